@@ -1,0 +1,301 @@
+//! The contract between the engine and whatever stores its tasks.
+
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    change::Change,
+    clock::Timestamp,
+    error::BackendError,
+    id::{Epoch, InstanceId, TaskId},
+    status::TaskStatus,
+    task::{LogLine, Progress, Task},
+};
+
+/// The future of a backend's answer, boxed so that the trait is object-safe.
+pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
+
+/// Stores tasks. Written for SQLite, Redis, memory, and for yours.
+///
+/// A backend compares and sets; it decides nothing: what a task becomes is worked out by the engine and arrives as
+/// a [`Change`]. Time is always an argument; a backend reads no clock. Batches go in and out, since the cost of a
+/// store is mostly that of the round trip or the commit.
+///
+/// Feature `conformance` holds the suite that every backend must pass.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// What it is and where, for log lines and the page: `sqlite tasks.db`.
+    fn describe(&self) -> String;
+
+    /// Makes `instance` known, so that tasks can belong to it. Called once, before everything else.
+    fn join(&self, instance: Instance) -> BackendFuture<'_, ()>;
+
+    /// Does everything in `batch`, or nothing: new tasks first, then changes in their order, then notes. The answer
+    /// comes once it is safe.
+    ///
+    /// - A task whose idempotency key is taken is not stored; the answer names the task that has the key. A key is
+    ///   taken until its task frees it, or until its time has passed at [`Batch::now`].
+    /// - A task whose id is stored already is [`Enqueued::Created`] and left as it is: the engine writes a batch
+    ///   again if it did not hear the answer.
+    /// - A change whose expectation does not hold is [`Applied::Stale`] and changes nothing.
+    /// - A note of a superseded attempt is dropped.
+    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written>;
+
+    /// Gives at most `limit` tasks that wait, are due and belong to nobody to `owner`, in one atomic step: highest
+    /// priority first, then earliest `run_at`, then smallest id. Only functions in `names` are touched.
+    fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed>;
+
+    /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means. Answers with an
+    /// empty list if there are none, or if owners cannot die apart from the store (memory).
+    fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>>;
+
+    /// One task with its past attempts.
+    fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>>;
+
+    /// A page of tasks, newest first. Cost does not grow with what is stored: a page may be short or empty and
+    /// still name a [`Page::next`].
+    fn list(&self, query: ListQuery) -> BackendFuture<'_, Page>;
+
+    /// The log lines of a task in the order in which they were written: at most `limit`, after the first `skip`.
+    fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>>;
+
+    /// How many tasks there are of each function and status; kept as tasks change, never counted.
+    fn counts(&self) -> BackendFuture<'_, Vec<Count>>;
+
+    /// What ended in each minute from `since` on; kept as tasks change.
+    fn series(&self, since: Timestamp) -> BackendFuture<'_, Vec<Minute>>;
+
+    /// At most `limit` audit entries, newest first, older than `before` if that is given.
+    fn audit(&self, before: Option<TaskId>, limit: usize) -> BackendFuture<'_, Vec<AuditEntry>>;
+
+    /// Deletes finished tasks that are old enough, and what hangs on them: a bounded part of the work.
+    fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned>;
+
+    /// Forgets the instance and lets go of the store. Tasks stay. Calls after this one fail.
+    fn close(&self) -> BackendFuture<'_, ()>;
+}
+
+/// One boot of one process, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// New at each boot.
+    pub id: InstanceId,
+    /// The machine, for people.
+    pub host: String,
+    /// The process, for people.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+}
+
+/// What is written in one atomic step.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Batch {
+    /// New tasks, as they are to be stored: [`Life::owner`](crate::Life) says whether somebody holds them.
+    pub tasks: Vec<Arc<Task>>,
+    /// Changes of stored tasks, or of those above, in their order.
+    pub changes: Vec<Change>,
+    /// What functions said while they ran.
+    pub notes: Vec<Note>,
+    /// Who did what.
+    pub audit: Vec<AuditEntry>,
+    /// The time of the write.
+    pub now: Timestamp,
+}
+
+impl Batch {
+    /// An empty batch at `now`.
+    #[must_use]
+    pub fn at(now: Timestamp) -> Self {
+        Self {
+            now,
+            ..Self::default()
+        }
+    }
+}
+
+/// Something that an attempt said while it ran.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    /// Of which task.
+    pub id: TaskId,
+    /// By which attempt; a superseded one has nothing to say.
+    pub epoch: Epoch,
+    /// What.
+    pub what: Said,
+}
+
+/// What an attempt can say.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Said {
+    /// A log line.
+    Log(LogLine),
+    /// How far it has come; replaces what it said before.
+    Progress(Progress),
+}
+
+/// The answers to a [`Batch`], one for each task and change, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// For each task.
+    pub tasks: Vec<Enqueued>,
+    /// For each change.
+    pub changes: Vec<Applied>,
+}
+
+/// What became of a new task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It is stored.
+    Created,
+    /// Its idempotency key is taken by this task.
+    Exists {
+        /// The task that has the key.
+        id: TaskId,
+        /// The name of that task's function.
+        name: Arc<str>,
+    },
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is stored.
+    Applied,
+    /// The task did not stand where the change expected it: nothing was changed. An answer, not an error.
+    Stale,
+}
+
+/// A wish for tasks to run.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Who wants them.
+    pub owner: InstanceId,
+    /// Of which functions.
+    pub names: Arc<[Arc<str>]>,
+    /// At most how many.
+    pub limit: usize,
+    /// What is due by then.
+    pub now: Timestamp,
+}
+
+/// The answer to a [`Claim`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claimed {
+    /// The tasks, in the order in which they are to run; they belong to the claimer now.
+    pub tasks: Vec<Task>,
+    /// When the next task that belongs to nobody is due, of any function.
+    pub next_due: Option<Timestamp>,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ListQuery {
+    /// Only those with this status.
+    pub status: Option<TaskStatus>,
+    /// Only those of this function.
+    pub name: Option<String>,
+    /// Only those with this tag; without a value, with any value of it.
+    pub tag: Option<(String, Option<String>)>,
+    /// Only those older than this id: the next page.
+    pub before: Option<TaskId>,
+    /// Only those newer than this id.
+    pub after: Option<TaskId>,
+    /// At most this many.
+    pub limit: usize,
+    /// At most this many bytes of [`Task::args`] and [`Life::result`](crate::Life); cut at a character.
+    pub payload_max: usize,
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self {
+            status: None,
+            name: None,
+            tag: None,
+            before: None,
+            after: None,
+            limit: 100,
+            payload_max: 4 * 1024,
+        }
+    }
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// The tasks, newest first.
+    pub tasks: Vec<Task>,
+    /// Where to go on with [`ListQuery::before`]; nothing if this was the end.
+    pub next: Option<TaskId>,
+}
+
+/// How many tasks of a function have a status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The function.
+    pub name: Arc<str>,
+    /// The status.
+    pub status: TaskStatus,
+    /// How many; never zero.
+    pub n: u64,
+}
+
+/// What ended in one minute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Minute {
+    /// Its beginning.
+    pub at: Timestamp,
+    /// The function.
+    pub name: Arc<str>,
+    /// The terminal status that tasks came to.
+    pub status: TaskStatus,
+    /// How many.
+    pub n: u64,
+    /// How long their last attempts ran, together.
+    pub run: Duration,
+}
+
+/// Somebody's action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Its id; ids sort by time.
+    pub id: TaskId,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What: `retry`, `cancel`, `bulk_retry`, `delete_history`.
+    pub action: String,
+    /// To which task; nothing if to many.
+    pub task: Option<TaskId>,
+    /// What else is worth keeping, JSON.
+    pub detail: serde_json::Value,
+}
+
+/// What is to be deleted.
+#[derive(Clone, Copy, Debug)]
+pub struct Prune {
+    /// Tasks that succeeded or were cancelled before this.
+    pub finished_before: Timestamp,
+    /// Tasks that failed or were interrupted before this.
+    pub failed_before: Timestamp,
+    /// Minutes and audit entries before this.
+    pub series_before: Timestamp,
+    /// Go on from here; nothing at the beginning of a round.
+    pub from: Option<TaskId>,
+    /// Look at this many tasks at most.
+    pub limit: usize,
+}
+
+/// What was deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many tasks.
+    pub deleted: usize,
+    /// Where the next part begins; nothing if the round is over.
+    pub next: Option<TaskId>,
+}

@@ -1,0 +1,399 @@
+//! Where "what happens next" is decided: an outcome and a task become a [`Change`], which a backend applies.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::Timestamp,
+    failure::{Failure, FailureKind, FailureReport, Meaning},
+    id::{Epoch, InstanceId, TaskId},
+    retry::RetryPolicy,
+    status::{Cause, Refused, TaskStatus},
+    task::{Attempt, Life, Task},
+};
+
+/// What one attempt came to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The function returned; its result as JSON, or nothing for `()`.
+    Done(Option<Arc<str>>),
+    /// The function returned an error.
+    Failed(Failure),
+    /// The function panicked.
+    Panicked(FailureReport),
+    /// The attempt took longer than its timeout.
+    TimedOut(Duration),
+    /// Somebody cancelled the task.
+    Cancelled,
+    /// The process shuts down, or died.
+    Interrupted(&'static str),
+}
+
+/// One compare-and-set of a stored task: if the task still stands where `expects` says, `life` replaces what is
+/// stored of it. A backend decides nothing.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Change {
+    /// Which task.
+    pub id: TaskId,
+    /// Its function, for the counters.
+    pub name: Arc<str>,
+    /// The status and epoch that the stored task must have; else the change is [`Applied::Stale`](crate::Applied).
+    pub expects: (TaskStatus, Epoch),
+    /// What is stored from now on.
+    pub life: Life,
+    /// An attempt that ended and is not the last, to be kept apart.
+    pub ended: Option<Attempt>,
+    /// What becomes of the task's idempotency key, if it has one.
+    pub key: KeyFate,
+}
+
+/// What becomes of an idempotency key when its task changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyFate {
+    /// It stays as it is.
+    Stays,
+    /// It is free again.
+    Freed(String),
+    /// It stays taken until then.
+    KeptUntil(String, Timestamp),
+}
+
+impl Change {
+    /// An attempt begins on `instance`.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not pending.
+    pub fn started(task: &Task, instance: InstanceId, now: Timestamp) -> Result<Self, Refused> {
+        let status = task.life.status.on(Cause::Started)?;
+        Ok(Self::of(
+            task,
+            Life {
+                status,
+                epoch: task.life.epoch.next(),
+                attempt: task.life.attempt.saturating_add(1),
+                owner: Some(instance),
+                instance: Some(instance),
+                run_at: task.life.run_at,
+                started_at: Some(now),
+                finished_at: None,
+                error: None,
+                result: None,
+            },
+        ))
+    }
+
+    /// The current attempt ended with `outcome`; `chance` from 0.0 to 1.0 is for the jitter.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not running.
+    pub fn finished(
+        task: &Task,
+        outcome: Outcome,
+        policy: &RetryPolicy,
+        chance: f64,
+        now: Timestamp,
+    ) -> Result<Self, Refused> {
+        let attempt = task.life.attempt;
+        let again = |wait: Option<Duration>| {
+            let wait = wait.unwrap_or_else(|| policy.delay_before(attempt, chance));
+            match policy.allows_another(attempt) {
+                true => (Cause::WillRetry, wait),
+                false => (Cause::GaveUp, Duration::ZERO),
+            }
+        };
+        let (cause, wait, result, error) = match outcome {
+            Outcome::Done(result) => (Cause::Succeeded, Duration::ZERO, result, None),
+            Outcome::Failed(failure) => {
+                let (cause, wait) = match failure.meaning() {
+                    Meaning::Retry => again(None),
+                    Meaning::RetryAfter(wait) => again(Some(wait)),
+                    Meaning::GiveUp => (Cause::GaveUp, Duration::ZERO),
+                };
+                (cause, wait, None, Some(failure.report()))
+            }
+            Outcome::Panicked(report) => {
+                let (cause, wait) = again(None);
+                (cause, wait, None, Some(report))
+            }
+            Outcome::TimedOut(limit) => {
+                let (cause, wait) = again(None);
+                let message = format!("the attempt took longer than its timeout of {limit:?}");
+                let report = FailureReport::new(FailureKind::Timeout, message);
+                (cause, wait, None, Some(report))
+            }
+            Outcome::Cancelled => {
+                let report = FailureReport::new(FailureKind::Cancelled, "cancelled while it ran");
+                (Cause::Cancelled, Duration::ZERO, None, Some(report))
+            }
+            Outcome::Interrupted(why) => return Self::interrupted(task, why, now),
+        };
+        Self::ended(task, cause, result, error, now.saturating_add(wait), now)
+    }
+
+    /// The current attempt was cut off: the task is `interrupted`, or `pending` again if it may be repeated.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not running.
+    pub fn interrupted(task: &Task, why: &str, now: Timestamp) -> Result<Self, Refused> {
+        let cause = match task.requeue_on_interrupt {
+            true => Cause::Requeued,
+            false => Cause::Interrupted,
+        };
+        let report = FailureReport::new(FailureKind::Interrupted, why);
+        let mut change = Self::ended(task, cause, None, Some(report), now, now)?;
+        if cause == Cause::Requeued {
+            // No attempt is burnt: the next one has the same number, and a larger epoch.
+            change.life.attempt = task.life.attempt.saturating_sub(1);
+        }
+        Ok(change)
+    }
+
+    /// Somebody cancelled a task that no attempt has begun.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not pending.
+    pub fn cancelled(task: &Task, now: Timestamp) -> Result<Self, Refused> {
+        let status = task.life.status.on(Cause::Cancelled)?;
+        let error = FailureReport::new(FailureKind::Cancelled, "cancelled before it ran");
+        let life = Life {
+            status,
+            owner: None,
+            finished_at: Some(now),
+            error: Some(Arc::new(error)),
+            ..task.life.clone()
+        };
+        Ok(Self {
+            key: freed(task),
+            ..Self::of(task, life)
+        })
+    }
+
+    /// An instance lets go of a task that it has not begun; any instance may claim it.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not pending.
+    pub fn released(task: &Task) -> Result<Self, Refused> {
+        let status = task.life.status.on(Cause::Released)?;
+        let life = Life {
+            status,
+            owner: None,
+            ..task.life.clone()
+        };
+        Ok(Self::of(task, life))
+    }
+
+    /// This program cannot read the task's arguments: it waits until `again_at` for one that can.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not pending.
+    pub fn held(task: &Task, why: &str, again_at: Timestamp) -> Result<Self, Refused> {
+        let status = task.life.status.on(Cause::Held)?;
+        let life = Life {
+            status,
+            owner: None,
+            run_at: again_at,
+            error: Some(Arc::new(FailureReport::new(FailureKind::Held, why))),
+            ..task.life.clone()
+        };
+        Ok(Self::of(task, life))
+    }
+
+    fn of(task: &Task, life: Life) -> Self {
+        Self {
+            id: task.id,
+            name: task.name.clone(),
+            expects: (task.life.status, task.life.epoch),
+            life,
+            ended: None,
+            key: KeyFate::Stays,
+        }
+    }
+
+    fn ended(
+        task: &Task,
+        cause: Cause,
+        result: Option<Arc<str>>,
+        error: Option<FailureReport>,
+        run_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, Refused> {
+        let status = task.life.status.on(cause)?;
+        let error = error.map(Arc::new);
+        let life = Life {
+            status,
+            owner: None,
+            finished_at: Some(now),
+            error: error.clone(),
+            result,
+            ..task.life.clone()
+        };
+        let mut change = Self::of(task, life);
+        match status {
+            TaskStatus::Pending => {
+                change.life.run_at = run_at;
+                change.ended = Some(Attempt {
+                    number: task.life.attempt,
+                    epoch: task.life.epoch,
+                    instance: task.life.instance,
+                    started_at: task.life.started_at,
+                    finished_at: now,
+                    outcome: match cause {
+                        Cause::Requeued => TaskStatus::Interrupted,
+                        _ => TaskStatus::Failed,
+                    },
+                    error,
+                });
+            }
+            TaskStatus::Success => {
+                if let Some(key) = &task.idempotency_key {
+                    let until = now.saturating_add(key.ttl);
+                    change.key = KeyFate::KeptUntil(key.key.clone(), until);
+                }
+            }
+            _ => change.key = freed(task),
+        }
+        Ok(change)
+    }
+
+    /// This change and `next`, which expects what this one leaves, as one; or `next` back if they do not meet.
+    ///
+    /// For tasks that may be repeated, whose start need not be on disk before their end is.
+    pub(crate) fn then(&mut self, next: Self) -> Result<(), Box<Self>> {
+        let meets = self.id == next.id
+            && next.expects == (self.life.status, self.life.epoch)
+            && self.ended.is_none();
+        if !meets {
+            return Err(Box::new(next));
+        }
+        self.life = next.life;
+        self.ended = next.ended;
+        self.key = next.key;
+        Ok(())
+    }
+}
+
+fn freed(task: &Task) -> KeyFate {
+    match &task.idempotency_key {
+        Some(key) => KeyFate::Freed(key.key.clone()),
+        None => KeyFate::Stays,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{id::IdSource, task::IdempotencyKey};
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+    fn policy(retries: u32) -> RetryPolicy {
+        RetryPolicy {
+            retries,
+            delay: Duration::from_secs(2),
+            jitter: 0.0,
+            ..RetryPolicy::default()
+        }
+    }
+
+    fn running() -> Task {
+        let ids = IdSource::default();
+        let mut task = Task::new(ids.task(NOW), "f", "[]");
+        task.idempotency_key = Some(IdempotencyKey {
+            key: "k".to_owned(),
+            ttl: Duration::from_secs(60),
+        });
+        task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
+        task
+    }
+
+    fn finish(task: &Task, outcome: Outcome, retries: u32) -> Change {
+        Change::finished(task, outcome, &policy(retries), 0.0, NOW).unwrap()
+    }
+
+    #[test]
+    fn a_failure_with_attempts_left_waits_on_disk_and_keeps_its_key() {
+        let change = finish(&running(), Outcome::Failed(Failure::retry("no")), 1);
+
+        assert_eq!(change.life.status, TaskStatus::Pending);
+        assert_eq!(
+            change.life.run_at,
+            NOW.saturating_add(Duration::from_secs(2))
+        );
+        assert_eq!(change.life.owner, None);
+        assert_eq!(change.ended.unwrap().number, 1);
+        assert_eq!(change.key, KeyFate::Stays);
+    }
+
+    #[test]
+    fn the_last_failure_frees_the_key() {
+        let change = finish(&running(), Outcome::Failed(Failure::retry("no")), 0);
+
+        assert_eq!(change.life.status, TaskStatus::Failed);
+        assert_eq!(change.key, KeyFate::Freed("k".to_owned()));
+    }
+
+    #[test]
+    fn giving_up_ends_it_whatever_is_left() {
+        let change = finish(&running(), Outcome::Failed(Failure::give_up("no")), 9);
+
+        assert_eq!(change.life.status, TaskStatus::Failed);
+    }
+
+    #[test]
+    fn retry_after_is_the_functions_own_wait() {
+        let wait = Duration::from_secs(77);
+
+        let change = finish(
+            &running(),
+            Outcome::Failed(Failure::retry_after(wait, "429")),
+            1,
+        );
+
+        assert_eq!(change.life.run_at, NOW.saturating_add(wait));
+    }
+
+    #[test]
+    fn success_keeps_the_key_for_its_time() {
+        let change = finish(&running(), Outcome::Done(Some("7".into())), 1);
+
+        assert_eq!(change.life.result.as_deref(), Some("7"));
+        assert_eq!(
+            change.key,
+            KeyFate::KeptUntil("k".to_owned(), NOW.saturating_add(Duration::from_secs(60)))
+        );
+    }
+
+    #[test]
+    fn an_interruption_burns_no_attempt_if_the_task_may_be_repeated() {
+        let mut task = running();
+        assert_eq!(
+            Change::interrupted(&task, "died", NOW).unwrap().life.status,
+            TaskStatus::Interrupted
+        );
+        task.requeue_on_interrupt = true;
+
+        let change = Change::interrupted(&task, "died", NOW).unwrap();
+
+        assert_eq!(change.life.status, TaskStatus::Pending);
+        assert_eq!(change.life.attempt, 0);
+        assert_eq!(change.life.epoch, task.life.epoch);
+        assert_eq!(change.ended.unwrap().outcome, TaskStatus::Interrupted);
+    }
+
+    #[test]
+    fn a_start_and_an_end_that_meet_become_one() {
+        let ids = IdSource::default();
+        let waiting = Task::new(ids.task(NOW), "f", "[]");
+        let mut start = Change::started(&waiting, ids.instance(NOW), NOW).unwrap();
+        let mut task = waiting.clone();
+        task.life = start.life.clone();
+        let end = finish(&task, Outcome::Done(None), 0);
+
+        start.then(end.clone()).unwrap();
+
+        assert_eq!(start.expects, (TaskStatus::Pending, Epoch::ZERO));
+        assert_eq!(start.life.status, TaskStatus::Success);
+        assert!(start.then(end).is_err(), "an end does not follow an end");
+    }
+}

@@ -1,0 +1,135 @@
+//! What can go wrong for a caller, and for a backend.
+
+use std::fmt;
+
+/// Any error with its sources, as functions and drivers hand it to us.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a call to the [`TaskManager`](crate::TaskManager) did not do what was asked.
+///
+/// What a task's own function returns is never this type: it is recorded with the task.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    #[source]
+    source: Option<BoxError>,
+}
+
+/// The few kinds of [`Error`] that callers tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument, option or setting that cannot be used. HTTP 422.
+    Invalid,
+    /// There is no task with this id. HTTP 404.
+    NotFound,
+    /// The task is not in a state that allows it, or a key belongs to another function's task. HTTP 409.
+    Conflict,
+    /// Too much waits to be written already; try again later. HTTP 503 with `Retry-After`.
+    Overloaded,
+    /// The backend cannot be reached or refuses to write. HTTP 503.
+    Unavailable,
+    /// The manager is shutting down. HTTP 503.
+    ShuttingDown,
+    /// A deadline given by the caller passed first. HTTP 504.
+    TimedOut,
+}
+
+impl Error {
+    /// An error of this kind. The message names the act and the value.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    pub(crate) fn not_found(id: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::NotFound, format!("there is no task {id}"))
+    }
+
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Conflict, message)
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        Self::new(
+            ErrorKind::ShuttingDown,
+            "the task manager is shutting down and takes no more tasks",
+        )
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Which of the few kinds it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl From<BackendError> for Error {
+    fn from(error: BackendError) -> Self {
+        let kind = if error.is_refused() {
+            ErrorKind::Invalid
+        } else {
+            ErrorKind::Unavailable
+        };
+        Self::new(kind, format!("the task store failed: {error}")).with_source(error)
+    }
+}
+
+/// What a [`Backend`](crate::Backend) says when it could not do something.
+///
+/// Whether the engine tries again is decided by [`BackendError::is_refused`]; the rest is for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    refused: bool,
+    message: String,
+    #[source]
+    source: Option<BoxError>,
+}
+
+impl BackendError {
+    /// The store cannot be reached, is locked or full: the same call may succeed later.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self {
+            refused: false,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// The same call will never succeed: the file is not a database, its schema is newer than this program.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self {
+            refused: true,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// Adds what the store's own library said.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// True if trying again is pointless.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+}

@@ -1,0 +1,171 @@
+//! One feed of everything that happens to tasks, and the words in which it is logged.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::sync::broadcast;
+use tokio_stream::{
+    Stream,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    change::Change,
+    clock::Timestamp,
+    id::TaskId,
+    status::TaskStatus,
+    task::{Life, LogLine, Progress, Task},
+};
+
+/// Something that happened to a task, told after it was stored.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TaskEvent {
+    /// A new task.
+    Added(Arc<Task>),
+    /// A task changed.
+    Changed {
+        /// Which.
+        id: TaskId,
+        /// Its function.
+        name: Arc<str>,
+        /// What its status was.
+        from: TaskStatus,
+        /// What is stored of it now.
+        life: Life,
+    },
+    /// A task logged a line.
+    Log {
+        /// Which.
+        id: TaskId,
+        /// The line.
+        line: LogLine,
+    },
+    /// A task said how far it is.
+    Progress {
+        /// Which.
+        id: TaskId,
+        /// How far.
+        progress: Progress,
+    },
+    /// The receiver was too slow, and this many events are gone: read again what you show.
+    Missed(u64),
+}
+
+/// How many events a slow receiver may lag behind; then it gets [`TaskEvent::Missed`].
+const LAG_MAX: usize = 4_096;
+
+/// The sending end of the feed.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    /// Broadcast, so that a slow receiver loses its own events and holds up nobody.
+    sender: broadcast::Sender<TaskEvent>,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            sender: broadcast::Sender::new(LAG_MAX),
+        }
+    }
+}
+
+impl Feed {
+    pub(crate) fn subscribe(&self) -> EventStream {
+        EventStream(BroadcastStream::new(self.sender.subscribe()))
+    }
+
+    pub(crate) fn added(&self, task: &Arc<Task>) {
+        debug!(task = %task.id, function = %task.name, "task added");
+        self.send(|| TaskEvent::Added(task.clone()));
+    }
+
+    pub(crate) fn changed(&self, change: &Change, now: Timestamp) {
+        log_change(change, now);
+        self.send(|| TaskEvent::Changed {
+            id: change.id,
+            name: change.name.clone(),
+            from: change.expects.0,
+            life: change.life.clone(),
+        });
+    }
+
+    pub(crate) fn stale(&self, change: &Change) {
+        warn!(
+            task = %change.id,
+            function = %change.name,
+            epoch = %change.life.epoch,
+            status = %change.life.status,
+            "dropped the stale result of a superseded attempt"
+        );
+    }
+
+    pub(crate) fn logged(&self, id: TaskId, line: &LogLine) {
+        self.send(|| TaskEvent::Log {
+            id,
+            line: line.clone(),
+        });
+    }
+
+    pub(crate) fn progressed(&self, id: TaskId, progress: &Progress) {
+        self.send(|| TaskEvent::Progress {
+            id,
+            progress: progress.clone(),
+        });
+    }
+
+    /// Builds the event only if somebody listens.
+    fn send(&self, event: impl FnOnce() -> TaskEvent) {
+        if self.sender.receiver_count() > 0 {
+            // An error means that the last receiver left between the two lines.
+            let _ = self.sender.send(event());
+        }
+    }
+}
+
+fn log_change(change: &Change, now: Timestamp) {
+    let (task, function, attempt) = (change.id, &change.name, change.life.attempt);
+    let ran_ms = match (change.life.finished_at, change.life.started_at) {
+        (Some(finished), Some(started)) => finished.since(started).as_millis(),
+        _ => 0,
+    };
+    let error = change.life.error.as_ref().map(|error| &*error.message);
+    match change.life.status {
+        TaskStatus::Running => debug!(%task, %function, attempt, "task started"),
+        TaskStatus::Success => debug!(%task, %function, attempt, ran_ms, "task succeeded"),
+        TaskStatus::Failed => warn!(%task, %function, attempt, ran_ms, error, "task failed"),
+        TaskStatus::Interrupted => {
+            warn!(%task, %function, attempt, ran_ms, error, "task interrupted");
+        }
+        TaskStatus::Cancelled => info!(%task, %function, attempt, ran_ms, "task cancelled"),
+        TaskStatus::Pending if change.ended.is_some() => {
+            let again_in_ms = change.life.run_at.since(now).as_millis();
+            info!(%task, %function, attempt, ran_ms, again_in_ms, error, "task will run again");
+        }
+        TaskStatus::Pending if error.is_some() => {
+            warn!(%task, %function, error, "task held");
+        }
+        TaskStatus::Pending => debug!(%task, %function, "task released"),
+    }
+}
+
+/// The feed of events as a [`Stream`], from [`TaskManager::events`](crate::TaskManager::events).
+#[derive(Debug)]
+pub struct EventStream(BroadcastStream<TaskEvent>);
+
+impl Stream for EventStream {
+    type Item = TaskEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<TaskEvent>> {
+        Pin::new(&mut self.0)
+            .poll_next(cx)
+            .map(|event| match event? {
+                Ok(event) => Some(event),
+                Err(BroadcastStreamRecvError::Lagged(n)) => Some(TaskEvent::Missed(n)),
+            })
+    }
+}

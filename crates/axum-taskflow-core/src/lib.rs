@@ -1,0 +1,63 @@
+//! The engine behind `axum-taskflow`: no web framework, no SQL, no Redis.
+//!
+//! Services depend on `axum-taskflow`, which re-exports what they need. This crate is for those who write a
+//! [`Backend`], or a program around tasks that is no web service.
+//!
+//! # The life of one task
+//! 1. **add** A call to [`TaskManager::add_task`] makes a [`Task`]: an id, the arguments as JSON, the options.
+//! 2. **commit** The *journal* gathers what waits to be written into one [`Batch`] and hands it to the backend;
+//!    the caller gets its answer when that is safe.
+//! 3. **ready** If a slot is free, the task belongs to this instance and stays in memory; otherwise it belongs to
+//!    nobody and costs nothing but disk, until a free slot *claims* it.
+//! 4. **start** [`Change::started`] goes through the same journal; the function's first line runs after the commit.
+//! 5. **run** An `async fn` runs on the runtime, a plain `fn` on a pool of its own. Timeout, cancellation and panic
+//!    are outcomes like any other.
+//! 6. **finish** [`Change::finished`] decides what follows from the [`Outcome`], and the journal keeps it until it is
+//!    stored.
+//! 7. **seen** The feed tells it to whoever listens.
+//!
+//! The modules below stand in the order in which they are best read, and each uses only those above it.
+
+mod backend;
+mod change;
+mod clock;
+mod context;
+mod error;
+mod event;
+mod failure;
+mod handler;
+mod id;
+mod registry;
+mod retry;
+mod status;
+mod task;
+
+pub use crate::{
+    backend::{
+        Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Enqueued,
+        Instance, ListQuery, Minute, Note, Page, Prune, Pruned, Said, Written,
+    },
+    change::{Change, KeyFate, Outcome},
+    clock::{Clock, Timestamp},
+    context::{Data, FromTask, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Need, States, TaskContext},
+    error::{BackendError, BoxError, Error, ErrorKind},
+    event::{EventStream, TaskEvent},
+    failure::{Failure, FailureKind, FailureReport, Meaning},
+    handler::{
+        ArgError, Args, AsyncFn, IntoArgs, Invocation, PlainFn, Returned, TaskFn, TaskOutput,
+    },
+    id::{Epoch, IdSource, InstanceId, TaskId},
+    registry::{FunctionInfo, TaskDef},
+    retry::RetryPolicy,
+    status::{Cause, Refused, TaskStatus},
+    task::{
+        Attempt, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Source, Tags, Task,
+        TaskOptions,
+    },
+};
+
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::registry::Registered;
+    pub use inventory;
+}

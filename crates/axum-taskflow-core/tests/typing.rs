@@ -1,0 +1,46 @@
+use axum_taskflow_core::*;
+fn add<F, P, M, A>(_f: F, _a: A)
+where
+    F: TaskFn<P, M>,
+    P: Args,
+    A: IntoArgs<P, F>,
+    M: 'static,
+{
+}
+async fn none() {}
+async fn one(_a: String) -> Result<(), std::io::Error> {
+    Ok(())
+}
+async fn two(_a: String, _b: u64) -> Result<u8, Failure> {
+    Ok(1)
+}
+async fn with_ctx(_c: TaskContext, Data(_d): Data<u8>, _b: u64) -> u32 {
+    7
+}
+fn blocking(_c: TaskContext, _b: Vec<u8>) -> Result<String, String> {
+    Ok(String::new())
+}
+fn tup(_p: (i32, i32)) {}
+#[test]
+fn t() {
+    add(none, ());
+    add(one, "x".to_owned());
+    add(one, ("x".to_owned(),));
+    add(two, ("x".to_owned(), 5));
+    add(with_ctx, 5);
+    add(blocking, vec![1]);
+    add(tup, (1, 2));
+    add(
+        |x: u32| async move {
+            let _ = x;
+        },
+        5,
+    );
+    add(
+        move |x: u32| -> Result<(), String> {
+            let _ = x;
+            Ok(())
+        },
+        5,
+    );
+}
