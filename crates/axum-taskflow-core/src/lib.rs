@@ -27,6 +27,7 @@ mod event;
 mod failure;
 mod handler;
 mod id;
+mod memory;
 mod registry;
 mod retry;
 mod status;
@@ -47,6 +48,7 @@ pub use crate::{
         ArgError, Args, AsyncFn, IntoArgs, Invocation, PlainFn, Returned, TaskFn, TaskOutput,
     },
     id::{Epoch, IdSource, InstanceId, TaskId},
+    memory::Memory,
     registry::{FunctionInfo, TaskDef},
     retry::RetryPolicy,
     status::{Cause, Refused, TaskStatus},
