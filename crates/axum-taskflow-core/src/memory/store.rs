@@ -73,6 +73,7 @@ impl Store {
     }
 
     pub(super) fn write(&mut self, batch: &Batch) -> Written {
+        self.waiting.advance(batch.now);
         let tasks = batch.tasks.iter();
         let tasks = tasks.map(|task| self.enqueue(task, batch.now)).collect();
         let changes = batch.changes.iter();

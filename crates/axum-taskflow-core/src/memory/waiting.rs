@@ -15,7 +15,7 @@ type Place = (Reverse<i32>, Timestamp, TaskId);
 /// Due tasks are ordered for running, the others by time, so that those ahead are never in the way of a claim.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// The time of the last claim: what divides the two below.
+    /// The time of the last claim or of a later write: what divides the two below.
     horizon: Timestamp,
     /// With a `run_at` up to the horizon, by function.
     due: HashMap<Arc<str>, BTreeSet<Place>>,
@@ -71,9 +71,16 @@ impl Waiting {
         taken
     }
 
-    /// The earliest `run_at` after the time of the last claim.
+    /// The earliest `run_at` after the time of the claim that was just made.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.ahead.first_key_value().map(|((run_at, _), _)| *run_at)
+    }
+
+    /// Puts what has become due into its order; a write does so too, to leave little of that to the next claim.
+    pub(super) fn advance(&mut self, now: Timestamp) {
+        if now > self.horizon {
+            self.move_horizon(now);
+        }
     }
 
     fn move_horizon(&mut self, now: Timestamp) {
