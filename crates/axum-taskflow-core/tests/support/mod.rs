@@ -1,5 +1,6 @@
 //! What the engine's tests share: a probe inside functions, and a store that fails on demand.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "this is test code")]
 
 use std::{
     sync::{
