@@ -20,6 +20,7 @@
 
 mod backend;
 mod change;
+mod check;
 mod clock;
 mod context;
 mod error;
@@ -59,5 +60,8 @@ pub use crate::{
 #[doc(hidden)]
 pub mod __private {
     pub use crate::registry::Registered;
+    pub mod check {
+        pub use crate::check::*;
+    }
     pub use inventory;
 }
