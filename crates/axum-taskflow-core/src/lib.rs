@@ -31,6 +31,7 @@ mod memory;
 mod event;
 mod context;
 mod handler;
+mod check;
 mod registry;
 mod config;
 mod engine;
@@ -68,5 +69,8 @@ pub use crate::{
 #[doc(hidden)]
 pub mod __private {
     pub use crate::registry::Registered;
+    pub mod check {
+        pub use crate::check::*;
+    }
     pub use inventory;
 }
