@@ -16,7 +16,7 @@ pub(crate) fn counts(conn: &Connection, interned: &mut Interned) -> Result<Vec<C
         counts.push(Count {
             name: interned.name(conn, row.get(0)?)?,
             status: row::status_of(row.get(1)?)?,
-            n: row.get(2)?,
+            n: row::whole(row, 2)?,
         });
     }
     Ok(counts)
@@ -37,8 +37,8 @@ pub(crate) fn series(
             at: Timestamp::from_unix_ms(row.get(0)?),
             name: interned.name(conn, row.get(1)?)?,
             status: row::status_of(row.get(2)?)?,
-            n: row.get(3)?,
-            run: Duration::from_millis(row.get(4)?),
+            n: row::whole(row, 3)?,
+            run: Duration::from_millis(row::whole(row, 4)?),
         });
     }
     Ok(minutes)

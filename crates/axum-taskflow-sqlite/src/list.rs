@@ -1,6 +1,6 @@
 //! Pages of tasks, newest first, from whichever index is shortest.
 
-use axum_taskflow_core::{ListQuery, Page, TaskId, TaskStatus};
+use axum_taskflow_core::{ListQuery, Page, Task, TaskId, TaskStatus};
 use rusqlite::{Connection, OptionalExtension, ToSql};
 
 use crate::{
@@ -43,6 +43,9 @@ pub(crate) fn list(
     interned: &mut Interned,
     query: &ListQuery,
 ) -> Result<Page, Fault> {
+    if query.limit == 0 {
+        return Ok(Page::default());
+    }
     let func = match &query.name {
         None => None,
         Some(name) => match interned.known_function(conn, name)? {
@@ -79,7 +82,7 @@ pub(crate) fn list(
     let mut next = stopped;
     if matches.len() > query.limit {
         matches.truncate(query.limit);
-        next = matches.last().map(|found| found.id).or(query.before);
+        next = matches.last().map(|found| found.id);
     }
     Ok(Page {
         tasks: fetch(conn, interned, &matches, query.payload_max)?,
@@ -192,7 +195,7 @@ fn fetch(
     interned: &mut Interned,
     matches: &[Match],
     payload_max: usize,
-) -> Result<Vec<axum_taskflow_core::Task>, Fault> {
+) -> Result<Vec<Task>, Fault> {
     let columns = row::TASK_COLUMNS;
     let mut statement =
         conn.prepare_cached(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?;

@@ -16,7 +16,6 @@ pub(crate) struct PruneVerb<'c> {
     delete_attempts: Statement<'c>,
     delete_logs: Statement<'c>,
     delete_tag: Statement<'c>,
-    /// Each deletes at most `?2` of what is older than `?1`.
     delete_minutes: Statement<'c>,
     delete_audit: Statement<'c>,
     delete_keys: Statement<'c>,
@@ -44,18 +43,9 @@ impl<'c> PruneVerb<'c> {
             delete_logs: conn.prepare("DELETE FROM log WHERE task = ?1")?,
             delete_tag: conn
                 .prepare("DELETE FROM task_tag WHERE key = ?1 AND value = ?2 AND task = ?3")?,
-            delete_minutes: conn.prepare(
-                "DELETE FROM minute WHERE (at, func, status) IN (
-                     SELECT at, func, status FROM minute WHERE at < ?1 ORDER BY at LIMIT ?2)",
-            )?,
-            delete_audit: conn.prepare(
-                "DELETE FROM audit WHERE id IN (
-                     SELECT id FROM audit WHERE id < ?1 ORDER BY id LIMIT ?2)",
-            )?,
-            delete_keys: conn.prepare(
-                "DELETE FROM idempotency WHERE key IN (
-                     SELECT key FROM idempotency WHERE until <= ?1 ORDER BY until LIMIT ?2)",
-            )?,
+            delete_minutes: conn.prepare("DELETE FROM minute WHERE at < ?1")?,
+            delete_audit: conn.prepare("DELETE FROM audit WHERE id < ?1")?,
+            delete_keys: conn.prepare("DELETE FROM idempotency WHERE until <= ?1")?,
             // The ids of tasks are smaller than 17 bytes of ones.
             delete_instances: conn.prepare(
                 "DELETE FROM instance WHERE gone <
@@ -80,16 +70,18 @@ impl<'c> PruneVerb<'c> {
                 deleted += 1;
             }
         }
-        let rest_is_full = self.prune_rest(tx, prune, limit)?;
-        let is_over = old.len() < limit && !rest_is_full;
-        if is_over && self.delete_instances.execute([])? > 0 {
+        // At the beginning of a round, which comes often: there is little of it at a time.
+        if prune.from.is_none() {
+            self.prune_rest(tx, prune)?;
+        }
+        let next = match old.last() {
+            Some(last) if old.len() == limit => Some(last.id),
+            _ => None,
+        };
+        if next.is_none() && self.delete_instances.execute([])? > 0 {
             tx.interned.clear();
         }
-        let last = old.last().map(|task| task.id).or(prune.from);
-        Ok(Pruned {
-            deleted,
-            next: (!is_over).then(|| last.unwrap_or(TaskId::floor(Timestamp::default()))),
-        })
+        Ok(Pruned { deleted, next })
     }
 
     /// The next tasks that are old enough by their ids; nothing finishes before it is created.
@@ -123,25 +115,15 @@ impl<'c> PruneVerb<'c> {
         Ok(())
     }
 
-    /// Minutes, audit entries and keys whose time has passed; true if there may be more of them.
-    fn prune_rest(
-        &mut self,
-        tx: &Transaction<'c>,
-        prune: &Prune,
-        limit: usize,
-    ) -> Result<bool, Fault> {
+    /// Minutes, audit entries and keys whose time has passed.
+    fn prune_rest(&mut self, tx: &Transaction<'c>, prune: &Prune) -> Result<(), Fault> {
         let series_before = prune.series_before;
-        let n_minutes = self
-            .delete_minutes
-            .execute((series_before.as_unix_ms(), at_most(limit)))?;
-        let n_entries = self
-            .delete_audit
-            .execute((TaskId::floor(series_before).as_bytes(), at_most(limit)))?;
-        // A key says itself until when it is taken; whoever deletes the future's tasks does not free their keys.
-        let n_keys = self.delete_keys.execute((
-            prune.finished_before.min(tx.latest).as_unix_ms(),
-            at_most(limit),
-        ))?;
-        Ok([n_minutes, n_entries, n_keys].contains(&limit))
+        self.delete_minutes.execute([series_before.as_unix_ms()])?;
+        self.delete_audit
+            .execute([TaskId::floor(series_before).as_bytes()])?;
+        // A key says itself until when it is taken; whoever deletes tasks of the future does not free their keys.
+        let passed = prune.finished_before.min(tx.latest);
+        self.delete_keys.execute([passed.as_unix_ms()])?;
+        Ok(())
     }
 }

@@ -111,7 +111,7 @@ impl Readers {
     }
 
     fn gone(&self) -> BackendError {
-        BackendError::unavailable(format!("the tasks in {:?} are closed", self.path))
+        BackendError::refused(format!("the tasks in {:?} are closed", self.path))
     }
 }
 

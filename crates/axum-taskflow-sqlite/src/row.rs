@@ -252,6 +252,12 @@ pub(crate) fn read_id(row: &Row<'_>, column: usize) -> rusqlite::Result<TaskId> 
     row.get(column).map(TaskId::from_bytes)
 }
 
+/// The number in this column, which is never below zero.
+pub(crate) fn whole(row: &Row<'_>, column: usize) -> Result<u64, Fault> {
+    let n: i64 = row.get(column)?;
+    u64::try_from(n).map_err(|_| Fault::unreadable(format!("a stored number is {n}, below zero")))
+}
+
 /// The JSON of a stored part.
 pub(crate) fn to_json(part: &impl serde::Serialize) -> Result<String, Fault> {
     to_string(part).map_err(|error| Fault::unreadable(format!("it has no JSON form: {error}")))
@@ -284,7 +290,10 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     })
 }
 
-fn number_of<T: PartialEq + std::fmt::Debug>(numbers: &[(T, i64)], value: T) -> Result<i64, Fault> {
+fn number_of<T: Copy + PartialEq + std::fmt::Debug>(
+    numbers: &[(T, i64)],
+    value: T,
+) -> Result<i64, Fault> {
     let found = numbers.iter().find(|(known, _)| *known == value);
     found
         .map(|(_, no)| *no)

@@ -1,6 +1,10 @@
 //! The one thread that writes: everything that waits for it goes into one transaction.
 
-use std::{fmt, path::PathBuf, thread};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use axum_taskflow_core::{
     BackendError, Batch, Claim, Claimed, Instance, InstanceId, Prune, Pruned, Task, Written,
@@ -82,7 +86,7 @@ impl Writer {
             .name("taskflow-sqlite-writer".to_owned())
             .spawn({
                 let path = path.clone();
-                move || run(conn, path, inbox, &ready)
+                move || run(conn, &path, inbox, &ready)
             })
             .map_err(|error| {
                 BackendError::unavailable("cannot start the thread that writes tasks")
@@ -124,7 +128,7 @@ impl Writer {
     }
 
     fn gone(&self) -> BackendError {
-        BackendError::unavailable(format!("the tasks in {:?} are closed", self.path))
+        BackendError::refused(format!("the tasks in {:?} are closed", self.path))
     }
 }
 
@@ -143,31 +147,31 @@ impl Drop for Writer {
 
 fn run(
     conn: Connection,
-    path: PathBuf,
+    path: &Path,
     mut inbox: mpsc::Receiver<Request>,
     ready: &std::sync::mpsc::SyncSender<Result<(), BackendError>>,
 ) {
     let mut locks_held = Vec::new();
     let closing = {
-        let mut session = match Session::prepare(&conn, Locks::beside(&path)) {
+        let mut session = match Session::prepare(&conn, Locks::beside(path)) {
             Ok(session) => session,
             Err(error) => {
                 // An error here means that the opener is gone, and with it the need for a writer.
-                let _ = ready.send(Err(Fault::from(error).explain("open", &path)));
+                let _ = ready.send(Err(Fault::from(error).explain("open", path)));
                 return;
             }
         };
         // As above: without an opener the channel is closed, and the loop ends at once.
         let _ = ready.send(Ok(()));
-        let closing = session.serve(&mut inbox, &path);
+        let closing = session.serve(&mut inbox, path);
         if closing.is_some() {
-            session.leave(&path);
+            session.leave(path);
         }
         locks_held.append(&mut session.locks_held);
         closing
     };
     inbox.close();
-    let outcome = close(conn, &path);
+    let outcome = close(conn, path);
     drop(locks_held); // after the last write
     if let Some(caller) = closing {
         // An error here means that the caller is gone; the file is closed all the same.
@@ -177,7 +181,7 @@ fn run(
     }
 }
 
-fn close(conn: Connection, path: &std::path::Path) -> Result<(), BackendError> {
+fn close(conn: Connection, path: &Path) -> Result<(), BackendError> {
     let truncated = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     conn.close()
         .map_err(|(_, error)| error)
@@ -267,7 +271,7 @@ impl<'c> Session<'c> {
     fn serve(
         &mut self,
         inbox: &mut mpsc::Receiver<Request>,
-        path: &std::path::Path,
+        path: &Path,
     ) -> Option<oneshot::Sender<Result<(), BackendError>>> {
         let mut group = Vec::new();
         while let Some(first) = inbox.blocking_recv() {
@@ -290,7 +294,7 @@ impl<'c> Session<'c> {
     }
 
     /// All of a group in one transaction; if that fails, each in its own, so that one bad request harms nobody else.
-    fn work_off(&mut self, group: &mut Vec<Box<dyn Work>>, path: &std::path::Path) {
+    fn work_off(&mut self, group: &mut Vec<Box<dyn Work>>, path: &Path) {
         if group.is_empty() {
             return;
         }
@@ -298,7 +302,9 @@ impl<'c> Session<'c> {
             Ok(()) => group.drain(..).for_each(|work| work.answer(Ok(()))),
             Err(fault) if group.len() == 1 => {
                 let error = fault.explain("write to", path);
-                group.drain(..).next().map(|work| work.answer(Err(error)));
+                if let Some(work) = group.pop() {
+                    work.answer(Err(error));
+                }
             }
             Err(fault) => {
                 tracing::debug!(%fault, n = group.len(), "a group of writes failed and is tried one by one");
@@ -324,7 +330,7 @@ impl<'c> Session<'c> {
     }
 
     /// Says good-bye: instances that hold no task any more are gone, others are found dead by the next one.
-    fn leave(&mut self, path: &std::path::Path) {
+    fn leave(&mut self, path: &Path) {
         for (id, lock) in std::mem::take(&mut self.locks_held) {
             let left = self.tx.begin().and_then(|()| {
                 let left = self.orphans.leave(&mut self.tx, id);
