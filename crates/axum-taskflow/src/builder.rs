@@ -1,8 +1,11 @@
 //! Setters that judge nothing; [`Builder::build`] judges everything.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use axum_taskflow_core::{Backend, Clock, Config, Error, TaskDef, TaskOptions};
+use axum_taskflow_core::{
+    Backend, BackendError, Clock, Config, Error, ErrorKind, TaskDef, TaskOptions,
+};
+use axum_taskflow_sqlite::{Durability, SqliteOptions};
 
 use crate::manager::TaskManager;
 
@@ -14,7 +17,10 @@ use crate::manager::TaskManager;
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("tasks.db");
 /// let manager = TaskManager::builder()
+///     .sqlite(path)
 ///     .concurrency(50)
 ///     .retries(2)
 ///     .delay(Duration::from_secs(1))
@@ -28,12 +34,31 @@ use crate::manager::TaskManager;
 #[must_use = "a builder does nothing until `build().await`"]
 pub struct Builder {
     config: Config,
+    sqlite: Option<SqliteOptions>,
 }
 
 impl Builder {
+    /// Stores tasks in this SQLite file, which is made if it is not there. Its folder must be on a local disk.
+    pub fn sqlite(self, path: impl Into<PathBuf>) -> Self {
+        self.sqlite_with(SqliteOptions::new(path))
+    }
+
+    /// Stores tasks in an SQLite file, with options.
+    pub fn sqlite_with(mut self, options: SqliteOptions) -> Self {
+        self.sqlite = Some(options);
+        self
+    }
+
+    /// What a stored task survives, if it is stored in an SQLite file: see [`Durability`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.sqlite = self.sqlite.map(|options| options.durability(durability));
+        self
+    }
+
     /// Stores tasks in a backend of your own.
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.config.backend = Arc::new(backend);
+        self.sqlite = None;
         self
     }
 
@@ -144,9 +169,23 @@ impl Builder {
     ///
     /// # Errors
     /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
-    pub async fn build(self) -> Result<TaskManager, Error> {
+    pub async fn build(mut self) -> Result<TaskManager, Error> {
+        if let Some(options) = self.sqlite.take() {
+            self.config.backend = Arc::new(opened(options).await?);
+        }
         Ok(TaskManager(
             axum_taskflow_core::TaskManager::start(self.config).await?,
         ))
+    }
+}
+
+/// Opening a file may wait for another process: not on the runtime.
+async fn opened(options: SqliteOptions) -> Result<axum_taskflow_sqlite::Sqlite, Error> {
+    match tokio::task::spawn_blocking(move || options.open()).await {
+        Ok(opened) => opened.map_err(|error: BackendError| error.into()),
+        Err(error) => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("opening the task store was cut off: {error}"),
+        )),
     }
 }

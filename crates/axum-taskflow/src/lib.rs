@@ -17,6 +17,7 @@ mod shutdown;
 
 pub use axum_taskflow_core::*;
 pub use axum_taskflow_macros::task;
+pub use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
 
 // Not the glob's: these know axum and the stores.
 pub use crate::{
