@@ -33,42 +33,58 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Does everything in `batch`, or nothing: new tasks first, then changes in their order, then notes. The answer
     /// comes once it is safe.
     ///
-    /// - A task whose idempotency key is taken is not stored; the answer names the task that has the key. A key is
-    ///   taken until its task frees it, or until its time has passed at [`Batch::now`].
     /// - A task whose id is stored already is [`Enqueued::Created`] and left as it is: the engine writes a batch
-    ///   again if it did not hear the answer.
-    /// - A change whose expectation does not hold is [`Applied::Stale`] and changes nothing.
-    /// - A note of a superseded attempt is dropped.
+    ///   again if it did not hear the answer. This is looked at before the key.
+    /// - A task whose idempotency key is taken is not stored; the answer names the task that has the key. That may
+    ///   be a task further up in the same batch, or one that was deleted since: a key outlives its task.
+    /// - A key is taken without an end when its task is stored. [`KeyFate::Freed`](crate::KeyFate) frees it, and
+    ///   [`KeyFate::KeptUntil`](crate::KeyFate) gives it an end: from that time on ([`Batch::now`] is not earlier)
+    ///   it is free. Both only touch a key that still belongs to the changed task, and only if the change applies.
+    /// - A change whose expectation does not hold, or whose task is not stored, is [`Applied::Stale`] and changes
+    ///   nothing.
+    /// - A note counts if the task, after the changes above, still has the note's epoch, whatever its status; else
+    ///   it is dropped. So are a log line whose epoch and `seq` the task has already, and an audit entry whose id
+    ///   is known: a batch that is written twice doubles nothing.
+    /// - A change that ends in a terminal status counts in the minute of its `finished_at`, with the time from
+    ///   `started_at` to `finished_at`, or none if it never started.
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written>;
 
-    /// Gives at most `limit` tasks that wait, are due and belong to nobody to `owner`, in one atomic step: highest
-    /// priority first, then earliest `run_at`, then smallest id. Only functions in `names` are touched.
+    /// Gives at most `limit` tasks that wait, are due (`run_at` is not after `now`) and belong to nobody to `owner`,
+    /// in one atomic step: highest priority first, then earliest `run_at`, then smallest id, over all functions in
+    /// `names` together. Nothing else is touched, and of the tasks only [`Life::owner`](crate::Life) changes. Cost
+    /// does not grow with what waits.
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed>;
 
     /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means. Answers with an
     /// empty list if there are none, or if owners cannot die apart from the store (memory).
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>>;
 
-    /// One task with its past attempts.
+    /// One task with its past attempts: at least the last 1,000.
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>>;
 
-    /// A page of tasks, newest first. Cost does not grow with what is stored: a page may be short or empty and
-    /// still name a [`Page::next`].
+    /// A page of tasks, newest first, whichever of [`ListQuery::before`] and [`ListQuery::after`] are given. Cost
+    /// does not grow with what is stored: a page may be short or empty and still name a [`Page::next`], which is
+    /// older than the page's tasks and than `before`.
     fn list(&self, query: ListQuery) -> BackendFuture<'_, Page>;
 
-    /// The log lines of a task in the order in which they were written: at most `limit`, after the first `skip`.
+    /// The log lines of a task in the order in which they were said, by epoch and then `seq`: at most `limit`, after
+    /// the first `skip`. At least the last 10,000 lines of a task are kept.
     fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>>;
 
-    /// How many tasks there are of each function and status; kept as tasks change, never counted.
+    /// How many stored tasks there are of each function and status, in no order; kept as tasks change, never
+    /// counted.
     fn counts(&self) -> BackendFuture<'_, Vec<Count>>;
 
-    /// What ended in each minute from `since` on; kept as tasks change.
+    /// What ended in each minute that begins at `since` or later, oldest first; kept as tasks change, and not
+    /// touched by the deletion of tasks.
     fn series(&self, since: Timestamp) -> BackendFuture<'_, Vec<Minute>>;
 
     /// At most `limit` audit entries, newest first, older than `before` if that is given.
     fn audit(&self, before: Option<TaskId>, limit: usize) -> BackendFuture<'_, Vec<AuditEntry>>;
 
-    /// Deletes finished tasks that are old enough, and what hangs on them: a bounded part of the work.
+    /// Deletes finished tasks that are old enough, with their attempts and log lines: a bounded part of the work.
+    /// Their keys stay taken as long as they were to be. When [`Pruned::next`] is empty, one round is over and
+    /// everything that was old enough at its beginning is gone.
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned>;
 
     /// Forgets the instance and lets go of the store. Tasks stay. Calls after this one fail.
@@ -92,7 +108,7 @@ pub struct Instance {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Batch {
-    /// New tasks, as they are to be stored: [`Life::owner`](crate::Life) says whether somebody holds them.
+    /// New tasks, pending, as they are to be stored: [`Life::owner`](crate::Life) says whether somebody holds them.
     pub tasks: Vec<Arc<Task>>,
     /// Changes of stored tasks, or of those above, in their order.
     pub changes: Vec<Change>,
@@ -132,7 +148,7 @@ pub struct Note {
 pub enum Said {
     /// A log line.
     Log(LogLine),
-    /// How far it has come; replaces what it said before.
+    /// How far it has come; replaces what the task said before, and stays until it is replaced.
     Progress(Progress),
 }
 
@@ -173,7 +189,7 @@ pub enum Applied {
 pub struct Claim {
     /// Who wants them.
     pub owner: InstanceId,
-    /// Of which functions.
+    /// Of which functions. None: none.
     pub names: Arc<[Arc<str>]>,
     /// At most how many.
     pub limit: usize,
@@ -186,7 +202,7 @@ pub struct Claim {
 pub struct Claimed {
     /// The tasks, in the order in which they are to run; they belong to the claimer now.
     pub tasks: Vec<Task>,
-    /// When the next task that belongs to nobody is due, of any function.
+    /// The earliest `run_at` after [`Claim::now`] of a pending task that belongs to nobody, of any function.
     pub next_due: Option<Timestamp>,
 }
 
@@ -206,7 +222,8 @@ pub struct ListQuery {
     pub after: Option<TaskId>,
     /// At most this many.
     pub limit: usize,
-    /// At most this many bytes of [`Task::args`] and [`Life::result`](crate::Life); cut at a character.
+    /// At most this many bytes of [`Task::args`] and of [`Life::result`](crate::Life), as many whole characters as
+    /// fit.
     pub payload_max: usize,
 }
 
@@ -279,15 +296,15 @@ pub struct AuditEntry {
 /// What is to be deleted.
 #[derive(Clone, Copy, Debug)]
 pub struct Prune {
-    /// Tasks that succeeded or were cancelled before this.
+    /// Tasks that succeeded or were cancelled, and finished before this.
     pub finished_before: Timestamp,
-    /// Tasks that failed or were interrupted before this.
+    /// Tasks that failed or were interrupted, and finished before this.
     pub failed_before: Timestamp,
-    /// Minutes and audit entries before this.
+    /// Minutes that began before this, and audit entries from before it.
     pub series_before: Timestamp,
-    /// Go on from here; nothing at the beginning of a round.
+    /// Go on from here ([`Pruned::next`]); nothing at the beginning of a round.
     pub from: Option<TaskId>,
-    /// Look at this many tasks at most.
+    /// Look at this many tasks at most, at least 1.
     pub limit: usize,
 }
 

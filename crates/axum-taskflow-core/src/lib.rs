@@ -18,28 +18,35 @@
 //!
 //! The modules below stand in the order in which they are best read, and each uses only those above it.
 
-mod backend;
-mod change;
-mod check;
 mod clock;
-mod context;
 mod error;
-mod event;
-mod failure;
-mod handler;
 mod id;
-mod registry;
-mod retry;
 mod status;
+mod retry;
+mod failure;
 mod task;
+mod change;
+mod backend;
+mod memory;
+mod event;
+mod context;
+mod handler;
+mod check;
+mod registry;
+mod config;
+mod engine;
+mod add;
+mod manager;
 
 pub use crate::{
+    add::{AddTask, AddTasks},
     backend::{
         Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Enqueued,
         Instance, ListQuery, Minute, Note, Page, Prune, Pruned, Said, Written,
     },
     change::{Change, KeyFate, Outcome},
     clock::{Clock, Timestamp},
+    config::Config,
     context::{Data, FromTask, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Need, States, TaskContext},
     error::{BackendError, BoxError, Error, ErrorKind},
     event::{EventStream, TaskEvent},
@@ -49,6 +56,8 @@ pub use crate::{
         TaskFn, TaskOutput,
     },
     id::{Epoch, IdSource, InstanceId, TaskId},
+    manager::{Cancelled, TaskManager, WaitError},
+    memory::Memory,
     registry::{FunctionInfo, TaskDef},
     retry::RetryPolicy,
     status::{Cause, Refused, TaskStatus},

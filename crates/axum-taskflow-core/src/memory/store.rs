@@ -1,0 +1,365 @@
+//! Everything under the lock: each verb of the contract as a plain function.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{index::Index, keys::Keys, row::Row, waiting::Waiting};
+use crate::{
+    backend::{
+        Applied, AuditEntry, Batch, Claim, Claimed, Count, Enqueued, ListQuery, Minute, Note, Page,
+        Prune, Pruned, Written,
+    },
+    change::{Change, KeyFate},
+    clock::Timestamp,
+    id::TaskId,
+    status::TaskStatus,
+    task::{Life, LogLine, Task},
+};
+
+/// How many tasks one page looks at; the lock is held meanwhile.
+const LOOKED_AT_MAX: usize = 10_000;
+/// How many minutes are kept, each for a function and a status.
+const MINUTES_MAX: usize = 100_000;
+/// How many audit entries are kept.
+const AUDIT_MAX: usize = 10_000;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    /// Boxed: the tree's nodes are half empty when ids come in their order.
+    rows: BTreeMap<TaskId, Box<Row>>,
+    index: Index,
+    waiting: Waiting,
+    keys: Keys,
+    /// Finished tasks by the time of their end.
+    finished: BTreeSet<(Timestamp, TaskId)>,
+    finished_max: usize,
+    minutes: BTreeMap<(Timestamp, Arc<str>, TaskStatus), Ended>,
+    audit: BTreeMap<TaskId, AuditEntry>,
+    closed: bool,
+}
+
+/// What ended in a minute.
+#[derive(Debug, Default)]
+struct Ended {
+    n: u64,
+    run: Duration,
+}
+
+impl Store {
+    pub(super) fn new(finished_max: usize) -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            index: Index::default(),
+            waiting: Waiting::default(),
+            keys: Keys::default(),
+            finished: BTreeSet::new(),
+            finished_max,
+            minutes: BTreeMap::new(),
+            audit: BTreeMap::new(),
+            closed: false,
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(super) fn write(&mut self, batch: &Batch) -> Written {
+        self.waiting.advance(batch.now);
+        let tasks = batch.tasks.iter();
+        let tasks = tasks.map(|task| self.enqueue(task, batch.now)).collect();
+        let changes = batch.changes.iter();
+        let changes = changes.map(|change| self.apply(change)).collect();
+        for note in &batch.notes {
+            self.note(note);
+        }
+        for entry in &batch.audit {
+            self.audit.entry(entry.id).or_insert_with(|| entry.clone());
+        }
+        self.stay_bounded(batch.now);
+        Written { tasks, changes }
+    }
+
+    fn enqueue(&mut self, task: &Task, now: Timestamp) -> Enqueued {
+        if self.rows.contains_key(&task.id) {
+            return Enqueued::Created;
+        }
+        let key = task.idempotency_key.as_ref();
+        if let Some(taken) = key.and_then(|key| self.keys.holder(&key.key, now)) {
+            return Enqueued::Exists {
+                id: taken.id,
+                name: taken.name.clone(),
+            };
+        }
+        let row = Row::of(task, self.index.name(&task.name));
+        if let Some(key) = key {
+            self.keys.take(&key.key, task.id, row.name.clone());
+        }
+        for (key, value) in row.tags() {
+            self.index.insert_tag(key, value, task.id);
+        }
+        self.put(task.id, Box::new(row));
+        Enqueued::Created
+    }
+
+    fn apply(&mut self, change: &Change) -> Applied {
+        let stands = self.rows.get(&change.id).is_some_and(|row| {
+            let Life { status, epoch, .. } = row.life;
+            (status, epoch) == change.expects
+        });
+        if !stands {
+            return Applied::Stale;
+        }
+        let mut row = self.take(change.id).expect("it was found above");
+        row.life = change.life.clone();
+        if let Some(attempt) = &change.ended {
+            row.push_attempt(attempt.clone());
+        }
+        match &change.key {
+            KeyFate::Stays => {}
+            KeyFate::Freed(key) => self.keys.free(key, change.id),
+            KeyFate::KeptUntil(key, until) => self.keys.keep_until(key, change.id, *until),
+        }
+        if row.life.status.is_terminal() {
+            self.count(&row);
+        }
+        self.put(change.id, row);
+        Applied::Applied
+    }
+
+    /// Adds a task that came to its end to the minute of it.
+    fn count(&mut self, row: &Row) {
+        let Life {
+            started_at, status, ..
+        } = row.life;
+        let finished_at = finished_at(row);
+        let key = (minute(finished_at), row.name.clone(), status);
+        let ended = self.minutes.entry(key).or_default();
+        ended.n += 1;
+        ended.run += started_at.map_or(Duration::ZERO, |started| finished_at.since(started));
+    }
+
+    fn note(&mut self, note: &Note) {
+        if let Some(row) = self.rows.get_mut(&note.id)
+            && row.life.epoch == note.epoch
+        {
+            row.say(note.epoch, &note.what);
+        }
+    }
+
+    fn stay_bounded(&mut self, now: Timestamp) {
+        while self.finished.len() > self.finished_max
+            && let Some((_, id)) = self.finished.first().copied()
+        {
+            self.delete(id);
+        }
+        while self.minutes.len() > MINUTES_MAX {
+            self.minutes.pop_first();
+        }
+        while self.audit.len() > AUDIT_MAX {
+            self.audit.pop_first();
+        }
+        self.keys.forget_ended(now);
+    }
+
+    /// Stores a row, and names it wherever it belongs by its life.
+    fn put(&mut self, id: TaskId, row: Box<Row>) {
+        let life = &row.life;
+        self.index.insert(&row.name, life.status, id);
+        if life.status.is_terminal() {
+            self.finished.insert((finished_at(&row), id));
+        } else if life.status == TaskStatus::Pending && life.owner.is_none() {
+            self.waiting
+                .insert(&row.name, row.priority, life.run_at, id);
+        }
+        self.rows.insert(id, row);
+    }
+
+    /// The opposite of `put`.
+    fn take(&mut self, id: TaskId) -> Option<Box<Row>> {
+        let row = self.rows.remove(&id)?;
+        let life = &row.life;
+        self.index.remove(&row.name, life.status, id);
+        if life.status.is_terminal() {
+            self.finished.remove(&(finished_at(&row), id));
+        } else if life.status == TaskStatus::Pending && life.owner.is_none() {
+            self.waiting
+                .remove(&row.name, row.priority, life.run_at, id);
+        }
+        Some(row)
+    }
+
+    fn delete(&mut self, id: TaskId) {
+        if let Some(row) = self.take(id) {
+            for (key, value) in row.tags() {
+                self.index.remove_tag(key, value, id);
+            }
+        }
+    }
+
+    pub(super) fn claim(&mut self, claim: &Claim) -> Claimed {
+        let ids = self.waiting.take(&claim.names, claim.limit, claim.now);
+        let tasks = ids.into_iter().map(|id| {
+            let row = self.rows.get_mut(&id).expect("what waits is stored");
+            row.life.owner = Some(claim.owner);
+            row.task(id)
+        });
+        Claimed {
+            tasks: tasks.collect(),
+            next_due: self.waiting.next_due(),
+        }
+    }
+
+    pub(super) fn get(&self, id: TaskId) -> Option<Task> {
+        let row = self.rows.get(&id)?;
+        let mut task = row.task(id);
+        task.past_attempts = row.past_attempts();
+        Some(task)
+    }
+
+    pub(super) fn list(&self, query: &ListQuery) -> Page {
+        let after = query.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let before = query.before.map_or(Bound::Unbounded, Bound::Excluded);
+        if let (Some(after), Some(before)) = (query.after, query.before)
+            && after >= before
+        {
+            return Page::default(); // a tree panics at a range that ends before it begins
+        }
+        match self.index.newest(query, (after, before)) {
+            Some(ids) => self.page(query, ids),
+            None => {
+                let rows = self.rows.range((after, before)).rev();
+                self.page(query, rows.map(|(id, _)| *id))
+            }
+        }
+    }
+
+    /// The first of `ids` that fit the query.
+    fn page(&self, query: &ListQuery, ids: impl Iterator<Item = TaskId>) -> Page {
+        let mut ids = ids.peekable();
+        let mut page = Page::default();
+        for _ in 0..LOOKED_AT_MAX {
+            if page.tasks.len() == query.limit {
+                break;
+            }
+            let Some(id) = ids.next() else {
+                return page;
+            };
+            let row = self.rows.get(&id).expect("what is indexed is stored");
+            if fits(row, query) {
+                page.tasks.push(cut(row.task(id), query.payload_max));
+            }
+            page.next = Some(id);
+        }
+        if ids.peek().is_none() {
+            page.next = None;
+        }
+        page
+    }
+
+    pub(super) fn logs(&self, id: TaskId, skip: usize, limit: usize) -> Vec<LogLine> {
+        let lines = self.rows.get(&id).into_iter().flat_map(|row| row.lines());
+        lines.skip(skip).take(limit).cloned().collect()
+    }
+
+    pub(super) fn counts(&self) -> Vec<Count> {
+        self.index.counts()
+    }
+
+    pub(super) fn series(&self, since: Timestamp) -> Vec<Minute> {
+        // The smallest key of that time.
+        let from = (since, Arc::from(""), TaskStatus::Pending);
+        let minutes = self.minutes.range(from..);
+        minutes
+            .map(|((at, name, status), ended)| Minute {
+                at: *at,
+                name: name.clone(),
+                status: *status,
+                n: ended.n,
+                run: ended.run,
+            })
+            .collect()
+    }
+
+    pub(super) fn audit(&self, before: Option<TaskId>, limit: usize) -> Vec<AuditEntry> {
+        let before = before.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.audit.range((Bound::Unbounded, before)).rev();
+        entries
+            .take(limit)
+            .map(|(_, entry)| entry.clone())
+            .collect()
+    }
+
+    pub(super) fn prune(&mut self, prune: Prune) -> Pruned {
+        if prune.from.is_none() {
+            // Both are bounded: at once.
+            let kept = (prune.series_before, Arc::from(""), TaskStatus::Pending);
+            self.minutes = self.minutes.split_off(&kept);
+            self.audit
+                .retain(|_, entry| entry.at >= prune.series_before);
+        }
+        let from = prune.from.map_or(Bound::Unbounded, Bound::Included);
+        let mut rows = self.rows.range((from, Bound::Unbounded));
+        let looked_at = rows.by_ref().take(prune.limit.max(1));
+        let old: Vec<TaskId> = looked_at
+            .filter(|(_, row)| is_old(row, prune))
+            .map(|(id, _)| *id)
+            .collect();
+        let next = rows.next().map(|(id, _)| *id);
+        for id in &old {
+            self.delete(*id);
+        }
+        Pruned {
+            deleted: old.len(),
+            next,
+        }
+    }
+}
+
+fn is_old(row: &Row, prune: Prune) -> bool {
+    let before = match row.life.status {
+        TaskStatus::Pending | TaskStatus::Running => return false,
+        TaskStatus::Success | TaskStatus::Cancelled => prune.finished_before,
+        TaskStatus::Failed | TaskStatus::Interrupted => prune.failed_before,
+    };
+    finished_at(row) < before
+}
+
+/// When a finished task ended. Every constructor of a change that ends a task sets it.
+fn finished_at(row: &Row) -> Timestamp {
+    row.life.finished_at.unwrap_or(row.life.run_at)
+}
+
+fn minute(at: Timestamp) -> Timestamp {
+    let ms = at.as_unix_ms();
+    Timestamp::from_unix_ms(ms - ms % 60_000)
+}
+
+fn fits(row: &Row, query: &ListQuery) -> bool {
+    query.status.is_none_or(|status| row.life.status == status)
+        && query.name.as_ref().is_none_or(|name| **name == *row.name)
+        && query
+            .tag
+            .as_ref()
+            .is_none_or(|(key, value)| row.has_tag(key, value.as_deref()))
+}
+
+/// The task with its payloads cut to this many bytes.
+fn cut(mut task: Task, bytes_max: usize) -> Task {
+    let cut = |text: &mut Arc<str>| {
+        if text.len() > bytes_max {
+            *text = text[..text.floor_char_boundary(bytes_max)].into();
+        }
+    };
+    cut(&mut task.args);
+    task.life.result.as_mut().map(cut);
+    task
+}

@@ -1,0 +1,150 @@
+//! The tasks that wait and belong to nobody, in the order in which they are to run.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    ops::Bound::{Excluded, Included, Unbounded},
+    sync::Arc,
+};
+
+use crate::{clock::Timestamp, id::TaskId};
+
+/// Smaller runs first.
+type Place = (Reverse<i32>, Timestamp, TaskId);
+
+/// Due tasks are ordered for running, the others by time, so that those ahead are never in the way of a claim.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// The time of the last claim or of a later write: what divides the two below.
+    horizon: Timestamp,
+    /// With a `run_at` up to the horizon, by function.
+    due: HashMap<Arc<str>, BTreeSet<Place>>,
+    /// With a later one.
+    ahead: BTreeMap<(Timestamp, TaskId), (Arc<str>, i32)>,
+}
+
+impl Waiting {
+    pub(super) fn insert(&mut self, name: &Arc<str>, priority: i32, run_at: Timestamp, id: TaskId) {
+        if run_at > self.horizon {
+            self.ahead.insert((run_at, id), (name.clone(), priority));
+        } else {
+            let place = (Reverse(priority), run_at, id);
+            match self.due.get_mut(name) {
+                Some(due) => due.insert(place),
+                None => self.due.entry(name.clone()).or_default().insert(place),
+            };
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &str, priority: i32, run_at: Timestamp, id: TaskId) {
+        if run_at > self.horizon {
+            self.ahead.remove(&(run_at, id));
+        } else if let Some(due) = self.due.get_mut(name) {
+            due.remove(&(Reverse(priority), run_at, id));
+            if due.is_empty() {
+                self.due.remove(name);
+            }
+        }
+    }
+
+    /// Takes the first `limit` of these functions that are due at `now`.
+    pub(super) fn take(&mut self, names: &[Arc<str>], limit: usize, now: Timestamp) -> Vec<TaskId> {
+        self.move_horizon(now);
+        let mut names: Vec<&Arc<str>> = names.iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        // The first of each function; the smallest of these is the next one of all.
+        let mut heads: BinaryHeap<Reverse<(Place, &Arc<str>)>> = names
+            .into_iter()
+            .filter_map(|name| Some(Reverse((*self.due.get(name)?.first()?, name))))
+            .collect();
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(Reverse(((priority, run_at, id), name))) = heads.pop()
+        {
+            taken.push(id);
+            self.remove(name, priority.0, run_at, id);
+            if let Some(next) = self.due.get(name).and_then(BTreeSet::first) {
+                heads.push(Reverse((*next, name)));
+            }
+        }
+        taken
+    }
+
+    /// The earliest `run_at` after the time of the claim that was just made.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.ahead.first_key_value().map(|((run_at, _), _)| *run_at)
+    }
+
+    /// Puts what has become due into its order; a write does so too, to leave little of that to the next claim.
+    pub(super) fn advance(&mut self, now: Timestamp) {
+        if now > self.horizon {
+            self.move_horizon(now);
+        }
+    }
+
+    fn move_horizon(&mut self, now: Timestamp) {
+        if now < self.horizon {
+            self.move_back(now);
+        }
+        self.horizon = now;
+        while let Some(first) = self.ahead.first_entry()
+            && first.key().0 <= now
+        {
+            let ((run_at, id), (name, priority)) = first.remove_entry();
+            self.insert(&name, priority, run_at, id);
+        }
+    }
+
+    /// The clock was set back: what was due is ahead again. Goes from priority to priority, since within one what
+    /// lies ahead stands at the end.
+    fn move_back(&mut self, now: Timestamp) {
+        let last_id = TaskId::from_bytes([0xff; 16]);
+        for (name, due) in &mut self.due {
+            let mut level = due.first().map(|place| place.0);
+            while let Some(priority) = level {
+                let now_ahead = (
+                    Excluded((priority, now, last_id)),
+                    Included((priority, Timestamp::MAX, last_id)),
+                );
+                let moved: Vec<Place> = due.range(now_ahead).copied().collect();
+                for place in moved {
+                    due.remove(&place);
+                    let (_, run_at, id) = place;
+                    self.ahead.insert((run_at, id), (name.clone(), priority.0));
+                }
+                let below = Excluded((priority, Timestamp::MAX, last_id));
+                level = due.range((below, Unbounded)).next().map(|place| place.0);
+            }
+        }
+        self.due.retain(|_, due| !due.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::IdSource;
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_task_due_early_and_loses_none() {
+        let ids = IdSource::default();
+        let mut waiting = Waiting::default();
+        let (f, g): (Arc<str>, Arc<str>) = ("f".into(), "g".into());
+        let at = Timestamp::from_unix_ms;
+        let id = || ids.task(at(0));
+        let (early, late, low, other) = (id(), id(), id(), id());
+        waiting.insert(&f, 1, at(10), early);
+        waiting.insert(&f, 1, at(20), late);
+        waiting.insert(&f, 0, at(30), low);
+        waiting.insert(&g, 7, at(40), other);
+
+        assert_eq!(waiting.take(&[], 9, at(50)), []);
+        let names = [f, g];
+        assert_eq!(waiting.take(&names, 9, at(15)), [early]);
+        assert_eq!(waiting.next_due(), Some(at(20)));
+        assert_eq!(waiting.take(&names, 9, at(50)), [other, late, low]);
+        assert_eq!(waiting.next_due(), None);
+        assert!(waiting.due.is_empty() && waiting.ahead.is_empty());
+    }
+}
