@@ -35,16 +35,20 @@ impl<T: FromTask> Parameter<Provided> for T {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Parameter<Stored> for T {}
 
-/// Two parameters in a row.
+/// What can stand at its place; `Before` is the kind of the parameter to the left, `K` its own.
 #[diagnostic::on_unimplemented(
-    message = "`TaskContext`, `Data<T>` and what else a task provides must stand before the arguments",
-    label = "move this before the first argument"
+    message = "`{Self}` must stand before the arguments of the task",
+    label = "move this parameter to the front",
+    note = "first what the task provides (`TaskContext`, `Data<T>`), then its arguments"
 )]
-pub trait Before<Next> {}
+pub trait Follows<Before, K> {}
 
-impl Before<Provided> for Provided {}
-impl Before<Stored> for Provided {}
-impl Before<Stored> for Stored {}
+#[diagnostic::do_not_recommend]
+impl<T> Follows<Provided, Provided> for T {}
+#[diagnostic::do_not_recommend]
+impl<T> Follows<Provided, Stored> for T {}
+#[diagnostic::do_not_recommend]
+impl<T> Follows<Stored, Stored> for T {}
 
 /// The first of more than eight parameters.
 #[diagnostic::on_unimplemented(
@@ -60,8 +64,8 @@ impl<T: FromTask> BesideEight for T {}
 /// What a plain function can return; `K` is [`Value`] or [`Promise`], found by the compiler.
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
-    label = "cannot be stored as a result",
-    note = "return `()`, a number, `String`, `Vec`, `Option`, or `Result<T, E>` with `T: Serialize` and `E: Into<Box<dyn Error + Send + Sync>>`"
+    label = "cannot be kept as a task's result",
+    note = "return `()`, a number, `bool`, `String`, `Vec`, `Option` or `Result<T, E>`; a type of your own as `Result<T, Failure>`, with `#[derive(serde::Serialize)]`"
 )]
 pub trait Output<K> {}
 
@@ -75,7 +79,12 @@ impl<F: Future + Send + 'static> Output<Promise> for F where F::Output: TaskOutp
 pub const fn parameter<T: Parameter<K>, K>() {}
 
 /// This type can be a parameter after the other one.
-pub const fn in_order<A: Parameter<KA>, B: Parameter<KB>, KA: Before<KB>, KB>() {}
+pub const fn in_order<A, B, KA, KB>()
+where
+    A: Parameter<KA>,
+    B: Parameter<KB> + Follows<KA, KB>,
+{
+}
 
 /// This type is none of the eight arguments.
 pub const fn beside_eight<T: BesideEight>() {}

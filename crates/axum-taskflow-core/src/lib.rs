@@ -52,7 +52,8 @@ pub use crate::{
     event::{EventStream, TaskEvent},
     failure::{Failure, FailureKind, FailureReport, Meaning},
     handler::{
-        ArgError, Args, AsyncFn, IntoArgs, Invocation, PlainFn, Returned, TaskFn, TaskOutput,
+        ArgError, Args, AsyncFn, IntoArgs, IntoFailure, Invocation, PlainFn, Returned, Storable,
+        TaskFn, TaskOutput,
     },
     id::{Epoch, IdSource, InstanceId, TaskId},
     manager::{Cancelled, TaskManager, WaitError},

@@ -1,6 +1,5 @@
 //! What `#[task]` writes below the function.
 
-use darling::{Error, Result, error::Accumulator};
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{
@@ -9,7 +8,7 @@ use syn::{
     ext::IdentExt,
     parse::{Parse, ParseStream},
     spanned::Spanned,
-    visit::{self, Visit},
+    visit::Visit,
 };
 
 use crate::options::Options;
@@ -18,13 +17,13 @@ use crate::options::Options;
 const ARGS_MAX: usize = 8;
 const PROVIDED_MAX: usize = 3;
 
-/// The function as it is, and below it its registration or what is wrong with it.
-pub(crate) fn task(options: TokenStream, item: TokenStream) -> TokenStream {
+/// The function as it is, and below it its registration, or everything that is wrong.
+pub(crate) fn task(options: TokenStream, item: &TokenStream) -> TokenStream {
     let added = match (Options::parse(options), Function::parse(item.clone())) {
         (Ok(options), Ok(function)) => function.register(&options),
         (options, function) => {
             let errors = [options.err(), function.err()].into_iter().flatten();
-            Error::multiple(errors.collect()).write_errors()
+            errors.map(syn::Error::into_compile_error).collect()
         }
     };
     quote!(#item #added)
@@ -50,7 +49,7 @@ impl Parse for Function {
         let signature: Signature = input.parse().map_err(|error| {
             syn::Error::new(
                 error.span(),
-                format!("`#[task]` stands on a function: {error}"),
+                format!("`#[task]` can only stand on a function: {error}"),
             )
         })?;
         input.parse::<TokenStream>()?;
@@ -63,7 +62,7 @@ impl Parse for Function {
 }
 
 impl Function {
-    fn parse(item: TokenStream) -> Result<Self> {
+    fn parse(item: TokenStream) -> syn::Result<Self> {
         let mut function: Self = syn::parse2(item)?;
         function.params = params(&function.signature)?;
         Ok(function)
@@ -134,8 +133,8 @@ impl Function {
             let types = self.params.iter().map(|param| &param.ty);
             checks.extend(quote_spanned!(output.span()=> #check::returned::<#output>();));
             checks.extend(quote_spanned! {function.span()=>
-                const fn sendable<Fut: ::core::future::Future + ::core::marker::Send>(_: fn(#(#types),*) -> Fut) {}
-                sendable(#function);
+                const fn task_must_be_send<Fut: ::core::future::Future + ::core::marker::Send>(_: fn(#(#types),*) -> Fut) {}
+                task_must_be_send(#function);
             });
         } else if !matches!(&self.signature.output, ReturnType::Type(_, ty) if matches!(**ty, Type::ImplTrait(_)))
         {
@@ -170,7 +169,7 @@ impl Param {
 }
 
 /// The parameters, or everything that keeps the function from being a task.
-fn params(signature: &Signature) -> Result<Vec<Param>> {
+fn params(signature: &Signature) -> syn::Result<Vec<Param>> {
     let mut complaints = Complaints::default();
 
     if let Safety::Unsafe(unsafety) = &signature.safety {
@@ -213,9 +212,9 @@ fn params(signature: &Signature) -> Result<Vec<Param>> {
             ),
             FnArg::Typed(typed) => {
                 let param = Param { pat: (*typed.pat).clone(), ty: (*typed.ty).clone() };
-                match &param.ty {
-                    Type::Reference(reference) => complaints.refuse_reference(reference),
-                    ty => complaints.visit_type(ty),
+                // What the task provides is not stored: `Data<&'static T>` is fine.
+                if !param.is_provided() {
+                    complaints.visit_type(&param.ty);
                 }
                 params.push(param);
             }
@@ -236,19 +235,26 @@ fn params(signature: &Signature) -> Result<Vec<Param>> {
             `#[derive(serde::Serialize, serde::Deserialize)]`"
         ));
     }
-    complaints.0.finish_with(params)
+    match complaints.0 {
+        None => Ok(params),
+        Some(complaints) => Err(complaints),
+    }
 }
 
 const GENERIC: &str = "a task cannot be generic: when its arguments are read back, nothing says of which type they \
     are; write a function for each type";
 
+/// What is wrong, all of it: one run of the compiler should be enough.
 #[derive(Default)]
-struct Complaints(Accumulator);
+struct Complaints(Option<syn::Error>);
 
 impl Complaints {
     fn add(&mut self, at: &impl ToTokens, complaint: impl std::fmt::Display) {
-        // syn's error, because it spans all tokens of `at`, where a span alone is only the first one on this compiler.
-        self.0.push(syn::Error::new_spanned(at, complaint).into());
+        let error = syn::Error::new_spanned(at, complaint);
+        match &mut self.0 {
+            Some(errors) => errors.combine(error),
+            None => self.0 = Some(error),
+        }
     }
 
     fn refuse_reference(&mut self, reference: &TypeReference) {
@@ -263,13 +269,7 @@ impl Complaints {
 /// Finds in a parameter's type what cannot be stored, whatever the types are.
 impl<'ast> Visit<'ast> for Complaints {
     fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
-        match &reference.lifetime {
-            // `Data<&'static T>` is fine; elsewhere the compiler's own check says what is wrong.
-            Some(lifetime) if lifetime.ident == "static" => {
-                visit::visit_type(self, &reference.elem)
-            }
-            _ => self.refuse_reference(reference),
-        }
+        self.refuse_reference(reference);
     }
 
     fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {

@@ -8,5 +8,5 @@ mod options;
 /// Makes a function a task.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
-    expand::task(options.into(), item.into()).into()
+    expand::task(options.into(), &item.into()).into()
 }

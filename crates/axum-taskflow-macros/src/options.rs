@@ -1,6 +1,6 @@
 //! What can stand between the brackets of `#[task(…)]`.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use darling::{Error, FromMeta, Result, ast::NestedMeta};
 use proc_macro2::{Literal, TokenStream};
@@ -36,8 +36,26 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn parse(tokens: TokenStream) -> Result<Self> {
-        Self::from_list(&NestedMeta::parse_meta_list(tokens)?)
+    pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Self> {
+        let parsed = NestedMeta::parse_meta_list(tokens)
+            .map_err(Error::from)
+            .and_then(
+                |items| match items.iter().find(|item| matches!(item, NestedMeta::Lit(_))) {
+                    None => Self::from_list(&items),
+                    Some(bare) => Err(Error::custom(
+                        "an option is written as `name = \"send_email\"`",
+                    )
+                    .with_span(bare)),
+                },
+            );
+        parsed.map_err(|errors| {
+            let mut errors = errors.flatten().into_iter().map(in_our_words);
+            let first = errors.next().expect("an error has at least one part");
+            errors.fold(first, |mut all, error| {
+                all.combine(error);
+                all
+            })
+        })
     }
 
     /// The fields of a `TaskOptions` that were written, in that type's order.
@@ -57,30 +75,49 @@ impl Options {
             idempotency_ttl,
         } = self;
         let fields = [
-            field(quote!(retries), retries, |n| {
+            field(&quote!(retries), retries, |n| {
                 tokens(Literal::u32_unsuffixed(n))
             }),
-            field(quote!(delay), delay, duration),
-            field(quote!(backoff), backoff, |n| {
+            field(&quote!(delay), delay, duration),
+            field(&quote!(backoff), backoff, |n| {
                 tokens(Literal::f64_unsuffixed(n))
             }),
-            field(quote!(max_delay), max_delay, duration),
-            field(quote!(jitter), jitter, |n| {
+            field(&quote!(max_delay), max_delay, duration),
+            field(&quote!(jitter), jitter, |n| {
                 tokens(Literal::f64_unsuffixed(n))
             }),
-            field(quote!(timeout), timeout, duration),
-            field(quote!(priority), priority, |n| {
+            field(&quote!(timeout), timeout, duration),
+            field(&quote!(priority), priority, |n| {
                 tokens(Literal::i32_unsuffixed(n))
             }),
-            field(quote!(requeue_on_interrupt), requeue_on_interrupt, tokens),
-            field(quote!(idempotency_ttl), idempotency_ttl, duration),
+            field(&quote!(requeue_on_interrupt), requeue_on_interrupt, tokens),
+            field(&quote!(idempotency_ttl), idempotency_ttl, duration),
         ];
         fields.into_iter().flatten().collect()
     }
 }
 
+/// darling knows fields, and users know options.
+fn in_our_words(error: Error) -> syn::Error {
+    // As syn's error it says no more than the message; the place is its span.
+    let error = syn::Error::from(error);
+    let text = error.to_string();
+    match (
+        text.strip_prefix("Unknown field: "),
+        text.strip_prefix("Duplicate field "),
+    ) {
+        (Some(unknown), _) => {
+            syn::Error::new(error.span(), format!("`#[task]` has no option {unknown}"))
+        }
+        (_, Some(twice)) => {
+            syn::Error::new(error.span(), format!("the option {twice} is given twice"))
+        }
+        _ => error,
+    }
+}
+
 fn field<T: Copy>(
-    name: TokenStream,
+    name: &TokenStream,
     value: &Option<T>,
     write: impl Fn(T) -> TokenStream,
 ) -> Option<TokenStream> {
@@ -112,8 +149,8 @@ fn duration(value: Duration) -> TokenStream {
 const NAME_BYTES_MAX: usize = 256;
 
 fn read_name(meta: &Meta) -> Result<Option<LitStr>> {
-    match literal(meta) {
-        Some((false, Lit::Str(name))) => checked_name(name).map(Some),
+    match value(meta) {
+        Value::Text(name) => checked_name(name).map(Some),
         _ => Err(wrong(meta, "the name is a string: `name = \"send_email\"`")),
     }
 }
@@ -123,18 +160,18 @@ fn read_aliases(meta: &Meta) -> Result<Vec<LitStr>> {
     let Meta::List(list) = meta else {
         return Err(wrong(meta, form));
     };
+    let items = NestedMeta::parse_meta_list(list.tokens.clone())?;
+    if items.is_empty() {
+        return Err(wrong(meta, form));
+    }
     let mut errors = Error::accumulator();
-    let mut names = Vec::new();
-    for item in NestedMeta::parse_meta_list(list.tokens.clone())? {
-        let name = match &item {
+    let names = items.iter().filter_map(|item| {
+        errors.handle(match item {
             NestedMeta::Lit(Lit::Str(name)) => checked_name(name),
             other => Err(Error::custom(form).with_span(other)),
-        };
-        names.extend(errors.handle(name));
-    }
-    if names.is_empty() && list.tokens.is_empty() {
-        errors.push(wrong(meta, form));
-    }
+        })
+    });
+    let names = names.collect();
     errors.finish_with(names)
 }
 
@@ -156,61 +193,37 @@ fn checked_name(name: &LitStr) -> Result<LitStr> {
 }
 
 fn read_retries(meta: &Meta) -> Result<Option<u32>> {
-    match literal(meta) {
-        Some((false, Lit::Int(n))) if n.suffix().is_empty() => match n.base10_parse() {
-            Ok(n) => Ok(Some(n)),
-            Err(_) => Err(wrong(meta, format!("`retries` is at most {}", u32::MAX))),
-        },
-        _ => Err(wrong(
-            meta,
-            "`retries` is how many attempts may follow the first one, a whole number from 0 up: `retries = 3`",
-        )),
-    }
+    let form = format!(
+        "`retries` is how many attempts may follow the first one, a whole number from 0 to {}: `retries = 3`",
+        u32::MAX
+    );
+    number(meta, form, |_| true)
 }
 
 fn read_priority(meta: &Meta) -> Result<Option<i32>> {
-    match literal(meta) {
-        Some((negative, Lit::Int(n))) if n.suffix().is_empty() => {
-            let sign = if negative { "-" } else { "" };
-            match format!("{sign}{}", n.base10_digits()).parse() {
-                Ok(n) => Ok(Some(n)),
-                Err(_) => Err(wrong(
-                    meta,
-                    format!("`priority` lies between {} and {}", i32::MIN, i32::MAX),
-                )),
-            }
-        }
-        _ => Err(wrong(
-            meta,
-            "`priority` is a whole number, higher runs first: `priority = 5`",
-        )),
-    }
+    let form = format!(
+        "`priority` is a whole number from {} to {}, and higher runs first: `priority = 5`",
+        i32::MIN,
+        i32::MAX
+    );
+    number(meta, form, |_| true)
 }
 
 fn read_backoff(meta: &Meta) -> Result<Option<f64>> {
-    match float(meta) {
-        Some(n) if n >= 1.0 && n.is_finite() => Ok(Some(n)),
-        _ => Err(wrong(
-            meta,
-            "`backoff` is how many times longer each wait is than the one before, a number of at least 1: `backoff = 2.0`",
-        )),
-    }
+    let form = "`backoff` is how many times longer each wait is than the one before, a number of at least 1: \
+        `backoff = 2.0`";
+    number(meta, form, |n: &f64| *n >= 1.0 && n.is_finite())
 }
 
 fn read_jitter(meta: &Meta) -> Result<Option<f64>> {
-    match float(meta) {
-        Some(n) if (0.0..=1.0).contains(&n) => Ok(Some(n)),
-        _ => Err(wrong(
-            meta,
-            "`jitter` is the part of each wait that is left to chance, a number from 0 to 1: `jitter = 0.2`",
-        )),
-    }
+    let form = "`jitter` is the part of each wait that is left to chance, a number from 0 to 1: `jitter = 0.2`";
+    number(meta, form, |n| (0.0..=1.0).contains(n))
 }
 
 fn read_switch(meta: &Meta) -> Result<Option<bool>> {
-    match (meta, literal(meta)) {
+    match (meta, value(meta)) {
         (Meta::Path(_), _) => Ok(Some(true)),
-        (_, Some((false, Lit::Bool(on)))) => Ok(Some(on.value)),
+        (_, Value::Switch(on)) => Ok(Some(on)),
         _ => Err(wrong(
             meta,
             format!("write `{0}`, or `{0} = false`", option(meta)),
@@ -222,7 +235,7 @@ fn read_timeout(meta: &Meta) -> Result<Option<Duration>> {
     match read_wait(meta)? {
         Some(Duration::ZERO) => Err(wrong(
             meta,
-            "`timeout` must be longer than zero; without the option there is no limit",
+            "`timeout` must be longer than zero; for no limit, leave it out",
         )),
         timeout => Ok(timeout),
     }
@@ -230,64 +243,90 @@ fn read_timeout(meta: &Meta) -> Result<Option<Duration>> {
 
 fn read_wait(meta: &Meta) -> Result<Option<Duration>> {
     let option = option(meta);
-    let forms = format!(
+    let form = format!(
         "write `{option} = \"500ms\"`, `\"30s\"`, `\"5m\"`, `\"2h 30m\"` or a number of seconds"
     );
-    let wait = match literal(meta) {
-        Some((false, Lit::Str(text))) => humantime::parse_duration(&text.value())
-            .map_err(|error| format!("{:?} is not a duration: {error}; {forms}", text.value())),
-        Some((_, Lit::Int(n))) if !n.suffix().is_empty() => Err(format!(
-            "a duration with a unit stands in quotes: `{option} = \"{n}\"`"
-        )),
-        Some((_, Lit::Float(n))) if !n.suffix().is_empty() => Err(format!(
-            "a duration with a unit stands in quotes: `{option} = \"{n}\"`"
-        )),
-        Some((true, Lit::Int(_) | Lit::Float(_))) => {
+    let wait = match value(meta) {
+        Value::Text(text) => humantime::parse_duration(&text.value())
+            .map_err(|error| format!("{:?} is not a duration ({error}); {form}", text.value())),
+        Value::Number { digits, suffix: "" } if digits.starts_with('-') => {
             Err(format!("`{option}` must not be negative"))
         }
-        Some((false, Lit::Int(n))) => n
-            .base10_parse()
-            .map(Duration::from_secs)
-            .map_err(|_| format!("`{option}` is too long")),
-        Some((false, Lit::Float(n))) => n
-            .base10_parse()
-            .map_err(|error| error.to_string())
-            .and_then(|n| {
-                Duration::try_from_secs_f64(n).map_err(|_| format!("`{option}` is too long"))
-            }),
-        _ => Err(format!("`{option}` is a duration: {forms}")),
+        // Whole seconds first: a float would round those beyond 2^53.
+        Value::Number { digits, suffix: "" } => match (digits.parse(), digits.parse()) {
+            (Ok(seconds), _) => Ok(Duration::from_secs(seconds)),
+            (_, Ok(seconds)) => Duration::try_from_secs_f64(seconds)
+                .map_err(|_| format!("`{option}` is longer than any clock counts")),
+            _ => Err(format!("`{option}` is a duration: {form}")),
+        },
+        Value::Number { digits, suffix } => Err(format!(
+            "a duration with a unit stands in quotes: `{option} = \"{digits}{suffix}\"`"
+        )),
+        _ => Err(format!("`{option}` is a duration: {form}")),
     };
     wait.map(Some).map_err(|complaint| wrong(meta, complaint))
 }
 
-/// The number that was written, whole or not.
-fn float(meta: &Meta) -> Option<f64> {
-    let (negative, n): (bool, f64) = match literal(meta)? {
-        (negative, Lit::Int(n)) if n.suffix().is_empty() => (negative, n.base10_parse().ok()?),
-        (negative, Lit::Float(n)) if n.suffix().is_empty() => (negative, n.base10_parse().ok()?),
-        _ => return None,
-    };
-    Some(if negative { -n } else { n })
+fn number<T: FromStr>(
+    meta: &Meta,
+    form: impl fmt::Display,
+    allowed: impl Fn(&T) -> bool,
+) -> Result<Option<T>> {
+    match value(meta) {
+        Value::Number { digits, suffix: "" } => digits.parse().ok().filter(allowed),
+        _ => None,
+    }
+    .map(Some)
+    .ok_or_else(|| wrong(meta, form))
 }
 
-/// The literal right of `=`, and whether a minus stands before it.
-fn literal(meta: &Meta) -> Option<(bool, &Lit)> {
+/// What stands right of `=`.
+enum Value<'a> {
+    Text(&'a LitStr),
+    Switch(bool),
+    /// In decimal, with its sign; `5s` has the suffix `s`.
+    Number {
+        digits: String,
+        suffix: &'a str,
+    },
+    /// Nothing, or nothing that an option can be.
+    Other,
+}
+
+fn value(meta: &Meta) -> Value<'_> {
     let Meta::NameValue(pair) = meta else {
-        return None;
+        return Value::Other;
     };
     let mut expr = &pair.value;
-    let mut negative = false;
+    let mut sign = "";
     loop {
         expr = match expr {
-            Expr::Lit(lit) => return Some((negative, &lit.lit)),
-            // What a macro_rules! passed on as `$delay:expr` comes in an invisible group.
+            Expr::Lit(lit) => return literal(sign, &lit.lit),
+            // What a `macro_rules!` passes on as `$delay:expr` comes in an invisible group,
             Expr::Group(group) => &group.expr,
-            Expr::Unary(unary) if !negative && matches!(unary.op, UnOp::Neg(_)) => {
-                negative = true;
+            // and there the minus is an operator; otherwise it belongs to the literal.
+            Expr::Unary(unary) if sign.is_empty() && matches!(unary.op, UnOp::Neg(_)) => {
+                sign = "-";
                 &unary.expr
             }
-            _ => return None,
+            _ => return Value::Other,
         }
+    }
+}
+
+fn literal<'a>(sign: &str, lit: &'a Lit) -> Value<'a> {
+    match lit {
+        Lit::Str(text) if sign.is_empty() => Value::Text(text),
+        Lit::Bool(on) if sign.is_empty() => Value::Switch(on.value),
+        Lit::Int(n) => Value::Number {
+            digits: format!("{sign}{}", n.base10_digits()),
+            suffix: n.suffix(),
+        },
+        Lit::Float(n) => Value::Number {
+            digits: format!("{sign}{}", n.base10_digits()),
+            suffix: n.suffix(),
+        },
+        _ => Value::Other,
     }
 }
 
@@ -297,7 +336,7 @@ fn option(meta: &Meta) -> String {
 }
 
 /// A complaint that points at what stands right of `=`, or at the whole option.
-fn wrong(meta: &Meta, complaint: impl std::fmt::Display) -> Error {
+fn wrong(meta: &Meta, complaint: impl fmt::Display) -> Error {
     let error = Error::custom(complaint);
     match meta {
         Meta::NameValue(pair) => error.with_span(&pair.value),
