@@ -83,7 +83,7 @@ impl Writer {
         let (requests, inbox) = mpsc::channel(WAITING_MAX);
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new()
-            .name("taskflow-sqlite-writer".to_owned())
+            .name("sqlite-writer".to_owned())
             .spawn({
                 let path = path.clone();
                 move || run(conn, &path, inbox, &ready)
