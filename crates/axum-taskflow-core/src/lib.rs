@@ -21,6 +21,8 @@
 mod backend;
 mod change;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod context;
 mod error;
 mod event;
