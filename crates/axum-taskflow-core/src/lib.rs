@@ -18,38 +18,47 @@
 //!
 //! The modules below stand in the order in which they are best read, and each uses only those above it.
 
-mod backend;
-mod change;
 mod clock;
+mod error;
+mod id;
+mod status;
+mod retry;
+mod failure;
+mod task;
+mod change;
+mod backend;
+mod memory;
+mod event;
+mod context;
+mod handler;
+mod check;
+mod registry;
+mod config;
+mod engine;
+mod add;
+mod manager;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod context;
-mod error;
-mod event;
-mod failure;
-mod handler;
-mod id;
-mod memory;
-mod registry;
-mod retry;
-mod status;
-mod task;
 
 pub use crate::{
+    add::{AddTask, AddTasks},
     backend::{
         Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Enqueued,
         Instance, ListQuery, Minute, Note, Page, Prune, Pruned, Said, Written,
     },
     change::{Change, KeyFate, Outcome},
     clock::{Clock, Timestamp},
+    config::Config,
     context::{Data, FromTask, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Need, States, TaskContext},
     error::{BackendError, BoxError, Error, ErrorKind},
     event::{EventStream, TaskEvent},
     failure::{Failure, FailureKind, FailureReport, Meaning},
     handler::{
-        ArgError, Args, AsyncFn, IntoArgs, Invocation, PlainFn, Returned, TaskFn, TaskOutput,
+        ArgError, Args, AsyncFn, IntoArgs, IntoFailure, Invocation, PlainFn, Returned, Storable,
+        TaskFn, TaskOutput,
     },
     id::{Epoch, IdSource, InstanceId, TaskId},
+    manager::{Cancelled, TaskManager, WaitError},
     memory::Memory,
     registry::{FunctionInfo, TaskDef},
     retry::RetryPolicy,
@@ -63,5 +72,8 @@ pub use crate::{
 #[doc(hidden)]
 pub mod __private {
     pub use crate::registry::Registered;
+    pub mod check {
+        pub use crate::check::*;
+    }
     pub use inventory;
 }

@@ -19,19 +19,19 @@ use crate::{
 /// A function with its name and options: what `#[task]` writes for you.
 ///
 /// ```
-/// use axum_taskflow_core::{TaskDef, TaskManager};
+/// use axum_taskflow_core::{Config, TaskDef, TaskManager};
 ///
 /// async fn send_email(address: String) {}
 ///
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-/// let manager = TaskManager::builder()
-///     .task(TaskDef::new(send_email).name("send_email").params(&["address"]))
-///     .build()
-///     .await?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), axum_taskflow_core::Error> {
+/// let mut config = Config::default();
+/// config.tasks.push(TaskDef::new(send_email).name("send_email").params(&["address"]));
+/// let manager = TaskManager::start(config).await?;
+///
 /// manager.add_task(send_email, "a@example.org".to_owned()).await?;
 /// # manager.shutdown().await
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct TaskDef {
@@ -93,25 +93,21 @@ impl TaskDef {
         self
     }
 
-    /// The names of its arguments, for messages.
+    /// The names of its parameters, for messages. Those of `TaskContext` and `Data<T>` may be left out: the last ones
+    /// are the arguments'.
     #[must_use]
     pub fn params(mut self, names: &'static [&'static str]) -> Self {
         self.params = names;
         self
     }
 
-    /// Makes a call ready.
+    /// Reads the stored arguments; the call itself is made later, once the start of the attempt is stored.
     ///
     /// # Errors
     /// Why the stored arguments do not fit.
-    pub(crate) fn prepare(
-        &self,
-        args: &str,
-        ctx: &TaskContext,
-        states: &States,
-    ) -> Result<Invocation, String> {
+    pub(crate) fn prepare(&self, args: &str) -> Result<Prepared, String> {
         self.handler
-            .prepare(args, ctx, states)
+            .prepare(args)
             .map_err(|error| self.complain(&error))
     }
 
@@ -129,7 +125,7 @@ impl TaskDef {
     pub(crate) fn complain(&self, error: &ArgError) -> String {
         let name = &self.name;
         match error {
-            ArgError::At(n, error) => match self.params.get(*n) {
+            ArgError::At(n, error) => match self.param(*n) {
                 Some(param) => format!("argument `{param}` of {name}: {error}"),
                 None => format!("argument {} of {name}: {error}", n + 1),
             },
@@ -141,6 +137,12 @@ impl TaskDef {
                 format!("the stored arguments of {name} are no JSON array: {error}")
             }
         }
+    }
+
+    /// The name of the argument at `n`, counted from 0.
+    fn param(&self, n: usize) -> Option<&'static str> {
+        let provided = self.params.len().checked_sub(self.handler.args_len())?;
+        self.params.get(provided + n).copied()
     }
 
     fn at(&self) -> String {
@@ -157,13 +159,11 @@ impl fmt::Debug for TaskDef {
     }
 }
 
+/// A call with its arguments read.
+pub(crate) type Prepared = Box<dyn FnOnce(&TaskContext, &States) -> Invocation + Send>;
+
 trait Handler: Send + Sync {
-    fn prepare(
-        &self,
-        args: &str,
-        ctx: &TaskContext,
-        states: &States,
-    ) -> Result<Invocation, ArgError>;
+    fn prepare(&self, args: &str) -> Result<Prepared, ArgError>;
     fn check(&self, args: &str) -> Result<(), ArgError>;
     fn args_len(&self) -> usize;
 }
@@ -179,14 +179,12 @@ where
     P: Args,
     M: 'static,
 {
-    fn prepare(
-        &self,
-        args: &str,
-        ctx: &TaskContext,
-        states: &States,
-    ) -> Result<Invocation, ArgError> {
+    fn prepare(&self, args: &str) -> Result<Prepared, ArgError> {
         let args = P::decode(args)?;
-        Ok(self.function.clone().invoke(ctx, states, args))
+        let function = self.function.clone();
+        Ok(Box::new(move |ctx, states| {
+            function.invoke(ctx, states, args)
+        }))
     }
 
     fn check(&self, args: &str) -> Result<(), ArgError> {
@@ -271,9 +269,12 @@ impl Registry {
     }
 
     /// The function that is added here; one without `#[task]` becomes known under its full path.
+    ///
+    /// All closures in one function have one path, so the place of the call is part of a closure's name.
     pub(crate) fn of_function<F, P, M>(
         &self,
-        function: &F,
+        function: F,
+        place: &Location<'_>,
         states: &States,
     ) -> Result<Arc<TaskDef>, Error>
     where
@@ -284,7 +285,12 @@ impl Registry {
         if let Some(def) = self.read().by_type.get(&TypeId::of::<F>()) {
             return Ok(def.clone());
         }
-        let def = TaskDef::new(function.clone()).name(type_name::<F>());
+        let path = type_name::<F>();
+        let name = match path.contains("{{closure}}") {
+            true => format!("{path} at {}:{}", place.file(), place.line()),
+            false => path.to_owned(),
+        };
+        let def = TaskDef::new(function).name(name);
         let mut known = self
             .known
             .write()

@@ -1,3 +1,5 @@
+//! What can be a task, as the compiler sees it.
+
 use axum_taskflow_core::*;
 fn add<F, P, M, A>(_f: F, _a: A)
 where

@@ -1,0 +1,451 @@
+//! Adding tasks: from a function and its arguments to a row that is safe.
+
+use std::{fmt, future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    backend::Enqueued,
+    clock::Timestamp,
+    engine::{
+        Engine,
+        journal::{ThenAdded, Wanted, unavailable},
+    },
+    error::{BackendError, Error, ErrorKind},
+    id::TaskId,
+    registry::TaskDef,
+    task::{IdempotencyKey, Source, Tags, Task, TaskOptions},
+};
+
+/// How long a key stays taken after success, unless an option says otherwise.
+const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3_600);
+/// Longest idempotency key, in bytes.
+const KEY_BYTES_MAX: usize = 512;
+/// Most tags of a task, and the longest tag, in bytes.
+const TAGS_MAX: usize = 32;
+const TAG_BYTES_MAX: usize = 256;
+
+/// What to run, before options.
+pub(crate) struct Request {
+    pub(crate) def: Arc<TaskDef>,
+    /// The arguments of each task, JSON.
+    pub(crate) args: Vec<String>,
+}
+
+/// What the caller says beyond the function's own options.
+#[derive(Default)]
+struct Said {
+    options: TaskOptions,
+    tags: Tags,
+    key: Option<String>,
+    due: Due,
+}
+
+#[derive(Default)]
+enum Due {
+    #[default]
+    Now,
+    At(Timestamp),
+    In(Duration),
+}
+
+macro_rules! shared_setters {
+    () => {
+        /// Higher runs first; 0 unless set.
+        pub fn priority(mut self, priority: i32) -> Self {
+            self.said.options.priority = Some(priority);
+            self
+        }
+
+        /// Adds a label. At most 32, each key and value of at most 256 bytes.
+        pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+            self.said.tags.insert(key.into(), value.into());
+            self
+        }
+
+        /// Adds labels.
+        pub fn tags<K: Into<String>, V: Into<String>>(
+            mut self,
+            tags: impl IntoIterator<Item = (K, V)>,
+        ) -> Self {
+            let tags = tags.into_iter();
+            self.said
+                .tags
+                .extend(tags.map(|(key, value)| (key.into(), value.into())));
+            self
+        }
+
+        /// Not before this. A time that has passed means now.
+        pub fn run_at(mut self, at: impl Into<Timestamp>) -> Self {
+            self.said.due = Due::At(at.into());
+            self
+        }
+
+        /// Not before this much time has passed.
+        pub fn delay_by(mut self, delay: Duration) -> Self {
+            self.said.due = Due::In(delay);
+            self
+        }
+
+        /// Attempts after the first one.
+        pub fn retries(mut self, retries: u32) -> Self {
+            self.said.options.retries = Some(retries);
+            self
+        }
+
+        /// The wait after the first failed attempt.
+        pub fn delay(mut self, delay: Duration) -> Self {
+            self.said.options.delay = Some(delay);
+            self
+        }
+
+        /// Each further wait is this many times the one before; at least 1.
+        pub fn backoff(mut self, backoff: f64) -> Self {
+            self.said.options.backoff = Some(backoff);
+            self
+        }
+
+        /// No wait is longer.
+        pub fn max_delay(mut self, max_delay: Duration) -> Self {
+            self.said.options.max_delay = Some(max_delay);
+            self
+        }
+
+        /// The part of each wait that is left to chance, 0.0 to 1.0.
+        pub fn jitter(mut self, jitter: f64) -> Self {
+            self.said.options.jitter = Some(jitter);
+            self
+        }
+
+        /// How long one attempt may take. An async function is dropped then; a plain one is told so by
+        /// [`TaskContext::is_cancelled`](crate::TaskContext::is_cancelled), and counts as done if it succeeds all
+        /// the same.
+        pub fn timeout(mut self, timeout: Duration) -> Self {
+            self.said.options.timeout = Some(timeout);
+            self
+        }
+
+        /// True: the task may run again after its process died while it ran.
+        pub fn requeue_on_interrupt(mut self, requeue: bool) -> Self {
+            self.said.options.requeue_on_interrupt = Some(requeue);
+            self
+        }
+    };
+}
+
+/// A task that is about to be added: set options, then `.await`.
+///
+/// # Errors
+/// The future answers with the [`TaskId`] once the task is safe, or with an [`Error`] and then nothing was added,
+/// unless its kind is [`ErrorKind::TimedOut`].
+///
+/// # Cancel safety
+/// Dropped before it is awaited, nothing happens. Dropped while it is awaited, the task may be added or not.
+#[must_use = "a task is added by `.await`"]
+pub struct AddTask<'a> {
+    engine: &'a Arc<Engine>,
+    request: Result<Request, Error>,
+    said: Said,
+}
+
+impl<'a> AddTask<'a> {
+    pub(crate) fn new(engine: &'a Arc<Engine>, request: Result<Request, Error>) -> Self {
+        Self {
+            engine,
+            request,
+            said: Said::default(),
+        }
+    }
+
+    shared_setters!();
+
+    /// While a task with this key waits, runs, or succeeded not long ago, no second one is made: the answer is the
+    /// id of that task. The key is free again when the task fails, is cancelled or interrupted. Not empty, at most
+    /// 512 bytes.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.said.key = Some(key.into());
+        self
+    }
+
+    /// How long the key stays taken after success; a day unless set.
+    pub fn idempotency_ttl(mut self, ttl: Duration) -> Self {
+        self.said.options.idempotency_ttl = Some(ttl);
+        self
+    }
+}
+
+/// Many tasks of one function that are about to be added in one step: set options, then `.await`.
+///
+/// # Errors
+/// The future answers with the ids in the order of the arguments, or with an [`Error`] and then nothing was added,
+/// unless its kind is [`ErrorKind::TimedOut`].
+///
+/// # Cancel safety
+/// As for [`AddTask`]: all are added or none.
+#[must_use = "tasks are added by `.await`"]
+pub struct AddTasks<'a> {
+    engine: &'a Arc<Engine>,
+    request: Result<Request, Error>,
+    said: Said,
+}
+
+impl<'a> AddTasks<'a> {
+    pub(crate) fn new(engine: &'a Arc<Engine>, request: Result<Request, Error>) -> Self {
+        Self {
+            engine,
+            request,
+            said: Said::default(),
+        }
+    }
+
+    shared_setters!();
+}
+
+impl<'a> IntoFuture for AddTask<'a> {
+    type Output = Result<TaskId, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let request = self.request?;
+            let name = request.def.name.clone();
+            let tasks = make_tasks(self.engine, request, self.said)?;
+            let id = tasks[0].id;
+            match store(self.engine, tasks).await?.pop() {
+                Some(Enqueued::Exists { id, name: other }) => {
+                    if !self.engine.registry.same(&name, &other) {
+                        return Err(Error::conflict(format!(
+                            "the idempotency key is taken by task {id} of {other}, and this is a task of {name}"
+                        )));
+                    }
+                    Ok(id)
+                }
+                _ => Ok(id),
+            }
+        })
+    }
+}
+
+impl<'a> IntoFuture for AddTasks<'a> {
+    type Output = Result<Vec<TaskId>, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let tasks = make_tasks(self.engine, self.request?, self.said)?;
+            let ids = tasks.iter().map(|task| task.id).collect();
+            if !tasks.is_empty() {
+                store(self.engine, tasks).await?;
+            }
+            Ok(ids)
+        })
+    }
+}
+
+fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>, Error> {
+    let Request { def, args } = request;
+    let now = engine.clock.now();
+    if let Some(complaint) = said.options.complaint() {
+        return Err(Error::invalid(format!("task {}: {complaint}", def.name)));
+    }
+    let resolved = said.options.or(&def.options).or(&engine.defaults);
+    let run_at = match said.due {
+        Due::Now => now,
+        Due::At(at) => at,
+        Due::In(delay) => later(now, delay)?,
+    };
+    check_tags(&said.tags)?;
+    let key = match said.key {
+        Some(key) => Some(IdempotencyKey {
+            key: checked_key(key)?,
+            ttl: resolved.idempotency_ttl.unwrap_or(IDEMPOTENCY_TTL),
+        }),
+        None => None,
+    };
+    let tasks = args.into_iter().map(|args| {
+        if args.len() > engine.args_max {
+            return Err(Error::invalid(format!(
+                "the arguments of {} have {} bytes, and the limit is {}: store large data elsewhere and pass its name",
+                def.name,
+                args.len(),
+                engine.args_max
+            )));
+        }
+        let mut task = Task::new(engine.ids.task(now), def.name.clone(), args);
+        task.life.run_at = run_at;
+        task.priority = resolved.priority.unwrap_or(0);
+        task.requeue_on_interrupt = resolved.requeue_on_interrupt.unwrap_or(false);
+        task.tags.clone_from(&said.tags);
+        task.idempotency_key.clone_from(&key);
+        task.options = said.options.clone();
+        task.executor = def.executor;
+        Ok(task)
+    });
+    tasks.collect()
+}
+
+/// A new task that repeats `old`.
+pub(crate) fn retry_of(engine: &Engine, old: &Task, def: &TaskDef) -> Task {
+    let now = engine.clock.now();
+    let mut task = Task::new(engine.ids.task(now), def.name.clone(), old.args.clone());
+    task.priority = old.priority;
+    task.requeue_on_interrupt = old.requeue_on_interrupt;
+    task.tags.clone_from(&old.tags);
+    task.idempotency_key.clone_from(&old.idempotency_key);
+    task.options = old.options.clone();
+    task.executor = def.executor;
+    task.source = Source::Retry;
+    task.retry_of = Some(old.id);
+    task
+}
+
+/// Stores tasks in one batch, and holds those that can start soon.
+pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<Enqueued>, Error> {
+    let n = tasks.len();
+    let begun = tokio::time::Instant::now();
+    engine.journal.place(n, engine.add_timeout).await?;
+    let now = engine.clock.now();
+    let tasks: Vec<Arc<Task>> = tasks
+        .into_iter()
+        .map(|mut task| {
+            if engine.ready.promise(&task, now) {
+                task.life.owner = Some(engine.instance.id);
+            }
+            Arc::new(task)
+        })
+        .collect();
+    let promises = Promises {
+        engine: engine.clone(),
+        tasks: tasks.clone(),
+    };
+    let (sender, answer) = oneshot::channel();
+    let then: ThenAdded = Box::new(move |written| {
+        let answer = promises.settle(written);
+        let _ = sender.send(answer); // the caller may have stopped waiting
+    });
+    let wanted = Arc::new(Wanted::default());
+    if engine.journal.add(tasks, wanted.clone(), then).is_err() {
+        return Err(Error::shutting_down());
+    }
+    let left = engine.add_timeout.saturating_sub(begun.elapsed());
+    match tokio::time::timeout(left, answer).await {
+        Ok(answer) => answer.unwrap_or_else(|_| Err(Error::shutting_down())),
+        Err(_) if wanted.give_up() => Err(Error::new(
+            ErrorKind::Overloaded,
+            format!(
+                "the task store was too busy for {:?}; nothing was added",
+                engine.add_timeout
+            ),
+        )),
+        Err(_) => Err(Error::new(
+            ErrorKind::TimedOut,
+            format!(
+                "the task store did not answer within {:?}: the task may be added or not; with an idempotency key it is safe to add it again",
+                engine.add_timeout
+            ),
+        )),
+    }
+}
+
+/// The places that were promised to new tasks: kept, or broken if they are not stored for whatever reason.
+struct Promises {
+    engine: Arc<Engine>,
+    tasks: Vec<Arc<Task>>,
+}
+
+impl Promises {
+    fn settle(
+        mut self,
+        written: Result<&[Enqueued], &Arc<BackendError>>,
+    ) -> Result<Vec<Enqueued>, Error> {
+        let written = written.map_err(unavailable)?;
+        let now = self.engine.clock.now();
+        let mut refused = Vec::new();
+        for (task, enqueued) in std::mem::take(&mut self.tasks).into_iter().zip(written) {
+            let promised = task.life.owner.is_some();
+            match enqueued {
+                Enqueued::Created => {
+                    self.engine.feed.added(&task);
+                    if promised {
+                        refused.extend(self.engine.ready.keep_promise(task));
+                    } else {
+                        let (executor, run_at) = (task.executor, task.life.run_at);
+                        self.engine.waits_on_disk(Some(executor), run_at, now);
+                    }
+                }
+                Enqueued::Exists { .. } if promised => {
+                    self.engine.ready.break_promise(task.executor);
+                }
+                Enqueued::Exists { .. } => {}
+            }
+        }
+        self.engine.let_others_have(refused);
+        Ok(written.to_vec())
+    }
+}
+
+impl Drop for Promises {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            if task.life.owner.is_some() {
+                self.engine.ready.break_promise(task.executor);
+            }
+        }
+    }
+}
+
+fn later(now: Timestamp, delay: Duration) -> Result<Timestamp, Error> {
+    let at = now.saturating_add(delay);
+    if at == Timestamp::MAX {
+        return Err(Error::invalid(format!(
+            "a delay of {delay:?} ends after the year 9998"
+        )));
+    }
+    Ok(at)
+}
+
+fn checked_key(key: String) -> Result<String, Error> {
+    match key.len() {
+        0 => Err(Error::invalid("an idempotency key must not be empty")),
+        n if n > KEY_BYTES_MAX => Err(Error::invalid(format!(
+            "an idempotency key must have at most {KEY_BYTES_MAX} bytes, and this one has {n}"
+        ))),
+        _ => Ok(key),
+    }
+}
+
+fn check_tags(tags: &Tags) -> Result<(), Error> {
+    if tags.len() > TAGS_MAX {
+        return Err(Error::invalid(format!(
+            "a task has at most {TAGS_MAX} tags, not {}",
+            tags.len()
+        )));
+    }
+    for (key, value) in tags {
+        if key.is_empty() {
+            return Err(Error::invalid("a tag's key must not be empty"));
+        }
+        if let Some(long) = [key, value]
+            .into_iter()
+            .find(|text| text.len() > TAG_BYTES_MAX)
+        {
+            return Err(Error::invalid(format!(
+                "a tag's key and value have at most {TAG_BYTES_MAX} bytes each, and one has {}",
+                long.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for AddTask<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddTask").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for AddTasks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddTasks").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,111 @@
+//! Claims tasks that nobody holds: what was added while the slots were full, what is due now, what others left.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use tracing::error;
+
+use super::Engine;
+use crate::{backend::Claim, clock::Timestamp, error::BackendError, task::Executor};
+
+/// When the next task on disk is due. An atomic: lowered whenever a task is stored for later.
+pub(crate) struct NextDue(AtomicI64);
+
+impl NextDue {
+    pub(crate) fn new() -> Self {
+        Self(AtomicI64::new(i64::MAX))
+    }
+
+    /// A task is due then; true if that is earlier than all others.
+    pub(crate) fn lower(&self, due: Timestamp) -> bool {
+        let due = due.as_unix_ms();
+        self.0.fetch_min(due, Ordering::SeqCst) > due
+    }
+
+    fn reset(&self) {
+        self.0.store(i64::MAX, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> Option<Timestamp> {
+        let due = self.0.load(Ordering::SeqCst);
+        (due != i64::MAX).then(|| Timestamp::from_unix_ms(due))
+    }
+}
+
+impl Engine {
+    /// Claims when a lane asks for it, and when a task on disk becomes due.
+    pub(crate) async fn run_claimer(self: Arc<Self>) {
+        loop {
+            let next = match self.claim_once(self.clock.now()).await {
+                Ok(next) => next,
+                Err(failure) => {
+                    error!(error = %failure, "cannot claim tasks");
+                    // Not by the clock of tasks: a test that stands still must not make this loop spin or hang.
+                    tokio::time::sleep(super::jittered(super::LOOP_RETRY)).await;
+                    continue;
+                }
+            };
+            let due = async {
+                match next {
+                    Some(due) => self.clock.sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.claimer_wake.notified() => {}
+                () = due => self.more_on_disk(),
+                () = self.stopping.cancelled() => return,
+            }
+        }
+    }
+
+    /// Claims what the lanes want; answers when the next task on disk is due.
+    async fn claim_once(
+        self: &Arc<Self>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, BackendError> {
+        if self.next_due.get().is_some_and(|due| due <= now) {
+            self.more_on_disk();
+        }
+        for executor in [Executor::Async, Executor::Thread] {
+            while self.ready.wants(executor) {
+                let limit = self.ready.begin_claim(executor);
+                // Before the claim: a task that is stored for later meanwhile lowers it again.
+                self.next_due.reset();
+                let claim = Claim {
+                    owner: self.instance.id,
+                    names: self.registry.names(executor),
+                    limit,
+                    now,
+                };
+                let claimed = match self.backend.claim(claim).await {
+                    Ok(claimed) => claimed,
+                    Err(failure) => {
+                        self.ready.more_on_disk(executor);
+                        return Err(failure);
+                    }
+                };
+                if let Some(due) = claimed.next_due {
+                    self.next_due.lower(due);
+                }
+                if claimed.tasks.len() == limit {
+                    self.ready.more_on_disk(executor);
+                }
+                // Claimed by the name of its function here, wherever it was meant to run when it was stored.
+                let mut tasks = claimed.tasks;
+                tasks.iter_mut().for_each(|task| task.executor = executor);
+                let refused = self.ready.hold(executor, tasks);
+                self.let_others_have(refused);
+                self.dispatch();
+            }
+        }
+        Ok(self.next_due.get())
+    }
+
+    fn more_on_disk(&self) {
+        self.ready.more_on_disk(Executor::Async);
+        self.ready.more_on_disk(Executor::Thread);
+    }
+}

@@ -1,0 +1,328 @@
+//! Runs one attempt: read the arguments, store the start, call the function, store the end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Engine, panics};
+use crate::{
+    backend::Applied,
+    change::{Change, Outcome},
+    context::TaskContext,
+    handler::{Invocation, Returned},
+    registry::{Prepared, TaskDef},
+    status::Refused,
+    task::{Executor, LogLevel, Task},
+};
+
+/// An attempt that runs here, as others see it.
+pub(crate) struct Running {
+    pub(crate) task: Arc<Task>,
+    token: CancellationToken,
+    /// True: the process shuts down; false: somebody cancelled the task. Written before the token fires.
+    shutdown: AtomicBool,
+}
+
+/// How long a task waits that this program cannot read, before it is tried again: by then another program may be here.
+const HELD_FOR: Duration = Duration::from_secs(60);
+/// What an attempt is told that the end of the process cut off.
+pub(crate) const BY_SHUTDOWN: &str = "interrupted by shutdown";
+
+/// An attempt with everything it needs.
+struct Attempt {
+    task: Arc<Task>,
+    def: Arc<TaskDef>,
+    context: TaskContext,
+    call: Prepared,
+    running: Arc<Running>,
+    timeout: Option<Duration>,
+}
+
+impl Running {
+    pub(crate) fn cancel(&self) {
+        self.token.cancel();
+    }
+
+    pub(crate) fn shut_down(&self) {
+        self.shutdown.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.shutdown.load(Ordering::Acquire) {
+            true => Outcome::Interrupted(BY_SHUTDOWN),
+            false => Outcome::Cancelled,
+        }
+    }
+}
+
+impl Engine {
+    /// Starts tasks while there are tasks and slots.
+    pub(crate) fn dispatch(self: &Arc<Self>) {
+        for executor in [Executor::Async, Executor::Thread] {
+            // Bounded: outcomes that cannot be stored are kept, and no more are made than we can keep.
+            while self.journal.changes_waiting() < super::OUTCOMES_MAX
+                && let Some(task) = self.ready.take(executor)
+            {
+                self.begin(task);
+            }
+            if self.ready.wants(executor) {
+                self.claimer_wake.notify_one();
+            }
+        }
+    }
+
+    /// Reads the arguments and stores the start. The slot is taken already.
+    fn begin(self: &Arc<Self>, task: Arc<Task>) {
+        let (executor, now) = (task.executor, self.clock.now());
+        let Some(def) = self.registry.by_name(&task.name) else {
+            // Claims name the functions that are known, so this is a task that outlived its registration.
+            return self.let_go(Change::released(&task), executor);
+        };
+        let call = match def.prepare(&task.args) {
+            Ok(call) => call,
+            Err(why) => {
+                let again_at = now.saturating_add(HELD_FOR);
+                return self.let_go(Change::held(&task, &why, again_at), executor);
+            }
+        };
+        let change = match Change::started(&task, self.instance.id, now) {
+            Ok(change) => change,
+            Err(refused) => {
+                warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
+                return self.ready.free_slot(executor);
+            }
+        };
+        let mut task = Arc::unwrap_or_clone(task);
+        task.life = change.life.clone();
+        let task = Arc::new(task);
+        let running = Arc::new(Running {
+            task: task.clone(),
+            token: CancellationToken::new(),
+            shutdown: AtomicBool::new(false),
+        });
+        self.running().insert(task.id, running.clone());
+        let attempt = Attempt {
+            context: TaskContext::new(
+                task.clone(),
+                task.life.attempt,
+                task.life.epoch,
+                running.token.clone(),
+                self.clock.clone(),
+                self.clone(),
+            ),
+            timeout: self.options(&task, &def).timeout,
+            task,
+            def,
+            call,
+            running,
+        };
+        if attempt.task.requeue_on_interrupt {
+            self.start_before_commit(change, attempt);
+        } else {
+            self.start_after_commit(change, attempt);
+        }
+    }
+
+    /// The start is on disk before the function's first line runs: it is never repeated unasked.
+    fn start_after_commit(self: &Arc<Self>, change: Change, attempt: Attempt) {
+        let engine = self.clone();
+        let then = Box::new(move |change: &Change, applied| match applied {
+            Applied::Applied => {
+                engine.feed.changed(change, change.life.run_at);
+                tokio::spawn(attempt.run(engine));
+            }
+            Applied::Stale => {
+                // Cancelled, or taken by somebody else, before it began: not ours any more.
+                engine.running().remove(&change.id);
+                engine.ready.free_slot(attempt.task.executor);
+            }
+        });
+        self.journal.change(change, then);
+    }
+
+    /// The task may be repeated, so its function need not wait for the disk.
+    fn start_before_commit(self: &Arc<Self>, change: Change, attempt: Attempt) {
+        let (engine, running) = (self.clone(), attempt.running.clone());
+        let then = Box::new(move |change: &Change, applied| match applied {
+            Applied::Applied => engine.feed.changed(change, change.life.run_at),
+            Applied::Stale => running.cancel(), // its end will be stale, too
+        });
+        self.journal.lagging_start(change, then);
+        tokio::spawn(attempt.run(self.clone()));
+    }
+
+    /// Stores that this instance lets go of a task that it cannot start.
+    fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, executor: Executor) {
+        self.ready.free_slot(executor);
+        match change {
+            Ok(change) => self.store(change),
+            Err(refused) => warn!(%refused, "a task that cannot be let go was held as ready"),
+        }
+    }
+
+    /// Stores what an attempt came to, and goes on with the next one without waiting for the disk.
+    fn finish(self: &Arc<Self>, task: &Task, def: &TaskDef, outcome: Outcome) {
+        let policy = self.options(task, def).retry_policy();
+        let now = self.clock.now();
+        self.running().remove(&task.id);
+        match Change::finished(task, outcome, &policy, fastrand::f64(), now) {
+            Ok(change) if task.requeue_on_interrupt => {
+                let engine = self.clone();
+                let then = Box::new(move |change: &Change, applied| engine.stored(change, applied));
+                self.journal.end(change, then);
+            }
+            Ok(change) => self.store(change),
+            Err(refused) => warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
+        }
+        self.ready.free_slot(task.executor);
+        self.dispatch();
+    }
+}
+
+impl Attempt {
+    async fn run(self, engine: Arc<Engine>) {
+        let Self {
+            task,
+            def,
+            context,
+            call,
+            running,
+            timeout,
+        } = self;
+        let outcome = if running.token.is_cancelled() {
+            running.outcome()
+        } else {
+            match panics::catch(|| call(&context, &engine.states)) {
+                Ok(Invocation::Async(work)) => {
+                    let limits = Limits {
+                        running: &running,
+                        timeout,
+                    };
+                    run_async(work, context.clone(), limits).await
+                }
+                Ok(Invocation::Thread(work)) => {
+                    let limits = Limits {
+                        running: &running,
+                        timeout,
+                    };
+                    run_thread(&engine, work, context.clone(), limits).await
+                }
+                Err(report) => Outcome::Panicked(report),
+            }
+        };
+        let outcome = keep_result_small(outcome, engine.result_max, &context);
+        engine.finish(&task, &def, outcome);
+    }
+}
+
+struct Limits<'a> {
+    running: &'a Running,
+    timeout: Option<Duration>,
+}
+
+async fn run_async(
+    mut work: std::pin::Pin<Box<dyn Future<Output = Returned> + Send>>,
+    context: TaskContext,
+    limits: Limits<'_>,
+) -> Outcome {
+    let outcome = context
+        .scope(async {
+            tokio::select! {
+                biased; // a function that is done is done, whatever else happened meanwhile
+                returned = panics::catch_async(&mut work) => match returned {
+                    Ok(returned) => outcome_of(returned),
+                    Err(report) => Outcome::Panicked(report),
+                },
+                () = limits.running.token.cancelled() => limits.running.outcome(),
+                limit = passed(limits.timeout) => {
+                    limits.running.cancel(); // for what the function has spawned
+                    Outcome::TimedOut(limit)
+                }
+            }
+        })
+        .await;
+    // A function that was cut off is dropped here; its destructors may panic, too.
+    match panics::catch(|| drop(work)) {
+        Ok(()) => outcome,
+        Err(report) => Outcome::Panicked(report),
+    }
+}
+
+async fn run_thread(
+    engine: &Engine,
+    work: Box<dyn FnOnce() -> Returned + Send>,
+    context: TaskContext,
+    limits: Limits<'_>,
+) -> Outcome {
+    let runtime = tokio::runtime::Handle::current();
+    let Some(mut thread) = engine.threads.spawn(move || {
+        // So that the function finds the service's runtime, and not that of the pool.
+        let _inside = runtime.enter();
+        context.sync_scope(|| panics::catch(work))
+    }) else {
+        return Outcome::Interrupted(BY_SHUTDOWN);
+    };
+    // A thread cannot be stopped from outside. The token asks it to; what it then returns is what counts.
+    let mut timed_out = None;
+    let returned = tokio::select! {
+        biased;
+        returned = &mut thread => returned,
+        limit = passed(limits.timeout) => {
+            timed_out = Some(limit);
+            limits.running.cancel();
+            thread.await
+        }
+    };
+    match returned {
+        Ok(Ok(Ok(result))) => Outcome::Done(result),
+        Ok(Ok(Err(failure))) => match timed_out {
+            Some(limit) => Outcome::TimedOut(limit),
+            None if limits.running.token.is_cancelled() => limits.running.outcome(),
+            None => Outcome::Failed(failure),
+        },
+        Ok(Err(report)) => Outcome::Panicked(report),
+        // Panics are caught inside; what is left is a pool that shut down before the thread began.
+        Err(_) => Outcome::Interrupted(BY_SHUTDOWN),
+    }
+}
+
+async fn passed(timeout: Option<Duration>) -> Duration {
+    let Some(limit) = timeout else {
+        return std::future::pending().await;
+    };
+    match Instant::now().checked_add(limit) {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+    limit
+}
+
+fn outcome_of(returned: Returned) -> Outcome {
+    match returned {
+        Ok(result) => Outcome::Done(result),
+        Err(failure) => Outcome::Failed(failure),
+    }
+}
+
+fn keep_result_small(outcome: Outcome, result_max: usize, context: &TaskContext) -> Outcome {
+    match outcome {
+        Outcome::Done(Some(result)) if result.len() > result_max => {
+            let message = format!(
+                "the result has {} bytes and is not kept: the limit is {result_max}",
+                result.len()
+            );
+            context.log_at(LogLevel::Warn, message);
+            Outcome::Done(None)
+        }
+        outcome => outcome,
+    }
+}

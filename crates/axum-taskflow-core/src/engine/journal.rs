@@ -1,0 +1,465 @@
+//! The only road between live tasks and the backend: it writes whatever waits as one batch.
+//!
+//! Group commit: while one batch is being written, the next one gathers. So N callers that wait at once cost one
+//! commit, and a caller on an idle journal waits for one commit and for no timer.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tracing::{error, warn};
+
+use crate::{
+    backend::{Applied, AuditEntry, Backend, Batch, Enqueued, Note, Said, Written},
+    change::Change,
+    clock::Clock,
+    error::{BackendError, Error, ErrorKind},
+    id::{Epoch, TaskId},
+    task::{Progress, Task},
+};
+
+/// Called once the change is stored, or found to be stale.
+pub(crate) type Then = Box<dyn FnOnce(&Change, Applied) + Send>;
+/// Called once new tasks are stored, or could not be.
+pub(crate) type ThenAdded = Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) + Send>;
+
+/// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
+const BATCH_MAX: usize = 512;
+/// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
+const NOTES_MAX: usize = 20_000;
+/// Waits between two tries while the backend fails.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+pub(crate) struct Journal {
+    backend: Arc<dyn Backend>,
+    clock: Clock,
+    /// A std mutex: held to push or to take, never while writing.
+    queue: Mutex<Queue>,
+    /// Something waits to be written.
+    wake: Notify,
+    /// Everything that waited has been written.
+    idle: Notify,
+    /// Free places for new tasks // none: add_task waits, so the handler slows down, up to its deadline
+    places: Semaphore,
+    places_max: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    adds: VecDeque<Add>,
+    changes: VecDeque<Entry>,
+    /// Changes taken since the beginning: the position of `changes[0]`.
+    taken: u64,
+    /// Where the unwritten start of a task stands that may be repeated; its end joins it there.
+    starts: HashMap<TaskId, u64>,
+    notes: Vec<Note>,
+    notes_dropped: u64,
+    /// Only the last word of each task.
+    progress: HashMap<TaskId, (Epoch, Progress)>,
+    audit: Vec<(AuditEntry, oneshot::Sender<Result<(), Error>>)>,
+    writing: bool,
+    /// No new tasks any more.
+    closed: bool,
+}
+
+struct Add {
+    tasks: Vec<Arc<Task>>,
+    then: ThenAdded,
+    /// Dropped by a caller who stopped waiting; then the tasks are not written.
+    wanted: Arc<Wanted>,
+}
+
+/// Whether a caller still waits for its tasks. A std mutex: held for one look.
+#[derive(Default)]
+pub(crate) struct Wanted(Mutex<Want>);
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Want {
+    #[default]
+    Waiting,
+    Taken,
+    GivenUp,
+}
+
+impl Wanted {
+    /// The caller gives up; true if the tasks will not be written.
+    pub(crate) fn give_up(&self) -> bool {
+        self.change(Want::GivenUp)
+    }
+
+    fn take(&self) -> bool {
+        self.change(Want::Taken)
+    }
+
+    fn change(&self, to: Want) -> bool {
+        let mut want = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *want == Want::Waiting {
+            *want = to;
+        }
+        *want == to
+    }
+}
+
+struct Entry {
+    change: Change,
+    then: Then,
+}
+
+/// A batch on its way, with those who wait for it.
+struct Flight {
+    batch: Arc<Batch>,
+    adds: Vec<(usize, ThenAdded)>,
+    thens: Vec<Then>,
+    audits: Vec<oneshot::Sender<Result<(), Error>>>,
+}
+
+impl Journal {
+    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, places_max: usize) -> Self {
+        Self {
+            backend,
+            clock,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            idle: Notify::new(),
+            places: Semaphore::new(places_max),
+            places_max,
+        }
+    }
+
+    /// Takes a place for `n` new tasks, waiting for one at most `deadline`.
+    ///
+    /// # Errors
+    /// Overloaded if none came free in time.
+    pub(crate) async fn place(&self, n: usize, deadline: Duration) -> Result<(), Error> {
+        let n = self.place_size(n);
+        let permit = match self.places.try_acquire_many(n) {
+            Ok(permit) => permit,
+            Err(_) => match tokio::time::timeout(deadline, self.places.acquire_many(n)).await {
+                Ok(permit) => permit.expect("the semaphore is never closed"),
+                Err(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Overloaded,
+                        format!(
+                            "{} tasks wait to be stored already, and none was within {deadline:?}; nothing was added",
+                            self.places_max
+                        ),
+                    ));
+                }
+            },
+        };
+        permit.forget(); // given back when the batch is written
+        Ok(())
+    }
+
+    /// Queues new tasks, to be stored in one batch. Needs a [`Journal::place`].
+    ///
+    /// # Errors
+    /// `then` back if no new tasks are taken any more.
+    pub(crate) fn add(
+        &self,
+        tasks: Vec<Arc<Task>>,
+        wanted: Arc<Wanted>,
+        then: ThenAdded,
+    ) -> Result<(), ThenAdded> {
+        let mut queue = self.queue();
+        if queue.closed {
+            drop(queue);
+            self.places
+                .add_permits(self.place_size(tasks.len()) as usize);
+            return Err(then);
+        }
+        queue.adds.push_back(Add {
+            tasks,
+            then,
+            wanted,
+        });
+        drop(queue); // Wake after unlocking: otherwise the writer would wake only to wait for us.
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Queues a change; it is tried until it is stored or stale.
+    pub(crate) fn change(&self, change: Change, then: Then) {
+        self.queue().changes.push_back(Entry { change, then });
+        self.wake.notify_one();
+    }
+
+    /// Queues the start of an attempt whose function does not wait for it. Its end may join it before it is written.
+    pub(crate) fn lagging_start(&self, change: Change, then: Then) {
+        let mut queue = self.queue();
+        let position = queue.taken + queue.changes.len() as u64;
+        queue.starts.insert(change.id, position);
+        queue.changes.push_back(Entry { change, then });
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Queues the end of an attempt; joins a start that was not written yet.
+    pub(crate) fn end(&self, end: Change, then_ended: Then) {
+        let mut queue = self.queue();
+        let waiting = queue
+            .starts
+            .remove(&end.id)
+            .and_then(|position| position.checked_sub(queue.taken));
+        let Some(start) = waiting.and_then(|n| queue.changes.get_mut(n as usize)) else {
+            drop(queue);
+            return self.change(end, then_ended);
+        };
+        let (started, ended) = (start.change.clone(), end.clone());
+        match start.change.then(end) {
+            Ok(()) => {
+                let then_started = std::mem::replace(&mut start.then, Box::new(|_, _| ()));
+                start.then = Box::new(move |_, applied| {
+                    then_started(&started, applied);
+                    then_ended(&ended, applied);
+                });
+            }
+            Err(end) => queue.changes.push_back(Entry {
+                change: *end,
+                then: then_ended,
+            }),
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Queues what a function said.
+    pub(crate) fn note(&self, note: Note) {
+        let mut queue = self.queue();
+        match note.what {
+            Said::Progress(progress) => {
+                queue.progress.insert(note.id, (note.epoch, progress));
+            }
+            Said::Log(_) if queue.notes.len() < NOTES_MAX => queue.notes.push(note),
+            Said::Log(_) => queue.notes_dropped += 1,
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Stores an audit entry.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub(crate) async fn audit(&self, entry: AuditEntry) -> Result<(), Error> {
+        let (sender, answer) = oneshot::channel();
+        self.queue().audit.push((entry, sender));
+        self.wake.notify_one();
+        answer.await.unwrap_or_else(|_| Err(Error::shutting_down()))
+    }
+
+    /// Changes that wait to be stored.
+    pub(crate) fn changes_waiting(&self) -> usize {
+        self.queue().changes.len()
+    }
+
+    /// Takes no new tasks from now on.
+    pub(crate) fn close(&self) {
+        self.queue().closed = true;
+    }
+
+    /// Returns once everything that was queued is written.
+    pub(crate) async fn flushed(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.queue().is_idle() {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Writes batch after batch, forever; `stored` is called after each with what functions said.
+    pub(crate) async fn run(&self, stored: impl Fn(&[Note]) + Send) {
+        let mut wait = RETRY_MIN;
+        loop {
+            let Some(flight) = self.take() else {
+                self.idle.notify_waiters();
+                self.wake.notified().await;
+                continue;
+            };
+            match self.backend.write(flight.batch.clone()).await {
+                Ok(written) => {
+                    wait = RETRY_MIN;
+                    self.answer(flight, &written, &stored);
+                }
+                Err(failure) => {
+                    let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
+                    self.give_back(flight, failure, again_in);
+                    // A new task may be tried at once; what waits for us is in no hurry.
+                    tokio::time::sleep(again_in).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Flight> {
+        let mut queue = self.queue();
+        if queue.is_empty() {
+            queue.writing = false;
+            return None;
+        }
+        queue.writing = true;
+        let mut batch = Batch::at(self.clock.now());
+        let mut flight = Flight {
+            batch: Arc::default(),
+            adds: Vec::new(),
+            thens: Vec::new(),
+            audits: Vec::new(),
+        };
+        let mut places = 0;
+        while batch.tasks.len() < BATCH_MAX
+            && let Some(add) = queue.adds.pop_front()
+        {
+            if add.wanted.take() {
+                flight.adds.push((add.tasks.len(), add.then));
+                batch.tasks.extend(add.tasks);
+            } else {
+                places += self.place_size(add.tasks.len()) as usize;
+            }
+        }
+        let n = queue.changes.len().min(BATCH_MAX);
+        for Entry { change, then } in queue.changes.drain(..n).collect::<Vec<_>>() {
+            queue.starts.remove(&change.id);
+            flight.thens.push(then);
+            batch.changes.push(change);
+        }
+        queue.taken += n as u64;
+        batch.notes = std::mem::take(&mut queue.notes);
+        let progress = queue.progress.drain();
+        batch
+            .notes
+            .extend(progress.map(|(id, (epoch, progress))| Note {
+                id,
+                epoch,
+                what: Said::Progress(progress),
+            }));
+        let dropped = std::mem::take(&mut queue.notes_dropped);
+        for (entry, sender) in queue.audit.drain(..) {
+            batch.audit.push(entry);
+            flight.audits.push(sender);
+        }
+        drop(queue);
+        self.places.add_permits(places);
+        if dropped > 0 {
+            warn!(
+                dropped,
+                "log lines of tasks were dropped: the task store is too slow or fails"
+            );
+        }
+        flight.batch = Arc::new(batch);
+        Some(flight)
+    }
+
+    fn answer(&self, flight: Flight, written: &Written, stored: &impl Fn(&[Note])) {
+        let Flight {
+            batch,
+            adds,
+            thens,
+            audits,
+        } = flight;
+        let mut answers = &written.tasks[..];
+        for (n, then) in adds {
+            let (own, rest) = answers.split_at(n);
+            answers = rest;
+            self.places.add_permits(self.place_size(n) as usize);
+            then(Ok(own));
+        }
+        let applied = written.changes.iter().copied();
+        for ((change, then), applied) in batch.changes.iter().zip(thens).zip(applied) {
+            then(change, applied);
+        }
+        for sender in audits {
+            // The caller may have stopped waiting; the entry is stored all the same.
+            let _ = sender.send(Ok(()));
+        }
+        stored(&batch.notes);
+    }
+
+    /// New tasks are refused, everything else is kept for the next try.
+    fn give_back(&self, flight: Flight, failure: BackendError, again_in: Duration) {
+        let failure = Arc::new(failure);
+        let Flight {
+            batch,
+            adds,
+            thens,
+            audits,
+        } = flight;
+        let (changes, notes) = match Arc::try_unwrap(batch) {
+            Ok(batch) => (batch.changes, batch.notes),
+            Err(shared) => (shared.changes.clone(), shared.notes.clone()),
+        };
+        error!(
+            error = %failure,
+            store = %self.backend.describe(),
+            tasks_refused = adds.len(),
+            changes_kept = changes.len(),
+            again_in_ms = again_in.as_millis(),
+            "cannot write to the task store"
+        );
+        {
+            let mut queue = self.queue();
+            queue.taken -= changes.len() as u64;
+            for (change, then) in changes.into_iter().zip(thens).rev() {
+                queue.changes.push_front(Entry { change, then });
+            }
+            for note in notes.into_iter().rev() {
+                match note.what {
+                    Said::Progress(progress) => {
+                        queue
+                            .progress
+                            .entry(note.id)
+                            .or_insert((note.epoch, progress));
+                    }
+                    Said::Log(_) if queue.notes.len() < NOTES_MAX => queue.notes.insert(0, note),
+                    Said::Log(_) => queue.notes_dropped += 1,
+                }
+            }
+        }
+        for (n, then) in adds {
+            self.places.add_permits(self.place_size(n) as usize);
+            then(Err(&failure));
+        }
+        for sender in audits {
+            // As above.
+            let _ = sender.send(Err(unavailable(&failure)));
+        }
+    }
+
+    /// A bulk of more tasks than there are places takes them all.
+    fn place_size(&self, n: usize) -> u32 {
+        u32::try_from(n.min(self.places_max)).unwrap_or(u32::MAX)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.adds.is_empty()
+            && self.changes.is_empty()
+            && self.notes.is_empty()
+            && self.progress.is_empty()
+            && self.audit.is_empty()
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.writing && self.is_empty()
+    }
+}
+
+/// The error of a caller whose write failed together with others'.
+pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
+    let kind = match failure.is_refused() {
+        true => ErrorKind::Invalid,
+        false => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("the task store failed: {failure}")).with_source(failure.clone())
+}

@@ -1,0 +1,359 @@
+//! The engine: what starts and stops in which order, and what its services share.
+//!
+//! Services do not call each other: they meet in [`Ready`], the [`Journal`] and wake-ups.
+
+mod claimer;
+mod executor;
+pub(crate) mod journal;
+mod panics;
+mod pruner;
+mod ready;
+mod rescuer;
+mod threads;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::{
+    claimer::NextDue,
+    executor::{BY_SHUTDOWN, Running},
+    journal::Journal,
+    ready::Ready,
+    threads::Threads,
+};
+use crate::{
+    backend::{Applied, Backend, Instance, Note, Said},
+    change::Change,
+    clock::{Clock, Timestamp},
+    config::Config,
+    context::{NoteSink, States},
+    error::{Error, ErrorKind},
+    event::Feed,
+    id::{IdSource, TaskId},
+    registry::{Registry, TaskDef, collected},
+    status::TaskStatus,
+    task::{Executor, Task, TaskOptions},
+};
+
+/// Outcomes that wait to be stored // more: no further task starts until the store takes them
+const OUTCOMES_MAX: usize = 10_000;
+/// Between two tries of a loop whose backend fails.
+const LOOP_RETRY: Duration = Duration::from_secs(1);
+/// How long threads get after the token has fired.
+const THREADS_GRACE: Duration = Duration::from_secs(1);
+/// How long the last writes may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(crate) struct Engine {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) registry: Registry,
+    pub(crate) states: States,
+    pub(crate) clock: Clock,
+    pub(crate) ids: IdSource,
+    pub(crate) instance: Instance,
+    pub(crate) feed: Feed,
+    pub(crate) journal: Journal,
+    pub(crate) ready: Ready,
+    threads: Threads,
+    /// How to stop what runs here, from just before its start is stored. A std mutex: held for one map operation.
+    running: Mutex<HashMap<TaskId, Arc<Running>>>,
+    /// Who waits for a task to end. A std mutex, as above.
+    waiters: Mutex<HashMap<TaskId, Vec<oneshot::Sender<()>>>>,
+    /// Waiters, so that a finished task need not look into the map when there are none.
+    n_waiters: AtomicUsize,
+    next_due: NextDue,
+    /// A lane wants tasks, or one is due earlier than the claimer knows.
+    claimer_wake: Notify,
+    /// Fires when shutdown begins.
+    pub(crate) stopping: CancellationToken,
+    /// Fires when everything that ran has ended and is stored.
+    drained: CancellationToken,
+    /// Fires when the backend is about to be closed.
+    stopped: CancellationToken,
+    pub(crate) defaults: TaskOptions,
+    pub(crate) add_timeout: Duration,
+    pub(crate) args_max: usize,
+    pub(crate) bulk_max: usize,
+    result_max: usize,
+    retention: Duration,
+    retention_failed: Duration,
+    shutdown_timeout: Duration,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("backend", &self.backend.describe())
+            .field("instance", &self.instance.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Judges the settings, joins the backend, takes over from the dead, then starts the loops.
+    pub(crate) async fn start(config: Config) -> Result<Arc<Self>, Error> {
+        let engine = Arc::new(Self::build(config)?);
+        engine.backend.join(engine.instance.clone()).await?;
+        while engine.rescue_once(engine.clock.now()).await? {}
+        tokio::spawn({
+            let engine = engine.clone();
+            async move {
+                let stored = |notes: &[Note]| engine.batch_stored(notes);
+                tokio::select! {
+                    () = engine.journal.run(stored) => {}
+                    () = engine.stopped.cancelled() => {}
+                }
+            }
+        });
+        tokio::spawn(engine.clone().run_claimer());
+        tokio::spawn(engine.clone().run_pruner());
+        info!(store = %engine.backend.describe(), instance = %engine.instance.id, "task manager started");
+        Ok(engine)
+    }
+
+    fn build(mut config: Config) -> Result<Self, Error> {
+        let mut complaints = config.complaints();
+        let mut defs = std::mem::take(&mut config.tasks);
+        if config.collect {
+            defs.extend(collected());
+        }
+        let registry = Registry::new(defs, &config.states)
+            .map_err(|wrong| complaints.extend(wrong))
+            .unwrap_or_default();
+        if !complaints.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, complaints.join("; ")));
+        }
+        panics::install_hook();
+        let threads = Threads::new(config.blocking_threads).map_err(|error| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "cannot make the pool for plain functions",
+            )
+            .with_source(error)
+        })?;
+        let (ids, now) = (IdSource::default(), config.clock.now());
+        let instance = Instance {
+            id: ids.instance(now),
+            host: config.host,
+            pid: std::process::id(),
+            started_at: now,
+        };
+        Ok(Self {
+            journal: Journal::new(
+                config.backend.clone(),
+                config.clock.clone(),
+                config.queue_max,
+            ),
+            backend: config.backend,
+            registry,
+            states: config.states,
+            clock: config.clock,
+            ids,
+            instance,
+            feed: Feed::default(),
+            ready: Ready::new(config.concurrency, config.blocking_threads),
+            threads,
+            running: Mutex::default(),
+            waiters: Mutex::default(),
+            n_waiters: AtomicUsize::new(0),
+            next_due: NextDue::new(),
+            claimer_wake: Notify::new(),
+            stopping: CancellationToken::new(),
+            drained: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            defaults: config.defaults,
+            add_timeout: config.add_timeout,
+            args_max: config.args_max,
+            bulk_max: config.bulk_max,
+            result_max: config.result_max,
+            retention: config.retention,
+            retention_failed: config.retention_failed,
+            shutdown_timeout: config.shutdown_timeout,
+        })
+    }
+
+    /// Stops starting tasks, lets them run until the deadline, cancels them, lets others have what was not begun, and
+    /// stores everything. The journal stays open: what is added meanwhile waits for another instance or the next start.
+    pub(crate) async fn drain(self: &Arc<Self>) {
+        if self.stopping.is_cancelled() {
+            return self.drained.cancelled().await;
+        }
+        self.stopping.cancel();
+        info!("task manager is shutting down");
+        self.let_others_have(self.ready.stop());
+        if !within(self.shutdown_timeout, self.ready.all_done()).await {
+            let running: Vec<Arc<Running>> = self.running().values().cloned().collect();
+            warn!(
+                running = running.len(),
+                "the time to shut down is over: cancelling what still runs"
+            );
+            for attempt in running {
+                attempt.shut_down();
+            }
+            if !within(THREADS_GRACE, self.ready.all_done()).await {
+                self.give_up_on_threads();
+            }
+        }
+        if !within(FLUSH_TIMEOUT, self.journal.flushed()).await {
+            error!(
+                unwritten = self.journal.changes_waiting(),
+                "the task store did not take everything before the end: the next start finds these tasks as they were stored"
+            );
+        }
+        self.threads.close();
+        self.drained.cancel();
+    }
+
+    /// Drains, refuses new tasks and closes the backend.
+    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
+        self.drain().await;
+        if self.stopped.is_cancelled() {
+            return Ok(());
+        }
+        self.journal.close();
+        within(FLUSH_TIMEOUT, self.journal.flushed()).await;
+        self.stopped.cancel();
+        self.backend.close().await?;
+        info!("task manager stopped");
+        Ok(())
+    }
+
+    /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale.
+    fn give_up_on_threads(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let running: Vec<Arc<Running>> = self.running().values().cloned().collect();
+        for attempt in running {
+            warn!(task = %attempt.task.id, function = %attempt.task.name, "the function does not return: interrupted");
+            match Change::interrupted(&attempt.task, BY_SHUTDOWN, now) {
+                Ok(change) => self.store(change),
+                Err(refused) => {
+                    warn!(task = %attempt.task.id, %refused, "a running task is not running");
+                }
+            }
+        }
+    }
+
+    /// Lets go of tasks that were held and not begun.
+    pub(crate) fn let_others_have(self: &Arc<Self>, tasks: Vec<Arc<Task>>) {
+        for task in tasks {
+            match Change::released(&task) {
+                Ok(change) => self.store(change),
+                Err(refused) => {
+                    warn!(task = %task.id, %refused, "a task that was held is not pending");
+                }
+            }
+        }
+    }
+
+    /// Stores a change of a task that does not run here, or not any more.
+    pub(crate) fn store(self: &Arc<Self>, change: Change) {
+        let engine = self.clone();
+        let then = Box::new(move |change: &Change, applied| engine.stored(change, applied));
+        self.journal.change(change, then);
+    }
+
+    /// What follows from a change of a task that does not run here, or not any more.
+    pub(crate) fn stored(&self, change: &Change, applied: Applied) {
+        if applied == Applied::Stale {
+            self.feed.stale(change);
+            return;
+        }
+        let now = self.clock.now();
+        self.feed.changed(change, now);
+        if change.life.status == TaskStatus::Pending {
+            let executor = self.registry.by_name(&change.name).map(|def| def.executor);
+            self.waits_on_disk(executor, change.life.run_at, now);
+        } else {
+            self.wake_waiters(change.id);
+        }
+    }
+
+    /// A task that nobody holds was stored: claim it when it is due and a slot is free.
+    pub(crate) fn waits_on_disk(
+        &self,
+        executor: Option<Executor>,
+        run_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let Some(executor) = executor else {
+            return; // a function that is not known here is for others
+        };
+        if run_at <= now {
+            self.ready.more_on_disk(executor);
+            if self.ready.wants(executor) {
+                self.claimer_wake.notify_one();
+            }
+        } else if self.next_due.lower(run_at) {
+            self.claimer_wake.notify_one();
+        }
+    }
+
+    /// A batch was stored: what it made ready can start.
+    fn batch_stored(self: &Arc<Self>, notes: &[Note]) {
+        for note in notes {
+            match &note.what {
+                Said::Log(line) => self.feed.logged(note.id, line),
+                Said::Progress(progress) => self.feed.progressed(note.id, progress),
+            }
+        }
+        self.dispatch();
+    }
+
+    /// A receiver that hears when the task ends here. Register first, then look whether it has ended already.
+    pub(crate) fn wait_for(&self, id: TaskId) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_task = waiters.entry(id).or_default();
+        of_task.retain(|waiter| !waiter.is_closed());
+        of_task.push(sender);
+        self.n_waiters.store(waiters.len(), Ordering::SeqCst);
+        receiver
+    }
+
+    fn wake_waiters(&self, id: TaskId) {
+        if self.n_waiters.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiter in waiters.remove(&id).into_iter().flatten() {
+            let _ = waiter.send(()); // the waiter may have left
+        }
+        self.n_waiters.store(waiters.len(), Ordering::SeqCst);
+    }
+
+    /// What counts for a task: the call's word, then the function's, then the manager's.
+    pub(crate) fn options(&self, task: &Task, def: &TaskDef) -> TaskOptions {
+        task.options.or(&def.options).or(&self.defaults)
+    }
+
+    pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NoteSink for Engine {
+    fn say(&self, note: Note) {
+        self.journal.note(note);
+    }
+}
+
+/// True if `work` was done within `limit`.
+async fn within(limit: Duration, work: impl Future<Output = ()>) -> bool {
+    tokio::time::timeout(limit, work).await.is_ok()
+}
+
+/// `wait`, give or take a quarter, so that instances that started together do not stay together.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.75 + fastrand::f64() * 0.5)
+}

@@ -1,0 +1,66 @@
+//! Retention: deletes finished tasks that are old enough, in small steps.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::{debug, error};
+
+use super::Engine;
+use crate::{backend::Prune, clock::Timestamp, error::BackendError};
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(60);
+/// Tasks that one step looks at: a few milliseconds of the store.
+const STEP: usize = 1_000;
+/// Minutes and audit entries are kept for at least so long.
+const SERIES_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
+
+impl Engine {
+    pub(crate) async fn run_pruner(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(super::jittered(EVERY)) => {}
+                () = self.stopping.cancelled() => return,
+            }
+            let now = self.clock.now();
+            let round = Prune {
+                finished_before: now.saturating_sub(self.retention),
+                failed_before: now.saturating_sub(self.retention_failed),
+                series_before: now.saturating_sub(SERIES_KEPT),
+                from: None,
+                limit: STEP,
+            };
+            match self.prune(round).await {
+                Ok(0) => {}
+                Ok(deleted) => debug!(deleted, "deleted finished tasks that were old enough"),
+                Err(failure) => error!(error = %failure, "cannot delete finished tasks"),
+            }
+        }
+    }
+
+    /// A whole round; answers how many tasks were deleted.
+    pub(crate) async fn prune(&self, mut round: Prune) -> Result<usize, BackendError> {
+        let mut deleted = 0;
+        loop {
+            let step = self.backend.prune(round).await?;
+            deleted += step.deleted;
+            match step.next {
+                Some(next) => round.from = Some(next),
+                None => return Ok(deleted),
+            }
+            // Others want to write, too.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Deletes everything that finished before `cutoff`.
+    pub(crate) async fn delete_history(&self, cutoff: Timestamp) -> Result<usize, BackendError> {
+        self.prune(Prune {
+            finished_before: cutoff,
+            failed_before: cutoff,
+            series_before: Timestamp::default(),
+            from: None,
+            limit: STEP,
+        })
+        .await
+    }
+}

@@ -1,0 +1,314 @@
+//! Which tasks this instance holds in memory, and in which order they start.
+//!
+//! A lane for async functions and one for plain functions, each with its own limit. A lane holds what runs and a
+//! little that is ready to follow; everything else waits on disk and costs no memory. What is in memory always
+//! comes before what is on disk: while something waits there, a new task is held only if it comes before the last
+//! one that is held.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Timestamp,
+    id::TaskId,
+    task::{Executor, Task},
+};
+
+pub(crate) struct Ready {
+    lanes: [Mutex<Lane>; 2],
+    /// No task starts any more. An atomic: read for each task, set once.
+    stopped: AtomicBool,
+    /// Nothing runs any more.
+    idle: Notify,
+}
+
+/// A std mutex around each: held for one step of a heap.
+struct Lane {
+    /// Highest priority, then earliest, then smallest id.
+    held: BTreeMap<(Reverse<i32>, Timestamp, TaskId), Arc<Task>>,
+    /// Places promised to tasks that are being stored.
+    promised: usize,
+    running: usize,
+    limit: usize,
+    /// Tasks that could run may wait on disk.
+    waiting_on_disk: bool,
+}
+
+impl Lane {
+    fn free(&self) -> usize {
+        // As many again as may run: enough to fill the slots that come free during one claim.
+        (2 * self.limit).saturating_sub(self.running + self.held.len() + self.promised)
+    }
+}
+
+fn order(task: &Task) -> (Reverse<i32>, Timestamp, TaskId) {
+    (Reverse(task.priority), task.life.run_at, task.id)
+}
+
+impl Ready {
+    pub(crate) fn new(limit_async: usize, limit_thread: usize) -> Self {
+        let lane = |limit| {
+            Mutex::new(Lane {
+                held: BTreeMap::new(),
+                promised: 0,
+                running: 0,
+                limit,
+                waiting_on_disk: true,
+            })
+        };
+        Self {
+            lanes: [lane(limit_async), lane(limit_thread)],
+            stopped: AtomicBool::new(false),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Promises a place to a new task that is due, if it may be held.
+    pub(crate) fn promise(&self, task: &Task, now: Timestamp) -> bool {
+        if task.life.run_at > now || self.stopped.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut lane = self.lane(task.executor);
+        let comes_first = match lane.held.last_key_value() {
+            Some((last, _)) => order(task) < *last,
+            None => false,
+        };
+        let fits = lane.free() > 0 && !lane.waiting_on_disk;
+        if fits || comes_first {
+            lane.promised += 1;
+        }
+        fits || comes_first
+    }
+
+    /// A task with a promise was stored. Gives one back if that makes too many, the last one, or this one after
+    /// [`Ready::stop`].
+    #[must_use]
+    pub(crate) fn keep_promise(&self, task: Arc<Task>) -> Option<Arc<Task>> {
+        let mut lane = self.lane(task.executor);
+        lane.promised -= 1;
+        if self.stopped.load(Ordering::Acquire) {
+            return Some(task);
+        }
+        lane.held.insert(order(&task), task);
+        if lane.running + lane.held.len() <= 2 * lane.limit {
+            return None;
+        }
+        lane.waiting_on_disk = true;
+        lane.held.pop_last().map(|(_, last)| last)
+    }
+
+    /// A task with a promise was not stored.
+    pub(crate) fn break_promise(&self, executor: Executor) {
+        self.lane(executor).promised -= 1;
+    }
+
+    /// Holds tasks that were claimed. After [`Ready::stop`] they are given back.
+    #[must_use]
+    pub(crate) fn hold(&self, executor: Executor, tasks: Vec<Task>) -> Vec<Arc<Task>> {
+        let tasks = tasks.into_iter().map(Arc::new);
+        let mut lane = self.lane(executor);
+        if self.stopped.load(Ordering::Acquire) {
+            return tasks.collect();
+        }
+        lane.held.extend(tasks.map(|task| (order(&task), task)));
+        Vec::new()
+    }
+
+    /// Remembers that tasks which could run wait on disk.
+    pub(crate) fn more_on_disk(&self, executor: Executor) {
+        self.lane(executor).waiting_on_disk = true;
+    }
+
+    /// True if a claim for this lane is worth while: something may be on disk, and half the places are free.
+    pub(crate) fn wants(&self, executor: Executor) -> bool {
+        let lane = self.lane(executor);
+        lane.waiting_on_disk
+            && !self.stopped.load(Ordering::Acquire)
+            && lane.held.len() + lane.promised <= lane.limit / 2
+    }
+
+    /// How many tasks to claim; from now on nothing is known to be on disk.
+    pub(crate) fn begin_claim(&self, executor: Executor) -> usize {
+        let mut lane = self.lane(executor);
+        lane.waiting_on_disk = false;
+        lane.free()
+    }
+
+    /// The next task to start, if a slot is free; the slot is taken.
+    pub(crate) fn take(&self, executor: Executor) -> Option<Arc<Task>> {
+        if self.stopped.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut lane = self.lane(executor);
+        if lane.running >= lane.limit {
+            return None;
+        }
+        let (_, task) = lane.held.pop_first()?;
+        lane.running += 1;
+        Some(task)
+    }
+
+    /// Gives a slot back.
+    pub(crate) fn free_slot(&self, executor: Executor) {
+        self.lane(executor).running -= 1;
+        if self.stopped.load(Ordering::Acquire) {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// No task starts from now on. Gives back what was held.
+    pub(crate) fn stop(&self) -> Vec<Arc<Task>> {
+        self.stopped.store(true, Ordering::Release);
+        [Executor::Async, Executor::Thread]
+            .into_iter()
+            .flat_map(|executor| std::mem::take(&mut self.lane(executor).held).into_values())
+            .collect()
+    }
+
+    /// Returns once nothing runs. After [`Ready::stop`].
+    pub(crate) async fn all_done(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.n_running() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn n_running(&self) -> usize {
+        self.lane(Executor::Async).running + self.lane(Executor::Thread).running
+    }
+
+    fn lane(&self, executor: Executor) -> MutexGuard<'_, Lane> {
+        let lane = match executor {
+            Executor::Async => &self.lanes[0],
+            Executor::Thread => &self.lanes[1],
+        };
+        lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::IdSource;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+    fn task(ids: &IdSource, priority: i32) -> Task {
+        let mut task = Task::new(ids.task(NOW), "f", "[]");
+        task.priority = priority;
+        task
+    }
+
+    fn ready_with_nothing_on_disk(limit: usize) -> Ready {
+        let ready = Ready::new(limit, 1);
+        ready.begin_claim(Executor::Async);
+        ready
+    }
+
+    #[test]
+    fn tasks_start_by_priority_then_time_then_id() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(9));
+        let (mut late, low, first, second, high) = (
+            task(&ids, 0),
+            task(&ids, -1),
+            task(&ids, 0),
+            task(&ids, 0),
+            task(&ids, 5),
+        );
+        late.life.run_at = NOW.saturating_add(std::time::Duration::from_secs(1));
+        let wanted = [high.id, first.id, second.id, late.id, low.id];
+        let _ = ready.hold(Executor::Async, vec![late, low, first, second, high]);
+
+        let order: Vec<TaskId> =
+            std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
+
+        assert_eq!(order, wanted);
+    }
+
+    #[test]
+    fn no_more_run_than_the_limit_and_a_freed_slot_is_used() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        let _ = ready.hold(Executor::Async, (0..3).map(|_| task(&ids, 0)).collect());
+
+        assert!(ready.take(Executor::Async).is_some());
+        assert!(ready.take(Executor::Async).is_some());
+        assert!(ready.take(Executor::Async).is_none());
+        ready.free_slot(Executor::Async);
+
+        assert!(ready.take(Executor::Async).is_some());
+    }
+
+    #[test]
+    fn a_full_lane_promises_nothing() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+
+        let promised = (0..10)
+            .filter(|_| ready.promise(&task(&ids, 0), NOW))
+            .count();
+
+        assert_eq!(promised, 4, "two that run and two that follow");
+    }
+
+    #[test]
+    fn while_tasks_wait_on_disk_a_new_one_is_held_only_if_it_comes_before_those_held() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(10));
+        let _ = ready.hold(Executor::Async, vec![task(&ids, 3)]);
+        ready.more_on_disk(Executor::Async);
+
+        assert!(
+            !ready.promise(&task(&ids, 3), NOW),
+            "it would overtake those on disk"
+        );
+        assert!(ready.promise(&task(&ids, 4), NOW));
+    }
+
+    #[test]
+    fn a_task_that_comes_first_displaces_the_last_one_of_a_full_lane() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(1));
+        let (low, lower) = (task(&ids, 2), task(&ids, 1));
+        let lower_id = lower.id;
+        let _ = ready.hold(Executor::Async, vec![low, lower]);
+        let high = task(&ids, 9);
+
+        assert!(ready.promise(&high, NOW));
+        let displaced = ready.keep_promise(Arc::new(high.clone())).unwrap();
+
+        assert_eq!(displaced.id, lower_id);
+        assert_eq!(ready.take(Executor::Async).unwrap().id, high.id);
+        ready.free_slot(Executor::Async);
+        let _low = ready.take(Executor::Async).unwrap();
+        assert!(ready.wants(Executor::Async), "and it is looked for on disk");
+    }
+
+    #[test]
+    fn a_task_of_the_future_is_not_held() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(10));
+        let mut later = task(&ids, 0);
+        later.life.run_at = NOW.saturating_add(std::time::Duration::from_millis(1));
+
+        assert!(!ready.promise(&later, NOW));
+    }
+
+    #[test]
+    fn nothing_starts_after_stop_and_what_was_held_comes_back() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        let _ = ready.hold(Executor::Async, vec![task(&ids, 0)]);
+
+        let held = ready.stop();
+
+        assert_eq!(held.len(), 1);
+        assert!(ready.take(Executor::Async).is_none());
+        assert!(!ready.promise(&task(&ids, 0), NOW));
+    }
+}

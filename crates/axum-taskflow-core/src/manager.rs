@@ -1,0 +1,483 @@
+//! The handle that services hold.
+
+use std::{panic::Location, sync::Arc};
+
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    add::{AddTask, AddTasks, Request, retry_of, store},
+    backend::{Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute, Page},
+    change::Change,
+    clock::Timestamp,
+    config::Config,
+    engine::Engine,
+    error::Error,
+    event::EventStream,
+    failure::FailureReport,
+    handler::{Args, IntoArgs, TaskFn},
+    id::TaskId,
+    registry::{FunctionInfo, TaskDef},
+    status::TaskStatus,
+    task::{LogLine, Task},
+};
+
+/// Adds tasks, runs them, and tells about them. A cheap handle: clone it freely.
+///
+/// ```
+/// use axum_taskflow_core::{Config, TaskManager};
+///
+/// async fn add(a: u32, b: u32) -> u32 {
+///     a + b
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let manager = TaskManager::start(Config::default()).await?;
+///
+/// let id = manager.add_task(add, (2, 3)).priority(5).await?;
+///
+/// assert_eq!(manager.wait::<u32>(id).await?, 5);
+/// # manager.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TaskManager {
+    engine: Arc<Engine>,
+}
+
+/// What [`TaskManager::cancel`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The task had not begun, and never will.
+    Now,
+    /// The task runs: its token has fired. An async function is dropped at its next await; a plain one ends when it
+    /// looks.
+    Asked,
+}
+
+/// Why there is no result to wait for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The task ended without success.
+    #[error("task {} is {}{}", .0.id, .0.life.status, reason(.0.life.error.as_deref()))]
+    NotSuccessful(Box<Task>),
+    /// The result is stored, but it is not of the type that was asked for, or was too large to be kept.
+    #[error("the result of the task is not of the type that was asked for")]
+    Result(#[source] serde_json::Error),
+    /// The task could not be looked at.
+    #[error(transparent)]
+    Manager(#[from] Error),
+}
+
+fn reason(error: Option<&FailureReport>) -> String {
+    error
+        .map(|error| format!(": {}", error.message))
+        .unwrap_or_default()
+}
+
+/// How often a change of a waiting task is tried that others change at the same time.
+const CHANGE_TRIES: usize = 20;
+
+impl TaskManager {
+    /// Joins the store, takes over what a former process left, and starts to run tasks.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        Ok(Self {
+            engine: Engine::start(config).await?,
+        })
+    }
+
+    /// Adds a task: `.await` answers with its id once it is safe in the store.
+    ///
+    /// One argument is given as it is, several as a tuple, none as `()`. See [`AddTask`] for options and errors.
+    ///
+    /// Functions with `#[task]` (or in [`Config::tasks`]) can be taken over by any process of the program. Any other
+    /// function, and a closure that captures nothing, can be added as well, with a limit: its tasks are stored under
+    /// its path, and after a restart they wait until the function is added again, since only then it is known.
+    /// A closure that captures values does not compile: pass them as arguments.
+    ///
+    /// ```compile_fail
+    /// # #[tokio::main]
+    /// # async fn main() {
+    /// # let config = axum_taskflow_core::Config::default();
+    /// # let manager = axum_taskflow_core::TaskManager::start(config).await.unwrap();
+    /// let name = String::new();
+    /// manager.add_task(move || println!("{name}"), ()).await;
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn add_task<F, P, M, A>(&self, function: F, args: A) -> AddTask<'_>
+    where
+        F: TaskFn<P, M>,
+        P: Args,
+        M: 'static,
+        A: IntoArgs<P, F>,
+    {
+        AddTask::new(
+            &self.engine,
+            self.request(function, [args], Location::caller()),
+        )
+    }
+
+    /// Adds many tasks of one function in one step: all are safe in the store, or none is there.
+    ///
+    /// ```
+    /// # use axum_taskflow_core::{Config, TaskManager};
+    /// # async fn send_email(address: String) {}
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), axum_taskflow_core::Error> {
+    /// # let manager = TaskManager::start(Config::default()).await?;
+    /// let addresses = ["a@example.org", "b@example.org"].map(str::to_owned);
+    ///
+    /// let ids = manager.add_tasks(send_email, addresses).await?;
+    ///
+    /// assert_eq!(ids.len(), 2);
+    /// # manager.shutdown().await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn add_tasks<F, P, M, A>(
+        &self,
+        function: F,
+        args: impl IntoIterator<Item = A>,
+    ) -> AddTasks<'_>
+    where
+        F: TaskFn<P, M>,
+        P: Args,
+        M: 'static,
+        A: IntoArgs<P, F>,
+    {
+        AddTasks::new(
+            &self.engine,
+            self.request(function, args, Location::caller()),
+        )
+    }
+
+    fn request<F, P, M, A>(
+        &self,
+        function: F,
+        args: impl IntoIterator<Item = A>,
+        place: &Location<'_>,
+    ) -> Result<Request, Error>
+    where
+        F: TaskFn<P, M>,
+        P: Args,
+        M: 'static,
+        A: IntoArgs<P, F>,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0,
+                "a closure that captures values cannot be a task, since it cannot be stored: pass the values as arguments"
+            );
+        }
+        let def = self
+            .engine
+            .registry
+            .of_function(function, place, &self.engine.states)?;
+        let max = self.engine.bulk_max;
+        let mut encoded = Vec::new();
+        for args in args {
+            if encoded.len() == max {
+                return Err(Error::invalid(format!(
+                    "add_tasks takes at most {max} tasks at once: add the rest in further calls"
+                )));
+            }
+            encoded.push(encode(&def, &args.into_args())?);
+        }
+        Ok(Request { def, args: encoded })
+    }
+
+    /// Cancels a task: one that has not begun never runs, one that runs is asked to stop.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such task; `Conflict` if it has ended, or runs in another process.
+    ///
+    /// # Cancel safety
+    /// Dropped while it is awaited, the task may be cancelled or not.
+    pub async fn cancel(&self, id: TaskId) -> Result<Cancelled, Error> {
+        for _ in 0..CHANGE_TRIES {
+            if let Some(attempt) = self.engine.running().get(&id) {
+                attempt.cancel();
+                return Ok(Cancelled::Asked);
+            }
+            let task = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
+            match task.life.status {
+                TaskStatus::Pending => {
+                    let now = self.engine.clock.now();
+                    let change = Change::cancelled(&task, now)
+                        .map_err(|refused| Error::conflict(refused.to_string()))?;
+                    if self.apply(change).await? == Applied::Applied {
+                        return Ok(Cancelled::Now);
+                    }
+                }
+                // It may have begun, or ended, since we looked at what runs here.
+                TaskStatus::Running if self.engine.running().contains_key(&id) => {}
+                TaskStatus::Running => {
+                    let latest = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
+                    if latest.life == task.life && !self.engine.running().contains_key(&id) {
+                        return Err(Error::conflict(format!(
+                            "task {id} runs in another process, or has just ended"
+                        )));
+                    }
+                }
+                status => {
+                    return Err(Error::conflict(format!(
+                        "only pending or running tasks can be cancelled, and task {id} is {status}"
+                    )));
+                }
+            }
+        }
+        Err(Error::conflict(format!(
+            "task {id} changes too fast to be cancelled"
+        )))
+    }
+
+    /// Adds a new task that repeats a finished one: same function, arguments, options, tags and key.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such task; `Conflict` if it is not failed, interrupted or cancelled, if its function
+    /// is not known here, or if its idempotency key is taken by now.
+    pub async fn retry(&self, id: TaskId) -> Result<TaskId, Error> {
+        let old = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
+        if !old.life.status.can_be_retried() {
+            return Err(Error::conflict(format!(
+                "only failed, interrupted or cancelled tasks can be retried, and task {id} is {}",
+                old.life.status
+            )));
+        }
+        let Some(def) = self.engine.registry.by_name(&old.name) else {
+            return Err(Error::conflict(format!(
+                "no function called {} is registered in this process, so task {id} cannot be retried",
+                old.name
+            )));
+        };
+        let task = retry_of(&self.engine, &old, &def);
+        let new_id = task.id;
+        match store(&self.engine, vec![task]).await?.pop() {
+            Some(Enqueued::Exists { id: other, .. }) => Err(Error::conflict(format!(
+                "the idempotency key of task {id} is taken by task {other}"
+            ))),
+            _ => Ok(new_id),
+        }
+    }
+
+    /// One task with its past attempts, if there is one.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub async fn get(&self, id: TaskId) -> Result<Option<Task>, Error> {
+        Ok(self.engine.backend.get(id).await?)
+    }
+
+    /// The log lines of a task, oldest first: at most `limit` after the first `skip`.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub async fn logs(&self, id: TaskId, skip: usize, limit: usize) -> Result<Vec<LogLine>, Error> {
+        Ok(self.engine.backend.logs(id, skip, limit).await?)
+    }
+
+    /// A page of tasks, newest first. Go on with [`ListQuery::before`] set to [`Page::next`].
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub async fn list(&self, query: ListQuery) -> Result<Page, Error> {
+        Ok(self.engine.backend.list(query).await?)
+    }
+
+    /// How many tasks there are of each function and status.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub async fn counts(&self) -> Result<Vec<Count>, Error> {
+        Ok(self.engine.backend.counts().await?)
+    }
+
+    /// What ended in each minute from `since` on.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub async fn series(&self, since: Timestamp) -> Result<Vec<Minute>, Error> {
+        Ok(self.engine.backend.series(since).await?)
+    }
+
+    /// Who did what, newest first: at most `limit`, older than `before` if that is given.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub async fn audit(
+        &self,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<AuditEntry>, Error> {
+        Ok(self.engine.backend.audit(before, limit).await?)
+    }
+
+    /// Keeps a record of somebody's action.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub async fn record_audit(
+        &self,
+        actor: &str,
+        action: &str,
+        task: Option<TaskId>,
+        detail: serde_json::Value,
+    ) -> Result<(), Error> {
+        let now = self.engine.clock.now();
+        let entry = AuditEntry {
+            id: self.engine.ids.task(now),
+            at: now,
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            task,
+            detail,
+        };
+        self.engine.journal.audit(entry).await
+    }
+
+    /// Deletes tasks that finished before then; answers how many.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written; some may be deleted by then.
+    pub async fn delete_history(&self, finished_before: Timestamp) -> Result<usize, Error> {
+        Ok(self.engine.delete_history(finished_before).await?)
+    }
+
+    /// Waits until the task has succeeded, and reads its result.
+    ///
+    /// # Errors
+    /// See [`WaitError`]: the task ended otherwise, the result is of another type, or the task cannot be looked at.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time; use `tokio::time::timeout` for a deadline.
+    pub async fn wait<T: DeserializeOwned>(&self, id: TaskId) -> Result<T, WaitError> {
+        loop {
+            let ended = self.engine.wait_for(id);
+            let task = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
+            match task.life.status {
+                TaskStatus::Success => {
+                    let result = task.life.result.as_deref().unwrap_or("null");
+                    return serde_json::from_str(result).map_err(WaitError::Result);
+                }
+                status if status.is_terminal() => {
+                    return Err(WaitError::NotSuccessful(Box::new(task)));
+                }
+                // An error would mean that the engine is gone; the next look at the store tells.
+                _ => ended.await.unwrap_or(()),
+            }
+        }
+    }
+
+    /// Everything that happens to tasks from now on, as a stream.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        self.engine.feed.subscribe()
+    }
+
+    /// The functions that are known here.
+    #[must_use]
+    pub fn functions(&self) -> Vec<FunctionInfo> {
+        self.engine.registry.functions()
+    }
+
+    /// True if this process can run tasks of this name.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.engine.registry.by_name(name).is_some()
+    }
+
+    /// How many attempts after the first one a task has: by its call, its function or the defaults.
+    #[must_use]
+    pub fn retries(&self, task: &Task) -> u32 {
+        let options = match self.engine.registry.by_name(&task.name) {
+            Some(def) => self.engine.options(task, &def),
+            None => task.options.or(&self.engine.defaults),
+        };
+        options.retry_policy().retries
+    }
+
+    /// This boot of this process.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.engine.instance
+    }
+
+    /// The store, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.engine.backend.describe()
+    }
+
+    /// The time, by the manager's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.engine.clock.now()
+    }
+
+    /// Fires when shutdown begins: end what would keep connections open.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.engine.stopping.clone()
+    }
+
+    /// Stops starting tasks, lets those that run go on until the deadline, cancels the rest, and stores everything.
+    ///
+    /// Afterwards nothing runs, and what is added waits in the store for another process or the next start. For
+    /// services that still answer requests while they shut down; [`TaskManager::shutdown`] goes on and closes.
+    ///
+    /// # Cancel safety
+    /// Dropped while it is awaited, the rest of the work is not done.
+    pub async fn drain(&self) {
+        self.engine.drain().await;
+    }
+
+    /// [Drains](TaskManager::drain), then takes no more tasks and closes the store.
+    ///
+    /// # Errors
+    /// If the store cannot be closed; everything that could be stored is.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.engine.shutdown().await
+    }
+
+    async fn apply(&self, change: Change) -> Result<Applied, Error> {
+        let (sender, answer) = oneshot::channel();
+        let engine = self.engine.clone();
+        let then = Box::new(move |change: &Change, applied| {
+            if applied == Applied::Applied {
+                engine.stored(change, applied);
+            }
+            let _ = sender.send(applied); // the caller may have stopped waiting
+        });
+        self.engine.journal.change(change, then);
+        tokio::time::timeout(self.engine.add_timeout, answer)
+            .await
+            .map_err(|_| {
+                Error::new(
+                    crate::error::ErrorKind::TimedOut,
+                    "the task store did not answer in time: the change is kept and tried again",
+                )
+            })?
+            .map_err(|_| Error::shutting_down())
+    }
+}
+
+/// As JSON. In debug builds read back at once: what cannot be read would fail much later, and elsewhere.
+fn encode<P: Args>(def: &TaskDef, args: &P) -> Result<String, Error> {
+    let json = args
+        .encode()
+        .map_err(|error| Error::invalid(format!("cannot store the {}", def.complain(&error))))?;
+    if cfg!(debug_assertions) {
+        def.check_args(&json).map_err(|why| {
+            Error::invalid(format!("the {why}: it can be stored, but not read again"))
+        })?;
+    }
+    Ok(json)
+}

@@ -1,0 +1,1085 @@
+//! The engine over the memory backend: what a caller sees of a task's life.
+
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "a task function owns its arguments"
+)]
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_taskflow_core::{
+    Cancelled, Clock, Config, Data, ErrorKind, Executor, Failure, FailureKind, ListQuery, LogLevel,
+    Source, Task, TaskContext, TaskDef, TaskEvent, TaskManager, TaskOptions, TaskStatus, Timestamp,
+    WaitError,
+};
+use support::{Backstage, Probe, config, ended, start};
+use tokio::sync::{Notify, Semaphore};
+use tokio_stream::StreamExt;
+
+const SOON: Duration = Duration::from_secs(20);
+
+// ---- running -------------------------------------------------------------------------------------------------
+
+async fn add(a: u32, b: u32) -> u32 {
+    a + b
+}
+
+fn add_blocking(a: u32, b: u32) -> Result<u32, Failure> {
+    Ok(a + b)
+}
+
+#[tokio::test]
+async fn a_task_runs_and_its_result_can_be_awaited() {
+    let manager = start(config()).await;
+
+    let id = manager.add_task(add, (2, 3)).await.unwrap();
+
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 5);
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(task.life.status, TaskStatus::Success);
+    assert_eq!(task.life.attempt, 1);
+    assert_eq!(task.life.instance, Some(manager.instance().id));
+    assert_eq!(task.life.owner, None, "a finished task belongs to nobody");
+}
+
+#[tokio::test]
+async fn a_plain_function_runs_on_a_thread_of_its_own() {
+    fn thread_name() -> String {
+        std::thread::current().name().unwrap_or_default().to_owned()
+    }
+    let manager = start(config()).await;
+
+    let sum = manager.add_task(add_blocking, (2, 3)).await.unwrap();
+    let name = manager.add_task(thread_name, ()).await.unwrap();
+
+    assert_eq!(manager.wait::<u32>(sum).await.unwrap(), 5);
+    assert_eq!(
+        manager.wait::<String>(name).await.unwrap(),
+        "taskflow-blocking"
+    );
+    let task = manager.get(sum).await.unwrap().unwrap();
+    assert_eq!(task.executor, Executor::Thread);
+}
+
+#[tokio::test]
+async fn a_plain_function_finds_the_runtime_of_the_service() {
+    fn sleeps() {
+        let runtime = tokio::runtime::Handle::current();
+        runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+    }
+    let manager = start(config()).await;
+
+    let id = manager.add_task(sleeps, ()).await.unwrap();
+
+    tokio::time::timeout(SOON, manager.wait::<()>(id))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn blocking_functions_do_not_keep_async_ones_waiting() {
+    fn blocks(Data(gate): Data<Arc<std::sync::Barrier>>) {
+        gate.wait();
+    }
+    let gate = Arc::new(std::sync::Barrier::new(3));
+    let mut config = config();
+    config.blocking_threads = 2;
+    config.state(gate.clone());
+    let manager = start(config).await;
+
+    let blocked = manager.add_tasks(blocks, [(), ()]).await.unwrap();
+    let id = manager.add_task(add, (1, 1)).await.unwrap();
+
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 2);
+    tokio::task::spawn_blocking(move || gate.wait())
+        .await
+        .unwrap();
+    for id in blocked {
+        manager.wait::<()>(id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_more_run_at_once_than_the_limit_and_all_run() {
+    async fn counted(Data(probe): Data<Probe>) {
+        probe.enter();
+        tokio::task::yield_now().await;
+        probe.leave();
+    }
+    let probe = Probe::default();
+    let mut config = config();
+    config.concurrency = 3;
+    config.state(probe.clone());
+    let manager = start(config).await;
+
+    let ids = manager.add_tasks(counted, vec![(); 200]).await.unwrap();
+
+    for id in ids {
+        manager.wait::<()>(id).await.unwrap();
+    }
+    assert_eq!(probe.most(), 3);
+    assert_eq!(probe.total(), 200);
+}
+
+#[tokio::test]
+async fn tasks_run_by_priority_then_by_age() {
+    async fn noted(Data(probe): Data<Probe>, n: usize) {
+        probe.note(n);
+    }
+    async fn gate(Data(open): Data<Arc<Notify>>) {
+        open.notified().await;
+    }
+    let (probe, open) = (Probe::default(), Arc::new(Notify::new()));
+    let mut config = config();
+    config.concurrency = 1;
+    config.state(probe.clone());
+    config.state(open.clone());
+    let manager = start(config).await;
+
+    manager.add_task(gate, ()).await.unwrap();
+    let mut ids = Vec::new();
+    for (n, priority) in [0, 5, -5, 0, 9, 5].into_iter().enumerate() {
+        ids.push(manager.add_task(noted, n).priority(priority).await.unwrap());
+    }
+    open.notify_one();
+    for id in ids {
+        manager.wait::<()>(id).await.unwrap();
+    }
+
+    assert_eq!(probe.notes(), [4, 1, 5, 0, 3, 2]);
+}
+
+#[tokio::test]
+async fn closures_without_captures_can_be_tasks() {
+    let manager = start(config()).await;
+
+    let double = manager
+        .add_task(|n: u32| async move { n * 2 }, 4)
+        .await
+        .unwrap();
+    let triple = manager.add_task(|n: u32| n * 3, 4).await.unwrap();
+
+    assert_eq!(manager.wait::<u32>(double).await.unwrap(), 8);
+    assert_eq!(manager.wait::<u32>(triple).await.unwrap(), 12);
+    let names = [double, triple].map(async |id| manager.get(id).await.unwrap().unwrap().name);
+    let [double, triple] = names;
+    assert_ne!(
+        double.await,
+        triple.await,
+        "the place of the call is part of the name"
+    );
+}
+
+#[tokio::test]
+async fn a_task_knows_itself_by_parameter_and_by_task_local() {
+    async fn who(ctx: TaskContext) -> Result<(String, u32, u32, String, String), Failure> {
+        tokio::task::yield_now().await;
+        let local = TaskContext::current().ok_or_else(|| Failure::give_up("no context"))?;
+        Ok((
+            local.id().to_string(),
+            ctx.attempt(),
+            ctx.epoch().get(),
+            ctx.idempotency_key(),
+            ctx.tags()["plan"].clone(),
+        ))
+    }
+    fn who_blocking() -> Option<String> {
+        TaskContext::current().map(|ctx| ctx.id().to_string())
+    }
+    let manager = start(config()).await;
+
+    let id = manager
+        .add_task(who, ())
+        .tag("plan", "pro")
+        .idempotency_key("k1")
+        .await
+        .unwrap();
+    let blocking = manager.add_task(who_blocking, ()).await.unwrap();
+
+    let (local, attempt, epoch, key, plan): (String, u32, u32, String, String) =
+        manager.wait(id).await.unwrap();
+    assert_eq!((local, attempt, epoch), (id.to_string(), 1, 1));
+    assert_eq!((key.as_str(), plan.as_str()), ("k1", "pro"));
+    let seen: Option<String> = manager.wait(blocking).await.unwrap();
+    assert_eq!(seen, Some(blocking.to_string()));
+}
+
+#[tokio::test]
+async fn log_lines_and_progress_are_kept_with_the_task() {
+    async fn talks(ctx: TaskContext) {
+        ctx.log("one");
+        ctx.log_at(LogLevel::Warn, "two");
+        ctx.progress(0.5, "half");
+    }
+    let manager = start(config()).await;
+
+    let id = manager.add_task(talks, ()).await.unwrap();
+    manager.wait::<()>(id).await.unwrap();
+
+    let lines = manager.logs(id, 0, 10).await.unwrap();
+    let said: Vec<_> = lines
+        .iter()
+        .map(|line| (&*line.message, line.level))
+        .collect();
+    assert_eq!(said, [("one", LogLevel::Info), ("two", LogLevel::Warn)]);
+    assert_eq!(manager.logs(id, 1, 10).await.unwrap().len(), 1);
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(task.progress.unwrap().message, "half");
+}
+
+#[tokio::test]
+async fn events_tell_a_tasks_life_in_order() {
+    let manager = start(config()).await;
+    let mut events = manager.events();
+
+    let id = manager.add_task(add, (1, 2)).await.unwrap();
+    manager.wait::<u32>(id).await.unwrap();
+
+    let mut statuses = Vec::new();
+    while statuses.len() < 3 {
+        match events.next().await.unwrap() {
+            TaskEvent::Added(task) => statuses.push(task.life.status),
+            TaskEvent::Changed { life, .. } => statuses.push(life.status),
+            other => panic!("{other:?}"),
+        }
+    }
+    use TaskStatus::{Pending, Running, Success};
+    assert_eq!(statuses, [Pending, Running, Success]);
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_large_is_not_kept_and_said_so() {
+    async fn large() -> String {
+        "x".repeat(100)
+    }
+    let mut config = config();
+    config.result_max = 50;
+    let manager = start(config).await;
+
+    let id = manager.add_task(large, ()).await.unwrap();
+
+    let error = manager.wait::<String>(id).await.unwrap_err();
+    assert!(matches!(error, WaitError::Result(_)), "{error}");
+    let lines = manager.logs(id, 0, 10).await.unwrap();
+    assert!(
+        lines[0].message.contains("102 bytes and is not kept"),
+        "{lines:?}"
+    );
+}
+
+// ---- failing -------------------------------------------------------------------------------------------------
+
+async fn fails_until(ctx: TaskContext, good: u32) -> Result<u32, Failure> {
+    match ctx.attempt() {
+        n if n >= good => Ok(n),
+        n => Err(Failure::retry(format!("attempt {n} is bad"))),
+    }
+}
+
+#[tokio::test]
+async fn a_failing_task_is_tried_again_and_every_attempt_is_kept() {
+    let manager = start(config()).await;
+
+    let id = manager.add_task(fails_until, 3).retries(5).await.unwrap();
+
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 3);
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(task.life.attempt, 3);
+    let past: Vec<_> = task
+        .past_attempts
+        .iter()
+        .map(|past| {
+            (
+                past.number,
+                past.outcome,
+                past.error.as_ref().unwrap().message.clone(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        past,
+        [
+            (1, TaskStatus::Failed, "attempt 1 is bad".to_owned()),
+            (2, TaskStatus::Failed, "attempt 2 is bad".to_owned()),
+        ]
+    );
+    assert!(task.past_attempts[0].epoch < task.past_attempts[1].epoch);
+}
+
+#[tokio::test]
+async fn the_wait_before_a_retry_is_on_disk_and_by_the_clock() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let mut config = config();
+    config.clock = clock.clone();
+    let manager = start(config).await;
+    let mut events = manager.events();
+
+    let id = manager
+        .add_task(fails_until, 2)
+        .retries(1)
+        .delay(Duration::from_secs(3_600))
+        .jitter(0.0)
+        .await
+        .unwrap();
+    ended(&mut events, id, TaskStatus::Pending).await;
+
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(
+        task.life.run_at,
+        manager.now().saturating_add(Duration::from_secs(3_600))
+    );
+    assert_eq!(task.life.owner, None, "nobody sleeps for it in memory");
+    clock.advance(Duration::from_secs(3_600));
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn without_retries_the_first_failure_is_the_end_with_its_chain_of_sources() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot send")]
+    struct SendError(#[source] std::io::Error);
+    async fn sends() -> Result<(), SendError> {
+        Err(SendError(std::io::Error::other("no route")))
+    }
+    let manager = start(config()).await;
+
+    let id = manager.add_task(sends, ()).await.unwrap();
+
+    let WaitError::NotSuccessful(task) = manager.wait::<()>(id).await.unwrap_err() else {
+        panic!("it failed")
+    };
+    assert_eq!(task.life.status, TaskStatus::Failed);
+    let error = task.life.error.unwrap();
+    assert_eq!(
+        (&*error.message, &error.sources[..]),
+        ("cannot send", &["no route".to_owned()][..])
+    );
+}
+
+#[tokio::test]
+async fn a_function_that_gives_up_is_not_tried_again() {
+    async fn gives_up() -> Result<(), Failure> {
+        Err(Failure::give_up("no such account"))
+    }
+    let manager = start(config()).await;
+
+    let id = manager.add_task(gives_up, ()).retries(9).await.unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+
+    assert_eq!(manager.get(id).await.unwrap().unwrap().life.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_panic_is_recorded_with_its_place_and_retried_like_an_error() {
+    async fn panics(ctx: TaskContext) -> u32 {
+        assert!(ctx.attempt() > 1, "not at the first attempt");
+        7
+    }
+    fn panics_blocking() {
+        panic!("always");
+    }
+    let manager = start(config()).await;
+
+    let id = manager.add_task(panics, ()).retries(1).await.unwrap();
+    let blocking = manager.add_task(panics_blocking, ()).await.unwrap();
+
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 7);
+    let task = manager.get(id).await.unwrap().unwrap();
+    let error = task.past_attempts[0].error.clone().unwrap();
+    assert_eq!(error.kind, FailureKind::Panic);
+    assert!(
+        error.message.contains("not at the first attempt"),
+        "{}",
+        error.message
+    );
+    assert!(
+        error.place.as_ref().unwrap().contains("engine.rs:"),
+        "{:?}",
+        error.place
+    );
+    manager.wait::<()>(blocking).await.unwrap_err();
+    let task = manager.get(blocking).await.unwrap().unwrap();
+    assert_eq!(task.life.error.unwrap().message, "panicked: always");
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_dropped_and_retried() {
+    async fn hangs(ctx: TaskContext) -> u32 {
+        if ctx.attempt() == 1 {
+            std::future::pending::<()>().await;
+        }
+        ctx.attempt()
+    }
+    let manager = start(config()).await;
+
+    let id = manager
+        .add_task(hangs, ())
+        .timeout(Duration::from_millis(20))
+        .retries(1)
+        .await
+        .unwrap();
+
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 2);
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(
+        task.past_attempts[0].error.as_ref().unwrap().kind,
+        FailureKind::Timeout
+    );
+}
+
+#[tokio::test]
+async fn a_plain_function_is_told_of_its_timeout() {
+    fn until_told(ctx: TaskContext) -> Result<(), Failure> {
+        while !ctx.is_cancelled() {
+            std::thread::yield_now();
+        }
+        Err(Failure::retry("told to stop"))
+    }
+    let manager = start(config()).await;
+
+    let id = manager
+        .add_task(until_told, ())
+        .timeout(Duration::from_millis(20))
+        .await
+        .unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(task.life.error.unwrap().kind, FailureKind::Timeout);
+}
+
+// ---- cancelling and retrying ---------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_cancelled_pending_task_never_runs() {
+    async fn noted(Data(probe): Data<Probe>) {
+        probe.enter();
+    }
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let probe = Probe::default();
+    let mut config = config();
+    config.clock = clock.clone();
+    config.state(probe.clone());
+    let manager = start(config).await;
+
+    let id = manager
+        .add_task(noted, ())
+        .delay_by(Duration::from_secs(60))
+        .await
+        .unwrap();
+    let other = manager
+        .add_task(noted, ())
+        .delay_by(Duration::from_secs(61))
+        .await
+        .unwrap();
+    let cancelled = manager.cancel(id).await.unwrap();
+    clock.advance(Duration::from_secs(61));
+    manager.wait::<()>(other).await.unwrap();
+
+    assert_eq!(cancelled, Cancelled::Now);
+    assert_eq!(probe.total(), 1, "only the other one ran");
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(task.life.status, TaskStatus::Cancelled);
+    assert_eq!(
+        manager.cancel(id).await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
+}
+
+#[tokio::test]
+async fn a_cancelled_running_task_is_dropped_at_its_next_await() {
+    struct Dropped(Probe);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.leave();
+        }
+    }
+    async fn hangs(Data(probe): Data<Probe>, Data(begun): Data<Arc<Notify>>) {
+        probe.enter();
+        let _dropped = Dropped(probe);
+        begun.notify_one();
+        std::future::pending::<()>().await;
+    }
+    let (probe, begun) = (Probe::default(), Arc::new(Notify::new()));
+    let mut config = config();
+    config.state(probe.clone());
+    config.state(begun.clone());
+    let manager = start(config).await;
+
+    let id = manager.add_task(hangs, ()).retries(5).await.unwrap();
+    begun.notified().await;
+    let cancelled = manager.cancel(id).await.unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+
+    assert_eq!(cancelled, Cancelled::Asked);
+    assert_eq!(probe.inside(), 0, "its future was dropped");
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(
+        task.life.status,
+        TaskStatus::Cancelled,
+        "and it is not retried"
+    );
+}
+
+#[tokio::test]
+async fn unknown_tasks_can_neither_be_cancelled_nor_retried() {
+    let manager = start(config()).await;
+    let id = "0192f0c1-0000-7000-8000-000000000000".parse().unwrap();
+
+    assert_eq!(
+        manager.cancel(id).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(
+        manager.retry(id).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    let error = manager.wait::<()>(id).await.unwrap_err();
+    assert!(matches!(error, WaitError::Manager(e) if e.kind() == ErrorKind::NotFound));
+}
+
+#[tokio::test]
+async fn a_retry_by_hand_is_a_new_task_that_points_to_the_old_one() {
+    let manager = start(config()).await;
+    let id = manager
+        .add_task(fails_until, 2)
+        .tag("a", "b")
+        .await
+        .unwrap();
+    manager.wait::<u32>(id).await.unwrap_err();
+
+    let again = manager.retry(id).await.unwrap();
+    manager.wait::<u32>(again).await.unwrap_err();
+
+    let task = manager.get(again).await.unwrap().unwrap();
+    assert_eq!((task.source, task.retry_of), (Source::Retry, Some(id)));
+    assert_eq!(task.tags["a"], "b");
+    let good = manager.add_task(add, (1, 1)).await.unwrap();
+    manager.wait::<u32>(good).await.unwrap();
+    assert_eq!(
+        manager.retry(good).await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
+}
+
+// ---- adding --------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn of_many_simultaneous_adds_with_one_key_one_makes_a_task_and_all_get_its_id() {
+    async fn waits(Data(gate): Data<Arc<Semaphore>>) {
+        gate.acquire().await.unwrap().forget();
+    }
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.state(gate.clone());
+    let manager = start(config).await;
+
+    let mut adds = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let manager = manager.clone();
+        adds.spawn(async move {
+            manager
+                .add_task(waits, ())
+                .idempotency_key("k")
+                .await
+                .unwrap()
+        });
+    }
+    let ids = adds.join_all().await;
+    gate.add_permits(1);
+    manager.wait::<()>(ids[0]).await.unwrap();
+    let after_success = manager
+        .add_task(waits, ())
+        .idempotency_key("k")
+        .await
+        .unwrap();
+
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_eq!(after_success, ids[0], "kept after success");
+    assert_eq!(
+        manager
+            .list(ListQuery::default())
+            .await
+            .unwrap()
+            .tasks
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_free_again_after_failure_and_after_its_time() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let mut config = config();
+    config.clock = clock.clone();
+    let manager = start(config).await;
+    let key = |good| {
+        manager
+            .add_task(fails_until, good)
+            .idempotency_key("k")
+            .idempotency_ttl(SOON)
+    };
+
+    let failed = key(9).await.unwrap();
+    manager.wait::<u32>(failed).await.unwrap_err();
+    let good = key(1).await.unwrap();
+    manager.wait::<u32>(good).await.unwrap();
+    let kept = key(1).await.unwrap();
+    clock.advance(SOON + Duration::from_millis(1));
+    let fresh = key(1).await.unwrap();
+
+    assert_ne!(good, failed);
+    assert_eq!(kept, good);
+    assert_ne!(fresh, good);
+}
+
+#[tokio::test]
+async fn a_key_of_another_functions_task_is_a_conflict_and_not_that_task() {
+    let manager = start(config()).await;
+    manager
+        .add_task(add, (1, 1))
+        .idempotency_key("k")
+        .await
+        .unwrap();
+
+    let error = manager
+        .add_task(add_blocking, (1, 1))
+        .idempotency_key("k")
+        .await
+        .unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("add_blocking"), "{error}");
+}
+
+#[tokio::test]
+async fn many_callers_that_wait_at_once_cost_few_writes() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    let manager = start(config).await;
+    let writes_before = backstage.writes();
+
+    let mut adds = tokio::task::JoinSet::new();
+    for n in 0..1_000 {
+        let manager = manager.clone();
+        adds.spawn(async move {
+            let later = Duration::from_secs(3_600);
+            manager.add_task(add, (n, n)).delay_by(later).await.unwrap()
+        });
+    }
+    adds.join_all().await;
+
+    let writes = backstage.writes() - writes_before;
+    assert!(writes < 50, "{writes} writes for 1,000 adds");
+}
+
+#[tokio::test]
+async fn bad_arguments_of_a_call_are_refused_and_nothing_is_added() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let mut config = config();
+    config.clock = clock;
+    config.args_max = 1_000;
+    config.bulk_max = 10;
+    let manager = start(config).await;
+    async fn text(_: String) {}
+    let add = || manager.add_task(text, "x".to_owned());
+
+    let errors = [
+        add().idempotency_key("").await.unwrap_err(),
+        add().idempotency_key("k".repeat(10_000)).await.unwrap_err(),
+        add().tag("", "x").await.unwrap_err(),
+        add().tag("x", "y".repeat(300)).await.unwrap_err(),
+        add()
+            .tags((0..33).map(|n| (n.to_string(), "x")))
+            .await
+            .unwrap_err(),
+        add().delay_by(Duration::MAX).await.unwrap_err(),
+        add().backoff(f64::NAN).await.unwrap_err(),
+        add().backoff(0.1).await.unwrap_err(),
+        add().jitter(2.0).await.unwrap_err(),
+        add().timeout(Duration::ZERO).await.unwrap_err(),
+        manager.add_task(text, "x".repeat(2_000)).await.unwrap_err(),
+        manager
+            .add_tasks(text, vec!["x".to_owned(); 11])
+            .await
+            .unwrap_err(),
+        manager
+            .add_tasks(text, std::iter::repeat_n("x".to_owned(), 1_000_000))
+            .await
+            .unwrap_err(),
+    ];
+
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+    assert_eq!(manager.list(ListQuery::default()).await.unwrap().tasks, []);
+    assert_eq!(
+        manager.add_tasks(text, Vec::<String>::new()).await.unwrap(),
+        []
+    );
+}
+
+#[tokio::test]
+async fn an_argument_that_cannot_be_stored_fails_at_the_call_with_its_name() {
+    use std::collections::HashMap;
+    async fn indexed(_label: String, _index: HashMap<(u8, u8), u8>) {}
+    let mut config = config();
+    config.tasks = vec![TaskDef::new(indexed).params(&["label", "index"])];
+    let manager = start(config).await;
+
+    let index = HashMap::from([((1, 2), 3)]);
+    let error = manager
+        .add_task(indexed, ("x".to_owned(), index))
+        .await
+        .unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(
+        error.to_string().contains("argument `index` of indexed"),
+        "{error}"
+    );
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn an_argument_that_cannot_be_read_again_fails_at_the_call() {
+    async fn ratio(_: f64) {}
+    let manager = start(config()).await;
+
+    let error = manager.add_task(ratio, f64::NAN).await.unwrap_err();
+
+    assert!(error.to_string().contains("not read again"), "{error}");
+}
+
+#[tokio::test]
+async fn a_time_in_the_past_means_now() {
+    let manager = start(config()).await;
+
+    let id = manager
+        .add_task(add, (1, 1))
+        .run_at(Timestamp::default())
+        .await
+        .unwrap();
+
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 2);
+}
+
+// ---- building ------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn everything_wrong_with_the_settings_is_said_at_once() {
+    async fn needs_state(Data(_): Data<Probe>) {}
+    mod other {
+        pub(crate) async fn add(_: u32, _: u32) {}
+    }
+    let mut config = config();
+    config.concurrency = 0;
+    config.defaults.backoff = Some(0.0);
+    config.tasks = vec![
+        TaskDef::new(add),
+        TaskDef::new(other::add),
+        TaskDef::new(needs_state),
+        TaskDef::new(add_blocking).name("with\nnewline"),
+        TaskDef::new(fails_until).name("x".repeat(300)),
+    ];
+
+    let error = TaskManager::start(config).await.unwrap_err().to_string();
+
+    for part in [
+        "concurrency must be at least 1",
+        "backoff must be",
+        "two functions are called \"add\"",
+        "takes Data<engine::support::Probe>",
+        "control characters",
+        "at most 256 bytes",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert_eq!(
+        error.matches("engine.rs:").count(),
+        5,
+        "both places are named: {error}"
+    );
+}
+
+#[tokio::test]
+async fn a_function_without_the_attribute_whose_state_is_missing_fails_at_the_call() {
+    async fn needs_state(Data(_): Data<Probe>) {}
+    let manager = start(config()).await;
+
+    let error = manager.add_task(needs_state, ()).await.unwrap_err();
+
+    assert!(error.to_string().contains("Probe"), "{error}");
+}
+
+#[tokio::test]
+async fn a_renamed_function_finds_its_waiting_tasks() {
+    let backend: Arc<dyn axum_taskflow_core::Backend> =
+        Arc::new(axum_taskflow_core::Memory::default());
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let with = |def: TaskDef| {
+        let mut config = config();
+        config.backend = backend.clone();
+        config.clock = clock.clone();
+        config.tasks = vec![def];
+        config
+    };
+    let before = start(with(TaskDef::new(add).name("old_add"))).await;
+    let id = before.add_task(add, (2, 2)).delay_by(SOON).await.unwrap();
+    before.drain().await;
+
+    let after = start(with(TaskDef::new(add).name("new_add").alias("old_add"))).await;
+    clock.advance(SOON);
+
+    assert_eq!(after.wait::<u32>(id).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn options_come_from_the_call_then_the_function_then_the_defaults() {
+    let mut config = config();
+    config.defaults = TaskOptions {
+        retries: Some(1),
+        ..TaskOptions::default()
+    };
+    let of_function = TaskOptions {
+        retries: Some(2),
+        ..TaskOptions::default()
+    };
+    config.tasks = vec![TaskDef::new(fails_until).options(of_function)];
+    let manager = start(config).await;
+    async fn plain() -> Result<(), Failure> {
+        Err(Failure::retry("no"))
+    }
+
+    let by_call = manager.add_task(fails_until, 99).retries(3).await.unwrap();
+    let by_function = manager.add_task(fails_until, 99).await.unwrap();
+    let by_default = manager.add_task(plain, ()).await.unwrap();
+
+    for (id, attempts) in [(by_call, 4), (by_function, 3), (by_default, 2)] {
+        manager.wait::<u32>(id).await.unwrap_err();
+        let task = manager.get(id).await.unwrap().unwrap();
+        assert_eq!(task.life.attempt, attempts);
+        assert_eq!(manager.retries(&task), attempts - 1);
+    }
+}
+
+// ---- unknown, unreadable -------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_task_whose_arguments_cannot_be_read_is_held_and_says_why() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let backend: Arc<dyn axum_taskflow_core::Backend> =
+        Arc::new(axum_taskflow_core::Memory::default());
+    let mut config = config();
+    config.clock = clock.clone();
+    config.backend = backend.clone();
+    config.tasks = vec![TaskDef::new(add).params(&["a", "b"])];
+    let unreadable = support::stored(&backend, &clock, "add", r#"[1,"two"]"#).await;
+    let unknown = support::stored(&backend, &clock, "somebody_elses", "[]").await;
+
+    let manager = start(config).await;
+    let held = support::until(async || {
+        let task = manager.get(unreadable).await.unwrap().unwrap();
+        task.life.error.is_some().then_some(task)
+    })
+    .await;
+
+    assert_eq!(held.life.status, TaskStatus::Pending);
+    assert_eq!(held.life.attempt, 0, "no attempt is burnt");
+    let error = held.life.error.unwrap();
+    assert_eq!(error.kind, FailureKind::Held);
+    assert!(
+        error.message.contains("argument `b` of add"),
+        "{}",
+        error.message
+    );
+    let unknown: Task = manager.get(unknown).await.unwrap().unwrap();
+    assert_eq!(
+        (unknown.life.status, unknown.life.owner),
+        (TaskStatus::Pending, None)
+    );
+    assert!(!manager.knows("somebody_elses"));
+}
+
+// ---- the store fails -----------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn while_the_store_fails_adds_are_refused_and_outcomes_are_kept() {
+    async fn waits(Data(gate): Data<Arc<Semaphore>>) -> u32 {
+        gate.acquire().await.unwrap().forget();
+        7
+    }
+    let (backend, backstage) = Backstage::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(waits, ()).await.unwrap();
+    support::until(async || {
+        let task = manager.get(id).await.unwrap().unwrap();
+        (task.life.status == TaskStatus::Running).then_some(())
+    })
+    .await;
+
+    backstage.fail(true);
+    let refused = manager.add_task(waits, ()).await.unwrap_err();
+    gate.add_permits(1);
+    backstage.failed_writes(3).await;
+    backstage.fail(false);
+
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 7);
+    assert_eq!(
+        manager
+            .list(ListQuery::default())
+            .await
+            .unwrap()
+            .tasks
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_stalls_makes_adds_fail_within_their_deadline() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.queue_max = 2;
+    config.add_timeout = Duration::from_millis(200);
+    let manager = start(config).await;
+
+    backstage.stall();
+    let mut adds = tokio::task::JoinSet::new();
+    for n in 0..5 {
+        let manager = manager.clone();
+        adds.spawn(async move { manager.add_task(add, (n, n)).await.unwrap_err().kind() });
+    }
+    let mut kinds = adds.join_all().await;
+    backstage.go_on();
+
+    kinds.sort_by_key(|kind| format!("{kind:?}"));
+    let overloaded = kinds
+        .iter()
+        .filter(|kind| **kind == ErrorKind::Overloaded)
+        .count();
+    let unsure = kinds
+        .iter()
+        .filter(|kind| **kind == ErrorKind::TimedOut)
+        .count();
+    assert_eq!(overloaded + unsure, 5, "{kinds:?}");
+    assert!(
+        (1..=2).contains(&unsure),
+        "only what was being written is unsure: {kinds:?}"
+    );
+}
+
+// ---- shutting down -------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn shutdown_lets_running_tasks_finish_and_starts_no_others() {
+    async fn gated(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<Semaphore>>) -> u32 {
+        begun.notify_one();
+        gate.acquire().await.unwrap().forget();
+        7
+    }
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    config.state(begun.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let running = manager.add_task(gated, ()).await.unwrap();
+    begun.notified().await;
+    let waiting = manager.add_task(gated, ()).await.unwrap();
+
+    let drained = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.drain().await }
+    });
+    manager.stopping().cancelled().await;
+    let late = manager.add_task(gated, ()).await.unwrap();
+    gate.add_permits(3);
+    drained.await.unwrap();
+
+    let status = async |id| backstage.task(id).await.life;
+    assert_eq!(status(running).await.status, TaskStatus::Success);
+    for id in [waiting, late] {
+        let life = status(id).await;
+        assert_eq!((life.status, life.owner), (TaskStatus::Pending, None));
+    }
+    manager.shutdown().await.unwrap();
+    let error = manager.add_task(gated, ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ShuttingDown);
+}
+
+#[tokio::test]
+async fn after_the_deadline_running_tasks_are_interrupted_or_pending_again() {
+    async fn hangs(Data(begun): Data<Arc<AtomicUsize>>) {
+        begun.fetch_add(1, Ordering::SeqCst);
+        std::future::pending::<()>().await;
+    }
+    fn blocks(Data(begun): Data<Arc<AtomicUsize>>, Data(gate): Data<Arc<std::sync::Barrier>>) {
+        begun.fetch_add(1, Ordering::SeqCst);
+        gate.wait();
+    }
+    let begun = Arc::new(AtomicUsize::new(0));
+    let gate = Arc::new(std::sync::Barrier::new(2));
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.shutdown_timeout = Duration::from_millis(50);
+    config.state(begun.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let once = manager.add_task(hangs, ()).await.unwrap();
+    let again = manager
+        .add_task(hangs, ())
+        .requeue_on_interrupt(true)
+        .await
+        .unwrap();
+    let thread = manager.add_task(blocks, ()).await.unwrap();
+    support::until(async || (begun.load(Ordering::SeqCst) == 3).then_some(())).await;
+
+    manager.drain().await;
+
+    assert_eq!(
+        backstage.task(once).await.life.status,
+        TaskStatus::Interrupted
+    );
+    assert_eq!(
+        backstage.task(thread).await.life.status,
+        TaskStatus::Interrupted
+    );
+    let life = backstage.task(again).await.life;
+    assert_eq!(
+        (life.status, life.owner, life.attempt),
+        (TaskStatus::Pending, None, 0)
+    );
+    assert_eq!(life.error.unwrap().message, "interrupted by shutdown");
+    tokio::task::spawn_blocking(move || gate.wait())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_manager_can_be_shut_down_twice() {
+    let manager = start(Config::default()).await;
+
+    manager.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}

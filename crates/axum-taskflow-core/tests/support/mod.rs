@@ -1,0 +1,239 @@
+//! What the engine's tests share: a probe inside functions, and a store that fails on demand.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_taskflow_core::{
+    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Clock, Config, Count,
+    EventStream, IdSource, Instance, ListQuery, LogLine, Memory, Minute, Page, Prune, Pruned, Task,
+    TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+};
+use tokio::sync::{Notify, Semaphore};
+use tokio_stream::StreamExt;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) fn config() -> Config {
+    let mut config = Config::default();
+    config.collect = false;
+    config
+}
+
+pub(crate) async fn start(config: Config) -> TaskManager {
+    TaskManager::start(config).await.unwrap()
+}
+
+/// Looks until there is something to see, and panics at the deadline.
+pub(crate) async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let seen = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, seen)
+        .await
+        .expect("never seen")
+}
+
+/// Returns once an attempt of the task ended and left it with this status.
+pub(crate) async fn ended(events: &mut EventStream, id: TaskId, status: TaskStatus) {
+    let seen = async {
+        while let Some(event) = events.next().await {
+            if let TaskEvent::Changed { id: of, life, .. } = event
+                && of == id
+                && life.status == status
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, seen)
+        .await
+        .expect("never ended");
+}
+
+/// A waiting task of another process.
+pub(crate) async fn stored(
+    backend: &Arc<dyn Backend>,
+    clock: &Clock,
+    name: &str,
+    args: &str,
+) -> TaskId {
+    let now = clock.now();
+    let task = Task::new(IdSource::default().task(now), name, args);
+    let id = task.id;
+    let mut batch = Batch::at(now);
+    batch.tasks.push(Arc::new(task));
+    backend.write(Arc::new(batch)).await.unwrap();
+    id
+}
+
+/// Counts who is inside.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Probe(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    inside: usize,
+    most: usize,
+    total: usize,
+    notes: Vec<usize>,
+}
+
+impl Probe {
+    pub(crate) fn enter(&self) {
+        let mut seen = self.0.lock().unwrap();
+        seen.inside += 1;
+        seen.total += 1;
+        seen.most = seen.most.max(seen.inside);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.0.lock().unwrap().inside -= 1;
+    }
+
+    pub(crate) fn note(&self, n: usize) {
+        self.0.lock().unwrap().notes.push(n);
+    }
+
+    pub(crate) fn inside(&self) -> usize {
+        self.0.lock().unwrap().inside
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.0.lock().unwrap().most
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.0.lock().unwrap().total
+    }
+
+    pub(crate) fn notes(&self) -> Vec<usize> {
+        self.0.lock().unwrap().notes.clone()
+    }
+}
+
+/// A memory backend that fails and stalls on demand, and that can be looked into after `close`.
+#[derive(Clone, Debug)]
+pub(crate) struct Backstage(Arc<Stage>);
+
+#[derive(Debug)]
+struct Stage {
+    memory: Memory,
+    writes: AtomicUsize,
+    failed: AtomicUsize,
+    failing: AtomicBool,
+    failed_once_more: Notify,
+    gate: Semaphore,
+}
+
+impl Backstage {
+    pub(crate) fn new() -> (Arc<dyn Backend>, Self) {
+        let stage = Self(Arc::new(Stage {
+            memory: Memory::default(),
+            writes: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+            failed_once_more: Notify::new(),
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+        }));
+        (Arc::new(stage.clone()), stage)
+    }
+
+    pub(crate) fn writes(&self) -> usize {
+        self.0.writes.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn fail(&self, failing: bool) {
+        self.0.failing.store(failing, Ordering::SeqCst);
+    }
+
+    pub(crate) async fn failed_writes(&self, n: usize) {
+        until(async || (self.0.failed.load(Ordering::SeqCst) >= n).then_some(())).await;
+    }
+
+    pub(crate) fn stall(&self) {
+        self.0.gate.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.0.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+
+    pub(crate) async fn task(&self, id: TaskId) -> Task {
+        self.0.memory.get(id).await.unwrap().unwrap()
+    }
+}
+
+impl Backend for Backstage {
+    fn describe(&self) -> String {
+        "a store for tests".to_owned()
+    }
+
+    fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
+        self.0.memory.join(instance)
+    }
+
+    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+        Box::pin(async move {
+            self.0.writes.fetch_add(1, Ordering::SeqCst);
+            let _open = self.0.gate.acquire().await.unwrap();
+            if self.0.failing.load(Ordering::SeqCst) {
+                self.0.failed.fetch_add(1, Ordering::SeqCst);
+                self.0.failed_once_more.notify_waiters();
+                return Err(BackendError::unavailable("the store fails on demand"));
+            }
+            self.0.memory.write(batch).await
+        })
+    }
+
+    fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
+        self.0.memory.claim(claim)
+    }
+
+    fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
+        self.0.memory.orphans(limit)
+    }
+
+    fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
+        self.0.memory.get(id)
+    }
+
+    fn list(&self, query: ListQuery) -> BackendFuture<'_, Page> {
+        self.0.memory.list(query)
+    }
+
+    fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>> {
+        self.0.memory.logs(id, skip, limit)
+    }
+
+    fn counts(&self) -> BackendFuture<'_, Vec<Count>> {
+        self.0.memory.counts()
+    }
+
+    fn series(&self, since: Timestamp) -> BackendFuture<'_, Vec<Minute>> {
+        self.0.memory.series(since)
+    }
+
+    fn audit(&self, before: Option<TaskId>, limit: usize) -> BackendFuture<'_, Vec<AuditEntry>> {
+        self.0.memory.audit(before, limit)
+    }
+
+    fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
+        self.0.memory.prune(prune)
+    }
+
+    fn close(&self) -> BackendFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
