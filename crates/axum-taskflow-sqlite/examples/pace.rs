@@ -166,13 +166,15 @@ impl Bench {
             let mut changes: Vec<_> = waiting.iter_mut().map(|task| self.start(task)).collect();
             changes.extend(running.iter_mut().map(|task| self.finish(task)));
             running = std::mem::replace(&mut waiting, tasks.clone());
-            let begun = Instant::now();
+            let (begun, begun_cpu) = (Instant::now(), writer_cpu_s());
             self.write(tasks, changes).await?;
             spent += begun.elapsed().as_secs_f64();
+            cpu += writer_cpu_s() - begun_cpu;
         }
+        let us = [cpu, spent].map(|s| s / n_tasks as f64 * 1e6);
         println!(
-            "  owned, mixed: {:.2} us a task",
-            spent / n_tasks as f64 * 1e6
+            "  owned, mixed: {:.2} us a task, {:.2} on the wall",
+            us[0], us[1]
         );
         Ok(())
     }
