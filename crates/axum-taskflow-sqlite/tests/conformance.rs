@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! The suite that every backend must pass, on a new file for each check.
 
 use axum_taskflow_core::{conformance::Opened, conformance_tests};
