@@ -37,6 +37,8 @@ mod config;
 mod engine;
 mod add;
 mod manager;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub use crate::{
     add::{AddTask, AddTasks},
