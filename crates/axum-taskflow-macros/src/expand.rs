@@ -87,13 +87,13 @@ impl Function {
         let checks = self.checks();
         // The user's own span: the place of the registration is the place of the function.
         let def = quote_spanned! {function.span()=>
-            ::axum_taskflow::TaskDef::new(::axum_taskflow::__private::check::checked::<_, CHECKED>(#function))
+            ::axum_taskflow::TaskDef::new(::axum_taskflow::__private::check::checked::<_, _CHECKED>(#function))
         };
         quote! {
             #(#cfgs)*
-            #[allow(deprecated)]
+            #[allow(deprecated, clippy::needless_update)]
             const _: () = {
-                const CHECKED: usize = {
+                const _CHECKED: usize = {
                     #checks
                     1
                 };
@@ -130,11 +130,10 @@ impl Function {
         };
         let function = &self.signature.ident;
         if self.signature.asyncness.is_some() {
-            let types = self.params.iter().map(|param| &param.ty);
+            let params = self.params.iter().map(|_| quote!(_));
             checks.extend(quote_spanned!(output.span()=> #check::returned::<#output>();));
             checks.extend(quote_spanned! {function.span()=>
-                const fn task_must_be_send<Fut: ::core::future::Future + ::core::marker::Send>(_: fn(#(#types),*) -> Fut) {}
-                task_must_be_send(#function);
+                #check::task_must_be_send(#function as fn(#(#params),*) -> _);
             });
         } else if !matches!(&self.signature.output, ReturnType::Type(_, ty) if matches!(**ty, Type::ImplTrait(_)))
         {

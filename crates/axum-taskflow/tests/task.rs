@@ -50,7 +50,9 @@ mod elsewhere {
 async fn start() -> TaskManager {
     let mut config = Config::default();
     config.state(7_u8);
-    TaskManager::start(config).await.unwrap()
+    TaskManager::start(config)
+        .await
+        .expect("the functions of this file are in order")
 }
 
 fn function(manager: &TaskManager, name: &str) -> FunctionInfo {

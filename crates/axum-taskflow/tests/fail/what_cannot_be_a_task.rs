@@ -24,6 +24,7 @@ impl Mailer {
     }
 }
 
+// An attribute cannot see where its function stands, so this one is the compiler's own.
 impl Mailer {
     #[task]
     async fn send_without_self(address: String) {

@@ -37,17 +37,35 @@ async fn not_on_this_platform() -> DoesNotExist {}
 #[task]
 fn r#move() {}
 
+/// Names that the expansion uses itself.
+mod shadows {
+    #![allow(dead_code, unused_macros)]
+
+    use axum_taskflow::task;
+
+    mod core {}
+    mod axum_taskflow_core {}
+    macro_rules! submit {
+        () => {};
+    }
+    const CHECKED: usize = 5;
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct TaskDef;
+    enum Option {
+        Some,
+    }
+    trait Default {}
+
+    #[task(retries = 1)]
+    async fn f(_: TaskDef, _: [u8; CHECKED]) {}
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    /// A name that the attribute uses itself.
-    struct Fut;
-
     #[task]
     async fn inside_of_a_function(n: u8) -> u8 {
         n
     }
-    let _ = Fut;
-
     assert_eq!(mail::send("a@example.org".to_owned()).await, 13);
     assert_eq!(text_message::send("555".to_owned()), 3);
     assert_eq!(inside_of_a_function(5).await, 5);
