@@ -10,8 +10,21 @@
 //! }
 //! ```
 
+mod manager;
+mod builder;
+mod extract;
+mod shutdown;
+
 pub use axum_taskflow_core::*;
 pub use axum_taskflow_macros::task;
+pub use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
+
+// Not the glob's: these know axum and the stores.
+pub use crate::{
+    builder::Builder,
+    extract::{TaskError, Tasks},
+    manager::TaskManager,
+};
 
 #[doc(hidden)]
 pub mod __private {

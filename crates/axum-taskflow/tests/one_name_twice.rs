@@ -1,6 +1,6 @@
 //! A program of its own: what it registers is refused.
 
-use axum_taskflow::{Config, TaskManager, task};
+use axum_taskflow::{TaskManager, task};
 
 mod mail {
     #[super::task]
@@ -19,7 +19,8 @@ async fn two_functions_with_one_name_are_refused_with_both_places() {
     mail::send();
     text_message::send_text();
 
-    let error = TaskManager::start(Config::default())
+    let error = TaskManager::builder()
+        .build()
         .await
         .unwrap_err()
         .to_string();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum_taskflow::{
-    Config, Data, ErrorKind, Executor, FunctionInfo, TaskContext, TaskManager, TaskOptions, task,
+    Data, ErrorKind, Executor, FunctionInfo, TaskContext, TaskManager, TaskOptions, task,
 };
 
 #[task(
@@ -48,9 +48,9 @@ mod elsewhere {
 }
 
 async fn start() -> TaskManager {
-    let mut config = Config::default();
-    config.state(7_u8);
-    TaskManager::start(config)
+    TaskManager::builder()
+        .state(7_u8)
+        .build()
         .await
         .expect("the functions of this file are in order")
 }

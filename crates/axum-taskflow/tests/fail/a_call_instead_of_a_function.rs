@@ -1,11 +1,11 @@
-use axum_taskflow::{TaskManager, task};
+use axum_taskflow::{Tasks, task};
 
 #[task]
 async fn send_email(address: String) {
     println!("{address}");
 }
 
-async fn add(tasks: TaskManager) -> Result<(), axum_taskflow::Error> {
+async fn add(tasks: Tasks) -> Result<(), axum_taskflow::Error> {
     tasks.add_task(send_email("a@example.org".to_owned()), ()).await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 use std::rc::Rc;
 
-use axum_taskflow::TaskManager;
+use axum_taskflow::Tasks;
 
 async fn count(rows: Vec<String>) {
     let shared = Rc::new(rows);
@@ -8,7 +8,7 @@ async fn count(rows: Vec<String>) {
     println!("{}", shared.len());
 }
 
-async fn add(tasks: TaskManager) -> Result<(), axum_taskflow::Error> {
+async fn add(tasks: Tasks) -> Result<(), axum_taskflow::Error> {
     tasks.add_task(count, vec![String::new()]).await?;
     Ok(())
 }

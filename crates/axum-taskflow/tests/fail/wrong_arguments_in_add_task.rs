@@ -1,4 +1,4 @@
-use axum_taskflow::{TaskManager, task};
+use axum_taskflow::{Tasks, task};
 
 #[task]
 async fn send_email(address: String) {
@@ -13,7 +13,7 @@ async fn resize(path: String, width: u32, height: u32) {
 #[task]
 async fn cleanup() {}
 
-async fn add(tasks: TaskManager) -> Result<(), axum_taskflow::Error> {
+async fn add(tasks: Tasks) -> Result<(), axum_taskflow::Error> {
     tasks.add_task(send_email, "a@example.org").await?;
     tasks.add_task(resize, ("a.png", 200, 300)).await?;
     tasks.add_task(resize, ("a.png".to_owned(), 200, "300")).await?;

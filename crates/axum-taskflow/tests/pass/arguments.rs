@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use axum_taskflow::{Config, TaskManager, task};
+use axum_taskflow::{TaskManager, task};
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Signup {
@@ -40,7 +40,7 @@ fn plain(_n: u8) {}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), axum_taskflow::Error> {
-    let tasks = TaskManager::start(Config::default()).await?;
+    let tasks = TaskManager::builder().build().await?;
     let signup = || Signup { address: "a@example.org".to_owned() };
 
     tasks.add_task(none, ()).await?;
