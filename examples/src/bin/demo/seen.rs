@@ -1,5 +1,7 @@
 //! What the page says about a task, and the button that cancels it.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::{
     Form,
@@ -7,7 +9,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use axum_taskflow::{Error, ErrorKind, Task, TaskId, TaskStatus, Timestamp};
+use axum_taskflow::{Error, ErrorKind, FailureReport, Task, TaskId, TaskStatus, Timestamp};
 use serde::Deserialize;
 
 use crate::{
@@ -43,13 +45,20 @@ pub(crate) struct Cancel {
 
 /// Cancels a task.
 pub(crate) async fn cancel(State(app): State<App>, Form(form): Form<Cancel>) -> Response {
+    let missing = || Page::response(StatusCode::NOT_FOUND, Some(Seen::missing()), None);
     let Ok(id) = form.task.parse::<TaskId>() else {
-        return Page::response(StatusCode::NOT_FOUND, Some(Seen::missing()), None);
+        return missing();
     };
-    match app.manager.cancel(id).await {
-        // Finished meanwhile: the page says so.
-        Err(error) if error.kind() != ErrorKind::Conflict => unavailable(&error),
-        _ => page::to_task(id, false).into_response(),
+    match app
+        .manager
+        .cancel(id)
+        .await
+        .map_err(|error| (error.kind(), error))
+    {
+        Err((ErrorKind::NotFound, _)) => missing(),
+        // It has finished meanwhile, and the page says so.
+        Ok(_) | Err((ErrorKind::Conflict, _)) => page::to_task(id, false).into_response(),
+        Err((_, error)) => unavailable(&error),
     }
 }
 
@@ -62,11 +71,8 @@ pub(crate) async fn find(app: &App, id: &str) -> Result<Option<Task>, Error> {
 }
 
 pub(crate) fn unavailable(error: &Error) -> Response {
-    let status = match error.kind() {
-        ErrorKind::NotFound => StatusCode::NOT_FOUND,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, format!("{error}\n")).into_response()
+    tracing::error!(%error, "the task store does not answer");
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
 }
 
 /// A task as the page shows it.
@@ -110,7 +116,7 @@ impl Seen {
             status: life.status.as_str(),
             happened: happened(task, now),
             progress: progress.map(|progress| (progress.fraction, progress.message.clone())),
-            error: life.error.as_ref().map(ToString::to_string),
+            error: life.error.as_deref().map(in_short),
             result: life
                 .result
                 .as_deref()
@@ -162,27 +168,122 @@ fn title(function: &str) -> &'static str {
     }
 }
 
+/// What happened, in a sentence.
 fn happened(task: &Task, now: Timestamp) -> String {
     let life = &task.life;
-    let attempts = match life.attempt {
-        1 => "1 attempt".to_owned(),
-        n => format!("{n} attempts"),
-    };
-    let took = task.duration().unwrap_or_default();
+    let n = life.attempt;
     match life.status {
-        TaskStatus::Pending if life.attempt == 0 => "Accepted: it is safe on disk and waits for a free slot.".to_owned(),
+        TaskStatus::Pending if n == 0 => "Accepted: it waits for a free slot.".to_owned(),
         TaskStatus::Pending => match life.run_at.since(now).as_millis().div_ceil(1_000) {
-            0 => format!("Failed after {attempts}; the next one begins now."),
-            wait_s => format!("Failed after {attempts}; the next one begins in {wait_s} s."),
+            0 => format!("Attempt {n} did not succeed; the next one begins now."),
+            wait_s => format!("Attempt {n} did not succeed; the next one begins in {wait_s} s."),
         },
-        TaskStatus::Running if life.attempt > 1 => format!("Running: attempt {}.", life.attempt),
+        TaskStatus::Running if n > 1 => format!("Running: attempt {n}."),
         TaskStatus::Running => "Running.".to_owned(),
-        TaskStatus::Success => format!("Done in {took:?}, after {attempts}."),
-        TaskStatus::Failed => format!("Failed after {attempts}; no further one follows."),
+        TaskStatus::Success => {
+            let took = in_words(task.duration().unwrap_or_default());
+            let tries = if n > 1 { format!(" at attempt {n}") } else { String::new() };
+            format!("Done{tries}, in {took}.")
+        }
+        TaskStatus::Failed if n > 1 => format!("Failed, {n} times; it is not tried again."),
+        TaskStatus::Failed => "Failed; it is not tried again.".to_owned(),
         TaskStatus::Interrupted => {
             "The demo ended while it ran, and it may not be repeated unasked. Retry it on the dashboard.".to_owned()
         }
         TaskStatus::Cancelled => "Cancelled.".to_owned(),
         other => format!("It is {other}."),
+    }
+}
+
+fn in_words(took: Duration) -> String {
+    match took.as_millis() {
+        0 => "less than a millisecond".to_owned(),
+        ms @ 1..1_000 => format!("{ms} ms"),
+        _ => format!("{:.1} s", took.as_secs_f64()),
+    }
+}
+
+/// Why an attempt failed, without the stack: that is on the dashboard.
+fn in_short(error: &FailureReport) -> String {
+    let causes = error
+        .sources
+        .iter()
+        .map(|cause| format!("caused by: {cause}"));
+    let place = error.place.iter().map(|place| format!("at {place}"));
+    let lines = std::iter::once(error.message.clone())
+        .chain(causes)
+        .chain(place);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum_taskflow::FailureKind;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
+
+    fn task() -> Task {
+        Task::new(TaskId::floor(NOW), "divide", "[1,0]")
+    }
+
+    #[test]
+    fn a_task_that_waits_for_its_next_attempt_says_when() {
+        let mut task = task();
+        task.life.attempt = 2;
+        task.life.run_at = NOW.saturating_add(Duration::from_millis(2_100));
+
+        let said = happened(&task, NOW);
+
+        assert_eq!(
+            said,
+            "Attempt 2 did not succeed; the next one begins in 3 s."
+        );
+    }
+
+    #[test]
+    fn a_failure_shows_its_causes_and_place_but_no_stack() {
+        let mut report = FailureReport::new(FailureKind::Panic, "<b>panicked</b>");
+        report.sources = vec!["a disk".to_owned()];
+        report.place = Some("a.rs:1:2".to_owned());
+        report.backtrace = Some("0: main".to_owned());
+        let mut task = task();
+        task.life.status = TaskStatus::Failed;
+        task.life.error = Some(Arc::new(report));
+
+        let page = Seen::new(&task, false, NOW).render().unwrap();
+
+        assert!(
+            page.contains("&#60;b&#62;panicked&#60;/b&#62;\ncaused by: a disk\nat a.rs:1:2"),
+            "{page}"
+        );
+        assert!(!page.contains("0: main"), "{page}");
+        assert!(!page.contains("data-live"), "{page}");
+    }
+
+    #[test]
+    fn a_result_that_this_demo_does_not_understand_is_shown_as_it_is() {
+        let mut task = task();
+        task.name = "send_welcome".into();
+        task.life.status = TaskStatus::Success;
+        task.life.result = Some("{\"old\":true}".into());
+
+        let page = Seen::new(&task, false, NOW).render().unwrap();
+
+        assert!(page.contains("old"), "{page}");
+    }
+
+    #[test]
+    fn a_live_task_is_followed_and_can_be_cancelled() {
+        let page = Seen::new(&task(), true, NOW).render().unwrap();
+
+        assert!(
+            page.contains(&format!("data-live=\"/seen/{}?again=1\"", task().id)),
+            "{page}"
+        );
+        assert!(page.contains("action=\"/cancel\""), "{page}");
     }
 }
