@@ -3,7 +3,7 @@
 //! `cargo run -p examples --bin demo`, then open <http://127.0.0.1:8000/>. The environment may say:
 //! - `DATABASE`: the SQLite file (default `demo.db`), or `memory`
 //! - `PORT`: default 8000; 0 picks one
-//! - `PASSWORD`: of the dashboard's user `admin`; without it one is made and printed
+//! - `PASSWORD`: of the dashboard's user `admin`; without it one is made, kept in `DATA` and printed
 //! - `DATA`: the folder for uploads, mails and thumbnails (default `demo-data`)
 //! - `DEMO_ALLOW_ANY_HOST=1`: webhooks may leave this machine
 //!
@@ -20,12 +20,19 @@ mod pictures;
 mod practice;
 mod seen;
 mod settings;
+mod sign_in;
 mod signup;
 mod trouble;
 mod upload;
 mod webhook;
 
-use std::{error::Error, io, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    io::{self, IsTerminal},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -33,14 +40,15 @@ use axum::{
     middleware,
     routing::{any, get, post},
 };
-use axum_taskflow::TaskManager;
+use axum_taskflow::{TaskAdmin, TaskManager};
 use tokio::net::TcpListener;
 
 use crate::{
-    folders::Folders, practice::Calls, settings::Settings, signup::Mailer, webhook::Webhooks,
+    folders::Folders, practice::Calls, settings::Settings, sign_in::SignIn, signup::Mailer,
+    webhook::Webhooks,
 };
 
-/// What the handlers need. Tasks get theirs by type, see [`start`].
+/// What the handlers need. Tasks get theirs by type, see [`run`].
 #[derive(Clone)]
 struct App {
     manager: TaskManager,
@@ -57,7 +65,12 @@ impl FromRef<App> for TaskManager {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_target(false).init();
+    // To the terminal, without colours if it goes elsewhere.
+    let colours = io::stdout().is_terminal();
+    tracing_subscriber::fmt()
+        .with_target(false)
+        .with_ansi(colours)
+        .init();
     let settings = match Settings::from_env(|name| std::env::var_os(name)) {
         Ok(settings) => settings,
         Err(complaints) => {
@@ -80,6 +93,7 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     let home = format!("http://{}/", listener.local_addr()?);
     let folders = Folders::below(&settings.folder)?;
     let webhooks = Webhooks::new(home.parse()?, settings.any_host)?;
+    let sign_in = SignIn::new(settings.password.clone(), &settings.folder)?;
 
     let builder = TaskManager::builder()
         // Whatever a task takes as `Data<T>`; a missing one is told here, not at its first run.
@@ -88,25 +102,45 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
         .state(webhooks.clone())
         // Nobody waits a minute for a demo to end.
         .shutdown_timeout(Duration::from_secs(3));
-    let manager = match &settings.database {
+    let builder = match &settings.database {
         Some(path) => builder.sqlite(path),
         None => builder,
-    }
-    .build()
-    .await?;
+    };
+    let manager = builder.build().await?;
 
-    // let admin = TaskAdmin::new(&manager);
     let app = App {
         manager: manager.clone(),
         folders,
         webhooks,
         calls: Calls::default(),
     };
-    let routes = routes(app);
+    let admin = sign_in.guard(TaskAdmin::new(&manager));
+    let routes = routes(app).merge(admin.at("/tasks"));
+    announce(&home, &settings, &sign_in);
     axum::serve(listener, routes)
         .with_graceful_shutdown(manager.shutdown_on_signal())
         .await?;
+    // Nobody can ask any more: the store is closed.
+    manager.shutdown().await?;
     Ok(())
+}
+
+/// Says where to look.
+fn announce(home: &str, settings: &Settings, sign_in: &SignIn) {
+    let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let password = match settings.password {
+        Some(_) => "as in PASSWORD",
+        None => &sign_in.password,
+    };
+    let tasks = match &settings.database {
+        Some(path) => shown(path).display().to_string(),
+        None => "in memory: they are gone when the demo ends".to_owned(),
+    };
+    println!(
+        "\n  forms      {home}\n  dashboard  {home}tasks/dashboard\n             user admin, password {password}\n  \
+         tasks      {tasks}\n  files      {}\n",
+        shown(&settings.folder).display()
+    );
 }
 
 fn routes(app: App) -> Router {

@@ -183,7 +183,7 @@ fn happened(task: &Task, now: Timestamp) -> String {
         TaskStatus::Success => {
             let took = in_words(task.duration().unwrap_or_default());
             let tries = if n > 1 { format!(" at attempt {n}") } else { String::new() };
-            format!("Done{tries}, in {took}.")
+            format!("Done{tries} in {took}.")
         }
         TaskStatus::Failed if n > 1 => format!("Failed, {n} times; it is not tried again."),
         TaskStatus::Failed => "Failed; it is not tried again.".to_owned(),
