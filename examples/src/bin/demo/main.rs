@@ -40,7 +40,7 @@ use axum::{
     middleware,
     routing::{any, get, post},
 };
-use axum_taskflow::{TaskAdmin, TaskManager};
+use axum_taskflow::{Builder, TaskAdmin, TaskManager};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -48,7 +48,7 @@ use crate::{
     webhook::Webhooks,
 };
 
-/// What the handlers need. Tasks get theirs by type, see [`run`].
+/// What the handlers need. Tasks get theirs by type, see [`builder`].
 #[derive(Clone)]
 struct App {
     manager: TaskManager,
@@ -95,13 +95,7 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     let webhooks = Webhooks::new(home.parse()?, settings.any_host)?;
     let sign_in = SignIn::new(settings.password.clone(), &settings.folder)?;
 
-    let builder = TaskManager::builder()
-        // Whatever a task takes as `Data<T>`; a missing one is told here, not at its first run.
-        .state(Mailer::into_folder(&folders.outbox))
-        .state(folders.clone())
-        .state(webhooks.clone())
-        // Nobody waits a minute for a demo to end.
-        .shutdown_timeout(Duration::from_secs(3));
+    let builder = builder(&folders, &webhooks);
     let builder = match &settings.database {
         Some(path) => builder.sqlite(path),
         None => builder,
@@ -123,6 +117,16 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     // Nobody can ask any more: the store is closed.
     manager.shutdown().await?;
     Ok(())
+}
+
+fn builder(folders: &Folders, webhooks: &Webhooks) -> Builder {
+    TaskManager::builder()
+        // Whatever a task takes as `Data<T>`; a missing one is told at the start, not at its first run.
+        .state(Mailer::into_folder(&folders.outbox))
+        .state(folders.clone())
+        .state(webhooks.clone())
+        // Nobody waits a minute for a demo to end.
+        .shutdown_timeout(Duration::from_secs(3))
 }
 
 /// Says where to look.
@@ -177,4 +181,226 @@ async fn listen(port: u16) -> Result<TcpListener, String> {
         io::ErrorKind::PermissionDenied => format!("port {port} needs more rights; choose one above 1023 with PORT"),
         _ => format!("cannot listen on port {port}: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum_taskflow::TaskId;
+    use reqwest::{Client, Response, StatusCode, redirect};
+
+    use super::*;
+
+    /// The demo on a port of its own, with tasks in memory.
+    struct Demo {
+        app: App,
+        home: String,
+        client: Client,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Demo {
+        async fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let listener = listen(0).await.unwrap();
+            let home = format!("http://{}", listener.local_addr().unwrap());
+            let folders = Folders::below(folder.path()).unwrap();
+            let webhooks = Webhooks::new(home.parse().unwrap(), false).unwrap();
+            let app = App {
+                manager: builder(&folders, &webhooks).build().await.unwrap(),
+                folders,
+                webhooks,
+                calls: Calls::default(),
+            };
+            let routes = routes(app.clone());
+            tokio::spawn(async move { axum::serve(listener, routes).await });
+            let client = Client::builder().redirect(redirect::Policy::none());
+            Self {
+                app,
+                home,
+                client: client.no_proxy().build().unwrap(),
+                _folder: folder,
+            }
+        }
+
+        async fn post(
+            &self,
+            path: &str,
+            media_type: &str,
+            body: impl Into<reqwest::Body>,
+        ) -> Response {
+            let request = self.client.post(format!("{}{path}", self.home));
+            request
+                .header("content-type", media_type)
+                .body(body)
+                .send()
+                .await
+                .unwrap()
+        }
+
+        async fn form(&self, path: &str, body: &'static str) -> Response {
+            self.post(path, "application/x-www-form-urlencoded", body)
+                .await
+        }
+
+        async fn file(&self, path: &str, field: &str, content: &[u8]) -> Response {
+            let mut body = format!(
+                "--b\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"a.png\"\r\n\r\n"
+            )
+            .into_bytes();
+            body.extend_from_slice(content);
+            body.extend_from_slice(b"\r\n--b--\r\n");
+            self.post(path, "multipart/form-data; boundary=b", body)
+                .await
+        }
+
+        async fn text(&self, path: &str) -> String {
+            let request = self.client.get(format!("{}{path}", self.home));
+            request.send().await.unwrap().text().await.unwrap()
+        }
+    }
+
+    /// The task that a form led to.
+    fn task(answer: &Response) -> TaskId {
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        let place = answer.headers()["location"].to_str().unwrap();
+        let id = place.strip_prefix("/?task=").unwrap();
+        id.trim_end_matches("&again=1").parse().unwrap()
+    }
+
+    fn n_files(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn many_sign_ups_with_one_address_are_one_mail() {
+        let demo = Demo::start().await;
+        let sign_up = || demo.form("/signup", "name=Ada&address=ada%40example.com");
+
+        let (one, two, three) = tokio::join!(sign_up(), sign_up(), sign_up());
+        demo.app
+            .manager
+            .wait::<signup::Sent>(task(&one))
+            .await
+            .unwrap();
+        let later = demo
+            .form("/signup", "name=Ada&address=ADA%40example.com")
+            .await;
+
+        let ids = [&one, &two, &three, &later].map(task);
+        assert_eq!(ids, [ids[0]; 4]);
+        assert_eq!(n_files(&demo.app.folders.outbox), 1);
+        assert!(
+            later.headers()["location"]
+                .to_str()
+                .unwrap()
+                .ends_with("&again=1")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_answered_on_the_page_with_what_was_typed() {
+        let demo = Demo::start().await;
+
+        let answer = demo
+            .form("/signup", "name=Ada+%3Ci%3E&address=nowhere")
+            .await;
+
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let page = answer.text().await.unwrap();
+        assert!(page.contains("“nowhere” is not a mail address"), "{page}");
+        assert!(page.contains("value=\"Ada &#60;i&#62;\""), "{page}");
+    }
+
+    #[tokio::test]
+    async fn an_uploaded_picture_is_seen_as_thumbnails() {
+        let demo = Demo::start().await;
+        let mut png = io::Cursor::new(Vec::new());
+        let picture = image::DynamicImage::new_rgb8(640, 480);
+        picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
+
+        let id = task(&demo.file("/picture", "picture", png.get_ref()).await);
+        let made: Vec<pictures::Thumbnail> = demo.app.manager.wait(id).await.unwrap();
+
+        let seen = demo.text(&format!("/seen/{id}")).await;
+        for thumbnail in made {
+            let path = format!("/thumbnails/{}", thumbnail.file);
+            assert!(seen.contains(&path), "{seen}");
+            let request = demo.client.get(format!("{}{path}", demo.home));
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.headers()["content-type"], "image/jpeg");
+            assert!(image::load_from_memory(&answer.bytes().await.unwrap()).is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_too_large_says_so_and_leaves_no_file() {
+        let demo = Demo::start().await;
+        let large = vec![0; pictures::PICTURE_BYTES_MAX + 1];
+
+        let answer = demo.file("/picture", "picture", &large).await;
+
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(answer.text().await.unwrap().contains("at most 10 MiB"));
+        assert_eq!(n_files(&demo.app.folders.uploads), 0);
+    }
+
+    #[tokio::test]
+    async fn an_uploaded_file_of_contacts_is_imported() {
+        let demo = Demo::start().await;
+
+        let answer = demo
+            .file("/csv", "file", b"name,email\nAda,ada@example.com\n")
+            .await;
+        let report: contacts::Report = demo.app.manager.wait(task(&answer)).await.unwrap();
+
+        assert_eq!((report.rows, report.imported), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_webhook_can_be_tried_on_the_demo_itself() {
+        let demo = Demo::start().await;
+
+        let answer = demo.form("/webhook", "address=%2Fecho&message=hello").await;
+        let answer: webhook::Answer = demo.app.manager.wait(task(&answer)).await.unwrap();
+
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.contains("hello"), "{}", answer.body);
+    }
+
+    #[tokio::test]
+    async fn a_foreign_webhook_and_a_form_from_a_foreign_site_are_refused() {
+        let demo = Demo::start().await;
+
+        let foreign = demo
+            .form("/webhook", "address=http%3A%2F%2Fexample.com%2F&message=x")
+            .await;
+        let request = demo.client.post(format!("{}/minute", demo.home));
+        let forged = request
+            .header("sec-fetch-site", "cross-site")
+            .send()
+            .await
+            .unwrap();
+
+        assert_eq!(foreign.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(forged.status(), StatusCode::FORBIDDEN);
+    }
+
+    #[tokio::test]
+    async fn the_long_task_can_be_cancelled_from_the_page() {
+        let demo = Demo::start().await;
+        let id = task(&demo.form("/minute", "").await);
+        let cancel = format!("task={id}");
+
+        let answer = demo
+            .post("/cancel", "application/x-www-form-urlencoded", cancel)
+            .await;
+
+        assert_eq!(task(&answer), id);
+        assert!(demo.app.manager.wait::<()>(id).await.is_err());
+        assert!(
+            demo.text(&format!("/?task={id}"))
+                .await
+                .contains("Cancelled.")
+        );
+    }
 }
