@@ -31,10 +31,12 @@ pub enum Invocation {
 /// types, and `M` tells the compiler which parameter is what.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a task",
-    label = "not a function that can be stored and run later",
+    label = "not a function that can run later with stored arguments",
+    note = "the function itself is given, not called: `add_task(send_email, …)`",
     note = "parameters: `TaskContext` and `Data<T>` first (at most 3), then at most 8 owned arguments, each `Serialize` and `DeserializeOwned` (`String`, not `&str`)",
-    note = "return value: `()`, a number, `String`, `Vec`, `Option`, or `Result<T, E>` with `T: Serialize` and `E: Into<Box<dyn Error + Send + Sync>>`",
-    note = "an async function must be `Send`: hold no `Rc`, `RefCell` or std `MutexGuard` across an `.await`"
+    note = "return value: `()`, a number, `bool`, `String`, `Vec`, `Option` or `Result<T, E>` with `T: Serialize` and `E: Into<Box<dyn Error + Send + Sync>>`",
+    note = "the future of an async function must be `Send`: it holds no `Rc`, `RefCell` or std `MutexGuard` across an `.await`",
+    note = "put `#[task]` on the function: then the compiler says which of these it is"
 )]
 pub trait TaskFn<P, M>: Clone + Send + Sync + 'static {
     /// Where it runs.
@@ -53,7 +55,8 @@ pub trait TaskFn<P, M>: Clone + Send + Sync + 'static {
 /// What a function may return.
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
-    note = "return `()`, a number, `String`, `Vec`, `Option`, or `Result<T, E>` with `T: Serialize` and `E: Into<Box<dyn Error + Send + Sync>>`"
+    label = "cannot be kept as a task's result",
+    note = "return `()`, a number, `bool`, `String`, `Vec`, `Option` or `Result<T, E>`; a type of your own as `Result<T, Failure>`, with `#[derive(serde::Serialize)]`"
 )]
 pub trait TaskOutput {
     /// As it is stored.
@@ -61,13 +64,14 @@ pub trait TaskOutput {
     fn into_returned(self) -> Returned;
 }
 
+#[diagnostic::do_not_recommend]
 impl TaskOutput for () {
     fn into_returned(self) -> Returned {
         Ok(None)
     }
 }
 
-impl<T: Serialize, E: Into<BoxError>> TaskOutput for Result<T, E> {
+impl<T: Storable, E: IntoFailure> TaskOutput for Result<T, E> {
     fn into_returned(self) -> Returned {
         match self {
             Ok(value) => stored(&value),
@@ -76,9 +80,47 @@ impl<T: Serialize, E: Into<BoxError>> TaskOutput for Result<T, E> {
     }
 }
 
+/// A value that can be kept with the task: everything that is [`Serialize`].
+#[diagnostic::on_unimplemented(
+    message = "a task cannot return `{Self}`: it is not `serde::Serialize`",
+    label = "cannot be kept as a task's result",
+    note = "put `#[derive(serde::Serialize)]` on your own type, or return `()`"
+)]
+pub trait Storable: Serialize {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize> Storable for T {}
+
+/// An error that a task can fail with: every `std::error::Error` that is `Send + Sync`, [`Failure`], a `String`, a
+/// boxed error, and what else becomes one by `into()`.
+#[diagnostic::on_unimplemented(
+    message = "a task cannot fail with `{Self}`: it is not an error",
+    label = "not a `std::error::Error` that is `Send + Sync`",
+    note = "implement `std::error::Error` for your own type (`#[derive(Debug, thiserror::Error)]`), or return `Result<_, Failure>` or `Result<_, String>`"
+)]
+pub trait IntoFailure: Into<BoxError> {}
+
+#[diagnostic::do_not_recommend]
+impl<E: Into<BoxError>> IntoFailure for E {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Storable> TaskOutput for Option<T> {
+    fn into_returned(self) -> Returned {
+        stored(&self)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Storable> TaskOutput for Vec<T> {
+    fn into_returned(self) -> Returned {
+        stored(&self)
+    }
+}
+
 macro_rules! plain_outputs {
-    ($([$($generics:tt)*] $type:ty),* $(,)?) => {
-        $(impl<$($generics)*> TaskOutput for $type {
+    ($($type:ty),* $(,)?) => {
+        $(#[diagnostic::do_not_recommend]
+        impl TaskOutput for $type {
             fn into_returned(self) -> Returned {
                 stored(&self)
             }
@@ -86,9 +128,9 @@ macro_rules! plain_outputs {
     };
 }
 
+#[rustfmt::skip]
 plain_outputs!(
-    [] bool, [] String, [] u8, [] u16, [] u32, [] u64, [] usize, [] i8, [] i16, [] i32, [] i64, [] isize,
-    [] f32, [] f64, [] serde_json::Value, [T: Serialize] Vec<T>, [T: Serialize] Option<T>,
+    bool, String, u8, u16, u32, u64, usize, i8, i16, i32, i64, isize, f32, f64, serde_json::Value,
 );
 
 fn stored(value: &impl Serialize) -> Returned {
@@ -139,7 +181,7 @@ pub enum ArgError {
 #[diagnostic::on_unimplemented(
     message = "these are not the arguments of the task `{F}`",
     label = "expected `{P}`, found `{Self}`",
-    note = "give one argument as it is, several as a tuple, none as `()`; types must be exact (`\"a\".to_owned()` for a `String`)"
+    note = "one argument is given as it is, several as a tuple, none as `()`; each has exactly the parameter's type (`\"a\".to_owned()` for a `String`)"
 )]
 pub trait IntoArgs<P, F> {
     /// The tuple.
@@ -147,6 +189,7 @@ pub trait IntoArgs<P, F> {
     fn into_args(self) -> P;
 }
 
+#[diagnostic::do_not_recommend]
 impl<T, F> IntoArgs<(T,), F> for T {
     fn into_args(self) -> (T,) {
         (self,)
@@ -257,9 +300,17 @@ macro_rules! task_fn {
     };
 }
 
+// By itself, because the compiler quotes this one when arguments are forgotten.
+#[diagnostic::do_not_recommend]
+impl<F> IntoArgs<(), F> for () {
+    fn into_args(self) {}
+}
+
 macro_rules! into_args {
-    ($($A:ident),*) => {
-        impl<F, $($A),*> IntoArgs<($($A,)*), F> for ($($A,)*) {
+    () => {};
+    ($($A:ident),+) => {
+        #[diagnostic::do_not_recommend]
+        impl<F, $($A),+> IntoArgs<($($A,)+), F> for ($($A,)+) {
             fn into_args(self) -> Self {
                 self
             }

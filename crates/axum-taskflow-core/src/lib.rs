@@ -31,6 +31,7 @@ mod memory;
 mod event;
 mod context;
 mod handler;
+mod check;
 mod registry;
 mod config;
 mod engine;
@@ -51,7 +52,8 @@ pub use crate::{
     event::{EventStream, TaskEvent},
     failure::{Failure, FailureKind, FailureReport, Meaning},
     handler::{
-        ArgError, Args, AsyncFn, IntoArgs, Invocation, PlainFn, Returned, TaskFn, TaskOutput,
+        ArgError, Args, AsyncFn, IntoArgs, IntoFailure, Invocation, PlainFn, Returned, Storable,
+        TaskFn, TaskOutput,
     },
     id::{Epoch, IdSource, InstanceId, TaskId},
     manager::{Cancelled, TaskManager, WaitError},
@@ -68,5 +70,8 @@ pub use crate::{
 #[doc(hidden)]
 pub mod __private {
     pub use crate::registry::Registered;
+    pub mod check {
+        pub use crate::check::*;
+    }
     pub use inventory;
 }

@@ -93,7 +93,8 @@ impl TaskDef {
         self
     }
 
-    /// The names of its arguments, for messages.
+    /// The names of its parameters, for messages. Those of `TaskContext` and `Data<T>` may be left out: the last ones
+    /// are the arguments'.
     #[must_use]
     pub fn params(mut self, names: &'static [&'static str]) -> Self {
         self.params = names;
@@ -124,7 +125,7 @@ impl TaskDef {
     pub(crate) fn complain(&self, error: &ArgError) -> String {
         let name = &self.name;
         match error {
-            ArgError::At(n, error) => match self.params.get(*n) {
+            ArgError::At(n, error) => match self.param(*n) {
                 Some(param) => format!("argument `{param}` of {name}: {error}"),
                 None => format!("argument {} of {name}: {error}", n + 1),
             },
@@ -136,6 +137,12 @@ impl TaskDef {
                 format!("the stored arguments of {name} are no JSON array: {error}")
             }
         }
+    }
+
+    /// The name of the argument at `n`, counted from 0.
+    fn param(&self, n: usize) -> Option<&'static str> {
+        let provided = self.params.len().checked_sub(self.handler.args_len())?;
+        self.params.get(provided + n).copied()
     }
 
     fn at(&self) -> String {

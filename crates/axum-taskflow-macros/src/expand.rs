@@ -1,0 +1,306 @@
+//! What `#[task]` writes below the function.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{
+    Attribute, FnArg, GenericParam, Lifetime, ParenthesizedGenericArguments, Pat, PathArguments,
+    ReturnType, Safety, Signature, Type, TypeFnPtr, TypeImplTrait, TypeReference, Visibility,
+    ext::IdentExt,
+    parse::{Parse, ParseStream},
+    spanned::Spanned,
+    visit::Visit,
+};
+
+use crate::options::Options;
+
+/// Arguments that a task can have, and parameters that it can take before them.
+const ARGS_MAX: usize = 8;
+const PROVIDED_MAX: usize = 3;
+
+/// The function as it is, and below it its registration, or everything that is wrong.
+pub(crate) fn task(options: TokenStream, item: &TokenStream) -> TokenStream {
+    let added = match (Options::parse(options), Function::parse(item.clone())) {
+        (Ok(options), Ok(function)) => function.register(&options),
+        (options, function) => {
+            let errors = [options.err(), function.err()].into_iter().flatten();
+            errors.map(syn::Error::into_compile_error).collect()
+        }
+    };
+    quote!(#item #added)
+}
+
+/// What is read of the function. Not its body: that is the compiler's business, and half a body (while it is being
+/// typed) still completes in an editor.
+struct Function {
+    attrs: Vec<Attribute>,
+    signature: Signature,
+    params: Vec<Param>,
+}
+
+struct Param {
+    pat: Pat,
+    ty: Type,
+}
+
+impl Parse for Function {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let attrs = input.call(Attribute::parse_outer)?;
+        input.parse::<Visibility>()?;
+        let signature: Signature = input.parse().map_err(|error| {
+            syn::Error::new(
+                error.span(),
+                format!("`#[task]` can only stand on a function: {error}"),
+            )
+        })?;
+        input.parse::<TokenStream>()?;
+        Ok(Self {
+            attrs,
+            signature,
+            params: Vec::new(),
+        })
+    }
+}
+
+impl Function {
+    fn parse(item: TokenStream) -> syn::Result<Self> {
+        let mut function: Self = syn::parse2(item)?;
+        function.params = params(&function.signature)?;
+        Ok(function)
+    }
+
+    fn register(&self, options: &Options) -> TokenStream {
+        let function = &self.signature.ident;
+        let name = match &options.name {
+            Some(name) => name.to_token_stream(),
+            None => function.unraw().to_string().into_token_stream(),
+        };
+        let aliases = &options.aliases;
+        let params = self.params.iter().map(Param::name);
+        let fields = options.fields();
+        let options = (!fields.is_empty()).then(|| {
+            quote!(.options(::axum_taskflow::TaskOptions {
+                #(#fields,)*
+                ..::core::default::Default::default()
+            }))
+        });
+        let cfgs = self.attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
+        let checks = self.checks();
+        // The user's own span: the place of the registration is the place of the function.
+        let def = quote_spanned! {function.span()=>
+            ::axum_taskflow::TaskDef::new(::axum_taskflow::__private::check::checked::<_, CHECKED>(#function))
+        };
+        quote! {
+            #(#cfgs)*
+            #[allow(deprecated)]
+            const _: () = {
+                const CHECKED: usize = {
+                    #checks
+                    1
+                };
+                ::axum_taskflow::__private::inventory::submit! {
+                    ::axum_taskflow::__private::Registered::new(|| {
+                        #def.name(#name) #(.alias(#aliases))* .params(&[#(#params),*]) #options
+                    })
+                }
+            };
+        }
+    }
+
+    /// One call for each thing that the compiler should check by itself, so that its message stands where the
+    /// mistake is.
+    fn checks(&self) -> TokenStream {
+        let check = quote!(::axum_taskflow::__private::check);
+        let mut checks = TokenStream::new();
+        let too_many = self.params.len().saturating_sub(ARGS_MAX);
+        for (n, param) in self.params.iter().enumerate() {
+            let ty = &param.ty;
+            checks.extend(match n {
+                n if n < too_many => quote_spanned!(ty.span()=> #check::beside_eight::<#ty>();),
+                _ => quote_spanned!(ty.span()=> #check::parameter::<#ty, _>();),
+            });
+            if n > 0 && param.is_provided() && !self.params[n - 1].is_provided() {
+                let before = &self.params[n - 1].ty;
+                checks
+                    .extend(quote_spanned!(ty.span()=> #check::in_order::<#before, #ty, _, _>();));
+            }
+        }
+        let output = match &self.signature.output {
+            ReturnType::Default => quote!(()),
+            ReturnType::Type(_, ty) => ty.to_token_stream(),
+        };
+        let function = &self.signature.ident;
+        if self.signature.asyncness.is_some() {
+            let types = self.params.iter().map(|param| &param.ty);
+            checks.extend(quote_spanned!(output.span()=> #check::returned::<#output>();));
+            checks.extend(quote_spanned! {function.span()=>
+                const fn task_must_be_send<Fut: ::core::future::Future + ::core::marker::Send>(_: fn(#(#types),*) -> Fut) {}
+                task_must_be_send(#function);
+            });
+        } else if !matches!(&self.signature.output, ReturnType::Type(_, ty) if matches!(**ty, Type::ImplTrait(_)))
+        {
+            checks.extend(
+                quote_spanned!(output.span()=> #check::returned_or_awaited::<#output, _>();),
+            );
+        }
+        checks
+    }
+}
+
+impl Param {
+    /// Its name for messages: what stands left of the colon.
+    fn name(&self) -> String {
+        match &self.pat {
+            Pat::Ident(pat) => pat.ident.unraw().to_string(),
+            pat => pat.to_token_stream().to_string(),
+        }
+    }
+
+    /// True for what is surely provided by the task. Types of the user's own may be, too: only the compiler knows.
+    fn is_provided(&self) -> bool {
+        let Type::Path(path) = &self.ty else {
+            return false;
+        };
+        path.path.segments.last().is_some_and(|last| {
+            last.ident == "TaskContext"
+                || last.ident == "Data"
+                    && matches!(last.arguments, PathArguments::AngleBracketed(_))
+        })
+    }
+}
+
+/// The parameters, or everything that keeps the function from being a task.
+fn params(signature: &Signature) -> syn::Result<Vec<Param>> {
+    let mut complaints = Complaints::default();
+
+    if let Safety::Unsafe(unsafety) = &signature.safety {
+        complaints.add(
+            unsafety,
+            "a task cannot be `unsafe`: when it runs, nobody is there to keep what it asks for",
+        );
+    }
+    if let Some(abi) = &signature.abi {
+        complaints.add(abi, "a task is an ordinary function: remove the `extern`");
+    }
+    if let Some(constness) = &signature.constness {
+        complaints.add(
+            constness,
+            "a task is an ordinary function: remove the `const`",
+        );
+    }
+    if let Some(variadic) = &signature.variadic {
+        complaints.add(variadic, "a task cannot have a varying number of arguments");
+    }
+    for param in &signature.generics.params {
+        complaints.add(
+            param,
+            match param {
+                GenericParam::Lifetime(_) => {
+                    "a task cannot have lifetimes: its arguments are stored and must be owned"
+                }
+                GenericParam::Type(_) | GenericParam::Const(_) => GENERIC,
+            },
+        );
+    }
+
+    let mut params = Vec::new();
+    for input in &signature.inputs {
+        match input {
+            FnArg::Receiver(receiver) => complaints.add(
+                receiver,
+                "a task cannot be a method: write a function outside of the `impl`, and take what `self` has as an \
+                argument, or as `Data<T>` if it is the application's state",
+            ),
+            FnArg::Typed(typed) => {
+                let param = Param { pat: (*typed.pat).clone(), ty: (*typed.ty).clone() };
+                // What the task provides is not stored: `Data<&'static T>` is fine.
+                if !param.is_provided() {
+                    complaints.visit_type(&param.ty);
+                }
+                params.push(param);
+            }
+        }
+    }
+    if let Some(fourth) = params
+        .iter()
+        .filter(|param| param.is_provided())
+        .nth(PROVIDED_MAX)
+    {
+        complaints.add(&fourth.ty, format!(
+            "a task takes at most {PROVIDED_MAX} of `TaskContext` and `Data<T>`: put several states into one struct"
+        ));
+    }
+    if let Some(last) = params.get(PROVIDED_MAX + ARGS_MAX) {
+        complaints.add(&last.ty, format!(
+            "a task takes at most {ARGS_MAX} arguments: put what belongs together into a struct with \
+            `#[derive(serde::Serialize, serde::Deserialize)]`"
+        ));
+    }
+    match complaints.0 {
+        None => Ok(params),
+        Some(complaints) => Err(complaints),
+    }
+}
+
+const GENERIC: &str = "a task cannot be generic: when its arguments are read back, nothing says of which type they \
+    are; write a function for each type";
+
+/// What is wrong, all of it: one run of the compiler should be enough.
+#[derive(Default)]
+struct Complaints(Option<syn::Error>);
+
+impl Complaints {
+    fn add(&mut self, at: &impl ToTokens, complaint: impl std::fmt::Display) {
+        let error = syn::Error::new_spanned(at, complaint);
+        match &mut self.0 {
+            Some(errors) => errors.combine(error),
+            None => self.0 = Some(error),
+        }
+    }
+
+    fn refuse_reference(&mut self, reference: &TypeReference) {
+        let owned = owned(&reference.elem);
+        self.add(
+            reference,
+            format!("a task's arguments are stored and must be owned: use `{owned}`"),
+        );
+    }
+}
+
+/// Finds in a parameter's type what cannot be stored, whatever the types are.
+impl<'ast> Visit<'ast> for Complaints {
+    fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
+        self.refuse_reference(reference);
+    }
+
+    fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
+        // One with a name is declared by the function, which is refused for it already.
+        if lifetime.ident == "_" {
+            self.add(
+                lifetime,
+                "a task's arguments are stored and must be owned: use a type without a lifetime",
+            );
+        }
+    }
+
+    fn visit_type_impl_trait(&mut self, generic: &'ast TypeImplTrait) {
+        self.add(generic, GENERIC);
+    }
+
+    // The references in `fn(&str)` and `dyn Fn(&str)` are not the argument's own.
+    fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
+    fn visit_parenthesized_generic_arguments(&mut self, _: &'ast ParenthesizedGenericArguments) {}
+}
+
+/// The owned form of what a reference points to, as somebody would write it.
+fn owned(borrowed: &Type) -> String {
+    match borrowed {
+        Type::Slice(slice) => format!("Vec<{}>", owned(&slice.elem)),
+        Type::Reference(reference) => owned(&reference.elem),
+        Type::Path(path) => match path.path.segments.last() {
+            Some(last) if last.ident == "str" => "String".to_owned(),
+            Some(last) if last.ident == "Path" => "PathBuf".to_owned(),
+            _ => path.to_token_stream().to_string(),
+        },
+        other => other.to_token_stream().to_string(),
+    }
+}

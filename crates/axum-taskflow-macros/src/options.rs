@@ -1,0 +1,345 @@
+//! What can stand between the brackets of `#[task(…)]`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use darling::{Error, FromMeta, Result, ast::NestedMeta};
+use proc_macro2::{Literal, TokenStream};
+use quote::{ToTokens, quote};
+use syn::{Expr, Lit, LitStr, Meta, UnOp};
+
+/// The options as they were written; what was not written says nothing.
+#[derive(Debug, Default, FromMeta)]
+#[darling(default)]
+pub(crate) struct Options {
+    #[darling(with = read_name)]
+    pub(crate) name: Option<LitStr>,
+    #[darling(with = read_aliases)]
+    pub(crate) aliases: Vec<LitStr>,
+    #[darling(with = read_retries)]
+    retries: Option<u32>,
+    #[darling(with = read_wait)]
+    delay: Option<Duration>,
+    #[darling(with = read_backoff)]
+    backoff: Option<f64>,
+    #[darling(with = read_wait)]
+    max_delay: Option<Duration>,
+    #[darling(with = read_jitter)]
+    jitter: Option<f64>,
+    #[darling(with = read_timeout)]
+    timeout: Option<Duration>,
+    #[darling(with = read_priority)]
+    priority: Option<i32>,
+    #[darling(with = read_switch)]
+    requeue_on_interrupt: Option<bool>,
+    #[darling(with = read_wait)]
+    idempotency_ttl: Option<Duration>,
+}
+
+impl Options {
+    pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Self> {
+        let parsed = NestedMeta::parse_meta_list(tokens)
+            .map_err(Error::from)
+            .and_then(
+                |items| match items.iter().find(|item| matches!(item, NestedMeta::Lit(_))) {
+                    None => Self::from_list(&items),
+                    Some(bare) => Err(Error::custom(
+                        "an option is written as `name = \"send_email\"`",
+                    )
+                    .with_span(bare)),
+                },
+            );
+        parsed.map_err(|errors| {
+            let mut errors = errors.flatten().into_iter().map(in_our_words);
+            let first = errors.next().expect("an error has at least one part");
+            errors.fold(first, |mut all, error| {
+                all.combine(error);
+                all
+            })
+        })
+    }
+
+    /// The fields of a `TaskOptions` that were written, in that type's order.
+    pub(crate) fn fields(&self) -> Vec<TokenStream> {
+        // All of them by name: a new option that is forgotten here does not compile.
+        let Self {
+            name: _,
+            aliases: _,
+            retries,
+            delay,
+            backoff,
+            max_delay,
+            jitter,
+            timeout,
+            priority,
+            requeue_on_interrupt,
+            idempotency_ttl,
+        } = self;
+        let fields = [
+            field(&quote!(retries), retries, |n| {
+                tokens(Literal::u32_unsuffixed(n))
+            }),
+            field(&quote!(delay), delay, duration),
+            field(&quote!(backoff), backoff, |n| {
+                tokens(Literal::f64_unsuffixed(n))
+            }),
+            field(&quote!(max_delay), max_delay, duration),
+            field(&quote!(jitter), jitter, |n| {
+                tokens(Literal::f64_unsuffixed(n))
+            }),
+            field(&quote!(timeout), timeout, duration),
+            field(&quote!(priority), priority, |n| {
+                tokens(Literal::i32_unsuffixed(n))
+            }),
+            field(&quote!(requeue_on_interrupt), requeue_on_interrupt, tokens),
+            field(&quote!(idempotency_ttl), idempotency_ttl, duration),
+        ];
+        fields.into_iter().flatten().collect()
+    }
+}
+
+/// darling knows fields, and users know options.
+fn in_our_words(error: Error) -> syn::Error {
+    // As syn's error it says no more than the message; the place is its span.
+    let error = syn::Error::from(error);
+    let text = error.to_string();
+    match (
+        text.strip_prefix("Unknown field: "),
+        text.strip_prefix("Duplicate field "),
+    ) {
+        (Some(unknown), _) => {
+            syn::Error::new(error.span(), format!("`#[task]` has no option {unknown}"))
+        }
+        (_, Some(twice)) => {
+            syn::Error::new(error.span(), format!("the option {twice} is given twice"))
+        }
+        _ => error,
+    }
+}
+
+fn field<T: Copy>(
+    name: &TokenStream,
+    value: &Option<T>,
+    write: impl Fn(T) -> TokenStream,
+) -> Option<TokenStream> {
+    let value = write((*value)?);
+    Some(quote!(#name: ::core::option::Option::Some(#value)))
+}
+
+fn tokens(value: impl ToTokens) -> TokenStream {
+    value.into_token_stream()
+}
+
+/// As somebody would write it: in seconds if they are whole.
+fn duration(value: Duration) -> TokenStream {
+    let seconds = Literal::u64_unsuffixed(value.as_secs());
+    match (value.subsec_nanos(), u64::try_from(value.as_millis())) {
+        (0, _) => quote!(::core::time::Duration::from_secs(#seconds)),
+        (nanos, Ok(millis)) if nanos % 1_000_000 == 0 => {
+            let millis = Literal::u64_unsuffixed(millis);
+            quote!(::core::time::Duration::from_millis(#millis))
+        }
+        (nanos, _) => {
+            let nanos = Literal::u32_unsuffixed(nanos);
+            quote!(::core::time::Duration::new(#seconds, #nanos))
+        }
+    }
+}
+
+/// Longest name of a function, in bytes; the engine refuses longer ones when the program starts.
+const NAME_BYTES_MAX: usize = 256;
+
+fn read_name(meta: &Meta) -> Result<Option<LitStr>> {
+    match value(meta) {
+        Value::Text(name) => checked_name(name).map(Some),
+        _ => Err(wrong(meta, "the name is a string: `name = \"send_email\"`")),
+    }
+}
+
+fn read_aliases(meta: &Meta) -> Result<Vec<LitStr>> {
+    let form = "the aliases are strings in brackets: `aliases(\"old_name\", \"older_name\")`";
+    let Meta::List(list) = meta else {
+        return Err(wrong(meta, form));
+    };
+    let items = NestedMeta::parse_meta_list(list.tokens.clone())?;
+    if items.is_empty() {
+        return Err(wrong(meta, form));
+    }
+    let mut errors = Error::accumulator();
+    let names = items.iter().filter_map(|item| {
+        errors.handle(match item {
+            NestedMeta::Lit(Lit::Str(name)) => checked_name(name),
+            other => Err(Error::custom(form).with_span(other)),
+        })
+    });
+    let names = names.collect();
+    errors.finish_with(names)
+}
+
+fn checked_name(name: &LitStr) -> Result<LitStr> {
+    let value = name.value();
+    let complaint = if value.is_empty() {
+        "a task's name must not be empty".to_owned()
+    } else if value.len() > NAME_BYTES_MAX {
+        format!(
+            "a task's name must have at most {NAME_BYTES_MAX} bytes, and this one has {}",
+            value.len()
+        )
+    } else if value.chars().any(char::is_control) {
+        "a task's name must not have control characters".to_owned()
+    } else {
+        return Ok(name.clone());
+    };
+    Err(Error::custom(complaint).with_span(name))
+}
+
+fn read_retries(meta: &Meta) -> Result<Option<u32>> {
+    let form = format!(
+        "`retries` is how many attempts may follow the first one, a whole number from 0 to {}: `retries = 3`",
+        u32::MAX
+    );
+    number(meta, form, |_| true)
+}
+
+fn read_priority(meta: &Meta) -> Result<Option<i32>> {
+    let form = format!(
+        "`priority` is a whole number from {} to {}, and higher runs first: `priority = 5`",
+        i32::MIN,
+        i32::MAX
+    );
+    number(meta, form, |_| true)
+}
+
+fn read_backoff(meta: &Meta) -> Result<Option<f64>> {
+    let form = "`backoff` is how many times longer each wait is than the one before, a number of at least 1: \
+        `backoff = 2.0`";
+    number(meta, form, |n: &f64| *n >= 1.0 && n.is_finite())
+}
+
+fn read_jitter(meta: &Meta) -> Result<Option<f64>> {
+    let form = "`jitter` is the part of each wait that is left to chance, a number from 0 to 1: `jitter = 0.2`";
+    number(meta, form, |n| (0.0..=1.0).contains(n))
+}
+
+fn read_switch(meta: &Meta) -> Result<Option<bool>> {
+    match (meta, value(meta)) {
+        (Meta::Path(_), _) => Ok(Some(true)),
+        (_, Value::Switch(on)) => Ok(Some(on)),
+        _ => Err(wrong(
+            meta,
+            format!("write `{0}`, or `{0} = false`", option(meta)),
+        )),
+    }
+}
+
+fn read_timeout(meta: &Meta) -> Result<Option<Duration>> {
+    match read_wait(meta)? {
+        Some(Duration::ZERO) => Err(wrong(
+            meta,
+            "`timeout` must be longer than zero; for no limit, leave it out",
+        )),
+        timeout => Ok(timeout),
+    }
+}
+
+fn read_wait(meta: &Meta) -> Result<Option<Duration>> {
+    let option = option(meta);
+    let form = format!(
+        "write `{option} = \"500ms\"`, `\"30s\"`, `\"5m\"`, `\"2h 30m\"` or a number of seconds"
+    );
+    let wait = match value(meta) {
+        Value::Text(text) => humantime::parse_duration(&text.value())
+            .map_err(|error| format!("{:?} is not a duration ({error}); {form}", text.value())),
+        Value::Number { digits, suffix: "" } if digits.starts_with('-') => {
+            Err(format!("`{option}` must not be negative"))
+        }
+        // Whole seconds first: a float would round those beyond 2^53.
+        Value::Number { digits, suffix: "" } => match (digits.parse(), digits.parse()) {
+            (Ok(seconds), _) => Ok(Duration::from_secs(seconds)),
+            (_, Ok(seconds)) => Duration::try_from_secs_f64(seconds)
+                .map_err(|_| format!("`{option}` is longer than any clock counts")),
+            _ => Err(format!("`{option}` is a duration: {form}")),
+        },
+        Value::Number { digits, suffix } => Err(format!(
+            "a duration with a unit stands in quotes: `{option} = \"{digits}{suffix}\"`"
+        )),
+        _ => Err(format!("`{option}` is a duration: {form}")),
+    };
+    wait.map(Some).map_err(|complaint| wrong(meta, complaint))
+}
+
+fn number<T: FromStr>(
+    meta: &Meta,
+    form: impl fmt::Display,
+    allowed: impl Fn(&T) -> bool,
+) -> Result<Option<T>> {
+    match value(meta) {
+        Value::Number { digits, suffix: "" } => digits.parse().ok().filter(allowed),
+        _ => None,
+    }
+    .map(Some)
+    .ok_or_else(|| wrong(meta, form))
+}
+
+/// What stands right of `=`.
+enum Value<'a> {
+    Text(&'a LitStr),
+    Switch(bool),
+    /// In decimal, with its sign; `5s` has the suffix `s`.
+    Number {
+        digits: String,
+        suffix: &'a str,
+    },
+    /// Nothing, or nothing that an option can be.
+    Other,
+}
+
+fn value(meta: &Meta) -> Value<'_> {
+    let Meta::NameValue(pair) = meta else {
+        return Value::Other;
+    };
+    let mut expr = &pair.value;
+    let mut sign = "";
+    loop {
+        expr = match expr {
+            Expr::Lit(lit) => return literal(sign, &lit.lit),
+            // What a `macro_rules!` passes on as `$delay:expr` comes in an invisible group,
+            Expr::Group(group) => &group.expr,
+            // and there the minus is an operator; otherwise it belongs to the literal.
+            Expr::Unary(unary) if sign.is_empty() && matches!(unary.op, UnOp::Neg(_)) => {
+                sign = "-";
+                &unary.expr
+            }
+            _ => return Value::Other,
+        }
+    }
+}
+
+fn literal<'a>(sign: &str, lit: &'a Lit) -> Value<'a> {
+    match lit {
+        Lit::Str(text) if sign.is_empty() => Value::Text(text),
+        Lit::Bool(on) if sign.is_empty() => Value::Switch(on.value),
+        Lit::Int(n) => Value::Number {
+            digits: format!("{sign}{}", n.base10_digits()),
+            suffix: n.suffix(),
+        },
+        Lit::Float(n) => Value::Number {
+            digits: format!("{sign}{}", n.base10_digits()),
+            suffix: n.suffix(),
+        },
+        _ => Value::Other,
+    }
+}
+
+/// The name of the option.
+fn option(meta: &Meta) -> String {
+    darling::util::path_to_string(meta.path())
+}
+
+/// A complaint that points at what stands right of `=`, or at the whole option.
+fn wrong(meta: &Meta, complaint: impl fmt::Display) -> Error {
+    let error = Error::custom(complaint);
+    match meta {
+        Meta::NameValue(pair) => error.with_span(&pair.value),
+        _ => error.with_span(meta),
+    }
+}

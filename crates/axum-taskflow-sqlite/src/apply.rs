@@ -1,0 +1,139 @@
+//! Compare and set: what a task becomes was decided elsewhere.
+
+use axum_taskflow_core::{Applied, Attempt, Change, KeyFate, TaskId, TaskStatus, Timestamp};
+use rusqlite::{Connection, Statement};
+
+use crate::{
+    fault::Fault,
+    row::{self, Binder, LifeRow},
+    transaction::Transaction,
+};
+
+/// How many past attempts of a task are kept.
+const ATTEMPTS_MAX: u32 = 1_000;
+
+#[derive(Debug)]
+pub(crate) struct Apply<'c> {
+    /// Whatever the change is.
+    any: Statement<'c>,
+    /// The two changes that most tasks see, and nothing else: SQLite opens and compares every index over a column
+    /// that a statement names, whether its value changes or not.
+    started: Statement<'c>,
+    succeeded: Statement<'c>,
+    free_key: Statement<'c>,
+    keep_key: Statement<'c>,
+    keep_attempt: Statement<'c>,
+    drop_attempts: Statement<'c>,
+}
+
+impl<'c> Apply<'c> {
+    pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            any: conn.prepare(include_str!("apply.sql"))?,
+            started: conn.prepare(include_str!("apply_started.sql"))?,
+            succeeded: conn.prepare(include_str!("apply_succeeded.sql"))?,
+            free_key: conn.prepare("DELETE FROM idempotency WHERE key = ?1 AND task = ?2")?,
+            keep_key: conn
+                .prepare("UPDATE idempotency SET until = ?3 WHERE key = ?1 AND task = ?2")?,
+            keep_attempt: conn.prepare(
+                "INSERT INTO attempt (task, epoch, number, instance, started_at, finished_at, outcome, error)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+            )?,
+            drop_attempts: conn.prepare("DELETE FROM attempt WHERE task = ?1 AND epoch <= ?2")?,
+        })
+    }
+
+    pub(crate) fn run(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        change: &Change,
+        now: Timestamp,
+    ) -> Result<Applied, Fault> {
+        let func = tx.interned.function(tx.conn, &change.name)?;
+        let life = LifeRow::new(&change.life, now, tx.conn, &mut tx.interned)?;
+        let before = row::status_no(change.expects.0)?;
+        let in_place = match change.life.status {
+            TaskStatus::Running => Some(&mut self.started),
+            TaskStatus::Success => Some(&mut self.succeeded),
+            _ => None,
+        };
+        let applied = match in_place {
+            Some(statement) => update(statement, change, before, &life)?,
+            None => false,
+        };
+        if !applied && !update(&mut self.any, change, before, &life)? {
+            return Ok(Applied::Stale);
+        }
+        tx.went(func, before);
+        tx.came(func, life.status);
+        if change.life.status.is_terminal() {
+            tx.ended(func, life.status, &change.life, now);
+        }
+        if let Some(attempt) = &change.ended {
+            self.keep(tx, change.id, attempt)?;
+        }
+        match &change.key {
+            KeyFate::Stays => {}
+            KeyFate::Freed(key) => {
+                self.free_key.execute((key, change.id.as_bytes()))?;
+            }
+            KeyFate::KeptUntil(key, until) => {
+                self.keep_key
+                    .execute((key, change.id.as_bytes(), until.as_unix_ms()))?;
+            }
+        }
+        Ok(Applied::Applied)
+    }
+
+    fn keep(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        id: TaskId,
+        attempt: &Attempt,
+    ) -> Result<(), Fault> {
+        let instance = attempt
+            .instance
+            .map(|instance| tx.interned.instance(tx.conn, instance))
+            .transpose()?;
+        let error = attempt.error.as_deref().map(row::to_json).transpose()?;
+        self.keep_attempt.execute((
+            id.as_bytes(),
+            attempt.epoch.get(),
+            attempt.number,
+            instance,
+            attempt.started_at.map(Timestamp::as_unix_ms),
+            attempt.finished_at.as_unix_ms(),
+            row::status_no(attempt.outcome)?,
+            error,
+        ))?;
+        if let Some(oldest) = attempt.epoch.get().checked_sub(ATTEMPTS_MAX) {
+            self.drop_attempts.execute((id.as_bytes(), oldest))?;
+        }
+        Ok(())
+    }
+}
+
+/// True if the task stood where the change expected it.
+fn update(
+    statement: &mut Statement<'_>,
+    change: &Change,
+    before: i64,
+    life: &LifeRow<'_>,
+) -> Result<bool, Fault> {
+    Binder::new(statement)
+        .next(&change.id.as_bytes()[..])?
+        .next(before)?
+        .next(change.expects.1.get())?
+        .next(life.status)?
+        .next(life.epoch)?
+        .next(life.attempt)?
+        .next(life.owner)?
+        .next(life.shelf)?
+        .next(life.run_at)?
+        .next(life.instance)?
+        .next(life.started_at)?
+        .next(life.finished_at)?
+        .next(life.result)?
+        .next(life.error.as_deref())?;
+    Ok(statement.raw_execute()? == 1)
+}

@@ -1,0 +1,153 @@
+//! Tasks that nobody holds, given to whoever has a slot for them.
+
+use std::cmp::Reverse;
+
+use axum_taskflow_core::{Claim, Claimed, Task, TaskId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Statement};
+
+use crate::{
+    fault::Fault,
+    row,
+    transaction::{Transaction, at_most},
+};
+
+/// How many tasks that became due are moved to the waiting ones in one claim. When more become due at one moment,
+/// those that are due first are ordered by priority first.
+const PROMOTED_MAX: usize = 10_000;
+/// How many waiting tasks are looked at for one that is not due any more, after the clock was set back.
+const SET_BACK_MAX: i64 = 10_000;
+
+#[derive(Debug)]
+pub(crate) struct ClaimVerb<'c> {
+    promote: Statement<'c>,
+    waiting: Statement<'c>,
+    take: Statement<'c>,
+    read: Statement<'c>,
+    next_ahead: Statement<'c>,
+    next_of_func: Statement<'c>,
+    next_set_back: Statement<'c>,
+}
+
+/// A task that may be claimed, in the order of claiming.
+type Candidate = (Reverse<i32>, i64, TaskId, i64);
+
+impl<'c> ClaimVerb<'c> {
+    pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
+        let columns = row::TASK_COLUMNS;
+        Ok(Self {
+            promote: conn.prepare(
+                "UPDATE task SET shelf = 1 WHERE rowid IN (
+                     SELECT rowid FROM task WHERE shelf = 0 AND func = ?1 AND run_at <= ?2
+                     ORDER BY run_at LIMIT ?3)",
+            )?,
+            waiting: conn.prepare(include_str!("claim.sql"))?,
+            take: conn.prepare("UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2")?,
+            read: conn.prepare(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?,
+            next_ahead: conn.prepare(
+                "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1
+                 ORDER BY func, run_at LIMIT 1",
+            )?,
+            next_of_func: conn.prepare(
+                "SELECT run_at FROM task WHERE shelf = 0 AND func = ?1 AND run_at > ?2
+                 ORDER BY run_at LIMIT 1",
+            )?,
+            next_set_back: conn.prepare(
+                "SELECT min(run_at) FROM (SELECT run_at FROM task WHERE shelf = 1 LIMIT ?2)
+                 WHERE run_at > ?1",
+            )?,
+        })
+    }
+
+    pub(crate) fn run(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        claim: &Claim,
+    ) -> Result<Claimed, Fault> {
+        let owner = tx.interned.instance(tx.conn, claim.owner)?;
+        let mut tasks = Vec::new();
+        for (.., rowid) in self.candidates(tx, claim)? {
+            self.take.execute((owner, rowid))?;
+            tasks.push(self.read(tx, rowid)?);
+        }
+        let next_due = self.next_due(tx, claim.now)?;
+        tx.latest = tx.latest.max(claim.now);
+        Ok(Claimed { tasks, next_due })
+    }
+
+    /// The first of each function, merged: however many wait, only this many are looked at.
+    fn candidates(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        claim: &Claim,
+    ) -> Result<Vec<Candidate>, Fault> {
+        let now = claim.now.as_unix_ms();
+        // At least as many of each function as can be claimed: then none that is due is passed over by a claim
+        // that has room left.
+        let promoted_max = (PROMOTED_MAX / claim.names.len().max(1)).max(claim.limit);
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for name in &*claim.names {
+            let Some(func) = tx.interned.known_function(tx.conn, name)? else {
+                continue;
+            };
+            self.promote.execute((func, now, at_most(promoted_max)))?;
+            let mut rows = self.waiting.query((func, now, at_most(claim.limit)))?;
+            while let Some(row) = rows.next()? {
+                let priority = Reverse(row.get(0)?);
+                candidates.push((priority, row.get(1)?, row::read_id(row, 2)?, row.get(3)?));
+            }
+        }
+        candidates.sort_unstable();
+        candidates.dedup(); // a name may be given twice
+        candidates.truncate(claim.limit);
+        Ok(candidates)
+    }
+
+    fn read(&mut self, tx: &mut Transaction<'c>, rowid: i64) -> Result<Task, Fault> {
+        let mut rows = self.read.query([rowid])?;
+        match rows.next()? {
+            Some(row) => row::read_task(row, usize::MAX, tx.conn, &mut tx.interned),
+            None => Err(Fault::unreadable("an index names a task that is not there")),
+        }
+    }
+
+    /// One look for each function that has tasks ahead.
+    fn next_due(
+        &mut self,
+        tx: &Transaction<'c>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let now_ms = now.as_unix_ms();
+        let mut next: Option<i64> = None;
+        let mut last_func = i64::MIN;
+        while let Some((func, mut run_at)) = self.first_after(last_func)? {
+            last_func = func;
+            if run_at <= Some(now_ms) {
+                let of_func = &mut self.next_of_func;
+                run_at = of_func
+                    .query_row((func, now_ms), |row| row.get(0))
+                    .optional()?;
+            }
+            next = earliest(next, run_at);
+        }
+        if now < tx.latest {
+            let set_back = &mut self.next_set_back;
+            let run_at = set_back.query_row((now_ms, SET_BACK_MAX), |row| row.get(0))?;
+            next = earliest(next, run_at);
+        }
+        Ok(next.map(Timestamp::from_unix_ms))
+    }
+
+    fn first_after(&mut self, func: i64) -> rusqlite::Result<Option<(i64, Option<i64>)>> {
+        let first = self
+            .next_ahead
+            .query_row([func], |row| Ok((row.get(0)?, row.get(1)?)));
+        first.optional()
+    }
+}
+
+fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

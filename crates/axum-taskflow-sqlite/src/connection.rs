@@ -1,0 +1,188 @@
+//! Connections to the file, each pragma with its reason.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum_taskflow_core::BackendError;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::{
+    Durability,
+    fault::Fault,
+    schema::{self, Found},
+};
+
+/// Where the file is, once it is clear that there can be one.
+pub(crate) fn place(path: &Path) -> Result<PathBuf, BackendError> {
+    let cannot = |why: String| {
+        Err(BackendError::refused(format!(
+            "cannot open {path:?}: {why}"
+        )))
+    };
+    if path.as_os_str().is_empty() {
+        return cannot(
+            "the path of the database is empty; name a file, such as \"tasks.db\"".into(),
+        );
+    }
+    if path.as_os_str() == ":memory:" {
+        return cannot(
+            "a database in memory cannot be shared by several connections and loses its tasks with the process; \
+             name a file, or use the memory backend"
+                .into(),
+        );
+    }
+    if path.is_dir() {
+        return cannot("it is a folder; name a file inside it, such as \"tasks.db\"".into());
+    }
+    let Some(name) = path.file_name() else {
+        return cannot("the path does not end with the name of a file".into());
+    };
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // Absolute, so that neither a later change of the working folder nor a name such as "file:x" means another file.
+    match fs::canonicalize(folder) {
+        Ok(folder) if folder.is_dir() => Ok(folder.join(name)),
+        Ok(_) => cannot(format!("{folder:?} is not a folder")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => cannot(format!(
+            "the folder {folder:?} does not exist; create it first"
+        )),
+        Err(error) => cannot(format!("the folder {folder:?} cannot be used: {error}")),
+    }
+}
+
+/// The connection that writes, with the newest schema. Leaves a file alone that is not ours.
+pub(crate) fn open_writer(
+    path: &Path,
+    durability: Durability,
+    lock_wait: Duration,
+) -> Result<Connection, BackendError> {
+    let explain = |fault: Fault| explain_opening(fault, path);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX; // one thread uses it
+    let mut conn = Connection::open_with_flags(path, flags).map_err(|e| explain(e.into()))?;
+    conn.busy_handler(Some(patience(lock_wait)))
+        .map_err(|e| explain(e.into()))?;
+
+    // Looked at before anything is written: not even the journal mode of a foreign file is touched.
+    let found = schema::look(&conn).map_err(|e| explain(e.into()))?;
+    match found {
+        Found::Empty | Found::Ours(_) => {}
+        Found::Foreign => {
+            return Err(BackendError::refused(format!(
+                "cannot open {path:?}: it is a database of another program; it is left as it is, give the tasks a file of their own"
+            )));
+        }
+        Found::Newer(version) => {
+            return Err(BackendError::refused(format!(
+                "cannot open {path:?}: its schema has version {version} and this program knows {}; \
+                 it is left as it is, use the newer program",
+                schema::NEWEST
+            )));
+        }
+    }
+    // SQLite falls back to reading when it may not write, and would say so at the first task only.
+    if conn.is_readonly("main").map_err(|e| explain(e.into()))? {
+        return Err(BackendError::refused(format!(
+            "cannot open {path:?}: the file is read-only for this process; allow it to write the file and its folder"
+        )));
+    }
+    set_up_writer(&conn, durability)
+        .and_then(|()| match found {
+            Found::Ours(schema::NEWEST) => Ok(()),
+            _ => schema::migrate(&conn),
+        })
+        .map_err(explain)?;
+    Ok(conn)
+}
+
+fn set_up_writer(conn: &Connection, durability: Durability) -> Result<(), Fault> {
+    // Readers and the writer do not wait for each other, and a commit is one append.
+    set(conn, "journal_mode", "wal", "wal")?;
+    match durability {
+        // The log is flushed at checkpoints only: what was committed survives the process, not the power.
+        Durability::Process => set(conn, "synchronous", "NORMAL", "1")?,
+        // The log is flushed at every commit.
+        Durability::PowerLoss => set(conn, "synchronous", "FULL", "2")?,
+    }
+    // 40 MB of log: pages that change often are copied into the file once for many commits.
+    set(conn, "wal_autocheckpoint", "10000", "10000")?;
+    // A log that grew behind a long reader is cut back.
+    set(conn, "journal_size_limit", "67108864", "67108864")?;
+    // 8 MB: the inner pages of the indexes, the live tasks and the end of the table.
+    set(conn, "cache_size", "-8000", "-8000")?;
+    set_up_any(conn)
+}
+
+/// A connection that only reads.
+pub(crate) fn open_reader(path: &Path, lock_wait: Duration) -> Result<Connection, BackendError> {
+    let explain = |error: rusqlite::Error| explain_opening(error.into(), path);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags).map_err(explain)?;
+    conn.busy_handler(Some(patience(lock_wait)))
+        .map_err(explain)?;
+    set_up_any(&conn).map_err(|fault| explain_opening(fault, path))?;
+    Ok(conn)
+}
+
+fn set_up_any(conn: &Connection) -> Result<(), Fault> {
+    // Sorting and the like never touch the disk; what we sort is bounded.
+    set(conn, "temp_store", "MEMORY", "2")?;
+    // The file may come from anywhere: functions in its schema are not run.
+    set(conn, "trusted_schema", "OFF", "0")?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Sets a pragma and reads it back, since SQLite does not complain about one that has no effect.
+fn set(conn: &Connection, pragma: &str, value: &str, expected: &str) -> Result<(), Fault> {
+    conn.pragma_update(None, pragma, value)?;
+    let is: rusqlite::types::Value = conn.pragma_query_value(None, pragma, |row| row.get(0))?;
+    let is = match is {
+        rusqlite::types::Value::Integer(n) => n.to_string(),
+        rusqlite::types::Value::Text(text) => text,
+        other => format!("{other:?}"),
+    };
+    if is == expected {
+        return Ok(());
+    }
+    Err(Fault::unreadable(format!(
+        "SQLite keeps {pragma} at {is} although it was told {value} (is the file on a network share?)"
+    )))
+}
+
+/// Waits for a lock of another process in short, uneven steps: SQLite's own steps grow to 100 ms, and whoever
+/// waits longest is then served last.
+fn patience(lock_wait: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
+    let mut slept = Duration::ZERO;
+    move |n_tries| {
+        if n_tries == 0 {
+            slept = Duration::ZERO;
+        }
+        if slept >= lock_wait {
+            return false;
+        }
+        let step = Duration::from_micros(fastrand::u64(100..1_000));
+        std::thread::sleep(step);
+        slept += step;
+        true
+    }
+}
+
+fn explain_opening(fault: Fault, path: &Path) -> BackendError {
+    if let Fault::Sql(error) = &fault
+        && error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+        && !path.exists()
+    {
+        return BackendError::refused(format!(
+            "cannot open {path:?}: the file cannot be created; this process must be allowed to write in its folder"
+        ))
+        .with_source(fault);
+    }
+    fault.explain("open", path)
+}

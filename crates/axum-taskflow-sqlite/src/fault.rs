@@ -1,0 +1,69 @@
+//! What can go wrong past the door, and how a caller is told.
+
+use std::{io, path::Path};
+
+use axum_taskflow_core::BackendError;
+use rusqlite::ErrorCode;
+
+/// Any failure inside this crate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// SQLite's own word.
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    /// The file system's word, about the lock files.
+    #[error(transparent)]
+    File(#[from] io::Error),
+    /// Something is stored that this program does not understand.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl Fault {
+    pub(crate) fn unreadable(what: impl Into<String>) -> Self {
+        Self::Unreadable(what.into())
+    }
+
+    /// For the caller: the act, the file, and what to do about it.
+    pub(crate) fn explain(self, act: &str, path: &Path) -> BackendError {
+        let said = |advice: &str| format!("cannot {act} {path:?}: {self}{advice}");
+        let error = match &self {
+            Self::Unreadable(_) => BackendError::refused(said("")),
+            Self::File(_) => BackendError::unavailable(said("")),
+            Self::Sql(sql) => match sql.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                    BackendError::unavailable(said(
+                        "; another process has locked it for too long (is it open in an SQLite shell or a backup tool?)",
+                    ))
+                }
+                Some(ErrorCode::DiskFull) => BackendError::unavailable(said(
+                    "; free some space, nothing that was stored is lost",
+                )),
+                Some(ErrorCode::ReadOnly) => BackendError::unavailable(said(
+                    "; the file, its folder or the file system is read-only for this process",
+                )),
+                Some(ErrorCode::NotADatabase) => {
+                    BackendError::refused(said("; it is left as it is, choose another path"))
+                }
+                Some(ErrorCode::DatabaseCorrupt) => BackendError::refused(said(
+                    "; restore it from a backup, or try `sqlite3 <file> .recover` on a copy",
+                )),
+                Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                    BackendError::unavailable(said(
+                        "; this process must be allowed to read and write the file and its folder",
+                    ))
+                }
+                Some(ErrorCode::TooBig) => {
+                    BackendError::refused(said("; a value is larger than SQLite can hold"))
+                }
+                Some(
+                    ErrorCode::SystemIoFailure
+                    | ErrorCode::OutOfMemory
+                    | ErrorCode::OperationInterrupted,
+                ) => BackendError::unavailable(said("")),
+                _ => BackendError::refused(said("")),
+            },
+        };
+        error.with_source(self)
+    }
+}

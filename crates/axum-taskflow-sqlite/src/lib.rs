@@ -1,0 +1,212 @@
+//! Tasks of axum-taskflow in an SQLite file.
+//!
+//! Nothing to install: SQLite is compiled in. One thread writes, in transactions that everything shares that waits
+//! at that moment; a few others read. Several processes of one machine may use one file on a local disk.
+//!
+//! ```
+//! # fn main() -> Result<(), axum_taskflow_core::BackendError> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("tasks.db");
+//! use axum_taskflow_sqlite::{Durability, SqliteOptions};
+//!
+//! let backend = SqliteOptions::new(path)
+//!     .durability(Durability::PowerLoss)
+//!     .open()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Beside `tasks.db` lie `tasks.db-wal` and `tasks.db-shm`, which belong to SQLite, and the folder
+//! `tasks.db-instances`, with one lock file for each running process. A backup is made with SQLite's own means
+//! (`sqlite3 tasks.db ".backup copy.db"`), never by copying the file alone.
+
+mod apply;
+mod audit;
+mod claim;
+mod connection;
+mod counts;
+mod enqueue;
+mod fault;
+mod get;
+mod interned;
+mod list;
+mod lock;
+mod logs;
+mod orphans;
+mod prune;
+mod readers;
+mod row;
+mod schema;
+mod transaction;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum_taskflow_core::{
+    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
+    ListQuery, LogLine, Minute, Page, Prune, Pruned, Task, TaskId, Timestamp, Written,
+};
+
+use crate::{readers::Readers, writer::Writer};
+
+/// What an accepted task survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// The death of the process, however it dies. After a loss of power the last moments may be missing; the file
+    /// is whole. SQLite calls it `synchronous=NORMAL`.
+    #[default]
+    Process,
+    /// A loss of power too: every commit waits for the disk. SQLite calls it `synchronous=FULL`.
+    PowerLoss,
+}
+
+/// How to open a file of tasks.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    path: PathBuf,
+    durability: Durability,
+    lock_wait: Duration,
+}
+
+impl SqliteOptions {
+    /// The file at `path`, which is created if it is missing; its folder must exist.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            durability: Durability::default(),
+            lock_wait: Duration::from_secs(5),
+        }
+    }
+
+    /// What an accepted task survives; the default is [`Durability::Process`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long a write waits while another process writes, before it fails; the default is 5 s.
+    #[must_use]
+    pub fn lock_wait(mut self, lock_wait: Duration) -> Self {
+        self.lock_wait = lock_wait;
+        self
+    }
+
+    /// Opens the file, and brings it to the newest schema.
+    ///
+    /// Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`BackendError`] names the file, what is wrong with it and what to do. A file that is not ours is not touched.
+    pub fn open(self) -> Result<Sqlite, BackendError> {
+        let path = connection::place(&self.path)?;
+        let writer = connection::open_writer(&path, self.durability, self.lock_wait)?;
+        // Readers last: only now is there a file with a schema.
+        let n_readers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+        let readers = (0..n_readers)
+            .map(|_| connection::open_reader(&path, self.lock_wait))
+            .collect::<Result<_, _>>()?;
+        Ok(Sqlite {
+            given_path: self.path,
+            readers: Readers::start(readers, path.clone())?,
+            writer: Writer::start(writer, path)?,
+        })
+    }
+}
+
+/// Tasks in an SQLite file.
+///
+/// Dropping it waits until the file is closed. What was not [closed](Backend::close) is found dead by the next one.
+#[derive(Debug)]
+pub struct Sqlite {
+    given_path: PathBuf,
+    // In this order: the last connection to be closed must be one that can write, or SQLite leaves its log behind.
+    readers: Readers,
+    writer: Writer,
+}
+
+impl Sqlite {
+    /// Opens the file at `path` with the default options.
+    ///
+    /// # Errors
+    /// As [`SqliteOptions::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
+        SqliteOptions::new(path.as_ref()).open()
+    }
+}
+
+impl Backend for Sqlite {
+    fn describe(&self) -> String {
+        format!("sqlite {}", self.given_path.display())
+    }
+
+    fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
+        Box::pin(self.writer.call(move |session| session.join(&instance)))
+    }
+
+    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+        Box::pin(self.writer.call(move |session| session.write(&batch)))
+    }
+
+    fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
+        Box::pin(self.writer.call(move |session| session.claim(&claim)))
+    }
+
+    fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
+        Box::pin(self.writer.call(move |session| session.orphans(limit)))
+    }
+
+    fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
+        Box::pin(
+            self.readers
+                .call(move |conn, interned| get::get(conn, interned, id)),
+        )
+    }
+
+    fn list(&self, query: ListQuery) -> BackendFuture<'_, Page> {
+        Box::pin(
+            self.readers
+                .call(move |conn, interned| list::list(conn, interned, &query)),
+        )
+    }
+
+    fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>> {
+        Box::pin(
+            self.readers
+                .call(move |conn, _| logs::logs(conn, id, skip, limit)),
+        )
+    }
+
+    fn counts(&self) -> BackendFuture<'_, Vec<Count>> {
+        Box::pin(self.readers.call(counts::counts))
+    }
+
+    fn series(&self, since: Timestamp) -> BackendFuture<'_, Vec<Minute>> {
+        Box::pin(
+            self.readers
+                .call(move |conn, interned| counts::series(conn, interned, since)),
+        )
+    }
+
+    fn audit(&self, before: Option<TaskId>, limit: usize) -> BackendFuture<'_, Vec<AuditEntry>> {
+        Box::pin(
+            self.readers
+                .call(move |conn, _| audit::audit(conn, before, limit)),
+        )
+    }
+
+    fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
+        Box::pin(self.writer.call(move |session| session.prune(&prune)))
+    }
+
+    fn close(&self) -> BackendFuture<'_, ()> {
+        Box::pin(async {
+            self.readers.close();
+            self.writer.close().await
+        })
+    }
+}

@@ -1,0 +1,210 @@
+//! Pages of tasks, newest first, from whichever index is shortest.
+
+use axum_taskflow_core::{ListQuery, Page, Task, TaskId, TaskStatus};
+use rusqlite::{Connection, OptionalExtension, ToSql};
+
+use crate::{
+    fault::Fault,
+    interned::{Interned, NOBODY},
+    row,
+};
+
+/// How many tasks are looked at for one page. A page that finds fewer matches among them is short, and says where
+/// to go on.
+const LOOKED_AT_MAX: usize = 100_000;
+
+/// Where candidates come from, newest first; each reads `rowid, id, status, func` between `?1` and `?2`.
+enum Source<'q> {
+    Tag(&'q str, &'q str),
+    TagKey(&'q str),
+    EndedBadly(i64),
+    Owner(i64),
+    Func(i64),
+    All,
+}
+
+/// What every candidate must be.
+struct Filter {
+    status: Option<i64>,
+    func: Option<i64>,
+    /// Older than this; no bound is above all ids.
+    before: Vec<u8>,
+    /// Newer than this; no bound is below all ids.
+    after: Vec<u8>,
+}
+
+struct Match {
+    id: TaskId,
+    rowid: i64,
+}
+
+pub(crate) fn list(
+    conn: &Connection,
+    interned: &mut Interned,
+    query: &ListQuery,
+) -> Result<Page, Fault> {
+    if query.limit == 0 {
+        return Ok(Page::default());
+    }
+    let func = match &query.name {
+        None => None,
+        Some(name) => match interned.known_function(conn, name)? {
+            Some(func) => Some(func),
+            None => return Ok(Page::default()), // it never had a task
+        },
+    };
+    let bound = |id: Option<TaskId>| id.map(|id| id.as_bytes().to_vec());
+    let filter = Filter {
+        status: query.status.map(row::status_no).transpose()?,
+        func,
+        before: bound(query.before).unwrap_or(vec![0xff; 17]),
+        after: bound(query.after).unwrap_or_default(),
+    };
+    let sources = sources(conn, query, &filter)?;
+    let looked_at_max = LOOKED_AT_MAX / sources.len().max(1);
+
+    let mut matches = Vec::new();
+    let mut stopped: Option<TaskId> = None;
+    for source in &sources {
+        let stopped_at = scan(
+            conn,
+            source,
+            &filter,
+            query.limit,
+            looked_at_max,
+            &mut matches,
+        )?;
+        stopped = stopped.max(stopped_at);
+    }
+    // Below the point where one source stopped, the others' matches come too early.
+    matches.sort_unstable_by_key(|found| std::cmp::Reverse(found.id));
+    matches.retain(|found| Some(found.id) >= stopped);
+    let mut next = stopped;
+    if matches.len() > query.limit {
+        matches.truncate(query.limit);
+        next = matches.last().map(|found| found.id);
+    }
+    Ok(Page {
+        tasks: fetch(conn, interned, &matches, query.payload_max)?,
+        next,
+    })
+}
+
+/// The shortest way to everything that the query can match.
+fn sources<'q>(
+    conn: &Connection,
+    query: &'q ListQuery,
+    filter: &Filter,
+) -> Result<Vec<Source<'q>>, Fault> {
+    Ok(
+        match (&query.tag, query.status, filter.status, filter.func) {
+            (Some((key, Some(value))), ..) => vec![Source::Tag(key, value)],
+            (Some((key, None)), ..) => vec![Source::TagKey(key)],
+            (None, Some(TaskStatus::Pending), ..) => owners(conn, NOBODY - 1)?,
+            (None, Some(TaskStatus::Running), ..) => owners(conn, NOBODY)?, // nobody runs nothing
+            (
+                None,
+                Some(TaskStatus::Failed | TaskStatus::Interrupted | TaskStatus::Cancelled),
+                Some(no),
+                _,
+            ) => {
+                vec![Source::EndedBadly(no)]
+            }
+            (None, _, _, Some(func)) => vec![Source::Func(func)],
+            _ => vec![Source::All],
+        },
+    )
+}
+
+/// One source for each owner of live tasks.
+fn owners<'q>(conn: &Connection, mut after: i64) -> Result<Vec<Source<'q>>, Fault> {
+    let mut statement =
+        conn.prepare_cached("SELECT owner FROM task WHERE owner > ?1 ORDER BY owner LIMIT 1")?;
+    let mut owners = Vec::new();
+    while let Some(owner) = statement.query_row([after], |row| row.get(0)).optional()? {
+        owners.push(Source::Owner(owner));
+        after = owner;
+    }
+    Ok(owners)
+}
+
+/// Adds up to `limit + 1` matches of one source; the answer is where it stopped, unless it came to its end.
+fn scan(
+    conn: &Connection,
+    source: &Source<'_>,
+    filter: &Filter,
+    limit: usize,
+    looked_at_max: usize,
+    matches: &mut Vec<Match>,
+) -> Result<Option<TaskId>, Fault> {
+    const TAGGED: &str = "
+        SELECT task.rowid, task.id, task.status, task.func FROM task_tag CROSS JOIN task ON task.id = task_tag.task
+        WHERE task_tag.task < ?1 AND task_tag.task > ?2 AND task_tag.key = ?3";
+    const PLAIN: &str = "SELECT rowid, id, status, func FROM task";
+    let (sql, values): (String, Vec<&dyn ToSql>) = match source {
+        Source::Tag(key, value) => (
+            format!("{TAGGED} AND task_tag.value = ?4 ORDER BY task_tag.task DESC"),
+            vec![key, value],
+        ),
+        Source::TagKey(key) => (format!("{TAGGED} ORDER BY task_tag.task DESC"), vec![key]),
+        Source::EndedBadly(status) => (
+            format!(
+                "{PLAIN} WHERE id < ?1 AND id > ?2 AND shelf >= 5 AND shelf = ?3 ORDER BY id DESC"
+            ),
+            vec![status],
+        ),
+        Source::Owner(owner) => (
+            format!("{PLAIN} WHERE id < ?1 AND id > ?2 AND owner = ?3 ORDER BY id DESC"),
+            vec![owner],
+        ),
+        Source::Func(func) => (
+            format!("{PLAIN} WHERE id < ?1 AND id > ?2 AND func = ?3 ORDER BY id DESC"),
+            vec![func],
+        ),
+        Source::All => (
+            format!("{PLAIN} WHERE id < ?1 AND id > ?2 ORDER BY id DESC"),
+            vec![],
+        ),
+    };
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut values_all: Vec<&dyn ToSql> = vec![&filter.before, &filter.after];
+    values_all.extend(values);
+    let mut rows = statement.query(&*values_all)?;
+    let (mut n_looked_at, mut n_matches) = (0, 0);
+    while let Some(row) = rows.next()? {
+        let id = row::read_id(row, 1)?;
+        let is_match = filter.status.is_none_or(|status| row.get(2) == Ok(status))
+            && filter.func.is_none_or(|func| row.get(3) == Ok(func));
+        if is_match {
+            matches.push(Match {
+                id,
+                rowid: row.get(0)?,
+            });
+            n_matches += 1;
+        }
+        n_looked_at += 1;
+        if n_matches > limit || n_looked_at >= looked_at_max {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+fn fetch(
+    conn: &Connection,
+    interned: &mut Interned,
+    matches: &[Match],
+    payload_max: usize,
+) -> Result<Vec<Task>, Fault> {
+    let columns = row::TASK_COLUMNS;
+    let mut statement =
+        conn.prepare_cached(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?;
+    let mut tasks = Vec::with_capacity(matches.len());
+    for found in matches {
+        let mut rows = statement.query([found.rowid])?;
+        if let Some(row) = rows.next()? {
+            tasks.push(row::read_task(row, payload_max, conn, interned)?);
+        }
+    }
+    Ok(tasks)
+}

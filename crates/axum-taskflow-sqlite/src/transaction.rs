@@ -1,0 +1,106 @@
+//! The transaction that everything is written in, and the sums that are written once at its end.
+
+use std::collections::HashMap;
+
+use axum_taskflow_core::{Life, Timestamp};
+use rusqlite::{Connection, Statement};
+
+use crate::{fault::Fault, interned::Interned};
+
+/// What the verbs of the writer share.
+#[derive(Debug)]
+pub(crate) struct Transaction<'c> {
+    pub(crate) conn: &'c Connection,
+    pub(crate) interned: Interned,
+    /// The latest time that anything was written at: what was due then lies with the waiting tasks.
+    pub(crate) latest: Timestamp,
+    /// By function and status.
+    counts: HashMap<(i64, i64), i64>,
+    /// By minute, function and status: how many, and how long they ran in milliseconds.
+    minutes: HashMap<(i64, i64, i64), (i64, i64)>,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    rollback: Statement<'c>,
+    add_count: Statement<'c>,
+    add_minute: Statement<'c>,
+}
+
+impl<'c> Transaction<'c> {
+    pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            conn,
+            interned: Interned::default(),
+            latest: Timestamp::default(),
+            counts: HashMap::new(),
+            minutes: HashMap::new(),
+            // Not deferred: a transaction that reads first and then finds another writer ahead must fail.
+            begin: conn.prepare("BEGIN IMMEDIATE")?,
+            commit: conn.prepare("COMMIT")?,
+            rollback: conn.prepare("ROLLBACK")?,
+            add_count: conn.prepare(
+                "INSERT INTO counter (func, status, n) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (func, status) DO UPDATE SET n = n + ?3",
+            )?,
+            add_minute: conn.prepare(
+                "INSERT INTO minute (at, func, status, n, run_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (at, func, status) DO UPDATE SET n = n + ?4, run_ms = run_ms + ?5",
+            )?,
+        })
+    }
+
+    pub(crate) fn begin(&mut self) -> Result<(), Fault> {
+        self.begin.raw_execute()?;
+        Ok(())
+    }
+
+    pub(crate) fn commit(&mut self) -> Result<(), Fault> {
+        for ((func, status), n) in self.counts.drain().filter(|(_, n)| *n != 0) {
+            self.add_count.execute((func, status, n))?;
+        }
+        for ((at, func, status), (n, run_ms)) in self.minutes.drain() {
+            self.add_minute.execute((at, func, status, n, run_ms))?;
+        }
+        self.commit.raw_execute()?;
+        Ok(())
+    }
+
+    /// Undoes whatever was written since [`Transaction::begin`].
+    pub(crate) fn rollback(&mut self) -> Result<(), Fault> {
+        self.counts.clear();
+        self.minutes.clear();
+        self.interned.clear();
+        // After some errors, such as a full disk, SQLite has undone it already.
+        if !self.conn.is_autocommit() {
+            self.rollback.raw_execute()?;
+        }
+        Ok(())
+    }
+
+    /// A task of this function came to this status.
+    pub(crate) fn came(&mut self, func: i64, status: i64) {
+        *self.counts.entry((func, status)).or_default() += 1;
+    }
+
+    /// A task of this function left this status.
+    pub(crate) fn went(&mut self, func: i64, status: i64) {
+        *self.counts.entry((func, status)).or_default() -= 1;
+    }
+
+    /// A task of this function ended.
+    pub(crate) fn ended(&mut self, func: i64, status: i64, life: &Life, now: Timestamp) {
+        const MINUTE_MS: i64 = 60_000;
+        let finished_at = life.finished_at.unwrap_or(now);
+        let at = finished_at.as_unix_ms() / MINUTE_MS * MINUTE_MS;
+        let run = life
+            .started_at
+            .map(|started_at| finished_at.since(started_at));
+        let run_ms = i64::try_from(run.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
+        let sum = self.minutes.entry((at, func, status)).or_default();
+        *sum = (sum.0 + 1, sum.1.saturating_add(run_ms));
+    }
+}
+
+/// A number of rows as SQLite takes it.
+pub(crate) fn at_most(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

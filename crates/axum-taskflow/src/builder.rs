@@ -1,0 +1,191 @@
+//! Setters that judge nothing; [`Builder::build`] judges everything.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use axum_taskflow_core::{
+    Backend, BackendError, Clock, Config, Error, ErrorKind, TaskDef, TaskOptions,
+};
+use axum_taskflow_sqlite::{Durability, SqliteOptions};
+
+use crate::manager::TaskManager;
+
+/// Settings of a [`TaskManager`].
+///
+/// ```
+/// use std::time::Duration;
+/// use axum_taskflow::TaskManager;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("tasks.db");
+/// let manager = TaskManager::builder()
+///     .sqlite(path)
+///     .concurrency(50)
+///     .retries(2)
+///     .delay(Duration::from_secs(1))
+///     .build()
+///     .await?;
+/// # manager.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until `build().await`"]
+pub struct Builder {
+    config: Config,
+    sqlite: Option<SqliteOptions>,
+}
+
+impl Builder {
+    /// Stores tasks in this SQLite file, which is made if it is not there. Its folder must be on a local disk.
+    pub fn sqlite(self, path: impl Into<PathBuf>) -> Self {
+        self.sqlite_with(SqliteOptions::new(path))
+    }
+
+    /// Stores tasks in an SQLite file, with options.
+    pub fn sqlite_with(mut self, options: SqliteOptions) -> Self {
+        self.sqlite = Some(options);
+        self
+    }
+
+    /// What a stored task survives, if it is stored in an SQLite file: see [`Durability`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.sqlite = self.sqlite.map(|options| options.durability(durability));
+        self
+    }
+
+    /// Stores tasks in a backend of your own.
+    pub fn backend(mut self, backend: impl Backend) -> Self {
+        self.config.backend = Arc::new(backend);
+        self.sqlite = None;
+        self
+    }
+
+    /// Adds a function that has no `#[task]`.
+    pub fn task(mut self, task: TaskDef) -> Self {
+        self.config.tasks.push(task);
+        self
+    }
+
+    /// False: functions with `#[task]` are not taken, only those of [`Builder::task`]. For tests that build managers
+    /// with different functions.
+    pub fn collect(mut self, collect: bool) -> Self {
+        self.config.collect = collect;
+        self
+    }
+
+    /// Gives functions a state by [`Data`](crate::Data); one of each type.
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.config.state(state);
+        self
+    }
+
+    /// Async functions that run at once; 100 unless set.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.config.concurrency = concurrency;
+        self
+    }
+
+    /// Plain functions that run at once, each on a thread; at least 4, or the number of cores, unless set.
+    pub fn blocking_threads(mut self, blocking_threads: usize) -> Self {
+        self.config.blocking_threads = blocking_threads;
+        self
+    }
+
+    /// Attempts after the first one, for tasks that say nothing else; 0 unless set.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.config.defaults.retries = Some(retries);
+        self
+    }
+
+    /// The wait after the first failed attempt, for tasks that say nothing else; none unless set.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.config.defaults.delay = Some(delay);
+        self
+    }
+
+    /// What tasks do unless their function or the caller says otherwise. Replaces what was set before.
+    pub fn defaults(mut self, defaults: TaskOptions) -> Self {
+        self.config.defaults = defaults;
+        self
+    }
+
+    /// How long tasks that succeeded or were cancelled are kept; 7 days unless set.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.config.retention = retention;
+        self
+    }
+
+    /// How long tasks that failed or were interrupted are kept; 30 days unless set.
+    pub fn retention_failed(mut self, retention: Duration) -> Self {
+        self.config.retention_failed = retention;
+        self
+    }
+
+    /// How long tasks may go on when the service shuts down; 25 s unless set.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.config.shutdown_timeout = timeout;
+        self
+    }
+
+    /// How long `add_task` waits at most for the store; 5 s unless set.
+    pub fn add_timeout(mut self, timeout: Duration) -> Self {
+        self.config.add_timeout = timeout;
+        self
+    }
+
+    /// New tasks that wait to be stored, before `add_task` waits; 10,000 unless set.
+    pub fn queue_max(mut self, queue_max: usize) -> Self {
+        self.config.queue_max = queue_max;
+        self
+    }
+
+    /// Bytes of the arguments of one task; 1 MiB unless set.
+    pub fn args_max(mut self, args_max: usize) -> Self {
+        self.config.args_max = args_max;
+        self
+    }
+
+    /// Bytes of a result that is kept; 1 MiB unless set.
+    pub fn result_max(mut self, result_max: usize) -> Self {
+        self.config.result_max = result_max;
+        self
+    }
+
+    /// Tasks in one `add_tasks`; 100,000 unless set.
+    pub fn bulk_max(mut self, bulk_max: usize) -> Self {
+        self.config.bulk_max = bulk_max;
+        self
+    }
+
+    /// What time it is; for tests.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.config.clock = clock;
+        self
+    }
+
+    /// Opens the store, takes over what a former process left, and starts to run tasks.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
+    pub async fn build(mut self) -> Result<TaskManager, Error> {
+        if let Some(options) = self.sqlite.take() {
+            self.config.backend = Arc::new(opened(options).await?);
+        }
+        Ok(TaskManager(
+            axum_taskflow_core::TaskManager::start(self.config).await?,
+        ))
+    }
+}
+
+/// Opening a file may wait for another process: not on the runtime.
+async fn opened(options: SqliteOptions) -> Result<axum_taskflow_sqlite::Sqlite, Error> {
+    match tokio::task::spawn_blocking(move || options.open()).await {
+        Ok(opened) => opened.map_err(|error: BackendError| error.into()),
+        Err(error) => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("opening the task store was cut off: {error}"),
+        )),
+    }
+}
