@@ -331,6 +331,7 @@ fn view(task: &Task) -> Value {
         "started_at": task.life.started_at.map(Timestamp::as_unix_ms),
         "finished_at": task.life.finished_at.map(Timestamp::as_unix_ms),
         "error": task.life.error.as_ref().map(|error| &error.message),
+        "may_repeat": task.requeue_on_interrupt,
         "key": task.idempotency_key.as_ref().map(|key| &key.key),
         "past": task.past_attempts.iter().map(|past| past.outcome).collect::<Vec<_>>(),
     })

@@ -69,9 +69,8 @@ impl Settings {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut service = Service {
             child,
-            url: String::new(),
             folder: folder.to_owned(),
-            client: Client::new(),
+            caller: Caller::default(),
         };
         let listening = async {
             while let Some(line) = lines.next_line().await.unwrap() {
@@ -82,7 +81,7 @@ impl Settings {
             None
         };
         let url = tokio::time::timeout(DEADLINE, listening).await;
-        service.url = match url {
+        service.caller.url = match url {
             Ok(Some(url)) => url,
             _ => panic!("the service does not start: {}", service.log()),
         };
@@ -98,32 +97,14 @@ fn log(folder: &Path) -> fs::File {
     options.open(folder.join("log")).unwrap()
 }
 
-/// A service that runs. Killed when it is dropped.
-pub(crate) struct Service {
-    child: Child,
+/// A client of the service.
+#[derive(Clone, Default)]
+pub(crate) struct Caller {
     pub(crate) url: String,
-    pub(crate) folder: PathBuf,
-    pub(crate) client: Client,
+    pub(crate) http: Client,
 }
 
-impl Service {
-    pub(crate) async fn start(folder: &Path) -> Self {
-        Settings::default().start(folder).await
-    }
-
-    /// Adds a task of this function, with options: the id, once the service has accepted it.
-    pub(crate) async fn add_with(&self, function: &str, args: Value, options: Value) -> String {
-        let response = self.try_add(function, args, options).await.unwrap();
-        let (status, body) = (response.status(), response.text().await.unwrap());
-        assert_eq!(status, 200, "{function} was not accepted: {body}");
-        let body: Value = serde_json::from_str(&body).unwrap();
-        body["id"].as_str().unwrap().to_owned()
-    }
-
-    pub(crate) async fn add(&self, function: &str, args: impl Into<Value>) -> String {
-        self.add_with(function, args.into(), json!({})).await
-    }
-
+impl Caller {
     /// Asks for a task; the service may be gone before it answers.
     pub(crate) async fn try_add(
         &self,
@@ -134,39 +115,69 @@ impl Service {
         options["function"] = function.into();
         options["args"] = args;
         let url = format!("{}/add", self.url);
-        self.client.post(url).json(&options).send().await
+        self.http.post(url).json(&options).send().await
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.url);
+        let response = self.http.get(url).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        response.json().await.unwrap()
+    }
+}
+
+/// A service that runs. Killed when it is dropped.
+pub(crate) struct Service {
+    child: Child,
+    pub(crate) folder: PathBuf,
+    pub(crate) caller: Caller,
+}
+
+impl Service {
+    pub(crate) async fn start(folder: &Path) -> Self {
+        Settings::default().start(folder).await
+    }
+
+    /// Adds a task of this function, with options: the id, once the service has accepted it.
+    pub(crate) async fn add_with(&self, function: &str, args: Value, options: Value) -> String {
+        let response = self.caller.try_add(function, args, options).await.unwrap();
+        let (status, body) = (response.status(), response.text().await.unwrap());
+        assert_eq!(status, 200, "{function} was not accepted: {body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        body["id"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn add(&self, function: &str, args: impl Into<Value>) -> String {
+        self.add_with(function, args.into(), json!({})).await
     }
 
     /// Adds a task for each argument, in one step.
     pub(crate) async fn add_many(&self, function: &str, args: &[String]) -> Vec<String> {
-        let url = format!("{}/add_many", self.url);
+        let url = format!("{}/add_many", self.caller.url);
         let body = json!({ "function": function, "args": args });
-        let response = self.client.post(url).json(&body).send().await.unwrap();
+        let response = self.caller.http.post(url).json(&body).send().await.unwrap();
         assert_eq!(response.status(), 200);
         response.json().await.unwrap()
     }
 
     /// Lets everything that waits at this door go on.
     pub(crate) async fn open(&self, door: &str) {
-        let url = format!("{}/open/{door}", self.url);
-        let response = self.client.post(url).send().await.unwrap();
+        let url = format!("{}/open/{door}", self.caller.url);
+        let response = self.caller.http.post(url).send().await.unwrap();
         assert_eq!(response.status(), 204);
     }
 
     /// What is stored of a task; null if nothing is.
     pub(crate) async fn seen(&self, id: &str) -> Value {
-        let url = format!("{}/seen/{id}", self.url);
-        let response = self.client.get(url).send().await.unwrap();
-        assert_eq!(response.status(), 200);
-        response.json().await.unwrap()
+        self.caller.get(&format!("/seen/{id}")).await
     }
 
     /// What is stored of all tasks, newest first.
     pub(crate) async fn all_seen(&self) -> Vec<Value> {
-        let url = format!("{}/seen", self.url);
-        let response = self.client.get(url).send().await.unwrap();
-        assert_eq!(response.status(), 200);
-        response.json().await.unwrap()
+        match self.caller.get("/seen").await {
+            Value::Array(tasks) => tasks,
+            other => panic!("{other}"),
+        }
     }
 
     /// What is stored of a task once it has one of these statuses.
