@@ -12,10 +12,17 @@ macro_rules! guides {
 }
 
 guides! {
+    readme: "README.md",
     index: "docs/index.md",
     getting_started: "docs/getting-started.md",
     defining_tasks: "docs/defining-tasks.md",
     adding_tasks: "docs/adding-tasks.md",
     execution_and_retries: "docs/execution-and-retries.md",
     persistence: "docs/persistence.md",
+    dashboard_and_rest: "docs/dashboard-and-rest.md",
+    promises: "docs/promises.md",
+    life_of_a_task: "docs/internals/life-of-a-task.md",
+    statuses: "docs/internals/statuses.md",
+    decisions: "docs/internals/decisions.md",
+    contributing: "CONTRIBUTING.md",
 }
