@@ -161,7 +161,10 @@ fn in_core_a_file_uses_only_what_stands_above_it() {
         }
     }
 
-    assert!(n_named > 50, "the files were not read: {n_named} uses found");
+    assert!(
+        n_named > 50,
+        "the files were not read: {n_named} uses found"
+    );
     holds(
         "in core a file uses only modules whose `mod` line in lib.rs stands above its own",
         &wrong,
@@ -245,7 +248,10 @@ fn templates_escape_everything_and_hold_no_script_and_no_style() {
                 ("|safe", line.contains("|safe") || line.contains("| safe")),
                 ("escape off", line.contains("escape none")),
                 ("inline script", inline_script),
-                ("inline style", line.contains("<style") || line.contains(" style=")),
+                (
+                    "inline style",
+                    line.contains("<style") || line.contains(" style="),
+                ),
                 ("event handler", handler),
                 ("javascript: link", line.contains("javascript:")),
             ];

@@ -42,7 +42,8 @@ impl Effects {
 
     /// Appends a line in one write, so that no two lines mix and none is torn.
     fn note(&self, ctx: &TaskContext, what: &str, label: &str) -> std::io::Result<()> {
-        let line = json!({ "id": ctx.id(), "attempt": ctx.attempt(), "what": what, "label": label });
+        let line =
+            json!({ "id": ctx.id(), "attempt": ctx.attempt(), "what": what, "label": label });
         let mut file = &*self.0;
         file.write_all(format!("{line}\n").as_bytes())?;
         file.sync_data()
@@ -218,13 +219,6 @@ async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, Task
     let args = order.args.clone();
     let unreadable = |error: serde_json::Error| invalid(format!("args: {error}"));
     macro_rules! ordered {
-        ($function:ident) => {
-            with_options(
-                tasks.add_task($function, serde_json::from_value(args).map_err(unreadable)?),
-                order,
-            )
-            .await?
-        };
         ($function:ident, $type:ty) => {
             with_options(
                 tasks.add_task(
@@ -239,14 +233,14 @@ async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, Task
     let id = match &*order.function {
         "effect" => ordered!(effect, String),
         "effect_blocking" => ordered!(effect_blocking, String),
-        "sleeps" => ordered!(sleeps),
+        "sleeps" => ordered!(sleeps, (String, u64)),
         "waits" => ordered!(waits, String),
         "blocks" => ordered!(blocks, String),
         "fails" => ordered!(fails, String),
-        "fails_before" => ordered!(fails_before),
+        "fails_before" => ordered!(fails_before, (String, u32)),
         "panics" => ordered!(panics, String),
         "aborts" => ordered!(aborts, String),
-        "talks" => ordered!(talks),
+        "talks" => ordered!(talks, (String, String)),
         other => return Err(invalid(format!("there is no function {other}"))),
     };
     Ok(Json(json!({ "id": id, "instance": tasks.instance().id })))

@@ -82,7 +82,8 @@ pub(crate) fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
             if !name.starts_with('.') && !made_by_tools.contains(&&*name) || name == ".ci" {
                 found.extend(files(&path, ending));
             }
-        } else if name.ends_with(ending) {
+        } else if name.ends_with(ending) && name != ".git" {
+            // (in a work tree, `.git` is a file)
             found.push(path);
         }
     }
