@@ -18,8 +18,8 @@
 //!
 //! The modules below stand in the order in which they are best read, and each uses only those above it.
 
-mod clock;
 mod error;
+mod clock;
 mod id;
 mod status;
 mod retry;

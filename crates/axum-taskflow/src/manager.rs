@@ -32,7 +32,6 @@ pub struct TaskManager(pub(crate) axum_taskflow_core::TaskManager);
 
 impl TaskManager {
     /// Settings of a new manager; without any, tasks are stored in memory.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }

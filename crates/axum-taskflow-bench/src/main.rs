@@ -1,0 +1,143 @@
+//! Measures what the library costs, per backend: the workloads W1 to W4.
+//!
+//! ```text
+//! cargo run --release -p axum-taskflow-bench              everything, 5 rounds, table and JSON
+//! cargo run --release -p axum-taskflow-bench -- w2 w3     some workloads
+//!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --json FILE
+//! ```
+//!
+//! Each figure is the median of the rounds, with the smallest and the largest; rounds of all backends alternate, so
+//! that noise of the machine hits all alike. Each round runs in a process of its own, with a fresh file.
+
+mod limits;
+mod report;
+mod workloads;
+
+use std::process::ExitCode;
+
+use crate::{
+    report::{Figure, Report},
+    workloads::{Store, Workload},
+};
+
+/// What to measure.
+struct Options {
+    workloads: Vec<Workload>,
+    stores: Vec<Store>,
+    rounds: usize,
+    tasks: usize,
+    history: usize,
+    json: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args.first().map(String::as_str) {
+        // A round: measures one workload in this process, and prints the figures as JSON.
+        Some("round") => round(&args[1..]),
+        _ => Options::parse(&args).and_then(|options| all(&options)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self, String> {
+        let mut options = Self {
+            workloads: Vec::new(),
+            stores: vec![Store::Memory, Store::Sqlite],
+            rounds: 5,
+            tasks: 100_000,
+            history: 1_000_000,
+            json: None,
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+            let number = |text: &String| text.parse().map_err(|_| format!("{text:?} is no number"));
+            match arg.as_str() {
+                "--rounds" => options.rounds = value().and_then(number)?,
+                "--tasks" => options.tasks = value().and_then(number)?,
+                "--history" => options.history = value().and_then(number)?,
+                "--json" => options.json = Some(value()?.clone()),
+                "--memory-only" => options.stores = vec![Store::Memory],
+                "--sqlite-only" => options.stores = vec![Store::Sqlite],
+                name => options.workloads.push(Workload::named(name)?),
+            }
+        }
+        if options.workloads.is_empty() {
+            options.workloads = Workload::ALL.to_vec();
+        }
+        Ok(options)
+    }
+}
+
+fn all(options: &Options) -> Result<(), String> {
+    if cfg!(debug_assertions) {
+        return Err("figures of a debug build mean nothing: use --release".to_owned());
+    }
+    let mut report = Report::default();
+    for round in 1..=options.rounds {
+        for workload in &options.workloads {
+            for store in options.stores.iter().filter(|store| workload.fits(**store)) {
+                eprintln!("round {round} of {}: {workload} on {store}", options.rounds);
+                report.add(
+                    *workload,
+                    *store,
+                    in_own_process(*workload, *store, options)?,
+                );
+            }
+        }
+    }
+    println!("{report}");
+    match &options.json {
+        Some(path) => std::fs::write(path, report.json())
+            .map_err(|error| format!("cannot write {path}: {error}")),
+        None => {
+            println!("{}", report.json());
+            Ok(())
+        }
+    }
+}
+
+/// A process of its own: the memory of one round is not that of another.
+fn in_own_process(
+    workload: Workload,
+    store: Store,
+    options: &Options,
+) -> Result<Vec<Figure>, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = std::process::Command::new(program)
+        .arg("round")
+        .args([workload.to_string(), store.to_string()])
+        .args([options.tasks.to_string(), options.history.to_string()])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("{workload} on {store} failed"));
+    }
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("{workload} on {store} printed no figures: {error}"))
+}
+
+fn round(args: &[String]) -> Result<(), String> {
+    let [workload, store, tasks, history] = args else {
+        return Err("round WORKLOAD STORE TASKS HISTORY".to_owned());
+    };
+    let number = |text: &String| text.parse().map_err(|_| format!("{text:?} is no number"));
+    let figures = workloads::run(
+        Workload::named(workload)?,
+        Store::named(store)?,
+        number(tasks)?,
+        number(history)?,
+    )
+    .map_err(|error| error.to_string())?;
+    println!("{}", serde_json::json!(figures));
+    Ok(())
+}

@@ -1,0 +1,417 @@
+//! The workloads: a no-op async task with one 40-byte argument, unless said.
+
+use std::{
+    error::Error,
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum_taskflow_core::{
+    Backend, Change, Config, Data, IdSource, ListQuery, Memory, Outcome, RetryPolicy, Task,
+    TaskDef, TaskManager, TaskStatus, Timestamp,
+};
+use axum_taskflow_sqlite::{Durability, SqliteOptions};
+use tokio::sync::mpsc;
+
+use crate::{limits, report::Figure};
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Producers that add one by one, and slots that run.
+const PRODUCERS: usize = 64;
+const SLOTS: usize = 64;
+
+/// Where tasks are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Store {
+    /// In memory.
+    Memory,
+    /// In an SQLite file, `synchronous=NORMAL`.
+    Sqlite,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Workload {
+    /// The bare store.
+    L1,
+    /// Adding only.
+    W1,
+    /// From the first add to the last end in the store.
+    W2,
+    /// As W2, with tasks that may be repeated.
+    W2Requeue,
+    /// As W2, safe against power loss.
+    W2Full,
+    /// As W2, with many finished tasks in the store.
+    W2History,
+    /// From an add to the function's first line.
+    W3,
+    /// Memory of waiting tasks.
+    W4,
+}
+
+impl Workload {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::L1,
+        Self::W1,
+        Self::W2,
+        Self::W2Requeue,
+        Self::W2Full,
+        Self::W2History,
+        Self::W3,
+        Self::W4,
+    ];
+
+    pub(crate) fn named(name: &str) -> std::result::Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|workload| workload.to_string() == name)
+            .ok_or_else(|| {
+                let names = Self::ALL.map(|workload| workload.to_string()).join(", ");
+                format!("{name:?} is no workload; they are {names}")
+            })
+    }
+
+    /// True if it makes sense on this store.
+    pub(crate) fn fits(self, store: Store) -> bool {
+        match self {
+            Self::L1 | Self::W2Full | Self::W2History => store == Store::Sqlite,
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::L1 => "l1",
+            Self::W1 => "w1",
+            Self::W2 => "w2",
+            Self::W2Requeue => "w2-requeue",
+            Self::W2Full => "w2-full",
+            Self::W2History => "w2-history",
+            Self::W3 => "w3",
+            Self::W4 => "w4",
+        })
+    }
+}
+
+impl Store {
+    pub(crate) fn named(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "memory" => Ok(Self::Memory),
+            "sqlite" => Ok(Self::Sqlite),
+            _ => Err(format!("{name:?} is no store")),
+        }
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Sqlite => "sqlite",
+        })
+    }
+}
+
+/// Measures one workload once.
+pub(crate) fn run(
+    workload: Workload,
+    store: Store,
+    tasks: usize,
+    history: usize,
+) -> Result<Vec<Figure>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("tasks.db");
+    if workload == Workload::L1 {
+        return limits::sqlite(&path, tasks);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match workload {
+            Workload::L1 => unreachable!("answered above"),
+            Workload::W1 => w1(store, &path, tasks).await,
+            Workload::W2 => w2(open(store, &path, Durability::Process)?, tasks, false).await,
+            Workload::W2Requeue => w2(open(store, &path, Durability::Process)?, tasks, true).await,
+            Workload::W2Full => w2(open(store, &path, Durability::PowerLoss)?, tasks, false).await,
+            Workload::W2History => w2_history(&path, tasks, history).await,
+            Workload::W3 => w3(open(store, &path, Durability::Process)?).await,
+            Workload::W4 => w4(store, &path).await,
+        }
+    })
+}
+
+async fn noop(_: String) {}
+
+fn argument() -> String {
+    "a".repeat(38) // 40 bytes as JSON
+}
+
+fn open(store: Store, path: &Path, durability: Durability) -> Result<Arc<dyn Backend>> {
+    Ok(match store {
+        // Ended tasks are counted here, so none may be forgotten.
+        Store::Memory => Arc::new(Memory::with_history(usize::MAX)),
+        Store::Sqlite => Arc::new(SqliteOptions::new(path).durability(durability).open()?),
+    })
+}
+
+fn config(backend: Arc<dyn Backend>) -> Config {
+    let mut config = Config::default();
+    config.backend = backend;
+    config.collect = false;
+    config.concurrency = SLOTS;
+    config.tasks = vec![TaskDef::new(noop)];
+    config
+}
+
+// ---- W1 --------------------------------------------------------------------------------------------------------
+
+async fn w1(store: Store, path: &Path, tasks: usize) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let fresh = async |name: &str| -> Result<TaskManager> {
+        let path = path.with_extension(name);
+        let backend = open(store, &path, Durability::Process)?;
+        Ok(TaskManager::start(config(backend)).await?)
+    };
+    // Not due before the end: adding only, nothing runs.
+    let later = Duration::from_secs(24 * 3_600);
+
+    let manager = fresh("one").await?;
+    let (n, begun) = (tasks / 5, Instant::now());
+    for _ in 0..n {
+        manager.add_task(noop, argument()).delay_by(later).await?;
+    }
+    figures.push(rate("one producer", n, begun));
+    manager.shutdown().await?;
+
+    let manager = fresh("many").await?;
+    let begun = Instant::now();
+    let mut producers = tokio::task::JoinSet::new();
+    for _ in 0..PRODUCERS {
+        let manager = manager.clone();
+        producers.spawn(async move {
+            for _ in 0..tasks / PRODUCERS {
+                manager.add_task(noop, argument()).delay_by(later).await?;
+            }
+            Ok::<(), axum_taskflow_core::Error>(())
+        });
+    }
+    while let Some(done) = producers.join_next().await {
+        done??;
+    }
+    figures.push(rate("64 producers", tasks, begun));
+    manager.shutdown().await?;
+
+    let manager = fresh("bulk").await?;
+    let begun = Instant::now();
+    for _ in 0..tasks / 1_000 {
+        let bulk = (0..1_000).map(|_| argument());
+        manager.add_tasks(noop, bulk).delay_by(later).await?;
+    }
+    figures.push(rate("bulk of 1,000", tasks, begun));
+    manager.shutdown().await?;
+    Ok(figures)
+}
+
+// ---- W2 --------------------------------------------------------------------------------------------------------
+
+async fn w2(backend: Arc<dyn Backend>, tasks: usize, requeue: bool) -> Result<Vec<Figure>> {
+    let manager = TaskManager::start(config(backend)).await?;
+    let elapsed = end_to_end(&manager, tasks, requeue).await?;
+    manager.shutdown().await?;
+    let rate = tasks as f64 / elapsed.as_secs_f64();
+    Ok(vec![Figure::new("end to end", "tasks/s", rate)])
+}
+
+/// From the first add to the last end that is stored.
+async fn end_to_end(manager: &TaskManager, tasks: usize, requeue: bool) -> Result<Duration> {
+    let already = succeeded(manager).await?;
+    let begun = Instant::now();
+    let mut producers = tokio::task::JoinSet::new();
+    for _ in 0..PRODUCERS {
+        let manager = manager.clone();
+        producers.spawn(async move {
+            for _ in 0..tasks / PRODUCERS {
+                manager
+                    .add_task(noop, argument())
+                    .requeue_on_interrupt(requeue)
+                    .await?;
+            }
+            Ok::<(), axum_taskflow_core::Error>(())
+        });
+    }
+    while let Some(done) = producers.join_next().await {
+        done??;
+    }
+    let wanted = already + (tasks / PRODUCERS * PRODUCERS) as u64;
+    while succeeded(manager).await? < wanted {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(begun.elapsed())
+}
+
+async fn succeeded(manager: &TaskManager) -> Result<u64> {
+    let counts = manager.counts().await?;
+    let of_status = counts
+        .into_iter()
+        .filter(|count| count.status == TaskStatus::Success);
+    Ok(of_status.map(|count| count.n).sum())
+}
+
+/// W2 with nothing, and with `history` finished tasks, in one process: the ratio is what counts.
+async fn w2_history(path: &Path, tasks: usize, history: usize) -> Result<Vec<Figure>> {
+    let empty = w2(
+        open(
+            Store::Sqlite,
+            &path.with_extension("empty"),
+            Durability::Process,
+        )?,
+        tasks,
+        false,
+    )
+    .await?;
+    let backend = open(Store::Sqlite, path, Durability::Process)?;
+    let manager = TaskManager::start(config(backend.clone())).await?;
+    let before_mb = resident_mb()?;
+    write_history(&*backend, manager.instance().id, history).await?;
+    let after_mb = resident_mb()?;
+    let elapsed = end_to_end(&manager, tasks, false).await?;
+    let listed = Instant::now();
+    manager.list(ListQuery::default()).await?;
+    let list_ms = listed.elapsed().as_secs_f64() * 1_000.0;
+    manager.shutdown().await?;
+    let with = tasks as f64 / elapsed.as_secs_f64();
+    Ok(vec![
+        Figure::new("without history", "tasks/s", empty[0].value),
+        Figure::new(format!("with {history} finished"), "tasks/s", with),
+        Figure::new("ratio", "with/without", with / empty[0].value),
+        Figure::new(
+            format!("memory for {history} finished"),
+            "MB",
+            after_mb - before_mb,
+        ),
+        Figure::new("first page of the list", "ms", list_ms),
+    ])
+}
+
+/// Finished tasks, as the engine would have left them.
+async fn write_history(
+    backend: &dyn Backend,
+    instance: axum_taskflow_core::InstanceId,
+    n: usize,
+) -> Result<()> {
+    let ids = IdSource::default();
+    let hour = Duration::from_secs(3_600);
+    let mut now: Timestamp = Timestamp::from(std::time::SystemTime::now()).saturating_sub(hour);
+    let args: Arc<str> = format!("[{:?}]", argument()).into();
+    for step in 0..n.div_ceil(1_000) {
+        now = now.saturating_add(Duration::from_millis(1));
+        let mut batch = axum_taskflow_core::Batch::at(now);
+        for _ in 0..1_000.min(n - step * 1_000) {
+            let mut task = Task::new(ids.task(now), "noop", args.clone());
+            task.life.owner = Some(instance);
+            let start = Change::started(&task, instance, now)?;
+            let mut running = task.clone();
+            running.life = start.life.clone();
+            let done = Outcome::Done(None);
+            let end = Change::finished(&running, done, &RetryPolicy::default(), 0.0, now)?;
+            batch.tasks.push(Arc::new(task));
+            batch.changes.push(start);
+            batch.changes.push(end);
+        }
+        backend.write(Arc::new(batch)).await?;
+    }
+    Ok(())
+}
+
+// ---- W3 --------------------------------------------------------------------------------------------------------
+
+#[derive(Clone)]
+struct FirstLine(mpsc::UnboundedSender<Instant>);
+
+async fn tells_when(Data(first_line): Data<FirstLine>, _: String) {
+    // The receiver lives as long as the measurement.
+    let _ = first_line.0.send(Instant::now());
+}
+
+async fn w3(backend: Arc<dyn Backend>) -> Result<Vec<Figure>> {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let mut config = config(backend);
+    config.state(FirstLine(sender));
+    config.tasks = vec![TaskDef::new(tells_when)];
+    let manager = TaskManager::start(config).await?;
+    let mut waits_ms = Vec::new();
+    for _ in 0..500 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let before = Instant::now();
+        manager.add_task(tells_when, argument()).await?;
+        let began = receiver.recv().await.ok_or("the function did not run")?;
+        waits_ms.push(began.duration_since(before).as_secs_f64() * 1_000.0);
+    }
+    manager.shutdown().await?;
+    waits_ms.sort_by(f64::total_cmp);
+    Ok(vec![
+        Figure::new("pickup p50", "ms", waits_ms[249]),
+        Figure::new("pickup p99", "ms", waits_ms[494]),
+        Figure::new("pickup max", "ms", waits_ms[499]),
+    ])
+}
+
+// ---- W4 --------------------------------------------------------------------------------------------------------
+
+async fn w4(store: Store, path: &Path) -> Result<Vec<Figure>> {
+    const WAITING: usize = 100_000;
+    let manager = TaskManager::start(config(open(store, path, Durability::Process)?)).await?;
+    // Warm: one of everything, so that only the tasks are measured.
+    let id = manager.add_task(noop, argument()).await?;
+    manager.wait::<()>(id).await?;
+    let before_mb = resident_mb()?;
+    let later = Duration::from_secs(24 * 3_600);
+    let mut producers = tokio::task::JoinSet::new();
+    for _ in 0..PRODUCERS {
+        let manager = manager.clone();
+        producers.spawn(async move {
+            for _ in 0..WAITING / PRODUCERS {
+                manager.add_task(noop, argument()).delay_by(later).await?;
+            }
+            Ok::<(), axum_taskflow_core::Error>(())
+        });
+    }
+    while let Some(done) = producers.join_next().await {
+        done??;
+    }
+    let after_mb = resident_mb()?;
+    manager.shutdown().await?;
+    Ok(vec![Figure::new(
+        "100,000 pending above the empty process",
+        "MB",
+        after_mb - before_mb,
+    )])
+}
+
+fn rate(name: &str, tasks: usize, begun: Instant) -> Figure {
+    Figure::new(
+        name,
+        "tasks/s",
+        tasks as f64 / begun.elapsed().as_secs_f64(),
+    )
+}
+
+/// Resident memory of this process, from the kernel (proc(5), `VmRSS`).
+fn resident_mb() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|kib| kib.trim().parse::<f64>().ok())
+        .ok_or("the kernel does not tell VmRSS")?;
+    Ok(kib / 1_024.0)
+}

@@ -1,0 +1,602 @@
+//! The routes for programs: fastapi-taskflow's, with its JSON.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use axum::{
+    body::Bytes,
+    extract::rejection::BytesRejection,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use axum_taskflow_core::{
+    Error, ErrorKind, LogLine, Task, TaskId, TaskManager, TaskStatus, Timestamp,
+};
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    guard::{Call, redirect},
+    problem::{Problem, json},
+    query::{Filter, Params},
+    view::{AuditJson, TaskJson},
+};
+
+/// Log lines of each task in a list.
+const LOGS_IN_LIST: usize = 100;
+/// Log lines of one task, as many as a store keeps at least.
+const LOGS_OF_TASK: usize = 10_000;
+/// Ids in one bulk retry.
+const BULK_MAX: usize = 1_000;
+/// Tasks that one call of retry-failed looks at.
+const RETRY_FAILED_MAX: usize = 10_000;
+/// Tasks that are read at once on the way there.
+const RETRY_FAILED_PAGE: usize = 500;
+/// Retries that wait for the store together, so that they share a commit.
+const RETRIES_AT_ONCE: usize = 64;
+
+/// `GET /`: the newest tasks, or those older or newer than an id or a time. A browser is sent to the dashboard.
+pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
+    if call.visit.wants_html {
+        return Ok(redirect(&call.visit.dashboard()));
+    }
+    let manager = &call.shared.manager;
+    let filter = Filter::of(&call.params)?;
+    let mut query = filter.query();
+    query.limit = call.params.limit()?;
+    query.before = call.params.place("before")?;
+    query.after = call.params.place("after")?;
+    let limit = query.limit;
+    let page = filter.page(manager, query).await?;
+    let mut logs = Vec::with_capacity(page.tasks.len());
+    for task in &page.tasks {
+        logs.push(logs_of(manager, task, LOGS_IN_LIST).await?);
+    }
+    let tasks = page.tasks.iter().zip(&logs);
+    let tasks: Vec<TaskJson<'_>> = tasks.map(|(task, logs)| TaskJson::of(task, logs)).collect();
+    let mut response = json(&tasks);
+    if let Some(next) = page.next {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        filter.write(&mut query);
+        query.append_pair("limit", &limit.to_string());
+        if let Some(after) = call.params.get("after") {
+            query.append_pair("after", after);
+        }
+        query.append_pair("before", &next.to_string());
+        link_next(&mut response, &call.visit.base, "/", &query.finish());
+    }
+    Ok(response)
+}
+
+/// `Link: <…>; rel="next"` (RFC 8288).
+fn link_next(response: &mut Response, base: &str, path: &str, query: &str) {
+    let path = if base.is_empty() { path } else { path.trim_end_matches('/') };
+    // A base that is no header value was no path of a request either.
+    if let Ok(link) = HeaderValue::from_str(&format!("<{base}{path}?{query}>; rel=\"next\"")) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+}
+
+async fn logs_of(manager: &TaskManager, task: &Task, limit: usize) -> Result<Vec<LogLine>, Error> {
+    // What never began has said nothing; most of a list of waiting tasks costs no read.
+    match task.life.epoch.get() {
+        0 => Ok(Vec::new()),
+        _ => manager.logs(task.id, 0, limit).await,
+    }
+}
+
+/// `GET /{task_id}`.
+pub(crate) async fn task(call: Call) -> Result<Response, Problem> {
+    one_task(&call.shared.manager, call.task_id()?).await
+}
+
+async fn one_task(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
+    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
+    let logs = logs_of(manager, &task, LOGS_OF_TASK).await?;
+    Ok(json(&TaskJson::of(&task, &logs)))
+}
+
+#[derive(Serialize)]
+struct Metrics {
+    total: u64,
+    success: u64,
+    failed: u64,
+    running: u64,
+    pending: u64,
+    interrupted: u64,
+    cancelled: u64,
+    success_rate: f64,
+    /// Of the attempts that ended tasks in the last hour.
+    avg_duration_seconds: f64,
+}
+
+/// `GET /metrics`: from counters, whose number does not grow with the tasks.
+pub(crate) async fn metrics(call: Call) -> Result<Response, Problem> {
+    let manager = &call.shared.manager;
+    let counts = manager.counts().await?;
+    let n = |status| -> u64 {
+        let counts = counts.iter().filter(|count| count.status == status);
+        counts.map(|count| count.n).sum()
+    };
+    let hour_ago = call.visit.now.saturating_sub(Duration::from_secs(3_600));
+    let series = manager.series(hour_ago).await?;
+    let (ended, ran) = series
+        .iter()
+        .fold((0, Duration::ZERO), |(ended, ran), minute| {
+            (ended + minute.n, ran.saturating_add(minute.run))
+        });
+    let total: u64 = counts.iter().map(|count| count.n).sum();
+    let success = n(TaskStatus::Success);
+    Ok(json(&Metrics {
+        total,
+        success,
+        failed: n(TaskStatus::Failed),
+        running: n(TaskStatus::Running),
+        pending: n(TaskStatus::Pending),
+        interrupted: n(TaskStatus::Interrupted),
+        cancelled: n(TaskStatus::Cancelled),
+        success_rate: share(success as f64, total),
+        avg_duration_seconds: (share(ran.as_secs_f64(), ended) * 1e6).round() / 1e6,
+    }))
+}
+
+fn share(part: f64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { part / of as f64 }
+}
+
+/// `GET /audit`: newest first.
+pub(crate) async fn audit(call: Call) -> Result<Response, Problem> {
+    let limit = call.params.limit()?;
+    let before = call.params.place("before")?;
+    let mut entries = call.shared.manager.audit(before, limit + 1).await?;
+    let has_more = entries.len() > limit;
+    entries.truncate(limit);
+    let list: Vec<AuditJson<'_>> = entries.iter().map(AuditJson::of).collect();
+    let mut response = json(&list);
+    if let Some(last) = entries.last().filter(|_| has_more) {
+        let query = format!("limit={limit}&before={}", last.id);
+        link_next(&mut response, &call.visit.base, "/audit", &query);
+    }
+    Ok(response)
+}
+
+#[derive(Serialize)]
+struct Acted<'a> {
+    task_id: TaskId,
+    task: TaskJson<'a>,
+}
+
+/// `POST /{task_id}/retry`: answers with the new task.
+pub(crate) async fn retry(call: Call) -> Result<Response, Problem> {
+    let new_id = retry_one(&call, call.task_id()?).await?;
+    acted(&call.shared.manager, new_id).await
+}
+
+/// `POST /{task_id}/cancel`: answers with the task, which may still run until it looks.
+pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
+    let id = call.task_id()?;
+    cancel_one(&call, id).await?;
+    acted(&call.shared.manager, id).await
+}
+
+async fn acted(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
+    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
+    let logs = logs_of(manager, &task, LOGS_OF_TASK).await?;
+    Ok(json(&Acted {
+        task_id: id,
+        task: TaskJson::of(&task, &logs),
+    }))
+}
+
+/// Retries one task, and keeps a record of it.
+pub(crate) async fn retry_one(call: &Call, id: TaskId) -> Result<TaskId, Problem> {
+    let manager = &call.shared.manager;
+    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
+    if !task.life.status.can_be_retried() {
+        let rule = "only failed, interrupted or cancelled tasks can be retried";
+        return Err(Problem::wrong_status(rule, id, task.life.status));
+    }
+    let new_id = manager.retry(id).await?;
+    let detail = serde_json::json!({ "new_task_id": new_id });
+    record(call, "retry", Some(id), detail).await;
+    Ok(new_id)
+}
+
+/// Cancels one task, and keeps a record of it.
+pub(crate) async fn cancel_one(
+    call: &Call,
+    id: TaskId,
+) -> Result<axum_taskflow_core::Cancelled, Problem> {
+    let manager = &call.shared.manager;
+    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
+    if task.life.status.is_terminal() {
+        let rule = "only pending or running tasks can be cancelled";
+        return Err(Problem::wrong_status(rule, id, task.life.status));
+    }
+    let cancelled = manager.cancel(id).await?;
+    record(call, "cancel", Some(id), serde_json::json!({})).await;
+    Ok(cancelled)
+}
+
+/// Keeps a record of what was done. It is done already, so a store that cannot keep the record does not turn the
+/// answer into an error: whoever got one would do it again.
+async fn record(call: &Call, action: &str, task: Option<TaskId>, detail: serde_json::Value) {
+    let manager = &call.shared.manager;
+    let actor = call.visit.actor();
+    if let Err(error) = manager.record_audit(actor, action, task, detail).await {
+        tracing::error!(
+            actor,
+            action,
+            task = task.map(tracing::field::display),
+            error = &error as &dyn std::error::Error,
+            "an action is missing in the audit log"
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct BulkRetry {
+    task_ids: Vec<String>,
+}
+
+/// What a retry of many tasks came to.
+#[derive(Default, Serialize)]
+struct Retried {
+    dispatched: usize,
+    skipped: usize,
+    results: Vec<RetriedTask>,
+    /// True if there are more tasks than one call looks at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<bool>,
+    /// Then: where the next call goes on, by its parameter `before`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_before: Option<TaskId>,
+}
+
+#[derive(Serialize)]
+struct RetriedTask {
+    original_task_id: TaskId,
+    new_task_id: TaskId,
+}
+
+/// Part of a bulk retry was done when the store failed: says what, so that nobody does it again.
+#[derive(Serialize)]
+struct HalfRetried<'a> {
+    detail: &'a str,
+    #[serde(flatten)]
+    retried: &'a Retried,
+}
+
+/// `POST /bulk-retry` with `{"task_ids": […]}`.
+pub(crate) async fn bulk_retry(
+    call: Call,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let body: BulkRetry = read_json(&headers, body)?;
+    if body.task_ids.len() > BULK_MAX {
+        return Err(Problem::unprocessable(format!(
+            "task_ids must have at most {BULK_MAX} ids, and has {}: send the rest in further requests",
+            body.task_ids.len()
+        )));
+    }
+    let mut seen = HashSet::new();
+    let ids: Vec<TaskId> = body
+        .task_ids
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .filter(|id| seen.insert(*id))
+        .collect();
+    let mut retried = Retried {
+        skipped: body.task_ids.len() - ids.len(),
+        ..Retried::default()
+    };
+    let outcome = retry_all(&call.shared.manager, ids, &mut retried).await;
+    let head: Vec<&String> = body.task_ids.iter().take(20).collect();
+    let detail = serde_json::json!({
+        "dispatched": retried.dispatched, "skipped": retried.skipped, "task_ids": head,
+    });
+    record(&call, "bulk_retry", None, detail).await;
+    Ok(retried_many(outcome, &retried))
+}
+
+fn retried_many(outcome: Result<(), Error>, retried: &Retried) -> Response {
+    match outcome {
+        Ok(()) => json(retried),
+        Err(error) => {
+            let problem = Problem::from(error);
+            problem.dress(json(&HalfRetried {
+                detail: &problem.detail,
+                retried,
+            }))
+        }
+    }
+}
+
+/// Retries what can be retried and skips the rest; stops only if the store fails.
+async fn retry_all(
+    manager: &TaskManager,
+    ids: Vec<TaskId>,
+    retried: &mut Retried,
+) -> Result<(), Error> {
+    let mut answers = stream::iter(ids)
+        .map(|id| async move { (id, manager.retry(id).await) })
+        .buffered(RETRIES_AT_ONCE);
+    let mut outcome = Ok(());
+    // To the end even after a failure: what is on its way is to be told.
+    while let Some((id, answer)) = answers.next().await {
+        match answer {
+            Ok(new_task_id) => {
+                retried.dispatched += 1;
+                retried.results.push(RetriedTask {
+                    original_task_id: id,
+                    new_task_id,
+                });
+            }
+            Err(error) if is_skipped(&error) => retried.skipped += 1,
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
+}
+
+fn is_skipped(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Conflict)
+}
+
+/// `POST /retry-failed?since=6h&func_name=`: the failed and interrupted tasks of a time, newest first, page by page.
+pub(crate) async fn retry_failed(call: Call) -> Result<Response, Problem> {
+    let since = call.params.get("since").unwrap_or("6h");
+    let after = after(since, call.visit.now)?;
+    let func_name = call.params.func_name()?;
+    let before = call.params.place("before")?;
+    let manager = &call.shared.manager;
+    let mut failed = Failed::new(&func_name, before, after);
+    let mut retried = Retried::default();
+    let mut looked_at = 0;
+    let mut last = None;
+    let mut outcome = Ok(());
+    while looked_at < RETRY_FAILED_MAX && outcome.is_ok() {
+        match failed.next(manager, RETRY_FAILED_PAGE.min(RETRY_FAILED_MAX - looked_at)).await {
+            Ok(ids) if ids.is_empty() => break,
+            Ok(ids) => {
+                looked_at += ids.len();
+                last = ids.last().copied();
+                outcome = retry_all(manager, ids, &mut retried).await;
+            }
+            Err(error) => outcome = Err(error),
+        }
+    }
+    if outcome.is_ok() && looked_at >= RETRY_FAILED_MAX {
+        let has_more = failed.has_more(manager).await?;
+        retried.more = Some(has_more);
+        retried.next_before = last.filter(|_| has_more);
+    } else {
+        retried.more = Some(outcome.is_err());
+    }
+    let detail = serde_json::json!({
+        "since": since, "func_name": func_name, "dispatched": retried.dispatched, "skipped": retried.skipped,
+    });
+    record(&call, "bulk_retry", None, detail).await;
+    Ok(retried_many(outcome, &retried))
+}
+
+/// The smallest id of the tasks that are meant: `6h`, `7d`, `all`.
+fn after(since: &str, now: Timestamp) -> Result<Option<TaskId>, Problem> {
+    if since == "all" {
+        return Ok(None);
+    }
+    let hours = since.strip_suffix('h').map(|n| (n, 3_600));
+    let span = hours.or_else(|| since.strip_suffix('d').map(|n| (n, 24 * 3_600)));
+    match span {
+        Some((n, unit_s)) if !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let n: u64 = n.parse().unwrap_or(u64::MAX); // too many digits: longer than anybody lives
+            let span = Duration::from_secs(n.saturating_mul(unit_s));
+            Ok(Some(TaskId::floor(now.saturating_sub(span))))
+        }
+        _ => {
+            let head: String = since.chars().take(64).collect();
+            Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("since must be a number of hours or days, such as 6h or 7d, or all; not {head:?}"),
+            ))
+        }
+    }
+}
+
+/// Failed and interrupted tasks together, newest first. A list has one status, so two are merged.
+struct Failed([Lane; 2]);
+
+struct Lane {
+    query: axum_taskflow_core::ListQuery,
+    /// Read and not handed out yet.
+    ids: VecDeque<TaskId>,
+    is_over: bool,
+}
+
+impl Failed {
+    fn new(name: &Option<String>, before: Option<TaskId>, after: Option<TaskId>) -> Self {
+        let lane = |status| {
+            let mut query = axum_taskflow_core::ListQuery::default();
+            query.status = Some(status);
+            query.name.clone_from(name);
+            query.before = before;
+            query.after = after;
+            query.limit = RETRY_FAILED_PAGE;
+            query.payload_max = 0;
+            Lane {
+                query,
+                ids: VecDeque::new(),
+                is_over: false,
+            }
+        };
+        Self([TaskStatus::Failed, TaskStatus::Interrupted].map(lane))
+    }
+
+    /// At most `limit` further ids; none if there are no more.
+    async fn next(&mut self, manager: &TaskManager, limit: usize) -> Result<Vec<TaskId>, Error> {
+        let mut ids = Vec::new();
+        while ids.len() < limit {
+            for lane in &mut self.0 {
+                lane.fill(manager).await?;
+            }
+            let newest = self
+                .0
+                .iter_mut()
+                .filter(|lane| !lane.ids.is_empty())
+                .max_by_key(|lane| lane.ids.front().copied());
+            match newest.and_then(|lane| lane.ids.pop_front()) {
+                Some(id) => ids.push(id),
+                None => break,
+            }
+        }
+        Ok(ids)
+    }
+
+    async fn has_more(&mut self, manager: &TaskManager) -> Result<bool, Error> {
+        for lane in &mut self.0 {
+            lane.fill(manager).await?;
+        }
+        Ok(self.0.iter().any(|lane| !lane.ids.is_empty()))
+    }
+}
+
+impl Lane {
+    async fn fill(&mut self, manager: &TaskManager) -> Result<(), Error> {
+        while self.ids.is_empty() && !self.is_over {
+            let page = manager.list(self.query.clone()).await?;
+            self.ids.extend(page.tasks.iter().map(|task| task.id));
+            self.is_over = page.next.is_none();
+            self.query.before = page.next;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Deleted {
+    deleted: usize,
+    store: usize,
+    backend: usize,
+}
+
+/// `DELETE /history?value=&unit=min|hour|day`: finished tasks that are older than that.
+pub(crate) async fn delete_history(call: Call) -> Result<Response, Problem> {
+    let span = span_of(&call.params)?;
+    let deleted = call
+        .shared
+        .manager
+        .delete_history(call.visit.now.saturating_sub(span))
+        .await?;
+    let detail = serde_json::json!({
+        "value": call.params.get("value"), "unit": call.params.get("unit"), "deleted": deleted,
+    });
+    record(&call, "delete_history", None, detail).await;
+    Ok(json(&Deleted {
+        deleted,
+        store: 0, // all that is stored is in the backend
+        backend: deleted,
+    }))
+}
+
+fn span_of(params: &Params) -> Result<Duration, Problem> {
+    let missing = |name: &str| Problem::unprocessable(format!("{name} is missing: value=7&unit=day"));
+    // A million days lie before every clock's beginning, and still can be counted in seconds.
+    let value = params.number("value", 1, 1_000_000)?;
+    let value = value.ok_or_else(|| missing("value"))?;
+    let unit_s = match params.get("unit").ok_or_else(|| missing("unit"))? {
+        "min" => 60,
+        "hour" => 3_600,
+        "day" => 24 * 3_600,
+        other => {
+            let head: String = other.chars().take(64).collect();
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("unit must be min, hour or day, not {head:?}"),
+            ));
+        }
+    };
+    Ok(Duration::from_secs(value * unit_s))
+}
+
+/// A body that has to be JSON.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, Problem> {
+    if !is_content_type(headers, "application/json") {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body must be JSON, with Content-Type: application/json",
+        ));
+    }
+    let body = read_body(body)?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Problem::unprocessable(format!("the body cannot be read as JSON: {error}")))
+}
+
+pub(crate) fn read_body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| {
+        let status = rejection.status();
+        let detail = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                format!("the body must have at most {} bytes", crate::BODY_BYTES_MAX)
+            }
+            _ => rejection.body_text(),
+        };
+        Problem::new(status, detail)
+    })
+}
+
+pub(crate) fn is_content_type(headers: &HeaderMap, wanted: &str) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// A path that exists, asked with a method that does not.
+pub(crate) async fn wrong_method(method: Method) -> Response {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not possible here"),
+    )
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
+
+    #[test]
+    fn since_is_hours_days_or_all() {
+        let floor = |s| Some(TaskId::floor(NOW.saturating_sub(Duration::from_secs(s))));
+
+        assert_eq!(after("all", NOW).unwrap(), None);
+        assert_eq!(after("6h", NOW).unwrap(), floor(6 * 3_600));
+        assert_eq!(after("7d", NOW).unwrap(), floor(7 * 24 * 3_600));
+        assert_eq!(
+            after("99999999999999999999999d", NOW).unwrap(),
+            Some(TaskId::floor(Timestamp::default()))
+        );
+        for wrong in ["", "h", "6", "6m", "-1h", "+1h", "1.5h", "6 h", "ALL"] {
+            assert_eq!(after(wrong, NOW).unwrap_err().status, 400, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_span_needs_a_number_and_a_unit() {
+        let span = |query: &str| span_of(&Params::of(query.as_bytes()));
+
+        assert_eq!(span("value=2&unit=hour").unwrap(), Duration::from_secs(7_200));
+        assert_eq!(span("value=2&unit=week").unwrap_err().status, 400);
+        for wrong in ["", "value=2", "unit=day", "value=0&unit=day", "value=x&unit=day"] {
+            assert_eq!(span(wrong).unwrap_err().status, 422, "{wrong}");
+        }
+    }
+}

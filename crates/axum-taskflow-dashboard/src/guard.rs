@@ -1,0 +1,589 @@
+//! The one layer around everything: who asks, may they, is it their own page that asks, and what every answer says.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    Extension,
+    extract::{ConnectInfo, FromRequestParts, OriginalUri, RawPathParams, Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts,
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use axum_taskflow_core::{TaskId, Timestamp};
+
+use crate::{
+    ROUTES, Right, Route, Shared,
+    auth::{self, Access, Identity, Rights},
+    problem::Problem,
+    query::Params,
+};
+
+/// What the guard found out about a request, for the handlers.
+#[derive(Clone, Debug)]
+pub(crate) struct Visit {
+    /// Where the routes are mounted, as the browser sees it; without a slash at the end.
+    pub(crate) base: String,
+    /// The path and query below `base`.
+    pub(crate) below: String,
+    /// Who asks; nobody only on the few open routes.
+    pub(crate) who: Option<Access>,
+    /// True for a person with a browser, who wants a page and not JSON.
+    pub(crate) wants_html: bool,
+    /// True if the browser is known to use https.
+    pub(crate) is_https: bool,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) theme: Theme,
+    /// What the last action came to, told once.
+    pub(crate) flash: Option<Flash>,
+    pub(crate) now: Timestamp,
+}
+
+impl Visit {
+    /// For the audit log.
+    pub(crate) fn actor(&self) -> &str {
+        self.who.as_ref().map_or("nobody", |who| &who.name)
+    }
+
+    pub(crate) fn may_operate(&self) -> bool {
+        matches!(&self.who, Some(who) if who.rights == Rights::Operate)
+    }
+
+    pub(crate) fn dashboard(&self) -> String {
+        format!("{}/dashboard", self.base)
+    }
+
+    /// The page where a person can go back to: a local path below the dashboard, or the dashboard itself. Whatever
+    /// else somebody writes into a link leads nowhere else.
+    pub(crate) fn local(&self, path: Option<&str>) -> String {
+        let dashboard = self.dashboard();
+        match path {
+            Some(path) if is_below(path, &dashboard) => path.to_owned(),
+            _ => dashboard,
+        }
+    }
+}
+
+fn is_below(path: &str, dashboard: &str) -> bool {
+    path.len() <= 4_096
+        && path
+            .strip_prefix(dashboard)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+        // No other host, no way up, nothing that ends the header early.
+        && path.starts_with('/')
+        && !path.starts_with("//")
+        && !path.contains("..")
+        && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+}
+
+/// Which colours somebody chose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Theme {
+    #[default]
+    System,
+    Light,
+    Dark,
+}
+
+impl Theme {
+    pub(crate) fn of(word: Option<&str>) -> Self {
+        match word {
+            Some("light") => Self::Light,
+            Some("dark") => Self::Dark,
+            _ => Self::System,
+        }
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::System => "",
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+}
+
+/// What an action came to, in the cookie that carries it over the redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flash {
+    Retried(TaskId),
+    Cancelled(TaskId),
+    Asked(TaskId),
+}
+
+impl Flash {
+    fn of(text: &str) -> Option<Self> {
+        let (word, id) = text.split_once('.')?;
+        let id = id.parse().ok()?;
+        match word {
+            "retried" => Some(Self::Retried(id)),
+            "cancelled" => Some(Self::Cancelled(id)),
+            "asked" => Some(Self::Asked(id)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn cookie(self) -> HeaderValue {
+        let (word, id) = match self {
+            Self::Retried(id) => ("retried", id),
+            Self::Cancelled(id) => ("cancelled", id),
+            Self::Asked(id) => ("asked", id),
+        };
+        let text = format!("{FLASH_COOKIE}={word}.{id}; Path=/; Max-Age=20; HttpOnly; SameSite=Lax");
+        text.parse().expect("a word and an id are visible ASCII")
+    }
+}
+
+const FLASH_COOKIE: &str = "tf_flash";
+const FLASH_GONE: HeaderValue =
+    HeaderValue::from_static("tf_flash=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax");
+const THEME_COOKIE: &str = "tf_theme";
+
+/// The cookie that keeps a theme for a year.
+pub(crate) fn theme_cookie(theme: Theme) -> HeaderValue {
+    let word = theme.word();
+    let text =
+        format!("{THEME_COOKIE}={word}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax");
+    text.parse().expect("the words are visible ASCII")
+}
+
+/// Lets a request through, or answers it.
+pub(crate) async fn guard(
+    State(shared): State<Arc<Shared>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let (visit, identity) = look(&shared, &request);
+    let asset = request.uri().path().starts_with(ASSETS);
+    let mut response = match refuse(&shared, &request, &visit, &identity) {
+        Some(refusal) => refusal,
+        None => {
+            let told = visit.flash.is_some() && visit.wants_html;
+            request.extensions_mut().insert(Arc::new(visit));
+            let mut response = next.run(request).await;
+            if told && response.status() == StatusCode::OK {
+                response.headers_mut().append(header::SET_COOKIE, FLASH_GONE);
+            }
+            response
+        }
+    };
+    secure(response.headers_mut(), asset);
+    response
+}
+
+const ASSETS: &str = "/dashboard/assets/";
+
+fn look(shared: &Shared, request: &Request) -> (Visit, Identity) {
+    let headers = request.headers();
+    let now = shared.manager.now();
+    let address = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip().to_canonical());
+    let identity = shared.auth.identify(headers, address, now);
+    let visit = Visit {
+        base: base(shared, request),
+        below: request
+            .uri()
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string),
+        who: match &identity {
+            Identity::Known(access) => Some(access.clone()),
+            _ => None,
+        },
+        wants_html: is_safe(request.method()) && accepts_html(headers),
+        is_https: shared.is_https || is_https(request),
+        address,
+        theme: Theme::of(auth::cookie(headers, THEME_COOKIE)),
+        flash: auth::cookie(headers, FLASH_COOKIE).and_then(Flash::of),
+        now,
+    };
+    (visit, identity)
+}
+
+/// Where the routes are mounted: what the browser asked for, without what is left of it here.
+fn base(shared: &Shared, request: &Request) -> String {
+    if let Some(path) = &shared.public_path {
+        return path.clone();
+    }
+    let inner = request.uri().path();
+    let outer = request
+        .extensions()
+        .get::<OriginalUri>()
+        .map_or(inner, |OriginalUri(uri)| uri.path());
+    let base = match outer.strip_suffix(inner) {
+        Some(base) => base,
+        // `nest("/tasks", …)` gives "/" for "/tasks".
+        None if inner == "/" => outer,
+        None => "",
+    };
+    base.trim_end_matches('/').to_owned()
+}
+
+fn refuse(
+    shared: &Shared,
+    request: &Request,
+    visit: &Visit,
+    identity: &Identity,
+) -> Option<Response> {
+    let right = right_of(request.method(), request.uri().path());
+    let proof = Proof::of(request.headers());
+    if right != Right::Open {
+        match identity {
+            Identity::Known(access) => {
+                if right == Right::Operate && access.rights != Rights::Operate {
+                    let detail = format!("{} may look, but change nothing", access.name);
+                    return Some(Problem::new(StatusCode::FORBIDDEN, detail).into_response());
+                }
+            }
+            Identity::Braked(wait_s) => return Some(braked(*wait_s).into_response()),
+            Identity::Nobody | Identity::Wrong if visit.wants_html => {
+                return Some(to_sign_in(visit));
+            }
+            Identity::Nobody | Identity::Wrong => return Some(unauthorized(identity)),
+        }
+    }
+    if is_safe(request.method()) {
+        return None;
+    }
+    // Browsers send a cookie with whatever page makes them ask. So a request that comes with one has to prove that
+    // our own page asks; any other is refused only if it says that a foreign page does.
+    let has_session = !shared.auth.is_open()
+        && matches!(&visit.who, Some(who) if who.session.is_some());
+    match proof {
+        Proof::SameOrigin => None,
+        Proof::Nothing if !has_session => None,
+        Proof::Nothing => Some(
+            "a change with a session cookie needs a Sec-Fetch-Site or Origin header, as browsers send them; \
+             programs sign in with an Authorization header instead",
+        ),
+        Proof::Foreign => Some("another site asked for this change, so it was not made"),
+    }
+    .map(|detail| Problem::new(StatusCode::FORBIDDEN, detail).into_response())
+}
+
+pub(crate) fn braked(wait_s: u64) -> Problem {
+    let detail = format!("too many wrong passwords: try again in {wait_s} s");
+    Problem::try_later(StatusCode::TOO_MANY_REQUESTS, wait_s, detail)
+}
+
+fn unauthorized(identity: &Identity) -> Response {
+    let detail = match identity {
+        Identity::Wrong => "wrong credentials, or a session that is over",
+        _ => "sign in first: Authorization: Basic or Bearer, or the cookie of POST auth/login",
+    };
+    let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
+    // Not "Basic": browsers would open their own window for it above ours.
+    let challenge = HeaderValue::from_static("Bearer realm=\"tasks\"");
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
+    response
+}
+
+fn to_sign_in(visit: &Visit) -> Response {
+    let mut location = format!("{}/auth/login", visit.base);
+    let wanted = format!("{}{}", visit.base, visit.below);
+    if visit.local(Some(&wanted)) == wanted && wanted != visit.dashboard() {
+        let next = form_urlencoded::Serializer::new(String::new())
+            .append_pair("next", &wanted)
+            .finish();
+        location.push('?');
+        location.push_str(&next);
+    }
+    redirect(&location)
+}
+
+/// Sends a browser elsewhere, with GET.
+pub(crate) fn redirect(location: &str) -> Response {
+    match HeaderValue::from_str(location) {
+        Ok(location) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
+        Err(_) => Problem::unprocessable("the address of the page cannot be used").into_response(),
+    }
+}
+
+/// What a request needs. What is in no table needs the most: nothing is open by being forgotten.
+fn right_of(method: &Method, path: &str) -> Right {
+    let found = ROUTES.iter().find(|route| route.fits(method, path));
+    match found {
+        Some(route) => route.right,
+        None if is_safe(method) => Right::Read,
+        None => Right::Operate,
+    }
+}
+
+impl Route {
+    fn fits(&self, method: &Method, path: &str) -> bool {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        let mut ours = self.path.split('/');
+        let mut theirs = path.split('/');
+        *method == self.verb.method()
+            && loop {
+                match (ours.next(), theirs.next()) {
+                    (None, None) => break true,
+                    (Some(our), Some(their)) if our == their => {}
+                    (Some(our), Some(their)) if our.starts_with('{') && !their.is_empty() => {}
+                    _ => break false,
+                }
+            }
+    }
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// True if the client prefers a page: browsers name `text/html` when somebody opens an address.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.to_ascii_lowercase().contains("text/html"))
+}
+
+fn is_https(request: &Request) -> bool {
+    let says = |name: &str, is: fn(&str) -> bool| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(is)
+    };
+    // A wrong guess costs nothing but a cookie flag, so a proxy's word needs no proof. `Origin` is the browser's own.
+    request.uri().scheme_str() == Some("https")
+        || says("x-forwarded-proto", |proto| {
+            let first = proto.split(',').next().unwrap_or_default();
+            first.trim().eq_ignore_ascii_case("https")
+        })
+        || says("origin", |origin| origin.starts_with("https://"))
+}
+
+/// What a request's headers say about the page that made the browser ask.
+#[derive(Debug, PartialEq, Eq)]
+enum Proof {
+    SameOrigin,
+    Foreign,
+    /// Not a browser, or one from before 2020.
+    Nothing,
+}
+
+impl Proof {
+    fn of(headers: &HeaderMap) -> Self {
+        if let Some(site) = headers.get("sec-fetch-site") {
+            return match site.as_bytes() {
+                b"same-origin" => Self::SameOrigin,
+                _ => Self::Foreign,
+            };
+        }
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return Self::Nothing;
+        };
+        let Some(origin) = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok())
+        else {
+            return Self::Foreign;
+        };
+        // A proxy may have put its own name into `Host`. A foreign page cannot set the other one: a browser asks
+        // before it sends a header like that elsewhere, and nobody answers.
+        let is_ours = [header::HOST, HeaderName::from_static("x-forwarded-host")]
+            .iter()
+            .filter_map(|name| headers.get(name)?.to_str().ok())
+            .any(|host| is_same_host(&origin, host));
+        if is_ours { Self::SameOrigin } else { Self::Foreign }
+    }
+}
+
+/// Compares host and port; browsers leave out the usual port of a scheme.
+fn is_same_host(origin: &Uri, host: &str) -> bool {
+    let Some(authority) = origin.authority() else {
+        return false;
+    };
+    let usual = match origin.scheme_str() {
+        Some("https") => ":443",
+        _ => ":80",
+    };
+    let short = |host: &str| {
+        let host = host.trim().to_ascii_lowercase();
+        host.strip_suffix(usual).map(str::to_owned).unwrap_or(host)
+    };
+    short(authority.as_str()) == short(host)
+}
+
+/// What every answer says to browsers.
+fn secure(headers: &mut HeaderMap, is_asset: bool) {
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                          form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("x-robots-tag"), "noindex"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if !is_asset {
+        headers.append(header::VARY, HeaderValue::from_static("accept, cookie"));
+    }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("private, no-store"));
+}
+
+/// A request that came through the guard.
+pub(crate) struct Call {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) visit: Arc<Visit>,
+    pub(crate) params: Params,
+    /// The last parameter of the path, as it was sent; there may be others where we are nested.
+    tail: Option<String>,
+}
+
+impl Call {
+    /// The task that the path names. What is no id names no task.
+    pub(crate) fn task_id(&self) -> Result<TaskId, Problem> {
+        let text = self.tail.as_deref().unwrap_or_default();
+        text.parse().map_err(|_| {
+            let head: String = text.chars().take(64).collect();
+            Problem::no_task(format_args!("{head:?}"))
+        })
+    }
+
+    /// The file that the path names.
+    pub(crate) fn file(&self) -> &str {
+        self.tail.as_deref().unwrap_or_default()
+    }
+}
+
+impl FromRequestParts<Arc<Shared>> for Call {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Self::Rejection> {
+        let Extension(visit) = Extension::<Arc<Visit>>::from_request_parts(parts, shared)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        // A path that is no UTF-8 names nothing.
+        let path = RawPathParams::from_request_parts(parts, shared).await.ok();
+        let tail = path.and_then(|path| path.iter().last().map(|(_, value)| value.to_owned()));
+        Ok(Self {
+            shared: shared.clone(),
+            visit,
+            params: Params::of(parts.uri.query().unwrap_or_default().as_bytes()),
+            tail,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof(pairs: &[(&'static str, &str)]) -> Proof {
+        Proof::of(&HeaderMap::from_iter(pairs.iter().map(|(name, value)| {
+            (HeaderName::from_static(name), value.parse().unwrap())
+        })))
+    }
+
+    #[test]
+    fn only_our_own_page_is_of_the_same_origin() {
+        assert_eq!(proof(&[]), Proof::Nothing);
+        assert_eq!(proof(&[("sec-fetch-site", "same-origin")]), Proof::SameOrigin);
+        for site in ["cross-site", "same-site", "none", ""] {
+            // A browser's word about the site counts more than an origin.
+            let headers = [
+                ("sec-fetch-site", site),
+                ("origin", "http://a.example"),
+                ("host", "a.example"),
+            ];
+            assert_eq!(proof(&headers), Proof::Foreign, "{site}");
+        }
+        let origin = |origin, host| proof(&[("origin", origin), ("host", host)]);
+        assert_eq!(origin("http://a.example", "a.example"), Proof::SameOrigin);
+        assert_eq!(origin("http://a.example", "A.example:80"), Proof::SameOrigin);
+        assert_eq!(origin("https://a.example", "a.example:443"), Proof::SameOrigin);
+        assert_eq!(origin("http://[::1]:3000", "[::1]:3000"), Proof::SameOrigin);
+        assert_eq!(origin("http://a.example:3000", "a.example"), Proof::Foreign);
+        assert_eq!(origin("http://b.example", "a.example"), Proof::Foreign);
+        assert_eq!(origin("http://a.example.b.example", "a.example"), Proof::Foreign);
+        assert_eq!(origin("null", "a.example"), Proof::Foreign);
+        assert_eq!(origin("", "a.example"), Proof::Foreign);
+        let proxied = [
+            ("origin", "https://a.example"),
+            ("host", "10.0.0.7:3000"),
+            ("x-forwarded-host", "a.example"),
+        ];
+        assert_eq!(proof(&proxied), Proof::SameOrigin);
+    }
+
+    #[test]
+    fn what_no_table_names_is_not_open() {
+        assert_eq!(right_of(&Method::GET, "/auth/login"), Right::Open);
+        assert_eq!(right_of(&Method::HEAD, "/auth/login"), Right::Open);
+        assert_eq!(right_of(&Method::GET, "/auth/login/"), Right::Read);
+        assert_eq!(right_of(&Method::GET, "/dashboard/assets/"), Right::Read);
+        assert_eq!(right_of(&Method::GET, "/dashboard/assets/a/b"), Right::Read);
+        assert_eq!(right_of(&Method::DELETE, "/auth/login"), Right::Operate);
+        assert_eq!(right_of(&Method::PATCH, "/x"), Right::Operate);
+        assert_eq!(right_of(&Method::POST, "/x/retry"), Right::Operate);
+    }
+
+    #[test]
+    fn a_way_back_leads_to_the_dashboard_only() {
+        let visit = |base: &str| Visit {
+            base: base.to_owned(),
+            below: "/".to_owned(),
+            who: None,
+            wants_html: true,
+            is_https: false,
+            address: None,
+            theme: Theme::System,
+            flash: None,
+            now: Timestamp::default(),
+        };
+        let tasks = visit("/tasks");
+        for good in [
+            "/tasks/dashboard",
+            "/tasks/dashboard?status=failed",
+            "/tasks/dashboard/t/01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10",
+        ] {
+            assert_eq!(tasks.local(Some(good)), good);
+        }
+        for bad in [
+            "//evil.example/tasks/dashboard",
+            "https://evil.example/tasks/dashboard",
+            "/tasks/dashboard/../../evil",
+            "/tasks/dashboardevil",
+            "/tasks/dashboard\r\nset-cookie: a=b",
+            "/tasks/dashboard/\\evil.example",
+            "/tasks",
+            "",
+        ] {
+            assert_eq!(tasks.local(Some(bad)), "/tasks/dashboard", "{bad}");
+        }
+        let root = visit("");
+        assert_eq!(root.local(Some("//evil/dashboard")), "/dashboard");
+        assert_eq!(root.local(Some("/dashboard?x")), "/dashboard?x");
+    }
+
+    #[test]
+    fn only_known_words_and_ids_make_a_flash() {
+        let id = "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10";
+
+        assert_eq!(
+            Flash::of(&format!("retried.{id}")),
+            Some(Flash::Retried(id.parse().unwrap()))
+        );
+        assert_eq!(Flash::of(&format!("deleted.{id}")), None);
+        assert_eq!(Flash::of("retried.<b>"), None);
+        assert_eq!(Flash::of(""), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! What a request asks for, read from its query.
+
+use axum_taskflow_core::{Error, ListQuery, Page, TaskId, TaskManager, TaskStatus, Timestamp};
+
+use crate::problem::Problem;
+
+/// Tasks in a list unless the request says otherwise.
+pub(crate) const LIMIT_DEFAULT: usize = 100;
+/// Tasks in a list at most.
+pub(crate) const LIMIT_MAX: usize = 1_000;
+/// Bytes of a parameter at most; nothing that is stored has longer names.
+const PARAM_BYTES_MAX: usize = 1_024;
+/// How often the store is asked for one page. A store may answer with a short page, so that its work is bounded.
+const READS_MAX: usize = 10;
+
+/// The parameters of a query, in their order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Params(Vec<(String, String)>);
+
+impl Params {
+    pub(crate) fn of(query: &[u8]) -> Self {
+        Self(form_urlencoded::parse(query).into_owned().collect())
+    }
+
+    /// The last value of this name; an empty one counts as none, as HTML forms send it.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(key, value)| key == name && !value.is_empty())
+            .map(|(_, value)| &**value)
+    }
+
+    fn short(&self, name: &str) -> Result<Option<&str>, Problem> {
+        match self.get(name) {
+            Some(value) if value.len() > PARAM_BYTES_MAX => Err(Problem::unprocessable(format!(
+                "{name} must have at most {PARAM_BYTES_MAX} bytes, and this one has {}",
+                value.len()
+            ))),
+            value => Ok(value),
+        }
+    }
+
+    /// A whole number in a range.
+    pub(crate) fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
+            _ => Err(Problem::unprocessable(format!(
+                "{name} must be a whole number from {min} to {max}, not {:?}",
+                short(text)
+            ))),
+        }
+    }
+
+    pub(crate) fn limit(&self) -> Result<usize, Problem> {
+        let limit = self.number("limit", 1, LIMIT_MAX as u64)?;
+        Ok(limit.map_or(LIMIT_DEFAULT, |n| usize::try_from(n).unwrap_or(LIMIT_MAX)))
+    }
+
+    /// A task's id, or a time: the place between the tasks created before it and those created from then on.
+    pub(crate) fn place(&self, name: &str) -> Result<Option<TaskId>, Problem> {
+        let Some(text) = self.short(name)? else {
+            return Ok(None);
+        };
+        if let Ok(id) = text.parse() {
+            return Ok(Some(id));
+        }
+        // "+" in a query means a blank, and few remember to write it as %2B.
+        match text.replace(' ', "+").parse::<Timestamp>() {
+            Ok(at) => Ok(Some(TaskId::floor(at))),
+            Err(_) => Err(Problem::unprocessable(format!(
+                "{name} must be a task id or an RFC 3339 time such as 2026-11-22T09:00:00+00:00, not {:?}",
+                short(text)
+            ))),
+        }
+    }
+
+    pub(crate) fn func_name(&self) -> Result<Option<String>, Problem> {
+        Ok(self.short("func_name")?.map(str::to_owned))
+    }
+}
+
+/// The beginning of what somebody sent, for a message.
+fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+/// Which statuses are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    All,
+    Only(TaskStatus),
+    /// A status of fastapi-taskflow that no task here ever has.
+    Nothing,
+}
+
+/// A part of all tasks, as requests name it.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    pub(crate) status: Wanted,
+    pub(crate) func_name: Option<String>,
+    /// As it was asked for: `key` or `key=value`.
+    pub(crate) tag: Option<String>,
+}
+
+impl Filter {
+    pub(crate) fn of(params: &Params) -> Result<Self, Problem> {
+        let status = match params.short("status")? {
+            None => Wanted::All,
+            Some("rejected") => Wanted::Nothing,
+            Some(word) => Wanted::Only(word.parse().map_err(|_| {
+                let words = TaskStatus::ALL.map(TaskStatus::as_str).join(", ");
+                Problem::unprocessable(format!(
+                    "status must be one of {words}, rejected; not {:?}",
+                    short(word)
+                ))
+            })?),
+        };
+        Ok(Self {
+            status,
+            func_name: params.func_name()?,
+            tag: params.short("tag")?.map(str::to_owned),
+        })
+    }
+
+    pub(crate) fn is_all(&self) -> bool {
+        self.status == Wanted::All && self.func_name.is_none() && self.tag.is_none()
+    }
+
+    /// The word of the status, or nothing.
+    pub(crate) fn status_word(&self) -> &'static str {
+        match self.status {
+            Wanted::All => "",
+            Wanted::Only(status) => status.as_str(),
+            Wanted::Nothing => "rejected",
+        }
+    }
+
+    /// The query that finds them.
+    pub(crate) fn query(&self) -> ListQuery {
+        let mut query = ListQuery::default();
+        if let Wanted::Only(status) = self.status {
+            query.status = Some(status);
+        }
+        query.name.clone_from(&self.func_name);
+        query.tag = self.tag.as_deref().map(|tag| match tag.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (tag.to_owned(), None),
+        });
+        query
+    }
+
+    /// These parameters, percent-encoded.
+    pub(crate) fn write(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
+        let parts = [
+            ("status", Some(self.status_word())),
+            ("func_name", self.func_name.as_deref()),
+            ("tag", self.tag.as_deref()),
+        ];
+        for (name, value) in parts {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                query.append_pair(name, value);
+            }
+        }
+    }
+
+    /// A page of them: short only if there are no more, or if those that fit are so rare that looking on would take
+    /// too long. In both cases [`Page::next`] tells.
+    pub(crate) async fn page(
+        &self,
+        manager: &TaskManager,
+        mut query: ListQuery,
+    ) -> Result<Page, Error> {
+        let mut page = Page::default();
+        if self.status == Wanted::Nothing {
+            return Ok(page);
+        }
+        let wanted = query.limit;
+        for _ in 0..READS_MAX {
+            query.limit = wanted.saturating_sub(page.tasks.len());
+            let more = manager.list(query.clone()).await?;
+            page.tasks.extend(more.tasks);
+            page.next = more.next;
+            if page.next.is_none() || page.tasks.len() >= wanted {
+                break;
+            }
+            query.before = page.next;
+        }
+        Ok(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(query: &str) -> Params {
+        Params::of(query.as_bytes())
+    }
+
+    #[test]
+    fn a_limit_is_a_number_in_its_range_or_a_complaint_that_names_it() {
+        assert_eq!(params("").limit().unwrap(), 100);
+        assert_eq!(params("limit=").limit().unwrap(), 100);
+        assert_eq!(params("limit=1000").limit().unwrap(), 1_000);
+        for wrong in ["0", "-1", "1001", "ten", "1e3", "99999999999999999999999", "%FF"] {
+            let problem = params(&format!("limit={wrong}")).limit().unwrap_err();
+
+            assert_eq!(problem.status, 422, "{wrong}");
+            assert!(problem.detail.starts_with("limit must be"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_an_id_or_a_time_with_or_without_an_escaped_plus() {
+        let id = "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10";
+        let by_id = params(&format!("before={id}")).place("before").unwrap();
+        assert_eq!(by_id.unwrap().to_string(), id);
+
+        let at: Timestamp = "2026-11-22T08:00:00+00:00".parse().unwrap();
+        for time in [
+            "2026-11-22T09:00:00%2B01:00",
+            "2026-11-22T09:00:00+01:00",
+            "2026-11-22T08:00:00Z",
+        ] {
+            let place = params(&format!("after={time}")).place("after").unwrap();
+
+            assert_eq!(place, Some(TaskId::floor(at)), "{time}");
+        }
+
+        let problem = params("after=yesterday").place("after").unwrap_err();
+        assert!(problem.detail.contains("not \"yesterday\""), "{problem:?}");
+    }
+
+    #[test]
+    fn an_unknown_status_is_refused_and_rejected_is_a_word_that_matches_nothing() {
+        let filter = Filter::of(&params("status=rejected")).unwrap();
+        assert_eq!(filter.status, Wanted::Nothing);
+
+        let problem = Filter::of(&params("status=done")).unwrap_err();
+        assert_eq!(problem.status, 422);
+        assert!(problem.detail.contains("pending, running"), "{problem:?}");
+    }
+
+    #[test]
+    fn a_filter_survives_its_way_through_a_link() {
+        let filter = Filter::of(&params("status=failed&func_name=a%26b&tag=k%3Dv%3D1")).unwrap();
+
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        filter.write(&mut query);
+        let again = Filter::of(&params(&query.finish())).unwrap();
+
+        assert_eq!(again.func_name.as_deref(), Some("a&b"));
+        assert_eq!(again.query().tag, Some(("k".into(), Some("v=1".into()))));
+        assert_eq!(again.query().status, Some(TaskStatus::Failed));
+    }
+
+    #[test]
+    fn a_parameter_of_ten_kilobytes_is_refused() {
+        let long = "x".repeat(10 * 1_024);
+
+        for name in ["func_name", "tag", "status"] {
+            let problem = Filter::of(&params(&format!("{name}={long}"))).unwrap_err();
+
+            assert!(problem.detail.starts_with(name), "{problem:?}");
+            assert!(problem.detail.len() < 200);
+        }
+    }
+}

@@ -1,0 +1,601 @@
+//! Live updates: server-sent events with what changed of what is on the screen.
+//!
+//! There is no task and no channel for a viewer. The body of the answer is polled when the browser's connection has
+//! room, and only then events are taken from the feed, merged and written: a slow browser gets fewer and fuller
+//! frames, and a stuck one falls behind in the feed, which costs nobody else anything.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
+use axum_taskflow_core::{
+    Error, EventStream, ListQuery, TaskEvent, TaskId, TaskStatus, Timestamp,
+};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep_until},
+};
+use tokio_stream::StreamExt;
+
+use crate::{
+    Shared,
+    auth::Session,
+    guard::Call,
+    pages,
+    problem::Problem,
+    query::{Filter, Wanted},
+    text,
+    view::{Delta, LogText},
+};
+
+/// Between two frames of changes.
+const FRAME_EVERY: Duration = Duration::from_millis(250);
+/// What comes together is told together: a short task is one frame, not three.
+const FRAME_AFTER: Duration = Duration::from_millis(40);
+/// Between two readings of the counters.
+const COUNTS_EVERY: Duration = Duration::from_secs(1);
+/// Silence that is broken by a comment, so that proxies do not hang up.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Between two looks at whether the session is still good.
+const SESSION_EVERY: Duration = Duration::from_secs(30);
+/// Rows in a frame, about 8 KB.
+const ROWS_IN_FRAME: usize = 60;
+/// Changed rows that wait for a frame; with more, what is on the screen is read again instead.
+const ROWS_WAITING_MAX: usize = 256;
+/// New tasks that are counted one by one.
+const FRESH_MAX: usize = 1_000;
+/// Log lines in a frame.
+const LINES_IN_FRAME: usize = 100;
+/// Rows that a page can show.
+const ROWS_ON_PAGE_MAX: usize = 200;
+/// Changes from shortly before a reader's last frame are told again: they do no harm, and may have been missed.
+const OVERLAP: Duration = Duration::from_secs(2);
+/// What the browser does after the end of a stream.
+const RETRY: Duration = Duration::from_secs(2);
+/// What a stream does when the store does not answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `GET /dashboard/stream`: of one task (`id`), or of a page of the list (`lo`, `hi` and the page's filter).
+pub(crate) async fn open(call: Call, headers: HeaderMap) -> Result<Response, Problem> {
+    let view = View::of(&call)?;
+    let permit = call.shared.streams.clone().try_acquire_owned().map_err(|_| {
+        Problem::try_later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            10,
+            "too many pages are live already: this one stays as it is",
+        )
+    })?;
+    let viewer = Viewer::new(&call, view, synced_at(&call, &headers)?, permit);
+    let frames = stream::unfold(viewer, |mut viewer| async move {
+        let frame = viewer.next().await?;
+        Some((Ok::<_, Infallible>(frame), viewer))
+    });
+    let mut response = Sse::new(frames).into_response();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        // nginx keeps answers back unless it is told not to.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+/// Up to when the page knows everything: by the id of the last frame that it got, or by when it was printed.
+fn synced_at(call: &Call, headers: &HeaderMap) -> Result<Timestamp, Problem> {
+    let printed_ms = call.params.number("since", 0, i64::MAX.unsigned_abs())?;
+    let heard_ms = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok());
+    let ms = heard_ms.or(printed_ms);
+    Ok(ms.map_or(call.visit.now, |ms| {
+        Timestamp::from_unix_ms(i64::try_from(ms).unwrap_or(i64::MAX))
+    }))
+}
+
+/// What is on the screen.
+enum View {
+    List {
+        filter: Filter,
+        /// The ids on the page, oldest and newest.
+        lo: TaskId,
+        hi: TaskId,
+        /// How many rows it shows.
+        n: usize,
+        /// What is newer belongs on top of it.
+        is_top: bool,
+    },
+    Task {
+        id: TaskId,
+        /// Log lines that it shows already.
+        lines: usize,
+    },
+}
+
+impl View {
+    fn of(call: &Call) -> Result<Self, Problem> {
+        let params = &call.params;
+        if let Some(id) = params.place("id")? {
+            let lines = params.number("lines", 0, 1_000_000_000)?;
+            return Ok(Self::Task {
+                id,
+                lines: lines.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            });
+        }
+        let filter = Filter::of(params)?;
+        // Without a page everything is new that comes from now on.
+        let now = TaskId::floor(call.visit.now);
+        let n = params.number("n", 0, ROWS_ON_PAGE_MAX as u64)?;
+        Ok(Self::List {
+            filter,
+            lo: params.place("lo")?.unwrap_or(now),
+            hi: params.place("hi")?.unwrap_or(now),
+            n: n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            is_top: params.get("top").is_some(),
+        })
+    }
+}
+
+/// One open page.
+struct Viewer {
+    shared: Arc<Shared>,
+    events: EventStream,
+    view: View,
+    session: Option<Session>,
+    /// Frames that are ready.
+    ready: VecDeque<Event>,
+    /// Changed rows; the last change of a row wins.
+    rows: BTreeMap<TaskId, Delta>,
+    /// Tasks that are newer than the page and belong on it.
+    fresh: HashSet<TaskId>,
+    fresh_told: usize,
+    /// Everything before this is on the screen, or in `rows`.
+    synced_at: Timestamp,
+    /// Something was missed: what is on the screen has to be read again.
+    must_read: bool,
+    must_read_log: bool,
+    must_count: bool,
+    counts: BTreeMap<&'static str, u64>,
+    /// When the next frame may be sent, and when it is due because something waits for it.
+    frame_from: Instant,
+    frame_due: Option<Instant>,
+    counts_from: Instant,
+    session_due: Instant,
+    heartbeat_due: Instant,
+    is_over: bool,
+    /// Given back when the stream is dropped.
+    _permit: OwnedSemaphorePermit,
+}
+
+#[derive(Serialize)]
+struct Hello {
+    v: u32,
+    now: i64,
+    build: String,
+    hb: u64,
+}
+
+#[derive(Serialize)]
+struct Rows<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    u: &'a [Delta],
+    /// How many new tasks there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Lines {
+    from: usize,
+    /// Time, level, attempt, text.
+    lines: Vec<(String, &'static str, u32, String)>,
+}
+
+#[derive(Serialize)]
+struct Bye {
+    why: &'static str,
+    retry: u64,
+}
+
+impl Viewer {
+    fn new(call: &Call, view: View, synced_at: Timestamp, permit: OwnedSemaphorePermit) -> Self {
+        let now = Instant::now();
+        let mut viewer = Self {
+            shared: call.shared.clone(),
+            // From here on nothing is missed; what happened before is read.
+            events: call.shared.manager.events(),
+            view,
+            session: call.visit.who.as_ref().and_then(|who| who.session),
+            ready: VecDeque::new(),
+            rows: BTreeMap::new(),
+            fresh: HashSet::new(),
+            fresh_told: 0,
+            synced_at: synced_at.saturating_sub(OVERLAP),
+            must_read: true,
+            must_read_log: true,
+            must_count: true,
+            counts: BTreeMap::new(),
+            frame_from: now,
+            frame_due: Some(now),
+            counts_from: now,
+            session_due: now + SESSION_EVERY,
+            heartbeat_due: now + HEARTBEAT,
+            is_over: false,
+            _permit: permit,
+        };
+        viewer.push_with(Event::default().retry(RETRY), "hello", &Hello {
+            v: 1,
+            now: call.visit.now.as_unix_ms(),
+            build: pages::build(),
+            hb: HEARTBEAT.as_secs(),
+        });
+        viewer
+    }
+
+    /// The next frame, as soon as there is one; nothing after the last one.
+    async fn next(&mut self) -> Option<Event> {
+        let stopping = self.shared.manager.stopping();
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                self.heartbeat_due = Instant::now() + HEARTBEAT;
+                return Some(frame);
+            }
+            if self.is_over {
+                return None;
+            }
+            let due = self.due();
+            tokio::select! {
+                // In this order: under a flood of events the others have their turn all the same.
+                biased;
+                () = stopping.cancelled() => self.end("shutdown"),
+                () = sleep_until(due) => self.work().await,
+                event = self.events.next() => match event {
+                    Some(event) => self.take(event),
+                    None => self.end("shutdown"),
+                },
+            }
+        }
+    }
+
+    /// When there is something to do, whatever happens until then.
+    fn due(&self) -> Instant {
+        let counts = self.must_count.then_some(self.counts_from);
+        [self.frame_due, counts]
+            .into_iter()
+            .flatten()
+            .fold(self.session_due.min(self.heartbeat_due), Instant::min)
+    }
+
+    async fn work(&mut self) {
+        let now = Instant::now();
+        if now >= self.session_due {
+            self.session_due = now + SESSION_EVERY;
+            let at = self.shared.manager.now();
+            if self.session.is_some_and(|session| !self.shared.auth.is_live(session, at)) {
+                return self.end("auth");
+            }
+        }
+        let mut outcome = Ok(());
+        if self.frame_due.is_some_and(|due| now >= due) {
+            self.frame_due = None;
+            self.frame_from = now + FRAME_EVERY;
+            outcome = self.frame().await;
+        }
+        if outcome.is_ok() && self.must_count && now >= self.counts_from {
+            self.must_count = false;
+            self.counts_from = now + COUNTS_EVERY;
+            outcome = self.count().await;
+        }
+        if let Err(why) = outcome {
+            tracing::debug!(why, "a live page cannot be kept up to date");
+            return self.end("store");
+        }
+        if self.ready.is_empty() && now >= self.heartbeat_due {
+            self.ready.push_back(Event::default().comment("hb"));
+        }
+    }
+
+    fn end(&mut self, why: &'static str) {
+        let retry = match why {
+            "store" => 5_000,
+            _ => 2_000,
+        };
+        self.push("bye", &Bye { why, retry });
+        self.is_over = true;
+    }
+
+    // ---- Events ----
+
+    fn take(&mut self, event: TaskEvent) {
+        match event {
+            TaskEvent::Added(task) => {
+                self.must_count |= self.is_list();
+                if let View::List { filter, hi, is_top: true, .. } = &self.view
+                    && task.id > *hi
+                    && matches!(filter.status, Wanted::All | Wanted::Only(TaskStatus::Pending))
+                    && fits(filter, &task.name, Some(&task.tags))
+                {
+                    self.is_fresh(task.id);
+                }
+            }
+            TaskEvent::Changed { id, name, from, life } => {
+                self.must_count |= self.is_list() && from != life.status;
+                let manager = &self.shared.manager;
+                let is_shown = match &self.view {
+                    View::Task { id: shown, .. } => *shown == id,
+                    View::List { filter, lo, hi, is_top, .. } => {
+                        let fits = fits(filter, &name, None);
+                        // It has come to the status that the page shows. Whether it has the page's tag is not told.
+                        let comes = from != life.status
+                            && filter.status == Wanted::Only(life.status)
+                            && filter.tag.is_none();
+                        if fits && comes && *is_top && id > *hi {
+                            self.is_fresh(id);
+                            return;
+                        }
+                        fits && (*lo..=*hi).contains(&id)
+                    }
+                };
+                if is_shown {
+                    let is_known = manager.knows(&name);
+                    let delta = Delta::of_life(id, &name, &life, is_known, manager.now());
+                    self.changed(delta);
+                }
+            }
+            TaskEvent::Progress { id, progress } => {
+                let (is_shown, with_message) = match &self.view {
+                    View::Task { id: shown, .. } => (*shown == id, true),
+                    View::List { lo, hi, .. } => ((*lo..=*hi).contains(&id), false),
+                };
+                if is_shown {
+                    self.changed(Delta::of_progress(id, &progress, with_message));
+                }
+            }
+            TaskEvent::Log { id, .. } => {
+                // Told after it was stored: it is read from there, in order and without a gap.
+                if matches!(&self.view, View::Task { id: shown, .. } if *shown == id) {
+                    self.must_read_log = true;
+                    self.frame_soon();
+                }
+            }
+            TaskEvent::Missed(_) => self.lost(),
+            _ => {}
+        }
+    }
+
+    fn is_list(&self) -> bool {
+        matches!(self.view, View::List { .. })
+    }
+
+    fn is_fresh(&mut self, id: TaskId) {
+        if self.fresh.len() < FRESH_MAX && self.fresh.insert(id) {
+            self.frame_soon();
+        }
+    }
+
+    fn changed(&mut self, delta: Delta) {
+        if self.must_read {
+            return; // it will be read
+        }
+        if self.rows.len() >= ROWS_WAITING_MAX && !self.rows.contains_key(&delta.id) {
+            return self.lost();
+        }
+        match self.rows.entry(delta.id) {
+            std::collections::btree_map::Entry::Occupied(mut old) => old.get_mut().merge(delta),
+            std::collections::btree_map::Entry::Vacant(new) => {
+                new.insert(delta);
+            }
+        }
+        self.frame_soon();
+    }
+
+    /// There is more to tell than is remembered: what is on the screen is read instead.
+    fn lost(&mut self) {
+        self.rows.clear();
+        self.must_read = true;
+        self.must_read_log = true;
+        self.must_count |= self.is_list();
+        // Not with each frame, or a flood would be one of reads.
+        let due = self.frame_from.max(Instant::now() + COUNTS_EVERY);
+        self.frame_due = Some(self.frame_due.unwrap_or(due).max(due));
+    }
+
+    fn frame_soon(&mut self) {
+        let due = self.frame_from.max(Instant::now() + FRAME_AFTER);
+        self.frame_due.get_or_insert(due);
+    }
+
+    // ---- Frames ----
+
+    async fn frame(&mut self) -> Result<(), String> {
+        // Before the reads: what happens meanwhile waits in the feed.
+        let now = self.shared.manager.now();
+        if self.must_read {
+            within(self.read()).await?;
+            self.must_read = false;
+        }
+        self.synced_at = now;
+        let deltas: Vec<Delta> = std::mem::take(&mut self.rows).into_values().collect();
+        let n = (self.fresh.len() != self.fresh_told).then_some(self.fresh.len());
+        self.fresh_told = self.fresh.len();
+        let id = now.as_unix_ms().to_string();
+        let mut parts = deltas.chunks(ROWS_IN_FRAME).peekable();
+        if parts.peek().is_none() && n.is_some() {
+            self.push_with(Event::default().id(&id), "tasks", &Rows { u: &[], n });
+        }
+        let mut n = n;
+        for part in parts {
+            let rows = Rows { u: part, n: n.take() };
+            self.push_with(Event::default().id(&id), "tasks", &rows);
+        }
+        if self.must_read_log {
+            self.must_read_log = false;
+            within(self.read_log()).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is on the screen, and tells what has changed of it since it was in step.
+    async fn read(&mut self) -> Result<(), Error> {
+        let manager = &self.shared.manager;
+        let now = manager.now();
+        match &self.view {
+            View::Task { id, .. } => match manager.get(*id).await? {
+                Some(task) => {
+                    let is_known = manager.knows(&task.name);
+                    let delta = Delta::of_life(task.id, &task.name, &task.life, is_known, now);
+                    self.rows.insert(task.id, delta);
+                }
+                None => self.push("reset", &serde_json::json!({ "why": "gone" })),
+            },
+            View::List { filter, lo, hi, n, is_top } => {
+                let mut query = ListQuery {
+                    // These two do not belong to what they stand for.
+                    before: after_id(*hi),
+                    after: before_id(*lo),
+                    limit: ROWS_ON_PAGE_MAX,
+                    payload_max: 0,
+                    ..filter.query()
+                };
+                let page = match *n {
+                    0 => axum_taskflow_core::Page::default(),
+                    _ => filter.page(manager, query.clone()).await?,
+                };
+                // Only a page of one status loses rows by their changes, and then it has to be read again as a whole.
+                let is_torn = page.tasks.len() != *n && matches!(filter.status, Wanted::Only(_));
+                for task in &page.tasks {
+                    let life = &task.life;
+                    let changed_at = life.started_at.max(life.finished_at);
+                    let is_known = manager.knows(&task.name);
+                    let is_held = life.status == TaskStatus::Pending && life.error.is_some();
+                    if changed_at.is_some_and(|at| at >= self.synced_at) || is_held {
+                        let delta = Delta::of_life(task.id, &task.name, life, is_known, now);
+                        self.rows.insert(task.id, delta);
+                    }
+                }
+                if *is_top {
+                    (query.after, query.before) = (Some(*hi), None);
+                    let newer = filter.page(manager, query).await?;
+                    self.fresh.extend(newer.tasks.iter().map(|task| task.id));
+                }
+                if is_torn {
+                    self.push("reset", &serde_json::json!({ "why": "gap" }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_log(&mut self) -> Result<(), Error> {
+        let View::Task { id, lines: from } = self.view else {
+            return Ok(());
+        };
+        let manager = &self.shared.manager;
+        let lines = manager.logs(id, from, LINES_IN_FRAME).await?;
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let has_more = lines.len() == LINES_IN_FRAME;
+        self.view = View::Task {
+            id,
+            lines: from + lines.len(),
+        };
+        let lines = lines.iter().map(|line| {
+            let line = LogText::of(line, false);
+            (line.time, line.level, line.attempt, line.text)
+        });
+        let lines = lines.collect();
+        self.push("log", &Lines { from, lines });
+        if has_more {
+            self.must_read_log = true;
+            self.frame_soon();
+        }
+        Ok(())
+    }
+
+    async fn count(&mut self) -> Result<(), String> {
+        let View::List { filter, .. } = &self.view else {
+            return Ok(());
+        };
+        if filter.tag.is_some() {
+            return Ok(()); // counters know no tags
+        }
+        let counts = within(self.shared.manager.counts()).await?;
+        let Some(mut totals) = pages::totals(filter, &counts) else {
+            return Ok(());
+        };
+        let all = totals.remove("").unwrap_or(0);
+        totals.insert("all", all);
+        // A status that nothing has any more is no longer counted.
+        for word in self.counts.keys() {
+            totals.entry(word).or_insert(0);
+        }
+        let changed: BTreeMap<&str, String> = totals
+            .iter()
+            .filter(|(word, n)| self.counts.get(*word) != Some(n))
+            .map(|(word, n)| (*word, text::count(*n)))
+            .collect();
+        if !changed.is_empty() {
+            self.push("counts", &changed);
+        }
+        self.counts = totals;
+        Ok(())
+    }
+
+    fn push(&mut self, name: &str, body: &impl Serialize) {
+        self.push_with(Event::default(), name, body);
+    }
+
+    fn push_with(&mut self, event: Event, name: &str, body: &impl Serialize) {
+        match event.event(name).json_data(body) {
+            Ok(event) => self.ready.push_back(event),
+            Err(error) => tracing::error!(%error, name, "cannot write a frame"),
+        }
+    }
+}
+
+/// An answer of the store, or why there is none in time.
+async fn within<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    match tokio::time::timeout(READ_TIMEOUT, read).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the task store did not answer within {READ_TIMEOUT:?}")),
+    }
+}
+
+fn fits(filter: &Filter, name: &str, tags: Option<&axum_taskflow_core::Tags>) -> bool {
+    if filter.func_name.as_deref().is_some_and(|wanted| wanted != name) {
+        return false;
+    }
+    let (Some(wanted), Some(tags)) = (&filter.tag, tags) else {
+        return true;
+    };
+    match wanted.split_once('=') {
+        Some((key, value)) => tags.get(key).is_some_and(|has| has == value),
+        None => tags.contains_key(wanted),
+    }
+}
+
+fn after_id(id: TaskId) -> Option<TaskId> {
+    let n = u128::from_be_bytes(*id.as_bytes()).checked_add(1)?;
+    Some(TaskId::from_bytes(n.to_be_bytes()))
+}
+
+fn before_id(id: TaskId) -> Option<TaskId> {
+    let n = u128::from_be_bytes(*id.as_bytes()).checked_sub(1)?;
+    Some(TaskId::from_bytes(n.to_be_bytes()))
+}

@@ -1,0 +1,445 @@
+// Makes the dashboard live. The server renders everything; this script patches what changes, and without it every
+// link and form still works. Text only ever goes into text nodes, so nothing that a task says becomes markup.
+(() => {
+  "use strict";
+
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const body = document.body;
+  const live = $("#live");
+  const pauseButton = $("#pause");
+
+  // ---- Words -------------------------------------------------------------------------------------------------
+
+  const pad = (n) => String(n).padStart(2, "0");
+
+  /** As the server writes durations: 48 ms, 1.4 s, 2 m 05 s. */
+  function duration(ms) {
+    ms = Math.max(0, ms);
+    if (ms < 1000) return `${Math.floor(ms)} ms`;
+    const s = ms / 1000;
+    if (s < 60) return `${(Math.floor(s * 10) / 10).toFixed(1)} s`;
+    const m = Math.floor(s / 60);
+    if (m < 60) return `${m} m ${pad(Math.floor(s % 60))} s`;
+    const h = Math.floor(m / 60);
+    return h < 24 ? `${h} h ${pad(m % 60)} m` : `${Math.floor(h / 24)} d ${pad(h % 24)} h`;
+  }
+
+  /** As the server writes spans of time: 12 s, 4 min, 3 h, 2 d. */
+  function span(ms) {
+    const s = Math.floor(ms / 1000);
+    if (s < 60) return `${s} s`;
+    if (s < 3600) return `${Math.floor(s / 60)} min`;
+    return s < 86400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} d`;
+  }
+
+  // The server's clock counts, not the browser's: both are compared once, when the stream says what time it is.
+  let skew = 0;
+  const now = () => Date.now() + skew;
+
+  function ago(at) {
+    const ms = now() - at;
+    if (ms < -999) return `in ${span(-ms)}`;
+    return ms < 1000 ? "just now" : `${span(ms)} ago`;
+  }
+
+  function keepTimesTrue() {
+    for (const time of document.querySelectorAll("time[data-at]")) {
+      const text = ago(Number(time.dataset.at));
+      if (time.textContent !== text) time.textContent = text;
+    }
+    for (const when of document.querySelectorAll(".when[data-at]")) waits(when);
+    for (const cell of document.querySelectorAll("[data-since]")) {
+      const text = duration(now() - Number(cell.dataset.since));
+      if (cell.textContent !== text) cell.textContent = text;
+    }
+  }
+
+  function waits(when) {
+    const at = Number(when.dataset.at);
+    when.textContent = at > now() ? `runs ${ago(at)}` : "";
+  }
+
+  // ---- Rows --------------------------------------------------------------------------------------------------
+
+  const ACTION = { failed: "retry", interrupted: "retry", cancelled: "retry", success: "" };
+  const rowOf = (id) => document.getElementById(`t-${id}`);
+
+  function badge(state, word) {
+    if (!state || state.dataset.s === word) return;
+    state.dataset.s = word;
+    state.className = `state s-${word}`;
+    state.lastChild.textContent = word;
+    const use = $("use", state);
+    use.setAttribute("href", use.getAttribute("href").replace(/#.*/, `#${word}`));
+  }
+
+  function patch(row, delta) {
+    if (delta.s) {
+      badge($(".state", row), delta.s);
+      row.dataset.s = delta.s;
+      if (row.dataset.act !== undefined) row.dataset.act = ACTION[delta.s] ?? "cancel";
+      const cell = $(".c-duration", row);
+      cell.textContent = delta.d ?? "";
+      delete cell.dataset.since;
+      if (delta.t) {
+        cell.dataset.since = delta.t;
+        cell.textContent = duration(now() - delta.t);
+      }
+      const when = $(".when", row);
+      delete when.dataset.at;
+      when.textContent = "";
+      if (delta.r) {
+        when.dataset.at = delta.r;
+        waits(when);
+      }
+      $(".err", row).textContent = delta.e ?? "";
+      if (delta.a !== undefined) $(".at", row).textContent = delta.a;
+      if (delta.s !== "running") $(".percent", row).textContent = "";
+    }
+    if (delta.p !== undefined) $(".percent", row).textContent = `${Math.floor(delta.p * 100)} %`;
+  }
+
+  // ---- The stream --------------------------------------------------------------------------------------------
+
+  let source = null;
+  let paused = false;
+  let frame = 0;
+  let heardAt = Date.now();
+  let again = 2000;
+  let timer = 0;
+  let hidingTimer = 0;
+  let waiting = new Map(); // what came while paused or hidden, or for the next frame; the last change of a row wins
+  let fresh = 0; // newer than the page, as the server counts them
+  let strangers = new Set(); // inside the page's range, and now of the status that the page shows
+  let lines = [];
+  let counts = {};
+
+  function say(state, text) {
+    live.dataset.s = state;
+    const words = $("span", live);
+    if (words.textContent !== text) words.textContent = text;
+  }
+  const sayLive = () => (paused ? say("paused", "Paused") : say("live", "Live"));
+  const clock = (ms) => new Date(ms).toLocaleTimeString();
+
+  function open() {
+    clearTimeout(timer);
+    if (source) source.close();
+    if (!body.dataset.stream) return;
+    source = new EventSource(body.dataset.stream);
+    const on = (name, handle) =>
+      source.addEventListener(name, (event) => {
+        heardAt = Date.now();
+        handle(JSON.parse(event.data));
+      });
+    on("hello", (hello) => {
+      again = 2000;
+      skew = hello.now - Date.now();
+      if (hello.build !== body.dataset.build) return outdated();
+      sayLive();
+    });
+    on("counts", (changed) => later(() => Object.assign(counts, changed)));
+    on("tasks", (changed) =>
+      later(() => {
+        for (const delta of changed.u ?? []) waiting.set(delta.id, { ...waiting.get(delta.id), ...delta });
+        if (changed.n !== undefined) fresh = changed.n;
+      }),
+    );
+    on("log", (more) => later(() => lines.push(more)));
+    on("reset", () => renew());
+    on("bye", (bye) => {
+      source.close();
+      say("off", `${bye.why === "auth" ? "Signed out" : "Reconnecting"}, data from ${clock(heardAt)}`);
+      if (bye.why === "auth") location.reload();
+      else timer = setTimeout(open, bye.retry);
+    });
+    source.onerror = () => {
+      say("off", `Reconnecting, data from ${clock(heardAt)}`);
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      again = Math.min(again * 2, 30000);
+      timer = setTimeout(open, again * (0.5 + Math.random()));
+    };
+  }
+
+  function outdated() {
+    say("off", "A new version is here");
+    if (source) source.close();
+    source = null;
+    const words = $("span", live);
+    const link = document.createElement("a");
+    link.href = location.href;
+    link.textContent = "reload";
+    words.append(", ", link);
+  }
+
+  function later(take) {
+    take();
+    if (!paused && !document.hidden && !frame) frame = requestAnimationFrame(show);
+  }
+
+  function show() {
+    frame = 0;
+    const focused = document.activeElement;
+    const changed = [];
+    let renewTask = false;
+    for (const [id, delta] of waiting) {
+      const row = rowOf(id);
+      if (row) {
+        patch(row, delta);
+        changed.push(row);
+      } else if ($("#task")?.dataset.id === id) {
+        renewTask = taskChanged(delta) || renewTask;
+      } else if (body.dataset.status && delta.s && statusOf(delta.s) === body.dataset.status) {
+        strangers.add(id);
+      }
+    }
+    waiting.clear();
+    for (const row of changed) row.classList.remove("changed");
+    if (changed.length) void changed[0].offsetWidth; // one layout for all rows, so that the animation starts anew
+    for (const row of changed) row.classList.add("changed");
+    for (const more of lines.splice(0)) append(more);
+    for (const [word, text] of Object.entries(counts)) {
+      const count = $(`.tabs [data-count="${CSS.escape(word)}"]`);
+      if (count) count.textContent = text;
+    }
+    counts = {};
+    pill();
+    // A button that a patch has hidden cannot keep the focus: its row's link is next to it.
+    if (focused && focused !== body && focused.offsetParent === null) $(".name", focused.closest("tr") ?? body)?.focus();
+    if (renewTask) renew();
+  }
+
+  const statusOf = (word) => (["scheduled", "retrying", "held"].includes(word) ? "pending" : word);
+
+  // ---- New tasks ---------------------------------------------------------------------------------------------
+
+  let announcedAt = 0;
+
+  function pill() {
+    const n = fresh + strangers.size;
+    const button = $("#pill");
+    if (!button) return;
+    button.hidden = n === 0;
+    if (n === 0) return;
+    const text = n === 1 ? "1 new task, show" : `${n >= 1000 ? "1000+" : n} new tasks, show`;
+    if (button.textContent !== text) button.textContent = text;
+    if (Date.now() - announcedAt > 10000) {
+      announcedAt = Date.now();
+      $("#said").textContent = text;
+    }
+  }
+
+  // ---- Fresh copies of the page ------------------------------------------------------------------------------
+
+  let renewing = false;
+
+  /** Reads the page again and takes over what the server printed, without a jump. */
+  async function renew() {
+    if (renewing) return;
+    renewing = true;
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      if (answer.redirected || answer.status === 401) return location.reload();
+      if (!answer.ok && answer.status !== 404) return say("off", `The server answered ${answer.status}, data from ${clock(heardAt)}`);
+      const copy = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const log = $("#log");
+      const followed = log && log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+      const scrolled = log?.scrollTop;
+      for (const part of document.querySelectorAll("[data-part]")) {
+        const other = copy.querySelector(`[data-part="${part.dataset.part}"]`);
+        if (!other) return location.reload();
+        replace(part, other);
+      }
+      for (const name of ["stream", "status"]) {
+        if (copy.body.dataset[name] === undefined) delete body.dataset[name];
+        else body.dataset[name] = copy.body.dataset[name];
+      }
+      if ($("#log")) $("#log").scrollTop = followed ? $("#log").scrollHeight : scrolled;
+      fresh = 0;
+      strangers.clear();
+      waiting.clear();
+      lines = [];
+      pill();
+      dress();
+      open();
+    } catch {
+      say("off", `Not reachable, data from ${clock(heardAt)}`);
+    } finally {
+      renewing = false;
+    }
+  }
+
+  function replace(part, other) {
+    const focused = part.contains(document.activeElement) ? document.activeElement : null;
+    const key = focused?.getAttribute("formaction") ?? focused?.getAttribute("href") ?? focused?.id;
+    const place = document.adoptNode(other);
+    part.replaceWith(place);
+    if (!focused) return;
+    const same = [...place.querySelectorAll("a, button, pre")].find((node) =>
+      [node.getAttribute("formaction"), node.getAttribute("href"), node.id].includes(key),
+    );
+    (same ?? $("#main")).focus({ preventScroll: true });
+  }
+
+  // ---- One task ----------------------------------------------------------------------------------------------
+
+  /** True if the page has to be read again: what else changes with a status is more than a badge. */
+  function taskChanged(delta) {
+    if (delta.p !== undefined) {
+      const bar = $("#progress");
+      if (!bar) return true;
+      $("progress", bar).value = delta.p;
+      $(".percent", bar).textContent = `${Math.floor(delta.p * 100)} %`;
+      if (delta.m !== undefined) $(".message", bar).textContent = delta.m;
+    }
+    return delta.s !== undefined && ($("#task").dataset.s !== delta.s || delta.s === "running" || delta.s === "retrying");
+  }
+
+  function append(more) {
+    const log = $("#log");
+    if (!log) return void renew();
+    const have = Number(log.dataset.lines);
+    if (more.from > have) return void renew();
+    const followed = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    for (const [time, level, attempt, text] of more.lines.slice(have - more.from)) {
+      if (String(attempt) !== log.dataset.attempt) {
+        log.dataset.attempt = attempt;
+        const title = document.createElement("i");
+        title.textContent = `attempt ${attempt}`;
+        log.append(title);
+      }
+      const at = document.createElement("span");
+      at.textContent = time;
+      const word = document.createElement("b");
+      word.className = level;
+      word.textContent = level;
+      log.append(at, " ", word, " ", text, "\n");
+    }
+    log.dataset.lines = more.from + more.lines.length;
+    if (followed) log.scrollTop = log.scrollHeight;
+  }
+
+  // ---- Actions -----------------------------------------------------------------------------------------------
+
+  function toast(text, bad, href) {
+    const old = $(".toast");
+    if (old) old.remove();
+    const box = document.createElement("div");
+    box.className = bad ? "toast notice bad" : "toast notice";
+    box.setAttribute("role", bad ? "alert" : "status");
+    box.append(text);
+    if (href) {
+      const link = document.createElement("a");
+      link.href = href;
+      link.textContent = "open";
+      box.append(" ", link);
+    }
+    body.append(box);
+    setTimeout(() => box.remove(), bad ? 12000 : 6000);
+  }
+
+  document.addEventListener("submit", async (event) => {
+    const form = event.target;
+    const button = event.submitter;
+    if (!button?.matches(".a-retry, .a-cancel")) return;
+    event.preventDefault();
+    if (button.getAttribute("aria-disabled") === "true") return; // one click is enough
+    button.setAttribute("aria-disabled", "true");
+    try {
+      const answer = await fetch(button.formAction, {
+        method: "POST",
+        headers: { accept: "application/json" },
+        body: new URLSearchParams(new FormData(form)),
+      });
+      if (answer.status === 401) return location.reload();
+      const said = await answer.json();
+      toast(said.detail, !answer.ok, said.href);
+      if (!answer.ok || !source) renew();
+    } catch {
+      toast("The server cannot be reached; nothing is known to have changed.", true);
+    } finally {
+      button.removeAttribute("aria-disabled");
+    }
+  });
+
+  document.addEventListener("click", async (event) => {
+    if (event.target.id === "pill") {
+      if ($("#newest")?.dataset.top !== undefined) await renew();
+      else location.href = $("#newest").href;
+    } else if (event.target.matches?.("[data-copy]")) {
+      const text = event.target.dataset.copy || $(event.target.dataset.from).textContent;
+      if (await copyText(text)) toast("Copied.");
+      else toast("The browser does not allow to copy.", true);
+    } else {
+      for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+    }
+  });
+
+  async function copyText(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      // Plain http has no clipboard: the old way works there.
+      const area = document.createElement("textarea");
+      area.value = text;
+      area.className = "sr";
+      body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      return done;
+    }
+  }
+
+  // ---- Pause, keys, hidden tabs ------------------------------------------------------------------------------
+
+  pauseButton?.addEventListener("click", () => {
+    paused = !paused;
+    pauseButton.setAttribute("aria-pressed", String(paused));
+    pauseButton.textContent = paused ? "Resume" : "Pause";
+    if (source) sayLive();
+    if (!paused && !frame) frame = requestAnimationFrame(show);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches?.("input, textarea, select")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    if (event.key === "/" && $("#q")) {
+      event.preventDefault();
+      $("#q").focus();
+    } else if (event.key === "p") pauseButton?.click();
+    else if (event.key === "n" && $("#pill")?.hidden === false) $("#pill").click();
+    else if (event.key === "Escape") for (const menu of document.querySelectorAll("details.menu[open]")) menu.open = false;
+  });
+
+  // Browsers open six connections to a host under HTTP/1.1: a tab that nobody sees gives its own back.
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(hidingTimer);
+    if (document.hidden) {
+      hidingTimer = setTimeout(() => {
+        if (source) source.close();
+        source = null;
+      }, 30000);
+    } else if (!source && body.dataset.stream) renew();
+    else if (!paused && !frame) frame = requestAnimationFrame(show);
+  });
+
+  addEventListener("pagehide", () => source?.close());
+
+  function dress() {
+    for (const node of document.querySelectorAll("[data-js]")) node.hidden = false;
+    keepTimesTrue();
+  }
+
+  dress();
+  setInterval(keepTimesTrue, 1000);
+  // What no delta tells (deleted tasks, another process) is put right by a fresh copy.
+  setInterval(() => {
+    if (!paused && !document.hidden && source?.readyState === EventSource.OPEN && fresh + strangers.size === 0) renew();
+  }, 60000);
+  if (live && body.dataset.stream) open();
+})();
