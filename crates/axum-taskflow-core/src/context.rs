@@ -224,7 +224,7 @@ impl fmt::Debug for TaskContext {
 }
 
 /// The application's state, as axum's `State` but for tasks: a clone of the `T` that was given to
-/// [`Builder::state`](crate::Builder::state).
+/// [`Config::state`](crate::Config::state).
 ///
 /// ```
 /// use axum_taskflow_core::Data;
