@@ -67,6 +67,7 @@ mod extract;
 mod shutdown;
 
 pub use axum_taskflow_core::*;
+pub use axum_taskflow_dashboard::{Rights, TaskAdmin};
 pub use axum_taskflow_macros::task;
 pub use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
 
