@@ -395,6 +395,7 @@ mod tests {
             "Data<&'static str>",
             "Data<Arc<dyn Fn(&str) + Send + Sync>>",
             "fn(&str)",
+            "Callback<dyn Fn(&str) + Send>",
             "axum_taskflow::Data<&'static str>",
         ] {
             let expanded = expanded("", &format!("fn f(a: {param}) {{}}"));

@@ -9,8 +9,6 @@
 //!
 //! Each form is a file: the task and the handler that adds it stand together.
 
-#![allow(clippy::needless_pass_by_value)] // a task owns what it takes
-
 mod contacts;
 mod files;
 mod folders;
