@@ -182,13 +182,11 @@ async fn list_page(
     let before = call.params.place("before")?;
     let after = call.params.place("after")?;
     let limit = call.params.number("limit", 1, 200)?;
-    let mut query = ListQuery {
-        before,
-        after,
-        limit: limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(ROWS),
-        payload_max: ARGS_BYTES,
-        ..filter.query()
-    };
+    let mut query = filter.query();
+    query.before = before;
+    query.after = after;
+    query.limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(ROWS);
+    query.payload_max = ARGS_BYTES;
     if proposals.is_some() {
         query.limit = 0;
     }

@@ -464,14 +464,12 @@ impl Viewer {
                 None => self.push("reset", &serde_json::json!({ "why": "gone" })),
             },
             View::List { filter, lo, hi, n, is_top } => {
-                let mut query = ListQuery {
-                    // These two do not belong to what they stand for.
-                    before: after_id(*hi),
-                    after: before_id(*lo),
-                    limit: ROWS_ON_PAGE_MAX,
-                    payload_max: 0,
-                    ..filter.query()
-                };
+                let mut query = filter.query();
+query.before = after_id(*hi);
+query.after = before_id(*lo);
+query.limit = ROWS_ON_PAGE_MAX;
+query.payload_max = 0;
+
                 let page = match *n {
                     0 => axum_taskflow_core::Page::default(),
                     _ => filter.page(manager, query.clone()).await?,
