@@ -20,8 +20,8 @@ use axum::{
     routing::{get, post},
 };
 use axum_taskflow::{
-    AddTask, AddTasks, Data, Failure, ListQuery, Task, TaskContext, TaskError, TaskId, TaskManager,
-    Tasks, Timestamp, task,
+    AddTask, AddTasks, Data, Failure, ListQuery, Rights, Task, TaskAdmin, TaskContext, TaskError,
+    TaskId, TaskManager, Tasks, Timestamp, task,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -159,6 +159,10 @@ async fn fails_before(
     }
 }
 
+/// Does nothing, often.
+#[task]
+async fn idles(_n: u32) {}
+
 #[task]
 async fn panics(message: String) {
     panic!("{message}");
@@ -212,7 +216,11 @@ struct Order {
 #[serde(deny_unknown_fields)]
 struct Bulk {
     function: String,
+    #[serde(default)]
     args: Vec<String>,
+    /// How many, for a function that takes its number.
+    #[serde(default)]
+    n: u32,
 }
 
 async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, TaskError> {
@@ -238,6 +246,7 @@ async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, Task
         "blocks" => ordered!(blocks, String),
         "fails" => ordered!(fails, String),
         "fails_before" => ordered!(fails_before, (String, u32)),
+        "idles" => ordered!(idles, u32),
         "panics" => ordered!(panics, String),
         "aborts" => ordered!(aborts, String),
         "talks" => ordered!(talks, (String, String)),
@@ -276,6 +285,7 @@ async fn add_many(tasks: Tasks, Json(bulk): Json<Bulk>) -> Result<Json<Vec<TaskI
         "effect" => tasks.add_tasks(effect, bulk.args),
         "effect_blocking" => tasks.add_tasks(effect_blocking, bulk.args),
         "waits" => tasks.add_tasks(waits, bulk.args),
+        "idles" => tasks.add_tasks(idles, 0..bulk.n),
         other => return Err(invalid(format!("there is no function {other} for many"))),
     };
     Ok(Json(many.await?))
@@ -347,6 +357,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.shutdown_timeout(Duration::from_millis(ms));
     }
     let tasks = builder.build().await?;
+    let mut admin = TaskAdmin::new(&tasks)
+        .auth("ada", "correct horse")
+        .user("bob", "battery staple", Rights::Read)
+        .token("ci", "0123456789abcdef", Rights::Operate);
+    if setting("FORGET_SESSIONS")?.is_none() {
+        admin = admin.secret("0123456789abcdef0123456789abcdef");
+    }
     let app = Router::new()
         .route("/add", post(add))
         .route("/add_many", post(add_many))
@@ -356,7 +373,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_state(App {
             tasks: tasks.clone(),
             doors,
-        });
+        })
+        .nest("/tasks", admin.routes());
     let port = setting("PORT")?.unwrap_or(0);
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("listening on http://{}", listener.local_addr()?);
