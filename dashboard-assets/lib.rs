@@ -104,11 +104,9 @@ pub fn find(name: &str) -> Option<&'static Asset> {
 /// One number for all files together: a page that was rendered with another one is out of date.
 #[must_use]
 pub fn build() -> u64 {
-    all()
-        .into_iter()
-        .fold(OFFSET, |build, asset| {
-            (build ^ asset.hash).wrapping_mul(PRIME)
-        })
+    all().into_iter().fold(OFFSET, |build, asset| {
+        (build ^ asset.hash).wrapping_mul(PRIME)
+    })
 }
 
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;

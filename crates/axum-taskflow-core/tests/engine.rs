@@ -1,10 +1,5 @@
 //! The engine over the memory backend: what a caller sees of a task's life.
 
-#![allow(
-    clippy::needless_pass_by_value,
-    reason = "a task function owns its arguments"
-)]
-
 mod support;
 
 use std::{

@@ -174,7 +174,6 @@ impl TaskAdmin {
     ///
     /// # Panics
     /// If a setting cannot be used, with all complaints in one message. See [`TaskAdmin::try_routes`].
-    #[must_use]
     #[track_caller]
     pub fn routes<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
         match self.try_routes() {
@@ -202,7 +201,6 @@ impl TaskAdmin {
     ///
     /// # Panics
     /// As [`TaskAdmin::routes`], and if the path does not begin with a slash.
-    #[must_use]
     #[track_caller]
     pub fn at<S: Clone + Send + Sync + 'static>(self, path: &str) -> Router<S> {
         match path.trim_end_matches('/') {
@@ -269,7 +267,10 @@ impl TaskAdmin {
         for user in &self.users {
             complaints.extend(name_complaint("user", &user.name));
             if user.name.contains(':') {
-                complaints.push(format!("the name of user {:?} must not have a colon", user.name));
+                complaints.push(format!(
+                    "the name of user {:?} must not have a colon",
+                    user.name
+                ));
             }
             if user.password.is_empty() {
                 complaints.push(format!("the password of user {:?} is empty", user.name));
@@ -319,9 +320,8 @@ impl TaskAdmin {
 }
 
 fn name_complaint(what: &str, name: &str) -> Option<String> {
-    let is_good = !name.is_empty()
-        && name.len() <= NAME_BYTES_MAX
-        && !name.chars().any(char::is_control);
+    let is_good =
+        !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
     (!is_good).then(|| {
         format!("the name of {what} {name:?} must have 1 to {NAME_BYTES_MAX} bytes and no control characters")
     })
@@ -339,7 +339,9 @@ fn is_public_path(path: &str) -> bool {
 fn notice(password: &str, public_path: Option<&str>) -> String {
     let place = match public_path {
         Some(path) => format!("{}/auth/login", path.trim_end_matches('/')),
-        None => "auth/login below the mount, such as http://localhost:3000/tasks/auth/login".to_owned(),
+        None => {
+            "auth/login below the mount, such as http://localhost:3000/tasks/auth/login".to_owned()
+        }
     };
     format!(
         "\naxum-taskflow: no sign-in is set for the task routes, so one was made up for this run.\n  \
@@ -415,7 +417,10 @@ mod tests {
         assert_ne!(Some(one), made_up(admin().await));
         assert_eq!(made_up(admin().await.auth("ada", "secret")), None);
         let token = "0123456789abcdef";
-        assert_eq!(made_up(admin().await.token("ci", token, Rights::Read)), None);
+        assert_eq!(
+            made_up(admin().await.token("ci", token, Rights::Read)),
+            None
+        );
         assert_eq!(made_up(admin().await.insecure_no_auth()), None);
     }
 
@@ -429,11 +434,17 @@ mod tests {
 
     #[tokio::test]
     async fn secrets_are_not_printed_for_debugging() {
-        let admin = admin().await.auth("ada", "hunter2").secret("s3cr3t".repeat(9));
+        let admin = admin()
+            .await
+            .auth("ada", "hunter2")
+            .secret("s3cr3t".repeat(9));
 
         let text = format!("{admin:?}");
 
-        assert!(!text.contains("hunter2") && !text.contains("s3cr3t"), "{text}");
+        assert!(
+            !text.contains("hunter2") && !text.contains("s3cr3t"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -441,7 +452,9 @@ mod tests {
         for good in ["", "/", "/tasks", "/ops/tasks/"] {
             assert!(is_public_path(good), "{good}");
         }
-        for bad in ["tasks", "//evil", "/a//b", "/a/../b", "/a b", "/a\"", "/a?b", "http://x"] {
+        for bad in [
+            "tasks", "//evil", "/a//b", "/a/../b", "/a b", "/a\"", "/a?b", "http://x",
+        ] {
             assert!(!is_public_path(bad), "{bad}");
         }
     }

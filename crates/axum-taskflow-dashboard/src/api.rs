@@ -72,7 +72,11 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
 
 /// `Link: <…>; rel="next"` (RFC 8288).
 fn link_next(response: &mut Response, base: &str, path: &str, query: &str) {
-    let path = if base.is_empty() { path } else { path.trim_end_matches('/') };
+    let path = if base.is_empty() {
+        path
+    } else {
+        path.trim_end_matches('/')
+    };
     // A base that is no header value was no path of a request either.
     if let Ok(link) = HeaderValue::from_str(&format!("<{base}{path}?{query}>; rel=\"next\"")) {
         response.headers_mut().insert(header::LINK, link);
@@ -359,7 +363,10 @@ pub(crate) async fn retry_failed(call: Call) -> Result<Response, Problem> {
     let mut last = None;
     let mut outcome = Ok(());
     while looked_at < RETRY_FAILED_MAX && outcome.is_ok() {
-        match failed.next(manager, RETRY_FAILED_PAGE.min(RETRY_FAILED_MAX - looked_at)).await {
+        match failed
+            .next(manager, RETRY_FAILED_PAGE.min(RETRY_FAILED_MAX - looked_at))
+            .await
+        {
             Ok(ids) if ids.is_empty() => break,
             Ok(ids) => {
                 looked_at += ids.len();
@@ -400,7 +407,9 @@ fn after(since: &str, now: Timestamp) -> Result<Option<TaskId>, Problem> {
             let head: String = since.chars().take(64).collect();
             Err(Problem::new(
                 StatusCode::BAD_REQUEST,
-                format!("since must be a number of hours or days, such as 6h or 7d, or all; not {head:?}"),
+                format!(
+                    "since must be a number of hours or days, such as 6h or 7d, or all; not {head:?}"
+                ),
             ))
         }
     }
@@ -502,7 +511,8 @@ pub(crate) async fn delete_history(call: Call) -> Result<Response, Problem> {
 }
 
 fn span_of(params: &Params) -> Result<Duration, Problem> {
-    let missing = |name: &str| Problem::unprocessable(format!("{name} is missing: value=7&unit=day"));
+    let missing =
+        |name: &str| Problem::unprocessable(format!("{name} is missing: value=7&unit=day"));
     // A million days lie before every clock's beginning, and still can be counted in seconds.
     let value = params.number("value", 1, 1_000_000)?;
     let value = value.ok_or_else(|| missing("value"))?;
@@ -533,8 +543,9 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
         ));
     }
     let body = read_body(body)?;
-    serde_json::from_slice(&body)
-        .map_err(|error| Problem::unprocessable(format!("the body cannot be read as JSON: {error}")))
+    serde_json::from_slice(&body).map_err(|error| {
+        Problem::unprocessable(format!("the body cannot be read as JSON: {error}"))
+    })
 }
 
 pub(crate) fn read_body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
@@ -593,9 +604,18 @@ mod tests {
     fn a_span_needs_a_number_and_a_unit() {
         let span = |query: &str| span_of(&Params::of(query.as_bytes()));
 
-        assert_eq!(span("value=2&unit=hour").unwrap(), Duration::from_secs(7_200));
+        assert_eq!(
+            span("value=2&unit=hour").unwrap(),
+            Duration::from_secs(7_200)
+        );
         assert_eq!(span("value=2&unit=week").unwrap_err().status, 400);
-        for wrong in ["", "value=2", "unit=day", "value=0&unit=day", "value=x&unit=day"] {
+        for wrong in [
+            "",
+            "value=2",
+            "unit=day",
+            "value=0&unit=day",
+            "value=x&unit=day",
+        ] {
             assert_eq!(span(wrong).unwrap_err().status, 422, "{wrong}");
         }
     }

@@ -232,9 +232,7 @@ impl Auth {
 
     /// Tokens are long and random, so guessing needs no brake: it is hopeless.
     fn by_token(&self, given: &str) -> Identity {
-        let is_it = |token: &&Token| {
-            is_mac(&self.local_key, &[given.as_bytes()], &token.token_mac)
-        };
+        let is_it = |token: &&Token| is_mac(&self.local_key, &[given.as_bytes()], &token.token_mac);
         match self.tokens.iter().find(is_it) {
             Some(token) => Identity::Known(Access {
                 name: token.name.clone(),
@@ -392,7 +390,10 @@ fn random_key() -> Key {
 pub(crate) fn random_password() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
     let letters = random_bytes::<20>().map(|byte| char::from(LETTERS[usize::from(byte % 32)]));
-    let groups: Vec<String> = letters.chunks(5).map(|group| group.iter().collect()).collect();
+    let groups: Vec<String> = letters
+        .chunks(5)
+        .map(|group| group.iter().collect())
+        .collect();
     groups.join("-")
 }
 
@@ -519,13 +520,13 @@ mod tests {
     #[test]
     fn basic_and_bearer_let_in_who_has_them_right() {
         let auth = auth();
-        let by = |value: &str| {
-            auth.identify(&headers(header::AUTHORIZATION, value), None, NOW)
-        };
+        let by = |value: &str| auth.identify(&headers(header::AUTHORIZATION, value), None, NOW);
         let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
 
         assert!(is_known(&by(&basic("ada:secret"))));
-        assert!(is_known(&by(&basic("ada:secret").replace("Basic", "basic"))));
+        assert!(is_known(
+            &by(&basic("ada:secret").replace("Basic", "basic"))
+        ));
         assert!(is_known(&by("Bearer 0123456789abcdef")));
         for wrong in [
             basic("ada:Secret"),
@@ -587,9 +588,21 @@ mod tests {
         let secret: Option<&[u8]> = Some(b"a secret of at least thirty-two bytes");
         let cookie = sign_in(&auth_with("secret", secret));
 
-        assert!(is_known(&by_cookie(&auth_with("secret", secret), &cookie, NOW)));
-        assert!(!is_known(&by_cookie(&auth_with("new", secret), &cookie, NOW)));
-        assert!(!is_known(&by_cookie(&auth_with("secret", None), &cookie, NOW)));
+        assert!(is_known(&by_cookie(
+            &auth_with("secret", secret),
+            &cookie,
+            NOW
+        )));
+        assert!(!is_known(&by_cookie(
+            &auth_with("new", secret),
+            &cookie,
+            NOW
+        )));
+        assert!(!is_known(&by_cookie(
+            &auth_with("secret", None),
+            &cookie,
+            NOW
+        )));
     }
 
     #[test]
@@ -701,7 +714,10 @@ mod tests {
 
         assert_ne!(one, two);
         assert_eq!(one.len(), 23);
-        assert!(one.chars().all(|char| char.is_ascii_alphanumeric() || char == '-'));
+        assert!(
+            one.chars()
+                .all(|char| char.is_ascii_alphanumeric() || char == '-')
+        );
     }
 
     #[test]

@@ -8,9 +8,7 @@ use std::{
 use axum::{
     Extension,
     extract::{ConnectInfo, FromRequestParts, OriginalUri, RawPathParams, Request, State},
-    http::{
-        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts,
-    },
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -133,7 +131,8 @@ impl Flash {
             Self::Cancelled(id) => ("cancelled", id),
             Self::Asked(id) => ("asked", id),
         };
-        let text = format!("{FLASH_COOKIE}={word}.{id}; Path=/; Max-Age=20; HttpOnly; SameSite=Lax");
+        let text =
+            format!("{FLASH_COOKIE}={word}.{id}; Path=/; Max-Age=20; HttpOnly; SameSite=Lax");
         text.parse().expect("a word and an id are visible ASCII")
     }
 }
@@ -146,8 +145,7 @@ const THEME_COOKIE: &str = "tf_theme";
 /// The cookie that keeps a theme for a year.
 pub(crate) fn theme_cookie(theme: Theme) -> HeaderValue {
     let word = theme.word();
-    let text =
-        format!("{THEME_COOKIE}={word}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax");
+    let text = format!("{THEME_COOKIE}={word}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax");
     text.parse().expect("the words are visible ASCII")
 }
 
@@ -166,7 +164,9 @@ pub(crate) async fn guard(
             request.extensions_mut().insert(Arc::new(visit));
             let mut response = next.run(request).await;
             if told && response.status() == StatusCode::OK {
-                response.headers_mut().append(header::SET_COOKIE, FLASH_GONE);
+                response
+                    .headers_mut()
+                    .append(header::SET_COOKIE, FLASH_GONE);
             }
             response
         }
@@ -252,8 +252,8 @@ fn refuse(
     }
     // Browsers send a cookie with whatever page makes them ask. So a request that comes with one has to prove that
     // our own page asks; any other is refused only if it says that a foreign page does.
-    let has_session = !shared.auth.is_open()
-        && matches!(&visit.who, Some(who) if who.session.is_some());
+    let has_session =
+        !shared.auth.is_open() && matches!(&visit.who, Some(who) if who.session.is_some());
     match proof {
         Proof::SameOrigin => None,
         Proof::Nothing if !has_session => None,
@@ -318,7 +318,11 @@ fn right_of(method: &Method, path: &str) -> Right {
 
 impl Route {
     fn fits(&self, method: &Method, path: &str) -> bool {
-        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        let method = if *method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
         let mut ours = self.path.split('/');
         let mut theirs = path.split('/');
         *method == self.verb.method()
@@ -383,7 +387,10 @@ impl Proof {
         let Some(origin) = headers.get(header::ORIGIN) else {
             return Self::Nothing;
         };
-        let Some(origin) = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok())
+        let Some(origin) = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.parse::<Uri>().ok())
         else {
             return Self::Foreign;
         };
@@ -393,7 +400,11 @@ impl Proof {
             .iter()
             .filter_map(|name| headers.get(name)?.to_str().ok())
             .any(|host| is_same_host(&origin, host));
-        if is_ours { Self::SameOrigin } else { Self::Foreign }
+        if is_ours {
+            Self::SameOrigin
+        } else {
+            Self::Foreign
+        }
     }
 }
 
@@ -422,8 +433,14 @@ fn secure(headers: &mut HeaderMap, is_asset: bool) {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
         (HeaderName::from_static("x-robots-tag"), "noindex"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -496,7 +513,10 @@ mod tests {
     #[test]
     fn only_our_own_page_is_of_the_same_origin() {
         assert_eq!(proof(&[]), Proof::Nothing);
-        assert_eq!(proof(&[("sec-fetch-site", "same-origin")]), Proof::SameOrigin);
+        assert_eq!(
+            proof(&[("sec-fetch-site", "same-origin")]),
+            Proof::SameOrigin
+        );
         for site in ["cross-site", "same-site", "none", ""] {
             // A browser's word about the site counts more than an origin.
             let headers = [
@@ -508,12 +528,21 @@ mod tests {
         }
         let origin = |origin, host| proof(&[("origin", origin), ("host", host)]);
         assert_eq!(origin("http://a.example", "a.example"), Proof::SameOrigin);
-        assert_eq!(origin("http://a.example", "A.example:80"), Proof::SameOrigin);
-        assert_eq!(origin("https://a.example", "a.example:443"), Proof::SameOrigin);
+        assert_eq!(
+            origin("http://a.example", "A.example:80"),
+            Proof::SameOrigin
+        );
+        assert_eq!(
+            origin("https://a.example", "a.example:443"),
+            Proof::SameOrigin
+        );
         assert_eq!(origin("http://[::1]:3000", "[::1]:3000"), Proof::SameOrigin);
         assert_eq!(origin("http://a.example:3000", "a.example"), Proof::Foreign);
         assert_eq!(origin("http://b.example", "a.example"), Proof::Foreign);
-        assert_eq!(origin("http://a.example.b.example", "a.example"), Proof::Foreign);
+        assert_eq!(
+            origin("http://a.example.b.example", "a.example"),
+            Proof::Foreign
+        );
         assert_eq!(origin("null", "a.example"), Proof::Foreign);
         assert_eq!(origin("", "a.example"), Proof::Foreign);
         let proxied = [

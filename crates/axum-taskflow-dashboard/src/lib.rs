@@ -51,24 +51,56 @@ const ROUTES: &[Route] = &[
     Route::new(Verb::Get, "/", Right::Read, || get(api::list)),
     Route::new(Verb::Get, "/metrics", Right::Read, || get(api::metrics)),
     Route::new(Verb::Get, "/audit", Right::Read, || get(api::audit)),
-    Route::new(Verb::Post, "/bulk-retry", Right::Operate, || post(api::bulk_retry)),
-    Route::new(Verb::Post, "/retry-failed", Right::Operate, || post(api::retry_failed)),
-    Route::new(Verb::Delete, "/history", Right::Operate, || delete(api::delete_history)),
+    Route::new(Verb::Post, "/bulk-retry", Right::Operate, || {
+        post(api::bulk_retry)
+    }),
+    Route::new(Verb::Post, "/retry-failed", Right::Operate, || {
+        post(api::retry_failed)
+    }),
+    Route::new(Verb::Delete, "/history", Right::Operate, || {
+        delete(api::delete_history)
+    }),
     Route::new(Verb::Get, "/{task_id}", Right::Read, || get(api::task)),
-    Route::new(Verb::Post, "/{task_id}/retry", Right::Operate, || post(api::retry)),
-    Route::new(Verb::Post, "/{task_id}/cancel", Right::Operate, || post(api::cancel)),
+    Route::new(Verb::Post, "/{task_id}/retry", Right::Operate, || {
+        post(api::retry)
+    }),
+    Route::new(Verb::Post, "/{task_id}/cancel", Right::Operate, || {
+        post(api::cancel)
+    }),
     // For people.
     Route::new(Verb::Get, "/dashboard", Right::Read, || get(pages::list)),
-    Route::new(Verb::Get, "/dashboard/t/{task_id}", Right::Read, || get(pages::task)),
-    Route::new(Verb::Post, "/dashboard/t/{task_id}/retry", Right::Operate, || post(actions::retry)),
-    Route::new(Verb::Post, "/dashboard/t/{task_id}/cancel", Right::Operate, || post(actions::cancel)),
-    Route::new(Verb::Post, "/dashboard/prefs", Right::Read, || post(actions::prefs)),
-    Route::new(Verb::Get, "/dashboard/stream", Right::Read, || get(stream::open)),
-    Route::new(Verb::Get, "/dashboard/assets/{file}", Right::Open, || get(pages::asset)),
+    Route::new(Verb::Get, "/dashboard/t/{task_id}", Right::Read, || {
+        get(pages::task)
+    }),
+    Route::new(
+        Verb::Post,
+        "/dashboard/t/{task_id}/retry",
+        Right::Operate,
+        || post(actions::retry),
+    ),
+    Route::new(
+        Verb::Post,
+        "/dashboard/t/{task_id}/cancel",
+        Right::Operate,
+        || post(actions::cancel),
+    ),
+    Route::new(Verb::Post, "/dashboard/prefs", Right::Read, || {
+        post(actions::prefs)
+    }),
+    Route::new(Verb::Get, "/dashboard/stream", Right::Read, || {
+        get(stream::open)
+    }),
+    Route::new(Verb::Get, "/dashboard/assets/{file}", Right::Open, || {
+        get(pages::asset)
+    }),
     // The door.
     Route::new(Verb::Get, "/auth/login", Right::Open, || get(sign_in::page)),
-    Route::new(Verb::Post, "/auth/login", Right::Open, || post(sign_in::sign_in)),
-    Route::new(Verb::Post, "/auth/logout", Right::Read, || post(sign_in::sign_out)),
+    Route::new(Verb::Post, "/auth/login", Right::Open, || {
+        post(sign_in::sign_in)
+    }),
+    Route::new(Verb::Post, "/auth/logout", Right::Read, || {
+        post(sign_in::sign_out)
+    }),
 ];
 
 /// One line of the table.

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use axum_taskflow_core::{Count, Error, ListQuery, TaskId, TaskManager, TaskStatus};
+use axum_taskflow_core::{Count, Error, ListQuery, Page, TaskId, TaskManager, TaskStatus};
 use axum_taskflow_dashboard_assets as assets;
 
 use crate::{
@@ -77,7 +77,8 @@ impl Frame {
     fn of(call: &Call) -> Self {
         let visit = &call.visit;
         let manager = &call.shared.manager;
-        let asset = |asset: &assets::Asset| format!("{}/dashboard/assets/{}", visit.base, asset.name());
+        let asset =
+            |asset: &assets::Asset| format!("{}/dashboard/assets/{}", visit.base, asset.name());
         let who = visit.who.as_ref();
         let instance = manager.instance();
         Self {
@@ -119,7 +120,10 @@ fn notice(flash: Flash, dashboard: &str) -> Notice {
     let (text, id) = match flash {
         Flash::Retried(id) => ("Retried as a new task.", id),
         Flash::Cancelled(id) => ("Cancelled: it will not run.", id),
-        Flash::Asked(id) => ("Asked to stop: it is cancelled once its function lets go.", id),
+        Flash::Asked(id) => (
+            "Asked to stop: it is cancelled once its function lets go.",
+            id,
+        ),
     };
     Notice {
         text,
@@ -183,16 +187,12 @@ async fn list_page(
     let after = call.params.place("after")?;
     let limit = call.params.number("limit", 1, 200)?;
     let mut query = filter.query();
-    query.before = before;
-    query.after = after;
+    (query.before, query.after) = (before, after);
     query.limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(ROWS);
     query.payload_max = ARGS_BYTES;
-    if proposals.is_some() {
-        query.limit = 0;
-    }
-    let page = match query.limit {
-        0 => axum_taskflow_core::Page::default(),
-        _ => filter.page(manager, query).await?,
+    let page = match proposals {
+        Some(_) => Page::default(), // nothing was found
+        None => filter.page(manager, query).await?,
     };
     let counts = manager.counts().await?;
     let is_top = before.is_none() && after.is_none();
@@ -211,7 +211,11 @@ async fn list_page(
         limit,
     };
     if proposals.is_none() {
-        let range = page.tasks.last().map(|task| task.id).zip(page.tasks.first().map(|task| task.id));
+        let range = page
+            .tasks
+            .last()
+            .map(|task| task.id)
+            .zip(page.tasks.first().map(|task| task.id));
         frame.stream = stream_of_list(call, &filter, range, rows.len(), is_top);
     }
     let older = page.next.map(|next| links.to(&filter, Some(next)));
@@ -320,9 +324,7 @@ const TABS: [(&str, &str); 7] = [
 fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
     let totals = totals(filter, counts);
     let tab = |(word, title): (&'static str, &'static str)| {
-        let status = word
-            .parse::<TaskStatus>()
-            .map_or(Wanted::All, Wanted::Only);
+        let status = word.parse::<TaskStatus>().map_or(Wanted::All, Wanted::Only);
         let to = Filter {
             status,
             ..filter.clone()
@@ -342,16 +344,17 @@ fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
 
 /// How many tasks there are of each status, and under "" of all: of one function if the filter names one. Counters
 /// know no tags.
-pub(crate) fn totals(
-    filter: &Filter,
-    counts: &[Count],
-) -> Option<BTreeMap<&'static str, u64>> {
+pub(crate) fn totals(filter: &Filter, counts: &[Count]) -> Option<BTreeMap<&'static str, u64>> {
     if filter.tag.is_some() {
         return None;
     }
     let mut totals = BTreeMap::new();
     for count in counts {
-        if filter.func_name.as_deref().is_none_or(|name| name == &*count.name) {
+        if filter
+            .func_name
+            .as_deref()
+            .is_none_or(|name| name == &*count.name)
+        {
             *totals.entry("").or_insert(0) += count.n;
             *totals.entry(count.status.as_str()).or_insert(0) += count.n;
         }
@@ -391,7 +394,11 @@ fn names(manager: &TaskManager, counts: &[Count]) -> Vec<String> {
         .map(|function| &*function.name)
         .chain(counts.iter().map(|count| &*count.name))
         .collect();
-    names.into_iter().take(NAMES_MAX).map(str::to_owned).collect()
+    names
+        .into_iter()
+        .take(NAMES_MAX)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What somebody typed into the search box: a task's id, `key=value` of a tag, or a function's name or a part of it.
@@ -454,15 +461,24 @@ async fn find(call: &Call, q: &str) -> Result<Response, Problem> {
         true => names,
         false => similar.into_iter().cloned().collect(),
     };
-    list_page(call, Some((q.to_owned(), similar.into_iter().take(20).collect()))).await
+    list_page(
+        call,
+        Some((q.to_owned(), similar.into_iter().take(20).collect())),
+    )
+    .await
 }
 
 /// The ids around those that begin like this: 8 hexadecimal digits or more, as a row shows them.
 fn ids_with_head(q: &str) -> Option<(TaskId, TaskId)> {
     let digits: String = q.chars().filter(|char| *char != '-').collect();
-    let is_head = (8..32).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_head =
+        (8..32).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     let filled = |fill: char| -> Option<TaskId> {
-        let text: String = digits.chars().chain(std::iter::repeat(fill)).take(32).collect();
+        let text: String = digits
+            .chars()
+            .chain(std::iter::repeat(fill))
+            .take(32)
+            .collect();
         text.parse().ok()
     };
     is_head.then(|| filled('0').zip(filled('f'))).flatten()
@@ -494,11 +510,12 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
     let mut frame = Frame::of(call);
     if !task.life.status.is_terminal() {
         frame.refreshes = true;
-        frame.stream = form_urlencoded::Serializer::new(format!("{}/stream?", call.visit.dashboard()))
-            .append_pair("id", &id.to_string())
-            .append_pair("lines", &logs.total.to_string())
-            .append_pair("since", &call.visit.now.as_unix_ms().to_string())
-            .finish();
+        frame.stream =
+            form_urlencoded::Serializer::new(format!("{}/stream?", call.visit.dashboard()))
+                .append_pair("id", &id.to_string())
+                .append_pair("lines", &logs.total.to_string())
+                .append_pair("since", &call.visit.now.as_unix_ms().to_string())
+                .finish();
     }
     let detail = Detail::of(&task, logs, manager, call.visit.now);
     Ok(print(
@@ -604,7 +621,10 @@ fn print(status: StatusCode, page: &impl Template) -> Response {
             response
         }
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot print a page");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot print a page"
+            );
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
@@ -617,7 +637,10 @@ pub(crate) async fn asset(call: Call) -> Response {
     };
     let headers = [
         (header::CONTENT_TYPE, asset.content_type.to_owned()),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable".to_owned()),
+        (
+            header::CACHE_CONTROL,
+            "public, max-age=31536000, immutable".to_owned(),
+        ),
         (header::ETAG, asset.etag()),
     ];
     (headers, asset.bytes).into_response()
@@ -631,7 +654,11 @@ mod tests {
     fn the_head_of_an_id_is_a_range_of_ids() {
         let id: TaskId = "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10".parse().unwrap();
 
-        for head in ["01993f8a", "01993F8A-41c2", "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d1"] {
+        for head in [
+            "01993f8a",
+            "01993F8A-41c2",
+            "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d1",
+        ] {
             let (lo, hi) = ids_with_head(head).unwrap();
             assert!(lo <= id && id <= hi, "{head}");
         }
@@ -649,7 +676,16 @@ mod tests {
             let path = entry.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap();
             n += 1;
-            for banned in ["|safe", "| safe", "escape false", "style=", "<script>", " onclick", " onload", "javascript:"] {
+            for banned in [
+                "|safe",
+                "| safe",
+                "escape false",
+                "style=",
+                "<script>",
+                " onclick",
+                " onload",
+                "javascript:",
+            ] {
                 assert!(!text.contains(banned), "{banned} in {}", path.display());
             }
         }

@@ -34,10 +34,6 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, format!("there is no task {id}"))
     }
 
-    pub(crate) fn conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, detail)
-    }
-
     /// The status is final for this task: asking again is pointless.
     pub(crate) fn wrong_status(what: &str, id: TaskId, status: impl std::fmt::Display) -> Self {
         Self::new(
@@ -97,7 +93,10 @@ pub(crate) fn json(body: &impl Serialize) -> Response {
             response
         }
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot write JSON");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot write JSON"
+            );
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

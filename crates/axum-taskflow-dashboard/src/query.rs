@@ -206,7 +206,15 @@ mod tests {
         assert_eq!(params("").limit().unwrap(), 100);
         assert_eq!(params("limit=").limit().unwrap(), 100);
         assert_eq!(params("limit=1000").limit().unwrap(), 1_000);
-        for wrong in ["0", "-1", "1001", "ten", "1e3", "99999999999999999999999", "%FF"] {
+        for wrong in [
+            "0",
+            "-1",
+            "1001",
+            "ten",
+            "1e3",
+            "99999999999999999999999",
+            "%FF",
+        ] {
             let problem = params(&format!("limit={wrong}")).limit().unwrap_err();
 
             assert_eq!(problem.status, 422, "{wrong}");

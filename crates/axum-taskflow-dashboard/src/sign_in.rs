@@ -68,7 +68,12 @@ pub(crate) async fn sign_in(
                         expires_at,
                     }),
                 };
-                set_session(&mut response, call.visit.is_https, &value, expires_at.since(now).as_secs());
+                set_session(
+                    &mut response,
+                    call.visit.is_https,
+                    &value,
+                    expires_at.since(now).as_secs(),
+                );
                 tracing::info!(user = %access.name, "signed in");
                 return Ok(response);
             }
@@ -79,7 +84,11 @@ pub(crate) async fn sign_in(
         Identity::Nobody | Identity::Wrong => Problem::new(StatusCode::UNAUTHORIZED, WRONG),
     };
     let address = call.visit.address.map(tracing::field::display);
-    tracing::warn!(address, status = problem.status.as_u16(), "a sign-in was refused");
+    tracing::warn!(
+        address,
+        status = problem.status.as_u16(),
+        "a sign-in was refused"
+    );
     match is_form {
         true => Ok(pages::sign_in(&call, &next, name, Some(&problem))),
         false => Err(problem),
@@ -147,7 +156,8 @@ fn set_session(response: &mut Response, is_https: bool, value: &str, max_age_s: 
         true => (auth::COOKIE_SECURE, "; Secure"),
         false => (auth::COOKIE_PLAIN, ""),
     };
-    let text = format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}");
+    let text =
+        format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}");
     let cookie = HeaderValue::from_str(&text).expect("the value is base64url");
     response.headers_mut().append(header::SET_COOKIE, cookie);
 }

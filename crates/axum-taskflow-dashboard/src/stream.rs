@@ -18,9 +18,7 @@ use axum::{
         sse::{Event, Sse},
     },
 };
-use axum_taskflow_core::{
-    Error, EventStream, ListQuery, TaskEvent, TaskId, TaskStatus, Timestamp,
-};
+use axum_taskflow_core::{Error, EventStream, TaskEvent, TaskId, TaskStatus, Timestamp};
 use futures_util::stream;
 use serde::Serialize;
 use tokio::{
@@ -70,13 +68,18 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// `GET /dashboard/stream`: of one task (`id`), or of a page of the list (`lo`, `hi` and the page's filter).
 pub(crate) async fn open(call: Call, headers: HeaderMap) -> Result<Response, Problem> {
     let view = View::of(&call)?;
-    let permit = call.shared.streams.clone().try_acquire_owned().map_err(|_| {
-        Problem::try_later(
-            StatusCode::SERVICE_UNAVAILABLE,
-            10,
-            "too many pages are live already: this one stays as it is",
-        )
-    })?;
+    let permit = call
+        .shared
+        .streams
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| {
+            Problem::try_later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                10,
+                "too many pages are live already: this one stays as it is",
+            )
+        })?;
     let viewer = Viewer::new(&call, view, synced_at(&call, &headers)?, permit);
     let frames = stream::unfold(viewer, |mut viewer| async move {
         let frame = viewer.next().await?;
@@ -238,12 +241,16 @@ impl Viewer {
             is_over: false,
             _permit: permit,
         };
-        viewer.push_with(Event::default().retry(RETRY), "hello", &Hello {
-            v: 1,
-            now: call.visit.now.as_unix_ms(),
-            build: pages::build(),
-            hb: HEARTBEAT.as_secs(),
-        });
+        viewer.push_with(
+            Event::default().retry(RETRY),
+            "hello",
+            &Hello {
+                v: 1,
+                now: call.visit.now.as_unix_ms(),
+                build: pages::build(),
+                hb: HEARTBEAT.as_secs(),
+            },
+        );
         viewer
     }
 
@@ -286,7 +293,10 @@ impl Viewer {
         if now >= self.session_due {
             self.session_due = now + SESSION_EVERY;
             let at = self.shared.manager.now();
-            if self.session.is_some_and(|session| !self.shared.auth.is_live(session, at)) {
+            if self
+                .session
+                .is_some_and(|session| !self.shared.auth.is_live(session, at))
+            {
                 return self.end("auth");
             }
         }
@@ -325,20 +335,39 @@ impl Viewer {
         match event {
             TaskEvent::Added(task) => {
                 self.must_count |= self.is_list();
-                if let View::List { filter, hi, is_top: true, .. } = &self.view
+                if let View::List {
+                    filter,
+                    hi,
+                    is_top: true,
+                    ..
+                } = &self.view
                     && task.id > *hi
-                    && matches!(filter.status, Wanted::All | Wanted::Only(TaskStatus::Pending))
+                    && matches!(
+                        filter.status,
+                        Wanted::All | Wanted::Only(TaskStatus::Pending)
+                    )
                     && fits(filter, &task.name, Some(&task.tags))
                 {
                     self.is_fresh(task.id);
                 }
             }
-            TaskEvent::Changed { id, name, from, life } => {
+            TaskEvent::Changed {
+                id,
+                name,
+                from,
+                life,
+            } => {
                 self.must_count |= self.is_list() && from != life.status;
                 let manager = &self.shared.manager;
                 let is_shown = match &self.view {
                     View::Task { id: shown, .. } => *shown == id,
-                    View::List { filter, lo, hi, is_top, .. } => {
+                    View::List {
+                        filter,
+                        lo,
+                        hi,
+                        is_top,
+                        ..
+                    } => {
                         let fits = fits(filter, &name, None);
                         // It has come to the status that the page shows. Whether it has the page's tag is not told.
                         let comes = from != life.status
@@ -440,7 +469,10 @@ impl Viewer {
         }
         let mut n = n;
         for part in parts {
-            let rows = Rows { u: part, n: n.take() };
+            let rows = Rows {
+                u: part,
+                n: n.take(),
+            };
             self.push_with(Event::default().id(&id), "tasks", &rows);
         }
         if self.must_read_log {
@@ -463,13 +495,17 @@ impl Viewer {
                 }
                 None => self.push("reset", &serde_json::json!({ "why": "gone" })),
             },
-            View::List { filter, lo, hi, n, is_top } => {
+            View::List {
+                filter,
+                lo,
+                hi,
+                n,
+                is_top,
+            } => {
                 let mut query = filter.query();
-query.before = after_id(*hi);
-query.after = before_id(*lo);
-query.limit = ROWS_ON_PAGE_MAX;
-query.payload_max = 0;
-
+                // The ends of the page belong to it, those of a query do not.
+                (query.after, query.before) = (id_before(*lo), id_after(*hi));
+                (query.limit, query.payload_max) = (ROWS_ON_PAGE_MAX, 0);
                 let page = match *n {
                     0 => axum_taskflow_core::Page::default(),
                     _ => filter.page(manager, query.clone()).await?,
@@ -560,8 +596,8 @@ query.payload_max = 0;
     }
 
     fn push_with(&mut self, event: Event, name: &str, body: &impl Serialize) {
-        match event.event(name).json_data(body) {
-            Ok(event) => self.ready.push_back(event),
+        match serde_json::to_string(body) {
+            Ok(json) => self.ready.push_back(event.event(name).data(json)),
             Err(error) => tracing::error!(%error, name, "cannot write a frame"),
         }
     }
@@ -571,12 +607,18 @@ query.payload_max = 0;
 async fn within<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match tokio::time::timeout(READ_TIMEOUT, read).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("the task store did not answer within {READ_TIMEOUT:?}")),
+        Err(_) => Err(format!(
+            "the task store did not answer within {READ_TIMEOUT:?}"
+        )),
     }
 }
 
 fn fits(filter: &Filter, name: &str, tags: Option<&axum_taskflow_core::Tags>) -> bool {
-    if filter.func_name.as_deref().is_some_and(|wanted| wanted != name) {
+    if filter
+        .func_name
+        .as_deref()
+        .is_some_and(|wanted| wanted != name)
+    {
         return false;
     }
     let (Some(wanted), Some(tags)) = (&filter.tag, tags) else {
@@ -588,12 +630,12 @@ fn fits(filter: &Filter, name: &str, tags: Option<&axum_taskflow_core::Tags>) ->
     }
 }
 
-fn after_id(id: TaskId) -> Option<TaskId> {
+fn id_after(id: TaskId) -> Option<TaskId> {
     let n = u128::from_be_bytes(*id.as_bytes()).checked_add(1)?;
     Some(TaskId::from_bytes(n.to_be_bytes()))
 }
 
-fn before_id(id: TaskId) -> Option<TaskId> {
+fn id_before(id: TaskId) -> Option<TaskId> {
     let n = u128::from_be_bytes(*id.as_bytes()).checked_sub(1)?;
     Some(TaskId::from_bytes(n.to_be_bytes()))
 }

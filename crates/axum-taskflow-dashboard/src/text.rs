@@ -220,21 +220,24 @@ mod tests {
 
     #[test]
     fn durations_read_well_at_each_size() {
-        let read: Vec<String> = [0, 48, 999, 1_449, 59_999, 60_000, 125_000, 11_220_000, 187_200_000]
-            .map(|ms| duration(Duration::from_millis(ms)))
-            .into();
+        let read: Vec<String> = [
+            0,
+            48,
+            999,
+            1_449,
+            59_999,
+            60_000,
+            125_000,
+            11_220_000,
+            187_200_000,
+        ]
+        .map(|ms| duration(Duration::from_millis(ms)))
+        .into();
 
         assert_eq!(
             read,
             [
-                "0 ms",
-                "48 ms",
-                "999 ms",
-                "1.4 s",
-                "59.9 s",
-                "1 m 00 s",
-                "2 m 05 s",
-                "3 h 07 m",
+                "0 ms", "48 ms", "999 ms", "1.4 s", "59.9 s", "1 m 00 s", "2 m 05 s", "3 h 07 m",
                 "2 d 04 h"
             ]
         );
@@ -263,9 +266,18 @@ mod tests {
 
     #[test]
     fn counts_are_exact_while_they_are_short() {
-        let read: Vec<String> = [0, 999, 1_000, 12_045, 99_999, 123_456, 1_250_000, 250_000_000]
-            .map(count)
-            .into();
+        let read: Vec<String> = [
+            0,
+            999,
+            1_000,
+            12_045,
+            99_999,
+            123_456,
+            1_250_000,
+            250_000_000,
+        ]
+        .map(count)
+        .into();
 
         assert_eq!(
             read,

@@ -409,7 +409,6 @@ pub(crate) struct Detail {
     pub(crate) attempts_left_out: usize,
     pub(crate) attempts: Vec<AttemptText>,
     pub(crate) finished: Option<At>,
-    pub(crate) can_be_retried: bool,
 }
 
 #[derive(Debug)]
@@ -524,7 +523,6 @@ impl Detail {
                 .finished_at
                 .filter(|_| life.status.is_terminal())
                 .map(|at| At::of(at, now)),
-            can_be_retried: life.status.can_be_retried(),
         }
     }
 }
@@ -694,7 +692,10 @@ mod tests {
         let delta = Delta::of_life(task().id, "f", &life, true, later(50));
         let json = serde_json::to_string(&delta).unwrap();
 
-        assert!(json.ends_with(r#","s":"success","a":1,"d":"48 ms"}"#), "{json}");
+        assert!(
+            json.ends_with(r#","s":"success","a":1,"d":"48 ms"}"#),
+            "{json}"
+        );
         assert!(json.len() < 90, "{} bytes", json.len());
     }
 

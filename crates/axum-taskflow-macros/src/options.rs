@@ -302,9 +302,9 @@ fn value(meta: &Meta) -> Value<'_> {
     loop {
         expr = match expr {
             Expr::Lit(lit) => return literal(sign, &lit.lit),
-            // What a `macro_rules!` passes on as `$delay:expr` comes in an invisible group,
+            // What a `macro_rules!` passes on as `$delay:expr` may come in an invisible group.
             Expr::Group(group) => &group.expr,
-            // and there the minus is an operator; otherwise it belongs to the literal.
+            // The minus is part of the literal in the last option, and an operator in those before.
             Expr::Unary(unary) if sign.is_empty() && matches!(unary.op, UnOp::Neg(_)) => {
                 sign = "-";
                 &unary.expr
@@ -455,9 +455,11 @@ mod tests {
         let five: Expr = syn::parse_quote!(5);
         let group = proc_macro2::Group::new(proc_macro2::Delimiter::None, quote!(-#five));
 
-        let options = Options::parse(quote!(priority = #group)).unwrap();
+        // syn reads the last option and those before it in different ways.
+        let last = Options::parse(quote!(priority = #group)).unwrap();
+        let first = Options::parse(quote!(priority = #group, retries = 1)).unwrap();
 
-        assert_eq!(options.priority, Some(-5));
+        assert_eq!([last.priority, first.priority], [Some(-5), Some(-5)]);
     }
 
     #[test]
@@ -502,6 +504,7 @@ mod tests {
             ("60", "from_secs(60)"),
             ("0.25", "from_millis(250)"),
             ("\"1s 5ns\"", "new(1,5)"),
+            ("\"1s 5us\"", "new(1,5000)"),
         ] {
             assert_eq!(
                 fields(&format!("delay = {written}")),

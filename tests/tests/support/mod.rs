@@ -103,10 +103,22 @@ fn log(folder: &Path) -> fs::File {
 }
 
 /// A client of the service.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) url: String,
     pub(crate) http: Client,
+}
+
+impl Default for Caller {
+    fn default() -> Self {
+        // Cargo unites the features of all crates: by the demo's, reqwest looks for a TLS library here, too, and the
+        // demo gives it one. An error means that another test has done so already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            url: String::new(),
+            http: Client::new(),
+        }
+    }
 }
 
 impl Caller {

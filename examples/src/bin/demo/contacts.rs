@@ -71,7 +71,6 @@ fn import(
     content: &[u8],
     pause: Duration,
 ) -> Result<(Report, Vec<u8>), Failure> {
-    let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
     let mut rows = ReaderBuilder::new()
         .delimiter(delimiter(content))
         .trim(Trim::All)
