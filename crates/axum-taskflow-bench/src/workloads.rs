@@ -156,7 +156,8 @@ fn argument() -> String {
 
 fn open(store: Store, path: &Path, durability: Durability) -> Result<Arc<dyn Backend>> {
     Ok(match store {
-        Store::Memory => Arc::new(Memory::default()),
+        // Ended tasks are counted here, so none may be forgotten.
+        Store::Memory => Arc::new(Memory::with_history(usize::MAX)),
         Store::Sqlite => Arc::new(SqliteOptions::new(path).durability(durability).open()?),
     })
 }

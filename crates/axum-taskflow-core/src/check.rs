@@ -24,8 +24,8 @@ pub struct Promise;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a parameter of a task",
     label = "neither an argument that can be stored nor something that a task provides",
-    note = "an argument is written to the task store and read back: `#[derive(serde::Serialize, serde::Deserialize)]` on your own types, owned (no references) and `Send`",
-    note = "besides arguments a task takes `TaskContext` and `Data<T>` with `T: Clone + Send + Sync`"
+    note = "an argument is stored and read again: it is owned, `Send`, and both `Serialize` and `Deserialize` (`#[derive(serde::Serialize, serde::Deserialize)]` on your own type)",
+    note = "a task provides `TaskContext` and `Data<T>` with `T: Clone + Send + Sync`"
 )]
 pub trait Parameter<K> {}
 
@@ -65,7 +65,7 @@ impl<T: FromTask> BesideEight for T {}
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
     label = "cannot be kept as a task's result",
-    note = "return `()`, a number, `bool`, `String`, `Vec`, `Option` or `Result<T, E>`; a type of your own as `Result<T, Failure>`, with `#[derive(serde::Serialize)]`"
+    note = "`()`, numbers, `bool`, `String`, `Option` and `Vec` are returned as they are, other types in a `Result<{Self}, Failure>`; your own with `#[derive(serde::Serialize)]`"
 )]
 pub trait Output<K> {}
 
@@ -88,6 +88,32 @@ where
 
 /// This type is none of the eight arguments.
 pub const fn beside_eight<T: BesideEight>() {}
+
+/// The future that this function returns can move between threads, as the runtime moves it.
+pub const fn task_must_be_send<F: FnPointer>(_: F)
+where
+    F::Output: Send,
+{
+}
+
+/// A pointer to a function of any type, to get at the future of an async one.
+pub trait FnPointer: Copy {
+    /// What the function returns.
+    type Output;
+}
+
+macro_rules! fn_pointers {
+    ($([$($A:ident)*])*) => {
+        $(impl<Output, $($A),*> FnPointer for fn($($A),*) -> Output {
+            type Output = Output;
+        })*
+    };
+}
+
+fn_pointers! {
+    [] [A] [A B] [A B C] [A B C D] [A B C D E] [A B C D E F] [A B C D E F G] [A B C D E F G H] [A B C D E F G H I]
+    [A B C D E F G H I J] [A B C D E F G H I J K]
+}
 
 /// This type can be returned by an async function.
 pub const fn returned<T: TaskOutput>() {}

@@ -223,8 +223,8 @@ impl fmt::Debug for TaskContext {
     }
 }
 
-/// The application's state, as axum's `State` but for tasks: a clone of the `T` that was given to
-/// [`Builder::state`](crate::Builder::state).
+/// The application's state, as axum's `State` but for tasks: a clone of the `T` that the manager was given, by
+/// [`Config::state`](crate::Config::state) or the builder's `state`.
 ///
 /// ```
 /// use axum_taskflow_core::Data;

@@ -56,7 +56,7 @@ pub trait TaskFn<P, M>: Clone + Send + Sync + 'static {
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
     label = "cannot be kept as a task's result",
-    note = "return `()`, a number, `bool`, `String`, `Vec`, `Option` or `Result<T, E>`; a type of your own as `Result<T, Failure>`, with `#[derive(serde::Serialize)]`"
+    note = "`()`, numbers, `bool`, `String`, `Option` and `Vec` are returned as they are, other types in a `Result<{Self}, Failure>`; your own with `#[derive(serde::Serialize)]`"
 )]
 pub trait TaskOutput {
     /// As it is stored.

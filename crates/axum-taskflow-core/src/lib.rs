@@ -18,8 +18,8 @@
 //!
 //! The modules below stand in the order in which they are best read, and each uses only those above it.
 
-mod clock;
 mod error;
+mod clock;
 mod id;
 mod status;
 mod retry;
@@ -37,6 +37,8 @@ mod config;
 mod engine;
 mod add;
 mod manager;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub use crate::{
     add::{AddTask, AddTasks},

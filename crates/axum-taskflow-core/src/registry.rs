@@ -219,13 +219,15 @@ pub(crate) fn collected() -> Vec<TaskDef> {
 }
 
 /// A function as it was registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FunctionInfo {
     /// Its name.
     pub name: Arc<str>,
     /// Names that it had before.
     pub aliases: Vec<Arc<str>>,
+    /// What its tasks do unless the caller says otherwise.
+    pub options: TaskOptions,
     /// Where it runs.
     pub executor: Executor,
     /// Where it was registered, `file:line`.
@@ -327,6 +329,7 @@ impl Registry {
         defs.map(|(_, def)| FunctionInfo {
             name: def.name.clone(),
             aliases: def.aliases.clone(),
+            options: def.options.clone(),
             executor: def.executor,
             place: def.at(),
         })
@@ -410,4 +413,42 @@ pub(crate) fn name_complaint(name: &str) -> Option<String> {
         ));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Data;
+
+    async fn resize(_: TaskContext, _: Data<u8>, _path: String, _width: u32) {}
+
+    const STORED: &str = r#"["a.png","wide"]"#;
+
+    #[test]
+    fn a_complaint_names_the_argument_wherever_the_extras_are_named_too() {
+        let all = TaskDef::new(resize).params(&["ctx", "Data(db)", "path", "width"]);
+        let arguments_only = TaskDef::new(resize).params(&["path", "width"]);
+
+        for def in [all, arguments_only] {
+            let complaint = def.check_args(STORED).unwrap_err();
+            assert!(
+                complaint.starts_with("argument `width` of resize: "),
+                "{complaint}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_complaint_without_all_names_counts() {
+        for params in [&[][..], &["width"]] {
+            let complaint = TaskDef::new(resize)
+                .params(params)
+                .check_args("[7,7]")
+                .unwrap_err();
+            assert!(
+                complaint.starts_with("argument 1 of resize: "),
+                "{complaint}"
+            );
+        }
+    }
 }

@@ -87,13 +87,13 @@ impl Function {
         let checks = self.checks();
         // The user's own span: the place of the registration is the place of the function.
         let def = quote_spanned! {function.span()=>
-            ::axum_taskflow::TaskDef::new(::axum_taskflow::__private::check::checked::<_, CHECKED>(#function))
+            ::axum_taskflow::TaskDef::new(::axum_taskflow::__private::check::checked::<_, _CHECKED>(#function))
         };
         quote! {
             #(#cfgs)*
-            #[allow(deprecated)]
+            #[allow(deprecated, clippy::needless_update)]
             const _: () = {
-                const CHECKED: usize = {
+                const _CHECKED: usize = {
                     #checks
                     1
                 };
@@ -130,14 +130,14 @@ impl Function {
         };
         let function = &self.signature.ident;
         if self.signature.asyncness.is_some() {
-            let types = self.params.iter().map(|param| &param.ty);
+            let params = self.params.iter().map(|_| quote!(_));
             checks.extend(quote_spanned!(output.span()=> #check::returned::<#output>();));
             checks.extend(quote_spanned! {function.span()=>
-                const fn task_must_be_send<Fut: ::core::future::Future + ::core::marker::Send>(_: fn(#(#types),*) -> Fut) {}
-                task_must_be_send(#function);
+                #check::task_must_be_send(#function as fn(#(#params),*) -> _);
             });
         } else if !matches!(&self.signature.output, ReturnType::Type(_, ty) if matches!(**ty, Type::ImplTrait(_)))
         {
+            // `impl Future` can be returned, but not be named here.
             checks.extend(
                 quote_spanned!(output.span()=> #check::returned_or_awaited::<#output, _>();),
             );
@@ -302,5 +302,131 @@ fn owned(borrowed: &Type) -> String {
             _ => path.to_token_stream().to_string(),
         },
         other => other.to_token_stream().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use super::*;
+
+    fn expanded(options: &str, item: &str) -> String {
+        let options = TokenStream::from_str(options).unwrap();
+        task(options, &TokenStream::from_str(item).unwrap()).to_string()
+    }
+
+    #[test]
+    fn the_documented_expansion_is_the_real_one() {
+        let page = include_str!("expansion.md");
+        // Before, in and after the two blocks of code.
+        let parts: Vec<String> = page
+            .split("```\n")
+            .map(|part| {
+                part.lines()
+                    .filter(|line| !line.starts_with("# "))
+                    .map(|line| format!("{line}\n"))
+                    .collect()
+            })
+            .collect();
+        let [_, short, _, long, _] = &parts[..] else {
+            panic!("two blocks of code, not {}", parts.len() / 2)
+        };
+        let (attribute, function) = short.split_once('\n').unwrap();
+        let options = attribute
+            .strip_prefix("#[task(")
+            .and_then(|rest| rest.strip_suffix(")]"))
+            .unwrap();
+
+        let long = TokenStream::from_str(long).unwrap().to_string();
+
+        // Without blanks: what stands close together in the text is apart in the macro's output.
+        assert_eq!(
+            expanded(options, function).replace(' ', ""),
+            long.replace(' ', "")
+        );
+    }
+
+    #[test]
+    fn the_function_is_left_exactly_as_it_was() {
+        let item = "/// Docs.\n#[must_use] #[inline] pub(crate) async fn f(mut a: String, (b, _): (u8, u8)) -> u8 { b }";
+
+        let expanded = expanded("", item);
+
+        let item = TokenStream::from_str(item).unwrap().to_string();
+        assert!(expanded.starts_with(&item), "{expanded}");
+    }
+
+    #[test]
+    fn the_function_is_kept_even_if_it_cannot_be_a_task() {
+        let expanded = expanded("retires = 1", "fn f<T>(a: &str) {}");
+
+        assert!(
+            expanded.starts_with("fn f < T > (a : & str) { }"),
+            "{expanded}"
+        );
+        assert_eq!(expanded.matches("compile_error").count(), 3, "{expanded}");
+    }
+
+    #[test]
+    fn a_registration_comes_and_goes_with_its_function() {
+        let expanded = expanded("", "#[cfg(unix)] fn f() {}");
+
+        assert_eq!(expanded.matches("# [cfg (unix)]").count(), 2, "{expanded}");
+    }
+
+    #[test]
+    fn parameters_are_named_by_what_stands_left_of_the_colon() {
+        let expanded = expanded("", "fn f(mut a: u8, r#type: u8, Data(db): Data<Db>) {}");
+
+        assert!(
+            expanded.contains(r#"& ["a" , "type" , "Data (db)"]"#),
+            "{expanded}"
+        );
+    }
+
+    #[test]
+    fn a_raw_name_is_stored_without_its_marks() {
+        assert!(expanded("", "fn r#move() {}").contains(r#". name ("move")"#));
+    }
+
+    #[test]
+    fn references_that_are_not_stored_are_left_alone() {
+        for param in [
+            "Data<&'static str>",
+            "Data<Arc<dyn Fn(&str) + Send + Sync>>",
+            "fn(&str)",
+            "Callback<dyn Fn(&str) + Send>",
+            "axum_taskflow::Data<&'static str>",
+        ] {
+            let expanded = expanded("", &format!("fn f(a: {param}) {{}}"));
+            assert!(!expanded.contains("compile_error"), "{param}: {expanded}");
+        }
+    }
+
+    #[test]
+    fn references_that_would_be_stored_are_refused_with_the_owned_type() {
+        for (param, owned) in [
+            ("&str", "String"),
+            ("&'static str", "String"),
+            ("&mut Mail", "Mail"),
+            ("&[&str]", "Vec<String>"),
+            ("&std::path::Path", "PathBuf"),
+            ("Option<&str>", "String"),
+            ("(u8, &str)", "String"),
+        ] {
+            let expanded = expanded("", &format!("fn f(a: {param}) {{}}"));
+            assert!(
+                expanded.contains(&format!("use `{owned}`")),
+                "{param}: {expanded}"
+            );
+        }
+    }
+
+    #[test]
+    fn half_a_function_is_kept_while_it_is_typed() {
+        let expanded = expanded("", "fn f(a: u8) { a. }");
+
+        assert!(expanded.contains("Registered"), "{expanded}");
     }
 }

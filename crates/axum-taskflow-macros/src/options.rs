@@ -302,9 +302,9 @@ fn value(meta: &Meta) -> Value<'_> {
     loop {
         expr = match expr {
             Expr::Lit(lit) => return literal(sign, &lit.lit),
-            // What a `macro_rules!` passes on as `$delay:expr` comes in an invisible group,
+            // What a `macro_rules!` passes on as `$delay:expr` may come in an invisible group.
             Expr::Group(group) => &group.expr,
-            // and there the minus is an operator; otherwise it belongs to the literal.
+            // The minus is part of the literal in the last option, and an operator in those before.
             Expr::Unary(unary) if sign.is_empty() && matches!(unary.op, UnOp::Neg(_)) => {
                 sign = "-";
                 &unary.expr
@@ -341,5 +341,175 @@ fn wrong(meta: &Meta, complaint: impl fmt::Display) -> Error {
     match meta {
         Meta::NameValue(pair) => error.with_span(&pair.value),
         _ => error.with_span(meta),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> std::result::Result<Options, Vec<String>> {
+        Options::parse(text.parse().unwrap())
+            .map_err(|errors| errors.into_iter().map(|error| error.to_string()).collect())
+    }
+
+    fn fields(text: &str) -> String {
+        let fields = parsed(text).unwrap().fields();
+        quote!(#(#fields),*).to_string().replace(' ', "")
+    }
+
+    #[test]
+    fn a_duration_is_a_string_with_units_or_a_number_of_seconds() {
+        for (written, duration) in [
+            ("\"500ms\"", Duration::from_millis(500)),
+            ("\"1s\"", Duration::from_secs(1)),
+            ("\"5m\"", Duration::from_secs(300)),
+            ("\"2h 30m\"", Duration::from_secs(9_000)),
+            ("\"1d\"", Duration::from_secs(86_400)),
+            ("5", Duration::from_secs(5)),
+            ("0.5", Duration::from_millis(500)),
+            ("0", Duration::ZERO),
+            ("1e3", Duration::from_secs(1_000)),
+            ("1_000", Duration::from_secs(1_000)),
+            ("18446744073709551615", Duration::from_secs(u64::MAX)),
+        ] {
+            for option in ["delay", "max_delay", "idempotency_ttl"] {
+                let options = parsed(&format!("{option} = {written}")).unwrap();
+                let read = [options.delay, options.max_delay, options.idempotency_ttl];
+                assert_eq!(
+                    read.into_iter().flatten().collect::<Vec<_>>(),
+                    [duration],
+                    "{option} = {written}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for written in [
+            "\"\"",
+            "\"5\"",
+            "\"-5s\"",
+            "\"soon\"",
+            "\"1 fortnight\"",
+            "-1",
+            "-0.5",
+            "1e30",
+            "5s",
+            "1.5h",
+            "f64::NAN",
+            "true",
+            "'5'",
+            "99999999999999999999999999",
+        ] {
+            let errors = parsed(&format!("delay = {written}")).unwrap_err();
+            assert_eq!(errors.len(), 1, "{written}: {errors:?}");
+        }
+        assert!(parsed("delay").is_err());
+        assert!(parsed("delay(5)").is_err());
+        assert!(parsed("timeout = 0").is_err());
+        assert!(parsed("timeout = \"0s\"").is_err());
+    }
+
+    #[test]
+    fn numbers_are_read_within_their_bounds() {
+        let options =
+            parsed("retries = 4294967295, priority = -2147483648, backoff = 1, jitter = 0.0")
+                .unwrap();
+
+        assert_eq!(options.retries, Some(u32::MAX));
+        assert_eq!(options.priority, Some(i32::MIN));
+        assert_eq!(options.backoff, Some(1.0));
+        assert_eq!(options.jitter, Some(0.0));
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused() {
+        for written in [
+            "retries = -1",
+            "retries = 4294967296",
+            "retries = 1.5",
+            "retries = \"3\"",
+            "retries = 3u8",
+            "retries",
+            "priority = 2147483648",
+            "priority = 0.5",
+            "backoff = 0.9",
+            "backoff = -2.0",
+            "backoff = 1e999",
+            "backoff = f64::NAN",
+            "backoff = \"2\"",
+            "jitter = 1.1",
+            "jitter = -0.1",
+            "jitter = f64::NAN",
+            "requeue_on_interrupt = 1",
+            "requeue_on_interrupt()",
+        ] {
+            assert!(parsed(written).is_err(), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_negative_number_that_came_through_another_macro_is_read_too() {
+        let five: Expr = syn::parse_quote!(5);
+        let group = proc_macro2::Group::new(proc_macro2::Delimiter::None, quote!(-#five));
+
+        // syn reads the last option and those before it in different ways.
+        let last = Options::parse(quote!(priority = #group)).unwrap();
+        let first = Options::parse(quote!(priority = #group, retries = 1)).unwrap();
+
+        assert_eq!([last.priority, first.priority], [Some(-5), Some(-5)]);
+    }
+
+    #[test]
+    fn a_switch_is_a_word_or_a_bool() {
+        let read = |text| parsed(text).unwrap().requeue_on_interrupt;
+
+        assert_eq!(read("requeue_on_interrupt"), Some(true));
+        assert_eq!(read("requeue_on_interrupt = true"), Some(true));
+        assert_eq!(read("requeue_on_interrupt = false"), Some(false));
+        assert_eq!(read(""), None);
+    }
+
+    #[test]
+    fn names_that_the_engine_would_refuse_are_refused_here() {
+        let longest = "x".repeat(NAME_BYTES_MAX);
+
+        assert!(parsed(&format!("name = {longest:?}")).is_ok());
+        for bad in [format!("{longest}x"), String::new(), "a\nb".to_owned()] {
+            assert!(parsed(&format!("name = {bad:?}")).is_err());
+            assert!(parsed(&format!("aliases({bad:?})")).is_err());
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let errors =
+            parsed("retires = 1, delay = \"x\", retries = 1, retries = 2, aliases(old, \"\")")
+                .unwrap_err();
+
+        assert_eq!(errors.len(), 5, "{errors:#?}");
+    }
+
+    #[test]
+    fn an_option_that_was_not_written_says_nothing() {
+        assert_eq!(fields(""), "");
+        assert_eq!(fields("name = \"x\""), "");
+    }
+
+    #[test]
+    fn durations_are_written_as_somebody_would_write_them() {
+        for (written, expanded) in [
+            ("60", "from_secs(60)"),
+            ("0.25", "from_millis(250)"),
+            ("\"1s 5ns\"", "new(1,5)"),
+            ("\"1s 5us\"", "new(1,5000)"),
+        ] {
+            assert_eq!(
+                fields(&format!("delay = {written}")),
+                format!("delay:::core::option::Option::Some(::core::time::Duration::{expanded})")
+            );
+        }
     }
 }

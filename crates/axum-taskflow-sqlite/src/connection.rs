@@ -15,7 +15,7 @@ use crate::{
     schema::{self, Found},
 };
 
-/// Where the file is, once it is clear that there can be one.
+/// Where the file would lie, if there can be one.
 pub(crate) fn place(path: &Path) -> Result<PathBuf, BackendError> {
     let cannot = |why: String| {
         Err(BackendError::refused(format!(
@@ -119,6 +119,11 @@ fn set_up_writer(conn: &Connection, durability: Durability) -> Result<(), Fault>
     set_up_any(conn)
 }
 
+/// The one name of a file that is open: those who came by a link must find each other's locks.
+pub(crate) fn real_path(path: &Path) -> Result<PathBuf, BackendError> {
+    fs::canonicalize(path).map_err(|error| Fault::from(error).explain("open", path))
+}
+
 /// A connection that only reads.
 pub(crate) fn open_reader(path: &Path, lock_wait: Duration) -> Result<Connection, BackendError> {
     let explain = |error: rusqlite::Error| explain_opening(error.into(), path);
@@ -185,4 +190,71 @@ fn explain_opening(fault: Fault, path: &Path) -> BackendError {
         .with_source(fault);
     }
     fault.explain("open", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pragma(conn: &Connection, name: &str) -> String {
+        conn.pragma_query_value(None, name, |row| {
+            Ok(match row.get_ref(0)? {
+                rusqlite::types::ValueRef::Integer(n) => n.to_string(),
+                other => other.as_str()?.to_owned(),
+            })
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn each_durability_is_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.db");
+
+        for (durability, synchronous) in [(Durability::Process, "1"), (Durability::PowerLoss, "2")]
+        {
+            let conn = open_writer(&path, durability, Duration::ZERO).unwrap();
+
+            assert_eq!(pragma(&conn, "synchronous"), synchronous);
+            assert_eq!(pragma(&conn, "journal_mode"), "wal");
+        }
+    }
+
+    #[test]
+    fn a_pragma_without_effect_is_an_error() {
+        // A database in memory has no log.
+        let conn = Connection::open_in_memory().unwrap();
+
+        let fault = set(&conn, "journal_mode", "wal", "wal").unwrap_err();
+
+        assert!(
+            fault.to_string().contains("keeps journal_mode at memory"),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn a_reader_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.db");
+        let _writer = open_writer(&path, Durability::Process, Duration::ZERO).unwrap();
+        let reader = open_reader(&path, Duration::ZERO).unwrap();
+
+        let error = reader.execute("DELETE FROM task", []).unwrap_err();
+
+        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly));
+    }
+
+    #[test]
+    fn patience_ends_and_begins_anew_for_each_lock() {
+        let mut patience = patience(Duration::from_millis(3));
+
+        let n_tries = (0..).take_while(|n| patience(*n)).count();
+
+        assert!(
+            (3..=30).contains(&n_tries),
+            "{n_tries} tries of 0.1 to 1 ms"
+        );
+        assert!(patience(0), "the next lock is waited for as long");
+    }
 }

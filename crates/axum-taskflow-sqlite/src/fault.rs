@@ -1,6 +1,6 @@
 //! What can go wrong past the door, and how a caller is told.
 
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
 use axum_taskflow_core::BackendError;
 use rusqlite::ErrorCode;
@@ -26,8 +26,13 @@ impl Fault {
 
     /// For the caller: the act, the file, and what to do about it.
     pub(crate) fn explain(self, act: &str, path: &Path) -> BackendError {
+        Self::explain_to_many(&Arc::new(self), act, path)
+    }
+
+    /// The same for each of several callers.
+    pub(crate) fn explain_to_many(self: &Arc<Self>, act: &str, path: &Path) -> BackendError {
         let said = |advice: &str| format!("cannot {act} {path:?}: {self}{advice}");
-        let error = match &self {
+        let error = match &**self {
             Self::Unreadable(_) => BackendError::refused(said("")),
             Self::File(_) => BackendError::unavailable(said("")),
             Self::Sql(sql) => match sql.sqlite_error_code() {
@@ -64,6 +69,6 @@ impl Fault {
                 _ => BackendError::refused(said("")),
             },
         };
-        error.with_source(self)
+        error.with_source(self.clone())
     }
 }

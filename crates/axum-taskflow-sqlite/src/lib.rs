@@ -17,7 +17,8 @@
 //! ```
 //!
 //! Beside `tasks.db` lie `tasks.db-wal` and `tasks.db-shm`, which belong to SQLite, and the folder
-//! `tasks.db-instances`, with one lock file for each running process. A backup is made with SQLite's own means
+//! `tasks.db-instances`, with one lock file for each running process: whoever deletes it while processes run makes
+//! them look dead. A backup is made with SQLite's own means
 //! (`sqlite3 tasks.db ".backup copy.db"`), never by copying the file alone.
 
 mod apply;
@@ -105,6 +106,7 @@ impl SqliteOptions {
     pub fn open(self) -> Result<Sqlite, BackendError> {
         let path = connection::place(&self.path)?;
         let writer = connection::open_writer(&path, self.durability, self.lock_wait)?;
+        let path = connection::real_path(&path)?;
         // Readers last: only now is there a file with a schema.
         let n_readers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
         let readers = (0..n_readers)

@@ -13,7 +13,7 @@ use crate::{
 /// to go on.
 const LOOKED_AT_MAX: usize = 100_000;
 
-/// Where candidates come from, newest first; each reads `rowid, id, status, func` between `?1` and `?2`.
+/// Where candidates come from.
 enum Source<'q> {
     Tag(&'q str, &'q str),
     TagKey(&'q str),
@@ -128,6 +128,52 @@ fn owners<'q>(conn: &Connection, mut after: i64) -> Result<Vec<Source<'q>>, Faul
     Ok(owners)
 }
 
+impl Source<'_> {
+    /// Candidates older than `?1` and newer than `?2`, newest first.
+    fn sql(&self) -> &'static str {
+        match self {
+            Self::Tag(..) => {
+                "SELECT task.rowid, task.id, task.status, task.func
+                 FROM task_tag CROSS JOIN task ON task.id = task_tag.task
+                 WHERE task_tag.task < ?1 AND task_tag.task > ?2 AND task_tag.key = ?3 AND task_tag.value = ?4
+                 ORDER BY task_tag.task DESC"
+            }
+            Self::TagKey(_) => {
+                "SELECT task.rowid, task.id, task.status, task.func
+                 FROM task_tag CROSS JOIN task ON task.id = task_tag.task
+                 WHERE task_tag.task < ?1 AND task_tag.task > ?2 AND task_tag.key = ?3
+                 ORDER BY task_tag.task DESC"
+            }
+            Self::EndedBadly(_) => {
+                "SELECT rowid, id, status, func FROM task
+                 WHERE id < ?1 AND id > ?2 AND shelf >= 3 AND shelf = ?3 ORDER BY id DESC"
+            }
+            Self::Owner(_) => {
+                "SELECT rowid, id, status, func FROM task
+                 WHERE id < ?1 AND id > ?2 AND owner = ?3 ORDER BY id DESC"
+            }
+            Self::Func(_) => {
+                "SELECT rowid, id, status, func FROM task
+                 WHERE id < ?1 AND id > ?2 AND func = ?3 ORDER BY id DESC"
+            }
+            Self::All => {
+                "SELECT rowid, id, status, func FROM task
+                 WHERE id < ?1 AND id > ?2 ORDER BY id DESC"
+            }
+        }
+    }
+
+    /// What stands for `?3` and on.
+    fn values(&self) -> Vec<&dyn ToSql> {
+        match self {
+            Self::Tag(key, value) => vec![key, value],
+            Self::TagKey(key) => vec![key],
+            Self::EndedBadly(no) | Self::Owner(no) | Self::Func(no) => vec![no],
+            Self::All => vec![],
+        }
+    }
+}
+
 /// Adds up to `limit + 1` matches of one source; the answer is where it stopped, unless it came to its end.
 fn scan(
     conn: &Connection,
@@ -137,49 +183,18 @@ fn scan(
     looked_at_max: usize,
     matches: &mut Vec<Match>,
 ) -> Result<Option<TaskId>, Fault> {
-    const TAGGED: &str = "
-        SELECT task.rowid, task.id, task.status, task.func FROM task_tag CROSS JOIN task ON task.id = task_tag.task
-        WHERE task_tag.task < ?1 AND task_tag.task > ?2 AND task_tag.key = ?3";
-    const PLAIN: &str = "SELECT rowid, id, status, func FROM task";
-    let (sql, values): (String, Vec<&dyn ToSql>) = match source {
-        Source::Tag(key, value) => (
-            format!("{TAGGED} AND task_tag.value = ?4 ORDER BY task_tag.task DESC"),
-            vec![key, value],
-        ),
-        Source::TagKey(key) => (format!("{TAGGED} ORDER BY task_tag.task DESC"), vec![key]),
-        Source::EndedBadly(status) => (
-            format!(
-                "{PLAIN} WHERE id < ?1 AND id > ?2 AND shelf >= 5 AND shelf = ?3 ORDER BY id DESC"
-            ),
-            vec![status],
-        ),
-        Source::Owner(owner) => (
-            format!("{PLAIN} WHERE id < ?1 AND id > ?2 AND owner = ?3 ORDER BY id DESC"),
-            vec![owner],
-        ),
-        Source::Func(func) => (
-            format!("{PLAIN} WHERE id < ?1 AND id > ?2 AND func = ?3 ORDER BY id DESC"),
-            vec![func],
-        ),
-        Source::All => (
-            format!("{PLAIN} WHERE id < ?1 AND id > ?2 ORDER BY id DESC"),
-            vec![],
-        ),
-    };
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut values_all: Vec<&dyn ToSql> = vec![&filter.before, &filter.after];
-    values_all.extend(values);
-    let mut rows = statement.query(&*values_all)?;
+    let mut values: Vec<&dyn ToSql> = vec![&filter.before, &filter.after];
+    values.extend(source.values());
+    let mut statement = conn.prepare_cached(source.sql())?;
+    let mut rows = statement.query(&*values)?;
     let (mut n_looked_at, mut n_matches) = (0, 0);
     while let Some(row) = rows.next()? {
         let id = row::read_id(row, 1)?;
         let is_match = filter.status.is_none_or(|status| row.get(2) == Ok(status))
             && filter.func.is_none_or(|func| row.get(3) == Ok(func));
         if is_match {
-            matches.push(Match {
-                id,
-                rowid: row.get(0)?,
-            });
+            let rowid = row.get(0)?;
+            matches.push(Match { id, rowid });
             n_matches += 1;
         }
         n_looked_at += 1;
@@ -207,4 +222,43 @@ fn fetch(
         }
     }
     Ok(tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema;
+
+    #[test]
+    fn every_source_walks_down_an_index_and_sorts_nothing() {
+        let conn = Connection::open_in_memory().unwrap();
+        schema::migrate(&conn).unwrap();
+        let sources = [
+            (Source::Tag("", ""), "PRIMARY KEY"),
+            (Source::TagKey(""), "task_tag_by_key"),
+            (Source::EndedBadly(3), "task_ended_badly"),
+            (Source::Owner(1), "task_live"),
+            (Source::Func(1), "task_by_func"),
+            (Source::All, "task_by_id"),
+        ];
+
+        for (source, index) in sources {
+            let sql = format!("EXPLAIN QUERY PLAN {}", source.sql());
+            let mut statement = conn.prepare(&sql).unwrap();
+            let mut rows = statement.raw_query();
+            let mut plan: Vec<String> = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                plan.push(row.get(3).unwrap());
+            }
+
+            assert!(
+                plan[0].starts_with("SEARCH") && plan[0].contains(index),
+                "{plan:?}"
+            );
+            assert!(
+                !plan.iter().any(|step| step.contains("TEMP B-TREE")),
+                "{plan:?}"
+            );
+        }
+    }
 }

@@ -9,17 +9,12 @@ use std::{
 
 use axum_taskflow_core::InstanceId;
 
-/// The locks of all instances of one database.
-#[derive(Clone, Debug)]
+/// The lock files of all instances of one database, and the locks that are held here.
+#[derive(Debug)]
 pub(crate) struct Locks {
     folder: PathBuf,
-}
-
-/// The lock of a living instance, held as long as this value lives.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    file: File,
-    path: PathBuf,
+    /// Of the instances that joined through this backend: one, as a rule. A file is locked as long as it is here.
+    held: Vec<(InstanceId, File)>,
 }
 
 impl Locks {
@@ -29,12 +24,16 @@ impl Locks {
         folder.push("-instances");
         Self {
             folder: folder.into(),
+            held: Vec::new(),
         }
     }
 
-    /// Takes the lock of an instance that nobody knows yet. Others must learn of the instance afterwards only: they
-    /// would take it for dead.
-    pub(crate) fn take(&self, id: InstanceId) -> io::Result<Lock> {
+    /// Takes the lock of a new instance. Others must learn of the instance afterwards only: before, they would take
+    /// it for dead.
+    pub(crate) fn take(&mut self, id: InstanceId) -> io::Result<()> {
+        if self.is_held(id) {
+            return Ok(());
+        }
         fs::create_dir_all(&self.folder)?;
         let path = self.path(id);
         let file = File::options()
@@ -43,7 +42,10 @@ impl Locks {
             .truncate(false)
             .open(&path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Lock { file, path }),
+            Ok(()) => {
+                self.held.push((id, file));
+                Ok(())
+            }
             Err(TryLockError::WouldBlock) => Err(io::Error::other(format!(
                 "{path:?} is locked: an instance with this id is running"
             ))),
@@ -53,6 +55,9 @@ impl Locks {
 
     /// True if nobody holds the lock of this instance.
     pub(crate) fn is_dead(&self, id: InstanceId) -> io::Result<bool> {
+        if self.is_held(id) {
+            return Ok(false);
+        }
         let file = match File::options().write(true).open(self.path(id)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -66,23 +71,26 @@ impl Locks {
         }
     }
 
-    /// Removes the file of a dead instance, if it is still there.
-    pub(crate) fn remove(&self, id: InstanceId) -> io::Result<()> {
-        match fs::remove_file(self.path(id)) {
+    /// The instances whose locks are held here.
+    pub(crate) fn held(&self) -> Vec<InstanceId> {
+        self.held.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Removes the file of an instance that is dead, or that is held here and owns nothing.
+    pub(crate) fn remove(&mut self, id: InstanceId) -> io::Result<()> {
+        let removed = fs::remove_file(self.path(id));
+        self.held.retain(|(held, _)| *held != id);
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
+    fn is_held(&self, id: InstanceId) -> bool {
+        self.held.iter().any(|(held, _)| *held == id)
+    }
+
     fn path(&self, id: InstanceId) -> PathBuf {
         self.folder.join(format!("{id}.lock"))
-    }
-}
-
-impl Lock {
-    /// Removes the file and lets go.
-    pub(crate) fn remove(self) -> io::Result<()> {
-        fs::remove_file(&self.path)?;
-        self.file.unlock()
     }
 }

@@ -41,7 +41,7 @@ impl<'c> Orphans<'c> {
     pub(crate) fn run(
         &mut self,
         tx: &mut Transaction<'c>,
-        locks: &Locks,
+        locks: &mut Locks,
         limit: usize,
     ) -> Result<Vec<Task>, Fault> {
         let mut tasks = Vec::new();
@@ -77,7 +77,7 @@ impl<'c> Orphans<'c> {
     }
 
     /// Removes the lock files of the dead that own nothing any more.
-    fn bury(&mut self, tx: &mut Transaction<'c>, locks: &Locks) -> Result<(), Fault> {
+    fn bury(&mut self, tx: &mut Transaction<'c>, locks: &mut Locks) -> Result<(), Fault> {
         let mut present = Vec::new();
         let mut rows = self.present.query([])?;
         while let Some(row) = rows.next()? {

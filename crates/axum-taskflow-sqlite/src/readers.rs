@@ -42,7 +42,7 @@ impl Readers {
         for conn in connections {
             let inbox = inbox.clone();
             let thread = thread::Builder::new()
-                .name("taskflow-sqlite-reader".to_owned())
+                .name("sqlite-reader".to_owned())
                 .spawn(move || run(&conn, &inbox))
                 .map_err(|error| {
                     BackendError::unavailable("cannot start a thread that reads tasks")

@@ -75,3 +75,76 @@ fn steps_from_here(conn: &Connection) -> Result<(), Fault> {
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables, indexes and their columns.
+    fn shape(conn: &Connection) -> Vec<(String, String, Option<String>)> {
+        conn.prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
+            .unwrap()
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    /// A file as the program that wrote this version left it.
+    fn of_version(version: usize) -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        for step in &STEPS[..version] {
+            conn.execute_batch(step).unwrap();
+        }
+        conn.pragma_update(None, "application_id", APPLICATION_ID)
+            .unwrap();
+        conn.pragma_update(None, "user_version", version as i64)
+            .unwrap();
+        conn
+    }
+
+    #[test]
+    fn every_older_schema_becomes_the_newest() {
+        let newest = Connection::open_in_memory().unwrap();
+        migrate(&newest).unwrap();
+
+        for version in 1..=NEWEST {
+            let conn = of_version(version);
+            migrate(&conn).unwrap();
+
+            assert_eq!(look(&conn).unwrap(), Found::Ours(NEWEST));
+            assert_eq!(shape(&conn), shape(&newest), "from version {version}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_told_by_what_is_in_it() {
+        let newer = of_version(1);
+        newer.pragma_update(None, "user_version", 99).unwrap();
+        let foreign = Connection::open_in_memory().unwrap();
+        foreign.execute_batch("CREATE TABLE t (x)").unwrap();
+        let versioned = Connection::open_in_memory().unwrap();
+        versioned.pragma_update(None, "user_version", 1).unwrap();
+
+        assert_eq!(look(&newer).unwrap(), Found::Newer(99));
+        assert_eq!(look(&foreign).unwrap(), Found::Foreign);
+        assert_eq!(look(&versioned).unwrap(), Found::Foreign);
+        assert_eq!(look(&of_version(1)).unwrap(), Found::Ours(1));
+        assert_eq!(
+            look(&Connection::open_in_memory().unwrap()).unwrap(),
+            Found::Empty
+        );
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_file_as_it_was() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.pragma_update(None, "max_page_count", 10).unwrap(); // too few for all tables
+
+        let fault = migrate(&conn).unwrap_err();
+
+        assert!(fault.to_string().contains("full"), "{fault}");
+        assert_eq!(look(&conn).unwrap(), Found::Empty);
+        assert!(conn.is_autocommit(), "no transaction is left open");
+    }
+}

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -13,16 +14,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    apply::Apply,
-    audit::Audit,
-    claim::ClaimVerb,
-    enqueue::Enqueue,
-    fault::Fault,
-    lock::{Lock, Locks},
-    logs::Notes,
-    orphans::Orphans,
-    prune::PruneVerb,
-    transaction::Transaction,
+    apply::Apply, audit::Audit, claim::ClaimVerb, enqueue::Enqueue, fault::Fault, lock::Locks,
+    logs::Notes, orphans::Orphans, prune::PruneVerb, transaction::Transaction,
 };
 
 /// How many requests may wait for the writer. When they are as many, the next caller waits before it may ask.
@@ -83,7 +76,7 @@ impl Writer {
         let (requests, inbox) = mpsc::channel(WAITING_MAX);
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new()
-            .name("taskflow-sqlite-writer".to_owned())
+            .name("sqlite-writer".to_owned())
             .spawn({
                 let path = path.clone();
                 move || run(conn, &path, inbox, &ready)
@@ -151,8 +144,7 @@ fn run(
     mut inbox: mpsc::Receiver<Request>,
     ready: &std::sync::mpsc::SyncSender<Result<(), BackendError>>,
 ) {
-    let mut locks_held = Vec::new();
-    let closing = {
+    let (closing, locks) = {
         let mut session = match Session::prepare(&conn, Locks::beside(path)) {
             Ok(session) => session,
             Err(error) => {
@@ -167,12 +159,11 @@ fn run(
         if closing.is_some() {
             session.leave(path);
         }
-        locks_held.append(&mut session.locks_held);
-        closing
+        (closing, session.locks)
     };
     inbox.close();
     let outcome = close(conn, path);
-    drop(locks_held); // after the last write
+    drop(locks); // after the last write
     if let Some(caller) = closing {
         // An error here means that the caller is gone; the file is closed all the same.
         let _ = caller.send(outcome);
@@ -200,8 +191,6 @@ pub(crate) struct Session<'c> {
     orphans: Orphans<'c>,
     prune: PruneVerb<'c>,
     locks: Locks,
-    /// Of the instances that joined through this backend: one, as a rule.
-    locks_held: Vec<(InstanceId, Lock)>,
 }
 
 impl<'c> Session<'c> {
@@ -216,16 +205,11 @@ impl<'c> Session<'c> {
             orphans: Orphans::prepare(conn)?,
             prune: PruneVerb::prepare(conn)?,
             locks,
-            locks_held: Vec::new(),
         })
     }
 
     pub(crate) fn join(&mut self, instance: &Instance) -> Result<(), Fault> {
-        // Once more after an undone transaction: the lock is held already.
-        if !self.locks_held.iter().any(|(id, _)| *id == instance.id) {
-            let lock = self.locks.take(instance.id)?;
-            self.locks_held.push((instance.id, lock));
-        }
+        self.locks.take(instance.id)?;
         self.tx.interned.join(self.tx.conn, instance)
     }
 
@@ -260,7 +244,7 @@ impl<'c> Session<'c> {
     }
 
     pub(crate) fn orphans(&mut self, limit: usize) -> Result<Vec<Task>, Fault> {
-        self.orphans.run(&mut self.tx, &self.locks, limit)
+        self.orphans.run(&mut self.tx, &mut self.locks, limit)
     }
 
     pub(crate) fn prune(&mut self, prune: &Prune) -> Result<Pruned, Fault> {
@@ -273,9 +257,8 @@ impl<'c> Session<'c> {
         inbox: &mut mpsc::Receiver<Request>,
         path: &Path,
     ) -> Option<oneshot::Sender<Result<(), BackendError>>> {
-        let mut group = Vec::new();
         while let Some(first) = inbox.blocking_recv() {
-            let mut closing = None;
+            let (mut group, mut closing) = (Vec::new(), None);
             let mut next = Some(first);
             while let Some(request) = next {
                 match request {
@@ -285,7 +268,10 @@ impl<'c> Session<'c> {
                 let is_full = closing.is_some() || group.len() >= GROUP_MAX;
                 next = if is_full { None } else { inbox.try_recv().ok() };
             }
-            self.work_off(&mut group, path);
+            if !group.is_empty() {
+                // Whoever asked has been told.
+                let _ = self.work_off(group, path);
+            }
             if closing.is_some() {
                 return closing;
             }
@@ -294,31 +280,36 @@ impl<'c> Session<'c> {
     }
 
     /// All of a group in one transaction; if that fails, each in its own, so that one bad request harms nobody else.
-    fn work_off(&mut self, group: &mut Vec<Box<dyn Work>>, path: &Path) {
-        if group.is_empty() {
-            return;
+    ///
+    /// # Errors
+    /// If no transaction could begin: the database is locked or its disk is gone, which is nobody's fault here.
+    fn work_off(&mut self, mut group: Vec<Box<dyn Work>>, path: &Path) -> Result<(), Arc<Fault>> {
+        if let Err(fault) = self.tx.begin() {
+            let fault = Arc::new(fault);
+            tell(group, &fault, path);
+            return Err(fault);
         }
-        match self.in_transaction(group) {
-            Ok(()) => group.drain(..).for_each(|work| work.answer(Ok(()))),
-            Err(fault) if group.len() == 1 => {
-                let error = fault.explain("write to", path);
-                if let Some(work) = group.pop() {
-                    work.answer(Err(error));
-                }
-            }
+        match self.perform(&mut group) {
+            Ok(()) => group.into_iter().for_each(|work| work.answer(Ok(()))),
+            Err(fault) if group.len() == 1 => tell(group, &Arc::new(fault), path),
             Err(fault) => {
-                tracing::debug!(%fault, n = group.len(), "a group of writes failed and is tried one by one");
-                for mut work in group.drain(..) {
-                    let alone = std::slice::from_mut(&mut work);
-                    let outcome = self.in_transaction(alone);
-                    work.answer(outcome.map_err(|fault| fault.explain("write to", path)));
+                let n = group.len();
+                tracing::debug!(%fault, n, "a group of writes failed and is tried one by one");
+                let mut rest = group.into_iter();
+                while let Some(work) = rest.next() {
+                    // The others need not wait for the same lock one after the other.
+                    if let Err(fault) = self.work_off(vec![work], path) {
+                        tell(rest, &fault, path);
+                        break;
+                    }
                 }
             }
         }
+        Ok(())
     }
 
-    fn in_transaction(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), Fault> {
-        self.tx.begin()?;
+    /// All of a group or nothing, in the transaction that has begun.
+    fn perform(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), Fault> {
         let outcome = group
             .iter_mut()
             .try_for_each(|work| work.perform(self))
@@ -331,22 +322,27 @@ impl<'c> Session<'c> {
 
     /// Says good-bye: instances that hold no task any more are gone, others are found dead by the next one.
     fn leave(&mut self, path: &Path) {
-        for (id, lock) in std::mem::take(&mut self.locks_held) {
-            let left = self.tx.begin().and_then(|()| {
-                let left = self.orphans.leave(&mut self.tx, id);
-                match left.and_then(|left| self.tx.commit().map(|()| left)) {
-                    Err(fault) => self.tx.rollback().and(Err(fault)),
-                    left => left,
-                }
-            });
-            let done = left.and_then(|left| match left {
-                true => Ok(lock.remove()?),
-                false => Ok(()),
-            });
-            if let Err(fault) = done {
+        for id in self.locks.held() {
+            if let Err(fault) = self.leave_as(id) {
                 tracing::warn!(%id, %fault, ?path, "an instance could not say good-bye; the next one clears it away");
             }
         }
+    }
+
+    fn leave_as(&mut self, id: InstanceId) -> Result<(), Fault> {
+        self.tx.begin()?;
+        let left = self.orphans.leave(&mut self.tx, id);
+        match left.and_then(|left| self.tx.commit().map(|()| left)) {
+            Ok(true) => Ok(self.locks.remove(id)?),
+            Ok(false) => Ok(()),
+            Err(fault) => self.tx.rollback().and(Err(fault)),
+        }
+    }
+}
+
+fn tell(group: impl IntoIterator<Item = Box<dyn Work>>, fault: &Arc<Fault>, path: &Path) {
+    for work in group {
+        work.answer(Err(fault.explain_to_many("write to", path)));
     }
 }
 
@@ -355,5 +351,133 @@ impl fmt::Debug for Session<'_> {
         f.debug_struct("Session")
             .field("locks", &self.locks)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use axum_taskflow_core::{Enqueued, IdSource, Task, Timestamp};
+
+    use super::*;
+    use crate::{Durability, connection};
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
+
+    fn writer(folder: &tempfile::TempDir) -> Arc<Writer> {
+        let path = folder.path().join("tasks.db");
+        let conn =
+            connection::open_writer(&path, Durability::Process, Duration::from_millis(10)).unwrap();
+        Arc::new(Writer::start(conn, path).unwrap())
+    }
+
+    fn batch(ids: &IdSource, args: &str) -> Batch {
+        let mut batch = Batch::at(NOW);
+        batch
+            .tasks
+            .push(Arc::new(Task::new(ids.task(NOW), "f", args)));
+        batch
+    }
+
+    fn n_tasks(session: &mut Session<'_>) -> Result<i64, Fault> {
+        let count = "SELECT n FROM counter";
+        Ok(session.tx.conn.query_row(count, [], |row| row.get(0))?)
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_share_a_transaction_and_a_bad_one_harms_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let ids = IdSource::default();
+        let n_played = Arc::new(AtomicUsize::new(0));
+        let (open_gate, gate) = std::sync::mpsc::channel::<()>();
+        let (at_gate, is_at_gate) = oneshot::channel();
+        let mut at_gate = Some(at_gate);
+        let first = tokio::spawn({
+            let writer = writer.clone();
+            async move {
+                let held_up = move |_: &mut Session<'_>| {
+                    at_gate.take().map(|at_gate| at_gate.send(()));
+                    gate.recv().ok();
+                    Ok(())
+                };
+                writer.call(held_up).await
+            }
+        });
+        is_at_gate.await.unwrap();
+
+        // They wait behind the first one.
+        let calls = [Ok("[1]"), Err("no"), Ok("[2]")].map(|asked| {
+            let (writer, n_played) = (writer.clone(), n_played.clone());
+            let batch = batch(&ids, "[]");
+            tokio::spawn(async move {
+                let played = move |session: &mut Session<'_>| {
+                    n_played.fetch_add(1, Ordering::SeqCst);
+                    session.write(&batch)?;
+                    asked.map_err(Fault::unreadable)
+                };
+                writer.call(played).await
+            })
+        });
+        while writer.requests.capacity() > WAITING_MAX - 3 {
+            tokio::task::yield_now().await;
+        }
+        open_gate.send(()).unwrap();
+
+        first.await.unwrap().unwrap();
+        let [good, bad, other] = calls;
+        assert_eq!(good.await.unwrap().unwrap(), "[1]");
+        let error = bad.await.unwrap().unwrap_err();
+        assert!(error.to_string().ends_with("tasks.db\": no"), "{error}");
+        assert_eq!(other.await.unwrap().unwrap(), "[2]");
+        // The first two together, then each of the three alone.
+        assert_eq!(n_played.load(Ordering::SeqCst), 5);
+        assert_eq!(writer.call(n_tasks).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_loses_nothing_and_is_over_when_there_is_space() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let ids = IdSource::default();
+        let space = |pages: i64| {
+            move |session: &mut Session<'_>| {
+                Ok(session
+                    .tx
+                    .conn
+                    .pragma_update(None, "max_page_count", pages)?)
+            }
+        };
+        writer.call(space(100)).await.unwrap();
+        let large = "x".repeat(20_000);
+
+        let mut n_stored = 0;
+        let error = loop {
+            let batch = batch(&ids, &large);
+            match writer.call(move |session| session.write(&batch)).await {
+                Ok(_) => n_stored += 1,
+                Err(error) => break error,
+            }
+        };
+
+        assert!(
+            error.to_string().contains("full; free some space"),
+            "{error}"
+        );
+        assert!(!error.is_refused(), "it may work later");
+        assert!(n_stored > 0);
+        assert_eq!(writer.call(n_tasks).await.unwrap(), n_stored);
+        writer.call(space(1_000)).await.unwrap();
+        let batch = batch(&ids, &large);
+        let written = writer.call(move |session| session.write(&batch)).await;
+        assert_eq!(written.unwrap().tasks, [Enqueued::Created]);
+        assert_eq!(writer.call(n_tasks).await.unwrap(), n_stored + 1);
     }
 }

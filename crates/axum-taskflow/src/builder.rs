@@ -11,7 +11,7 @@ use crate::manager::TaskManager;
 
 /// Settings of a [`TaskManager`].
 ///
-/// ```
+/// ```standalone_crate
 /// use std::time::Duration;
 /// use axum_taskflow::TaskManager;
 ///

@@ -1,14 +1,65 @@
 //! Background tasks for axum services, safe on disk.
 //!
-//! ```
-//! use axum_taskflow::{Failure, task};
+//! A handler adds a task and gets its id once the task is stored. The task runs in the same process: there is no
+//! worker to deploy and no broker to run. It is retried, cancelled and logged, and seen live on a page of your own
+//! service. If the process dies, the next start finds every task that was accepted.
+//!
+//! ```no_run
+//! use axum::{Json, Router, routing::post};
+//! use axum_taskflow::{Failure, TaskError, TaskId, TaskManager, Tasks, task};
 //!
 //! #[task(retries = 3, delay = "1s", backoff = 2.0)]
 //! async fn send_email(address: String) -> Result<(), Failure> {
-//!     println!("to {address}");
+//!     println!("a mail to {address}");
+//!     Ok(())
+//! }
+//!
+//! async fn signup(tasks: Tasks, address: String) -> Result<Json<TaskId>, TaskError> {
+//!     let id = tasks
+//!         .add_task(send_email, address.clone())
+//!         .idempotency_key(format!("welcome-{address}"))
+//!         .await?; // safe on disk from here on
+//!     Ok(Json(id))
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let manager = TaskManager::builder().sqlite("tasks.db").build().await?;
+//!     let app = Router::new()
+//!         .route("/signup", post(signup))
+//!         .with_state(manager.clone());
+//!
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
+//!     axum::serve(listener, app)
+//!         .with_graceful_shutdown(manager.shutdown_on_signal())
+//!         .await?;
+//!     manager.shutdown().await?;
 //!     Ok(())
 //! }
 //! ```
+//!
+//! # The parts
+//!
+//! **A function becomes a task** by [`#[task]`](macro@task), with its options. It may take a [`TaskContext`] (who it is,
+//! log lines, progress, cancellation) and the application's state as [`Data`] before its arguments. It returns a value,
+//! or an error; a [`Failure`] also says whether to try again and when. [`TaskDef`] is the same by hand.
+//!
+//! **A service has a manager**: [`TaskManager::builder`] takes the settings ([`Builder`]) and starts it. Handlers get it by
+//! the extractor [`Tasks`], and answer a failed call with [`TaskError`]. At the end,
+//! [`TaskManager::shutdown_on_signal`] lets tasks come to their end.
+//!
+//! **Tasks are added** by [`add_task`](axum_taskflow_core::TaskManager::add_task), one, or by
+//! [`add_tasks`](axum_taskflow_core::TaskManager::add_tasks), many in one step. [`AddTask`] lists what can be said beside
+//! the arguments: keys, priorities, times, retries.
+//!
+//! **Tasks are looked at and controlled** by the other methods of the [manager](axum_taskflow_core::TaskManager): wait
+//! for a result, get one [`Task`], list them by [`ListQuery`], cancel, retry, read counts and logs, follow
+//! [`TaskEvent`]s.
+//!
+//! **Tasks are stored** in an [`Sqlite`] file ([`SqliteOptions`], [`Durability`]), in [`Memory`], or in a [`Backend`] of
+//! your own, which deals with [`Batch`]es of tasks and [`Change`]s.
+//!
+//! What the library promises and what it does not, and the guides, are in the folder `docs` of the repository.
 
 mod manager;
 mod builder;
@@ -16,6 +67,7 @@ mod extract;
 mod shutdown;
 
 pub use axum_taskflow_core::*;
+pub use axum_taskflow_dashboard::{Rights, TaskAdmin};
 pub use axum_taskflow_macros::task;
 pub use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
 

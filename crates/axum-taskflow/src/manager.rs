@@ -8,7 +8,7 @@ use crate::builder::Builder;
 ///
 /// Everything that it can do stands on [`axum_taskflow_core::TaskManager`], to which it dereferences.
 ///
-/// ```
+/// ```standalone_crate
 /// use axum_taskflow::{TaskManager, task};
 ///
 /// #[task]

@@ -1,25 +1,16 @@
-use axum_taskflow::{Args, IntoArgs, TaskFn};
+use std::rc::Rc;
 
-fn add_task<F, P, M, A>(_function: F, _args: A)
-where
-    F: TaskFn<P, M>,
-    P: Args,
-    A: IntoArgs<P, F>,
-    M: 'static,
-{
-}
-
-async fn send_email(address: &str) {
-    println!("{address}");
-}
+use axum_taskflow::Tasks;
 
 async fn count(rows: Vec<String>) {
-    let shared = std::rc::Rc::new(rows);
+    let shared = Rc::new(rows);
     std::future::ready(()).await;
     println!("{}", shared.len());
 }
 
-fn main() {
-    add_task(send_email, "a@example.org");
-    add_task(count, vec![String::new()]);
+async fn add(tasks: Tasks) -> Result<(), axum_taskflow::Error> {
+    tasks.add_task(count, vec![String::new()]).await?;
+    Ok(())
 }
+
+fn main() {}

@@ -4,9 +4,24 @@ struct Signup {
     address: String,
 }
 
+#[derive(serde::Serialize)]
+struct Change {
+    address: String,
+}
+
 #[task]
-async fn welcome(address: String, signup: Signup) {
-    println!("{address} {}", signup.address);
+async fn welcome(greeting: String, signup: Signup) {
+    println!("{greeting} {}", signup.address);
+}
+
+#[task]
+fn tell(change: Change) {
+    println!("{}", change.address);
+}
+
+#[task]
+fn tell_all(changes: Vec<Change>) {
+    println!("{}", changes.len());
 }
 
 fn main() {}

@@ -24,9 +24,12 @@ impl Mailer {
     }
 }
 
-#[task]
-fn nine(a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8) {
-    let _ = (a, b, c, d, e, f, g, h, i);
+// An attribute cannot see where its function stands, so this one is the compiler's own.
+impl Mailer {
+    #[task]
+    async fn send_without_self(address: String) {
+        let _ = address;
+    }
 }
 
 fn main() {}

@@ -1,0 +1,279 @@
+//! Claims: which tasks, in which order, and for whom.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::bench::{Bench, ids};
+use crate::{backend::ListQuery, change::Change, clock::Timestamp, id::TaskId, task::Task};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) async fn a_claimed_task_belongs_to_the_claimer(bench: &Bench<'_>) {
+    let mut task = bench.keyed("k", SECOND);
+    task.tags.insert("a".to_owned(), "b".to_owned());
+    task.priority = 5;
+    bench.add_one(&task).await;
+
+    let claimed = bench.claim(&["f"], 9).await.tasks;
+
+    task.life.owner = Some(bench.me);
+    assert_eq!(claimed, [task.clone()]);
+    bench.expect(&task).await;
+}
+
+pub(super) async fn a_task_is_claimed_once(bench: &Bench<'_>) {
+    bench.add_one(&bench.task("f")).await;
+    assert_eq!(bench.claim(&["f"], 9).await.tasks.len(), 1);
+
+    assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
+    bench.advance(SECOND);
+    assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
+}
+
+pub(super) async fn claimers_at_once_share_what_waits(bench: &Bench<'_>) {
+    let tasks: Vec<Task> = (0..500).map(|_| bench.task("f")).collect();
+    bench.add(&tasks).await;
+    let mut claimers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (backend, mut claim) = (bench.backend.clone(), bench.claim_of(&["f"], 7));
+        claim.owner = bench.stranger();
+        claimers.spawn(async move {
+            let mut mine = Vec::new();
+            loop {
+                let claimed = backend.claim(claim.clone()).await.expect("claimed").tasks;
+                if claimed.is_empty() {
+                    return (claim.owner, mine);
+                }
+                mine.extend(ids(&claimed));
+            }
+        });
+    }
+
+    let shares = claimers.join_all().await;
+
+    let all: Vec<TaskId> = shares.iter().flat_map(|(_, mine)| mine.clone()).collect();
+    assert_eq!(all.len(), 500);
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 500);
+    for (owner, mine) in shares {
+        for id in mine {
+            let stored = bench.get(id).await.expect("it is stored");
+            assert_eq!(stored.life.owner, Some(owner));
+        }
+    }
+}
+
+/// Tasks of two functions in the order in which they are to run, due at different times up to now. They were created
+/// in another order; only the two that are alike in priority and time are told apart by it.
+fn in_order(bench: &Bench<'_>) -> Vec<Task> {
+    let earlier = |ms| bench.now().saturating_sub(Duration::from_millis(ms));
+    let created: Vec<Task> = (0..10).map(|_| bench.task("f")).collect();
+    let mut tasks: Vec<Task> = [9, 8, 7, 1, 2, 6, 5, 0, 4, 3]
+        .map(|n: usize| created[n].clone())
+        .into();
+    let places = [
+        (i32::MAX, 0, "f"),
+        (7, 2_000, "g"),
+        (7, 1, "f"),
+        (7, 0, "g"),
+        (7, 0, "f"),
+        (1, 500, "f"),
+        (0, 60_000, "f"),
+        (0, 0, "g"),
+        (-1, 90_000, "g"),
+        (i32::MIN, 100_000, "f"),
+    ];
+    for (task, (priority, ago_ms, name)) in tasks.iter_mut().zip(places) {
+        task.priority = priority;
+        task.life.run_at = earlier(ago_ms);
+        task.name = name.into();
+    }
+    tasks
+}
+
+pub(super) async fn higher_priority_goes_first_then_earlier_then_older(bench: &Bench<'_>) {
+    let tasks = in_order(bench);
+    let mut shuffled = tasks.clone();
+    shuffled.rotate_left(4);
+    shuffled.swap(0, 5);
+    shuffled.swap(2, 9);
+    bench.add(&shuffled).await;
+
+    assert_eq!(bench.claim_ids(&["g", "f"], 100).await, ids(&tasks));
+}
+
+pub(super) async fn the_order_holds_from_one_claim_to_the_next(bench: &Bench<'_>) {
+    let tasks = in_order(bench);
+    let mut backwards = tasks.clone();
+    backwards.reverse();
+    bench.add(&backwards).await;
+
+    let mut claimed = Vec::new();
+    for limit in [1, 3, 2, 1, 3, 1] {
+        claimed.extend(bench.claim_ids(&["f", "g"], limit).await);
+    }
+
+    assert_eq!(claimed, ids(&tasks));
+}
+
+pub(super) async fn a_task_is_not_claimed_before_its_time(bench: &Bench<'_>) {
+    let mut task = bench.task("f");
+    task.priority = 9;
+    task.life.run_at = bench.after(SECOND);
+    bench.add_one(&task).await;
+
+    bench.advance(Duration::from_millis(999));
+    assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
+    bench.advance(Duration::from_millis(1));
+
+    assert_eq!(bench.claim_ids(&["f"], 9).await, [task.id]);
+}
+
+pub(super) async fn a_task_at_the_end_of_time_waits(bench: &Bench<'_>) {
+    let mut task = bench.task("f");
+    task.life.run_at = Timestamp::MAX;
+    bench.add_one(&task).await;
+
+    let claimed = bench.claim(&["f"], 9).await;
+
+    assert_eq!(
+        (claimed.tasks, claimed.next_due),
+        (vec![], Some(Timestamp::MAX))
+    );
+    bench.expect(&task).await;
+}
+
+pub(super) async fn only_tasks_that_wait_and_belong_to_nobody_are_claimed(bench: &Bench<'_>) {
+    let mut tasks: Vec<Task> = (0..5).map(|_| bench.task("f")).collect();
+    tasks[0].life.owner = Some(bench.me);
+    tasks[1].life.owner = Some(bench.stranger());
+    bench.add(&tasks).await;
+    bench.start(&mut tasks[2]).await;
+    bench.start(&mut tasks[3]).await;
+    bench.succeed(&mut tasks[3]).await;
+    bench.cancel(&mut tasks[4]).await;
+
+    let claimed = bench.claim(&["f"], 9).await;
+
+    assert_eq!((claimed.tasks, claimed.next_due), (vec![], None));
+    for task in &tasks {
+        bench.expect(task).await;
+    }
+}
+
+pub(super) async fn a_task_that_was_let_go_is_claimed_again(bench: &Bench<'_>) {
+    let mut owned = bench.owned("f");
+    bench.add_one(&owned).await;
+
+    for _ in 0..3 {
+        let change = Change::released(&owned);
+        bench.change(&mut owned, change).await;
+        let claimed = bench.claim(&["f"], 9).await.tasks;
+        owned.life.owner = Some(bench.me);
+        assert_eq!(claimed, [owned.clone()]);
+    }
+}
+
+pub(super) async fn a_task_between_two_attempts_is_claimed_when_it_is_due(bench: &Bench<'_>) {
+    let (mut retried, mut held) = (bench.owned("f"), bench.owned("f"));
+    bench.add(&[retried.clone(), held.clone()]).await;
+    bench.start(&mut retried).await;
+    bench.fail_and_wait(&mut retried).await;
+    let change = Change::held(&held, "no", bench.after(SECOND * 2));
+    bench.change(&mut held, change).await;
+
+    let early = bench.claim(&["f"], 9).await;
+    assert_eq!(
+        (early.tasks, early.next_due),
+        (vec![], Some(retried.life.run_at))
+    );
+    bench.advance(SECOND);
+    let claimed = bench.claim(&["f"], 9).await;
+    assert_eq!(claimed.next_due, Some(held.life.run_at));
+    bench.advance(SECOND);
+
+    assert_eq!(bench.claim_ids(&["f"], 9).await, [held.id]);
+    retried.life.owner = Some(bench.me);
+    retried.past_attempts.clear();
+    assert_eq!(claimed.tasks, [retried]);
+}
+
+pub(super) async fn functions_that_are_not_named_are_not_touched(bench: &Bench<'_>) {
+    let names = [
+        "f", "F", "ff", "", "f ", "f_", "f%", "*", "é", "e\u{301}", "f\0",
+    ];
+    let tasks: Vec<Task> = names.iter().map(|name| bench.task(name)).collect();
+    bench.add(&tasks).await;
+
+    assert_eq!(bench.claim(&["unknown", "_", "%"], 99).await.tasks, []);
+    for (name, task) in names.iter().zip(&tasks) {
+        assert_eq!(
+            bench.claim_ids(&[name, "unknown", name], 99).await,
+            [task.id]
+        );
+    }
+}
+
+pub(super) async fn no_names_or_no_limit_claim_nothing(bench: &Bench<'_>) {
+    let task = bench.task("f");
+    let mut ahead = bench.task("f");
+    ahead.life.run_at = bench.after(SECOND);
+    bench.add(&[task.clone(), ahead.clone()]).await;
+
+    for claimed in [bench.claim(&["f"], 0).await, bench.claim(&[], 9).await] {
+        assert_eq!(claimed.tasks, []);
+        assert_eq!(claimed.next_due, Some(ahead.life.run_at));
+    }
+
+    bench.expect(&task).await;
+    assert_eq!(bench.claim_ids(&["f"], usize::MAX).await, [task.id]);
+}
+
+pub(super) async fn two_thousand_names_are_not_too_many(bench: &Bench<'_>) {
+    let names: Vec<String> = (0..2_000).map(|n| format!("function_{n}")).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let tasks = [bench.task(names[0]), bench.task(names[1_999])];
+    bench.add(&tasks).await;
+
+    assert_eq!(bench.claim_ids(&names, 9).await, ids(&tasks));
+}
+
+pub(super) async fn next_due_is_the_earliest_time_ahead_of_any_function(bench: &Bench<'_>) {
+    let next_due = async || bench.claim(&["f"], 0).await.next_due;
+    assert_eq!(next_due().await, None);
+    let mut tasks: Vec<Task> = (0..5).map(|_| bench.task("g")).collect();
+    for (n, task) in tasks.iter_mut().enumerate() {
+        task.life.run_at = bench.after(SECOND * n as u32);
+        task.priority = n as i32;
+    }
+    tasks[1].life.owner = Some(bench.me);
+    bench.add(&tasks).await;
+
+    // Number 0 is due already, number 1 belongs to somebody.
+    assert_eq!(next_due().await, Some(tasks[2].life.run_at));
+    bench.cancel(&mut tasks[2]).await;
+    assert_eq!(next_due().await, Some(tasks[3].life.run_at));
+    bench.advance(SECOND * 3);
+    assert_eq!(next_due().await, Some(tasks[4].life.run_at));
+    bench.advance(SECOND);
+    assert_eq!(next_due().await, None);
+    assert_eq!(bench.claim(&["g"], 9).await.tasks.len(), 3);
+}
+
+pub(super) async fn a_clock_that_is_set_back_claims_nothing_early(bench: &Bench<'_>) {
+    let mut tasks: Vec<Task> = (0..3).map(|_| bench.task("f")).collect();
+    tasks[1].life.run_at = bench.after(SECOND);
+    tasks[2].life.run_at = bench.after(SECOND * 2);
+    tasks[2].priority = 1;
+    bench.add(&tasks).await;
+    let mut later = bench.claim_of(&[], 9);
+    later.now = bench.after(SECOND * 9);
+    let claimed = bench.backend.claim(later).await.expect("claimed");
+    assert_eq!(claimed.next_due, None);
+
+    let claimed = bench.claim(&["f"], 9).await;
+
+    assert_eq!(ids(&claimed.tasks), [tasks[0].id]);
+    assert_eq!(claimed.next_due, Some(tasks[1].life.run_at));
+    bench.advance(SECOND * 2);
+    assert_eq!(bench.claim_ids(&["f"], 9).await, [tasks[2].id, tasks[1].id]);
+    assert_eq!(bench.walk(ListQuery::default()).await.len(), 3);
+}

@@ -1,0 +1,262 @@
+//! Several processes on one file, and what the dead leave behind.
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
+
+use axum_taskflow_core::{Applied, Backend, Batch, Change, Prune, TaskId, TaskStatus, Timestamp};
+use axum_taskflow_sqlite::SqliteOptions;
+use rusqlite::Connection;
+use support::{Boot, NOW, Played};
+use tempfile::tempdir;
+
+fn this_test() -> Command {
+    Command::new(std::env::current_exe().unwrap())
+}
+
+fn lock_files(path: &Path) -> usize {
+    let folder = format!("{}-instances", path.display());
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[tokio::test]
+async fn a_killed_instance_leaves_orphans_and_a_living_one_does_not() {
+    if let Some(path) = support::role() {
+        let boot = Boot::at(Path::new(&path)).await;
+        let (waiting, running) = (boot.owned(), boot.owned());
+        boot.add(&[&waiting, &running]).await;
+        boot.change(Change::started(&running, boot.me, NOW).unwrap())
+            .await;
+        println!("ready {} {}", waiting.id, running.id);
+        return support::wait_for_the_parent();
+    }
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let name = "a_killed_instance_leaves_orphans_and_a_living_one_does_not";
+    let mut child = Played::start(this_test(), name, path.to_str().unwrap());
+    let ids = child.said("ready ");
+    let boot = Boot::at(&path).await;
+    let mine = boot.owned();
+    boot.add(&[&mine]).await;
+
+    assert_eq!(boot.backend.orphans(10).await.unwrap(), []);
+    child.kill();
+    let orphans = boot.backend.orphans(10).await.unwrap();
+
+    let found: Vec<String> = orphans.iter().map(|task| task.id.to_string()).collect();
+    assert_eq!(found.join(" "), ids);
+    assert_eq!(orphans[0].life.status, TaskStatus::Pending);
+    assert_eq!(orphans[1].life.status, TaskStatus::Running);
+    assert_eq!(boot.backend.orphans(1).await.unwrap().len(), 1);
+    assert_eq!(lock_files(&path), 2, "the dead one still owns tasks");
+    for orphan in &orphans {
+        let change = match orphan.life.status {
+            TaskStatus::Pending => Change::released(orphan),
+            _ => Change::interrupted(orphan, "its process died", NOW),
+        };
+        let written = boot.change(change.unwrap()).await;
+        assert_eq!(written.changes, [Applied::Applied]);
+    }
+    assert_eq!(boot.backend.orphans(10).await.unwrap(), []);
+    assert_eq!(lock_files(&path), 1, "the dead one owns nothing any more");
+}
+
+#[tokio::test]
+async fn what_was_answered_is_on_disk_whenever_the_process_is_killed() {
+    if let Some(path) = support::role() {
+        let boot = Boot::at(Path::new(&path)).await;
+        loop {
+            let task = boot.owned();
+            boot.add(&[&task]).await;
+            println!("stored {}", task.id);
+        }
+    }
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    for n_said in [1, 50, 300] {
+        let name = "what_was_answered_is_on_disk_whenever_the_process_is_killed";
+        let mut child = Played::start(this_test(), name, path.to_str().unwrap());
+        let mut stored: Vec<String> = (0..n_said).map(|_| child.said("stored ")).collect();
+        let rest = child.kill();
+        stored.extend(
+            rest.iter()
+                .filter_map(|line| Some(line.split_once("stored ")?.1.to_owned())),
+        );
+
+        let boot = Boot::at(&path).await;
+
+        for id in stored.iter().filter(|id| id.len() == 36) {
+            let id: TaskId = id.parse().unwrap();
+            assert!(
+                boot.backend.get(id).await.unwrap().is_some(),
+                "{id} is lost"
+            );
+        }
+        let check = Connection::open(&path).unwrap();
+        let whole: String = check
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(whole, "ok");
+        let (n_tasks, n_counted): (i64, i64) = check
+            .query_row(
+                "SELECT (SELECT count(*) FROM task), (SELECT sum(n) FROM counter)",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .unwrap();
+        assert_eq!(n_tasks, n_counted);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_was_dropped_is_dead_for_the_next_one() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let task = boot.owned();
+    boot.add(&[&task]).await;
+
+    drop(boot);
+
+    let next = Boot::at(&path).await;
+    assert_eq!(next.backend.orphans(10).await.unwrap(), [task]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn whoever_comes_by_a_link_finds_the_same_instances() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let link = folder.path().join("link.db");
+    let boot = Boot::at(&path).await;
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    boot.add(&[&boot.owned()]).await;
+
+    let other = Boot::at(&link).await;
+
+    assert_eq!(other.backend.orphans(10).await.unwrap(), []);
+    assert_eq!(lock_files(&path), 2);
+}
+
+#[tokio::test]
+async fn an_instance_that_closes_without_tasks_leaves_nothing() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let task = boot.owned();
+    boot.add(&[&task]).await;
+    boot.change(Change::cancelled(&task, NOW).unwrap()).await;
+
+    boot.backend.close().await.unwrap();
+
+    assert_eq!(lock_files(&path), 0);
+    let next = Boot::at(&path).await;
+    assert_eq!(next.backend.orphans(10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_instance_is_forgotten_when_no_task_names_it_any_more() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let n_instances = || -> i64 {
+        let conn = Connection::open(&path).unwrap();
+        conn.query_row("SELECT count(*) FROM instance", [], |row| row.get(0))
+            .unwrap()
+    };
+    let first = Boot::at(&path).await;
+    let mut task = first.owned();
+    first.add(&[&task]).await;
+    let change = Change::started(&task, first.me, NOW).unwrap();
+    task.life = change.life.clone();
+    first.change(change).await;
+    first
+        .change(Change::interrupted(&task, "enough", NOW).unwrap())
+        .await;
+    first.backend.close().await.unwrap();
+    let next = Boot::at(&path).await;
+    let prune = |before: Timestamp| {
+        next.backend.prune(Prune {
+            finished_before: before,
+            failed_before: before,
+            series_before: NOW,
+            from: None,
+            limit: 100,
+        })
+    };
+
+    assert_eq!(prune(NOW).await.unwrap().deleted, 0);
+    let stored = next.backend.get(task.id).await.unwrap().unwrap();
+    assert_eq!(stored.life.instance, Some(first.me));
+    assert_eq!(n_instances(), 2);
+    assert_eq!(
+        prune(NOW.saturating_add(Duration::from_secs(1)))
+            .await
+            .unwrap()
+            .deleted,
+        1
+    );
+
+    assert_eq!(n_instances(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_write_to_one_file_in_turn() {
+    const N_TASKS: usize = 200;
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boots = [
+        Boot::at(&path).await,
+        Boot::at(&path).await,
+        Boot::at(&path).await,
+    ];
+
+    let writers = boots.map(|boot| {
+        tokio::spawn(async move {
+            for _ in 0..N_TASKS {
+                boot.add(&[&boot.owned()]).await;
+            }
+            boot
+        })
+    });
+    let mut boots = Vec::new();
+    for writer in writers {
+        boots.push(writer.await.unwrap());
+    }
+
+    for boot in &boots {
+        let counts = boot.backend.counts().await.unwrap();
+        assert_eq!(counts.len(), 1);
+        assert_eq!(counts[0].n, 3 * N_TASKS as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_write_fails_when_another_process_holds_the_file_for_too_long_and_works_again_after_it() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let options = SqliteOptions::new(&path).lock_wait(Duration::from_millis(20));
+    let boot = Boot::of(options.open().unwrap()).await;
+    let task = boot.owned();
+    let mut batch = Batch::at(NOW);
+    batch.tasks.push(Arc::new(task.clone()));
+    let batch = Arc::new(batch);
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let error = boot.backend.write(batch.clone()).await.unwrap_err();
+
+    assert!(
+        error.to_string().contains("another process has locked it"),
+        "{error}"
+    );
+    assert!(!error.is_refused(), "it may work later");
+    assert_eq!(
+        boot.backend.get(task.id).await.unwrap(),
+        None,
+        "reading goes on"
+    );
+    other.execute_batch("COMMIT").unwrap();
+    boot.backend.write(batch).await.unwrap();
+    assert_eq!(boot.backend.get(task.id).await.unwrap(), Some(task));
+}

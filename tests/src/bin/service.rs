@@ -1,0 +1,406 @@
+//! A small service for the tests to start, ask and kill: `service <folder>`.
+//!
+//! Tasks are stored in `tasks.db` in the folder, and each task writes what it does to `effects` there, a line at a
+//! time, so that a test can tell what has run even if the process is gone. Prints its address once it listens.
+
+use std::{
+    collections::HashSet,
+    env,
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{FromRef, Path as UrlPath, State},
+    http::StatusCode,
+    routing::{get, post},
+};
+use axum_taskflow::{
+    AddTask, AddTasks, Data, Failure, ListQuery, Rights, Task, TaskAdmin, TaskContext, TaskError,
+    TaskId, TaskManager, Tasks, Timestamp, task,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+// ---- the tasks -----------------------------------------------------------------------------------------------
+
+/// What tasks have done, on disk.
+#[derive(Clone)]
+struct Effects(Arc<File>);
+
+impl Effects {
+    fn open(folder: &Path) -> std::io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.create(true).append(true);
+        Ok(Self(Arc::new(file.open(folder.join("effects"))?)))
+    }
+
+    /// Appends a line in one write, so that no two lines mix and none is torn.
+    fn note(&self, ctx: &TaskContext, what: &str, label: &str) -> std::io::Result<()> {
+        let line =
+            json!({ "id": ctx.id(), "attempt": ctx.attempt(), "what": what, "label": label });
+        let mut file = &*self.0;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        file.sync_data()
+    }
+}
+
+/// Doors behind which tasks wait until a test opens them.
+#[derive(Clone)]
+struct Doors(watch::Sender<HashSet<String>>);
+
+impl Doors {
+    fn open(&self, name: String) {
+        self.0.send_modify(|open| {
+            open.insert(name);
+        });
+    }
+
+    async fn through(&self, name: &str) {
+        let is_open = |open: &HashSet<String>| open.contains(name);
+        // The sender is ours, so it cannot be gone.
+        let _ = self.0.subscribe().wait_for(is_open).await;
+    }
+
+    fn is_open(&self, name: &str) -> bool {
+        self.0.borrow().contains(name)
+    }
+}
+
+type Done = Result<(), Failure>;
+
+#[task]
+async fn effect(ctx: TaskContext, Data(effects): Data<Effects>, label: String) -> Done {
+    Ok(effects.note(&ctx, "ran", &label)?)
+}
+
+#[task]
+fn effect_blocking(ctx: TaskContext, Data(effects): Data<Effects>, label: String) -> Done {
+    Ok(effects.note(&ctx, "ran", &label)?)
+}
+
+#[task]
+async fn sleeps(ctx: TaskContext, Data(effects): Data<Effects>, label: String, ms: u64) -> Done {
+    effects.note(&ctx, "began", &label)?;
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    Ok(effects.note(&ctx, "ended", &label)?)
+}
+
+/// Runs until its door is opened.
+#[task]
+async fn waits(
+    ctx: TaskContext,
+    Data(effects): Data<Effects>,
+    Data(doors): Data<Doors>,
+    door: String,
+) -> Result<String, Failure> {
+    effects.note(&ctx, "began", &door)?;
+    doors.through(&door).await;
+    effects.note(&ctx, "ended", &door)?;
+    Ok(format!("through {door}"))
+}
+
+/// Runs on a thread until its door is opened or it is told to stop.
+#[task]
+fn blocks(
+    ctx: TaskContext,
+    Data(effects): Data<Effects>,
+    Data(doors): Data<Doors>,
+    door: String,
+) -> Done {
+    effects.note(&ctx, "began", &door)?;
+    while !doors.is_open(&door) {
+        if ctx.is_cancelled() {
+            effects.note(&ctx, "stopped", &door)?;
+            return Err(Failure::give_up("told to stop"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(effects.note(&ctx, "ended", &door)?)
+}
+
+#[task]
+async fn fails(message: String) -> Done {
+    Err(Failure::retry(Refused(std::io::Error::other(message))))
+}
+
+#[derive(Debug)]
+struct Refused(std::io::Error);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "refused: {}", self.0)
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// Fails at its first attempts and succeeds at this one.
+#[task]
+async fn fails_before(
+    ctx: TaskContext,
+    Data(effects): Data<Effects>,
+    label: String,
+    good: u32,
+) -> Result<u32, Failure> {
+    effects.note(&ctx, "ran", &label)?;
+    match ctx.attempt() {
+        n if n < good => Err(Failure::retry(format!("attempt {n} is bad"))),
+        n => Ok(n),
+    }
+}
+
+/// Does nothing, often.
+#[task]
+async fn idles(_n: u32) {}
+
+#[task]
+async fn panics(message: String) {
+    panic!("{message}");
+}
+
+/// Ends the whole process, as a bug in native code would.
+#[task]
+async fn aborts(ctx: TaskContext, Data(effects): Data<Effects>, label: String) -> Done {
+    effects.note(&ctx, "began", &label)?;
+    std::process::abort();
+}
+
+#[task]
+async fn talks(ctx: TaskContext, Data(doors): Data<Doors>, line: String, door: String) -> u32 {
+    ctx.log(line.as_str());
+    ctx.progress(0.5, line);
+    doors.through(&door).await;
+    42
+}
+
+// ---- the routes ----------------------------------------------------------------------------------------------
+
+#[derive(Clone, FromRef)]
+struct App {
+    tasks: TaskManager,
+    doors: Doors,
+}
+
+/// An `add_task` as JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    function: String,
+    args: Value,
+    key: Option<String>,
+    key_ttl_ms: Option<u64>,
+    delay_by_ms: Option<u64>,
+    run_at: Option<Timestamp>,
+    priority: Option<i32>,
+    retries: Option<u32>,
+    delay_ms: Option<u64>,
+    jitter: Option<f64>,
+    timeout_ms: Option<u64>,
+    requeue: Option<bool>,
+    #[serde(default)]
+    tags: std::collections::BTreeMap<String, String>,
+}
+
+/// Many `add_task`s of one function and one argument.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bulk {
+    function: String,
+    #[serde(default)]
+    args: Vec<String>,
+    /// How many, for a function that takes its number.
+    #[serde(default)]
+    n: u32,
+}
+
+async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, TaskError> {
+    let args = order.args.clone();
+    let unreadable = |error: serde_json::Error| invalid(format!("args: {error}"));
+    macro_rules! ordered {
+        ($function:ident, $type:ty) => {
+            with_options(
+                tasks.add_task(
+                    $function,
+                    serde_json::from_value::<$type>(args).map_err(unreadable)?,
+                ),
+                order,
+            )
+            .await?
+        };
+    }
+    let id = match &*order.function {
+        "effect" => ordered!(effect, String),
+        "effect_blocking" => ordered!(effect_blocking, String),
+        "sleeps" => ordered!(sleeps, (String, u64)),
+        "waits" => ordered!(waits, String),
+        "blocks" => ordered!(blocks, String),
+        "fails" => ordered!(fails, String),
+        "fails_before" => ordered!(fails_before, (String, u32)),
+        "idles" => ordered!(idles, u32),
+        "panics" => ordered!(panics, String),
+        "aborts" => ordered!(aborts, String),
+        "talks" => ordered!(talks, (String, String)),
+        other => return Err(invalid(format!("there is no function {other}"))),
+    };
+    Ok(Json(json!({ "id": id, "instance": tasks.instance().id })))
+}
+
+fn with_options(mut add: AddTask<'_>, order: Order) -> AddTask<'_> {
+    let ms = Duration::from_millis;
+    add = add.tags(order.tags);
+    macro_rules! set {
+        ($($option:expr => $setter:ident),* $(,)?) => {
+            $(if let Some(value) = $option {
+                add = add.$setter(value);
+            })*
+        };
+    }
+    set!(
+        order.key => idempotency_key,
+        order.key_ttl_ms.map(ms) => idempotency_ttl,
+        order.delay_by_ms.map(ms) => delay_by,
+        order.run_at => run_at,
+        order.priority => priority,
+        order.retries => retries,
+        order.delay_ms.map(ms) => delay,
+        order.jitter => jitter,
+        order.timeout_ms.map(ms) => timeout,
+        order.requeue => requeue_on_interrupt,
+    );
+    add
+}
+
+async fn add_many(tasks: Tasks, Json(bulk): Json<Bulk>) -> Result<Json<Vec<TaskId>>, TaskError> {
+    let many: AddTasks<'_> = match &*bulk.function {
+        "effect" => tasks.add_tasks(effect, bulk.args),
+        "effect_blocking" => tasks.add_tasks(effect_blocking, bulk.args),
+        "waits" => tasks.add_tasks(waits, bulk.args),
+        "idles" => tasks.add_tasks(idles, 0..bulk.n),
+        other => return Err(invalid(format!("there is no function {other} for many"))),
+    };
+    Ok(Json(many.await?))
+}
+
+fn invalid(message: String) -> TaskError {
+    axum_taskflow::Error::new(axum_taskflow::ErrorKind::Invalid, message).into()
+}
+
+async fn open_door(State(doors): State<Doors>, UrlPath(name): UrlPath<String>) -> StatusCode {
+    doors.open(name);
+    StatusCode::NO_CONTENT
+}
+
+/// What is stored of a task, by the library's own eyes: for tests of the store and not of the REST routes.
+async fn seen(tasks: Tasks, UrlPath(id): UrlPath<TaskId>) -> Result<Json<Value>, TaskError> {
+    Ok(Json(match tasks.get(id).await? {
+        Some(task) => view(&task),
+        None => Value::Null,
+    }))
+}
+
+/// The same of all tasks.
+async fn all_seen(tasks: Tasks) -> Result<Json<Vec<Value>>, TaskError> {
+    let mut query = ListQuery::default();
+    query.limit = 1_000;
+    let mut all = Vec::new();
+    loop {
+        let page = tasks.list(query.clone()).await?;
+        all.extend(page.tasks.iter().map(view));
+        query.before = page.next;
+        if query.before.is_none() {
+            return Ok(Json(all));
+        }
+    }
+}
+
+fn view(task: &Task) -> Value {
+    json!({
+        "id": task.id,
+        "function": task.name,
+        "args": task.args,
+        "status": task.life.status,
+        "attempt": task.life.attempt,
+        "instance": task.life.instance,
+        "run_at": task.life.run_at.as_unix_ms(),
+        "started_at": task.life.started_at.map(Timestamp::as_unix_ms),
+        "finished_at": task.life.finished_at.map(Timestamp::as_unix_ms),
+        "error": task.life.error.as_ref().map(|error| &error.message),
+        "may_repeat": task.requeue_on_interrupt,
+        "key": task.idempotency_key.as_ref().map(|key| &key.key),
+        "past": task.past_attempts.iter().map(|past| past.outcome).collect::<Vec<_>>(),
+    })
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    end_with_parent();
+    let folder = PathBuf::from(env::args_os().nth(1).ok_or("which folder?")?);
+    let doors = Doors(watch::Sender::default());
+    let mut builder = TaskManager::builder()
+        .sqlite(folder.join("tasks.db"))
+        .state(Effects::open(&folder)?)
+        .state(doors.clone());
+    if let Some(n) = setting("CONCURRENCY")? {
+        builder = builder.concurrency(usize::try_from(n)?);
+    }
+    if let Some(ms) = setting("SHUTDOWN_TIMEOUT_MS")? {
+        builder = builder.shutdown_timeout(Duration::from_millis(ms));
+    }
+    let tasks = builder.build().await?;
+    let mut admin = TaskAdmin::new(&tasks)
+        .auth("ada", "correct horse")
+        .user("bob", "battery staple", Rights::Read)
+        .token("ci", "0123456789abcdef", Rights::Operate);
+    if setting("FORGET_SESSIONS")?.is_none() {
+        admin = admin.secret("0123456789abcdef0123456789abcdef");
+    }
+    let app = Router::new()
+        .route("/add", post(add))
+        .route("/add_many", post(add_many))
+        .route("/open/{door}", post(open_door))
+        .route("/seen", get(all_seen))
+        .route("/seen/{id}", get(seen))
+        .with_state(App {
+            tasks: tasks.clone(),
+            doors,
+        })
+        .nest("/tasks", admin.routes());
+    let port = setting("PORT")?.unwrap_or(0);
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app)
+        .with_graceful_shutdown(tasks.shutdown_on_signal())
+        .await?;
+    tasks.shutdown().await?;
+    println!("stopped");
+    Ok(())
+}
+
+fn setting(name: &str) -> Result<Option<u64>, Box<dyn std::error::Error>> {
+    match env::var(name) {
+        Ok(text) => Ok(Some(
+            text.parse().map_err(|e| format!("{name}={text}: {e}"))?,
+        )),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Ends the process when the test that started it is gone: its end of our input is closed then.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        let mut all = Vec::new();
+        // Whatever reading says, the parent is gone.
+        let _ = std::io::stdin().read_to_end(&mut all);
+        std::process::exit(3);
+    });
+}
