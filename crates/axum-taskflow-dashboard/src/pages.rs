@@ -513,12 +513,12 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
     let mut frame = Frame::of(call);
     if !task.life.status.is_terminal() {
         frame.refreshes = true;
-        frame.stream =
-            form_urlencoded::Serializer::new(format!("{}/stream?", call.visit.dashboard()))
-                .append_pair("id", &id.to_string())
-                .append_pair("lines", &logs.total.to_string())
-                .append_pair("since", &call.visit.now.as_unix_ms().to_string())
-                .finish();
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("id", &id.to_string())
+            .append_pair("lines", &logs.total.to_string())
+            .append_pair("since", &call.visit.now.as_unix_ms().to_string())
+            .finish();
+        frame.stream = format!("{}/stream?{query}", call.visit.dashboard());
     }
     let detail = Detail::of(&task, logs, manager, call.visit.now);
     Ok(print(

@@ -328,6 +328,7 @@ async fn retry_failed_takes_those_of_its_time_and_function() {
     let old = site.ended(TaskStatus::Failed).await;
     site.clock.advance(Duration::from_secs(7 * 3_600));
     let new = site.ended(TaskStatus::Failed).await;
+    site.clock.advance(Duration::from_secs(1));
     let interrupted = site
         .stored("fails", |task| {
             task.args = "[\"x\"]".into();

@@ -51,6 +51,11 @@ impl std::error::Error for Because {
     }
 }
 
+/// Fails, and may be tried again.
+pub(crate) async fn flaky() -> Result<(), Failure> {
+    Err(Failure::retry("not yet"))
+}
+
 /// Runs until it is cancelled.
 pub(crate) async fn stays(ctx: TaskContext) {
     ctx.progress(0.42, "half way");
@@ -88,6 +93,7 @@ impl Site {
         config.tasks = vec![
             TaskDef::new(greet).name("greet"),
             TaskDef::new(fails).name("fails"),
+            TaskDef::new(flaky).name("flaky"),
             TaskDef::new(stays).name("stays"),
         ];
         let manager = TaskManager::start(config).await.unwrap();
