@@ -127,7 +127,9 @@ fn every_dependency_says_why_it_is_there() {
             .filter(|table| table.starts_with("dependencies]") || table.starts_with("dev-"));
         for line in dependencies.flat_map(str::lines) {
             let is_entry = line.contains(" = ") && !line.starts_with(['#', ' ']);
-            if is_entry && !line.contains("workspace = true") {
+            // Ours, by its path only: the documentation of a macro uses the crate that re-exports it.
+            let is_circle = line == r#"axum-taskflow = { path = "../axum-taskflow" }"#;
+            if is_entry && !is_circle && !line.contains("workspace = true") {
                 wrong.push(format!("{}: {line}", package.name));
             }
         }

@@ -137,6 +137,7 @@ impl Function {
             });
         } else if !matches!(&self.signature.output, ReturnType::Type(_, ty) if matches!(**ty, Type::ImplTrait(_)))
         {
+            // `impl Future` can be returned, but not be named here.
             checks.extend(
                 quote_spanned!(output.span()=> #check::returned_or_awaited::<#output, _>();),
             );

@@ -5,8 +5,8 @@
 use std::{error::Error, sync::Arc, time::Instant};
 
 use axum_taskflow_core::{
-    Backend, Batch, Change, Claim, Clock, IdSource, Instance, InstanceId, Outcome, RetryPolicy,
-    Task,
+    Backend, Batch, Change, Claim, Clock, IdSource, Instance, InstanceId, ListQuery, Outcome,
+    Prune, RetryPolicy, Task, TaskStatus, Timestamp,
 };
 use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
 
@@ -30,6 +30,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "  {:.0} bytes a task",
             std::fs::metadata(&path)?.len() as f64 / (3.1 * n_tasks as f64)
         );
+        bench.pages().await?;
+        bench.prune().await?;
         bench.backend.close().await?;
     }
     Ok(())
@@ -235,6 +237,57 @@ impl Bench {
             "  unowned: insert {:.2} + claim {:.2} + start, finish {:.2} us a task ({n_claimed})",
             us[0], us[1], us[2]
         );
+        Ok(())
+    }
+
+    /// Pages of a history in which there is little to find.
+    async fn pages(&self) -> Done {
+        let query = |status, name: Option<&str>| {
+            let mut query = ListQuery::default();
+            query.status = status;
+            query.name = name.map(str::to_owned);
+            query
+        };
+        for (what, query) in [
+            ("all", query(None, None)),
+            ("success", query(Some(TaskStatus::Success), None)),
+            ("failed", query(Some(TaskStatus::Failed), None)),
+            ("running", query(Some(TaskStatus::Running), None)),
+            ("name", query(None, Some("send_email"))),
+            (
+                "name, success",
+                query(Some(TaskStatus::Success), Some("send_email")),
+            ),
+        ] {
+            let begun = Instant::now();
+            let page = self.backend.list(query).await?;
+            let ms = begun.elapsed().as_secs_f64() * 1e3;
+            println!("  page of {what}: {} tasks in {ms:.2} ms", page.tasks.len());
+        }
+        Ok(())
+    }
+
+    async fn prune(&self) -> Done {
+        let now = Timestamp::MAX;
+        let mut prune = Prune {
+            finished_before: now,
+            failed_before: now,
+            series_before: now,
+            from: None,
+            limit: 500,
+        };
+        let begun = writer_cpu_s();
+        let mut n_deleted = 0;
+        loop {
+            let pruned = self.backend.prune(prune).await?;
+            n_deleted += pruned.deleted;
+            prune.from = pruned.next;
+            if pruned.next.is_none() {
+                break;
+            }
+        }
+        let us = (writer_cpu_s() - begun) / n_deleted as f64 * 1e6;
+        println!("  prune: {us:.2} us a task ({n_deleted})");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
--- As apply.sql, for a change that moves the task in no index.
+-- As apply.sql, for a task that stays where it is in every index.
 UPDATE task
 SET status = ?4, epoch = ?5, attempt = ?6,
     instance = ?10, started_at = ?11, finished_at = ?12, result = ?13, error = ?14

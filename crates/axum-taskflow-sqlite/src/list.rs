@@ -146,7 +146,7 @@ impl Source<'_> {
             }
             Self::EndedBadly(_) => {
                 "SELECT rowid, id, status, func FROM task
-                 WHERE id < ?1 AND id > ?2 AND shelf >= 5 AND shelf = ?3 ORDER BY id DESC"
+                 WHERE id < ?1 AND id > ?2 AND shelf >= 3 AND shelf = ?3 ORDER BY id DESC"
             }
             Self::Owner(_) => {
                 "SELECT rowid, id, status, func FROM task
@@ -236,7 +236,7 @@ mod tests {
         let sources = [
             (Source::Tag("", ""), "PRIMARY KEY"),
             (Source::TagKey(""), "task_tag_by_key"),
-            (Source::EndedBadly(5), "task_ended_badly"),
+            (Source::EndedBadly(3), "task_ended_badly"),
             (Source::Owner(1), "task_live"),
             (Source::Func(1), "task_by_func"),
             (Source::All, "task_by_id"),

@@ -97,7 +97,7 @@ impl<'c> PruneVerb<'c> {
                 id: row::read_id(row, 0)?,
                 func: row.get(1)?,
                 status: row.get(2)?,
-                finished_at: row::time(row.get(3)?),
+                finished_at: row::time(row, 3)?,
                 tags: row::json(row, 4)?.unwrap_or_default(),
             });
         }

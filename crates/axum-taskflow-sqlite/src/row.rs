@@ -19,15 +19,13 @@ pub(crate) const TASK_COLUMNS: &str = "
     id, func, status, epoch, attempt, owner, priority, run_at, instance, started_at, finished_at,
     source, executor, requeue, args, result, error, tags, options, idempotency, retry_of, progress";
 
-/// The numbers that stand for the statuses. From 2 on, since SQLite stores 0 and 1 in no byte and others in one: a
-/// row keeps its size when its status changes.
 const STATUSES: [(TaskStatus, i64); 6] = [
-    (TaskStatus::Pending, 2),
-    (TaskStatus::Running, 3),
-    (TaskStatus::Success, 4),
-    (TaskStatus::Failed, 5),
-    (TaskStatus::Interrupted, 6),
-    (TaskStatus::Cancelled, 7),
+    (TaskStatus::Pending, 0),
+    (TaskStatus::Running, 1),
+    (TaskStatus::Success, 2),
+    (TaskStatus::Failed, 3),
+    (TaskStatus::Interrupted, 4),
+    (TaskStatus::Cancelled, 5),
 ];
 const SOURCES: [(Source, i64); 2] = [(Source::Manual, 0), (Source::Retry, 1)];
 const EXECUTORS: [(Executor, i64); 2] = [(Executor::Async, 0), (Executor::Thread, 1)];
@@ -38,12 +36,9 @@ const LEVELS: [(LogLevel, i64); 4] = [
     (LogLevel::Error, 3),
 ];
 
-/// A time that has not come, as wide as one that has.
-const NEVER: i64 = -(1 << 46);
-
-/// [`Task`]s that are due and belong to nobody.
+/// Where tasks lie that are due and belong to nobody.
 pub(crate) const SHELF_WAITING: i64 = 1;
-/// [`Task`]s that belong to nobody and are not due yet.
+/// Where tasks lie that belong to nobody and are not due yet.
 pub(crate) const SHELF_AHEAD: i64 = 0;
 
 pub(crate) fn status_no(status: TaskStatus) -> Result<i64, Fault> {
@@ -67,9 +62,9 @@ pub(crate) struct LifeRow<'a> {
     pub(crate) owner: Option<i64>,
     pub(crate) shelf: Option<i64>,
     pub(crate) run_at: i64,
-    pub(crate) instance: i64,
-    pub(crate) started_at: i64,
-    pub(crate) finished_at: i64,
+    pub(crate) instance: Option<i64>,
+    pub(crate) started_at: Option<i64>,
+    pub(crate) finished_at: Option<i64>,
     pub(crate) result: Option<&'a str>,
     pub(crate) error: Option<String>,
 }
@@ -96,12 +91,7 @@ impl<'a> LifeRow<'a> {
             }
             _ => None,
         };
-        let instance = match life.instance {
-            Some(instance) => interned.instance(conn, instance)?,
-            // The owner is likely to be the one that replaces it.
-            None => -owner.unwrap_or(NOBODY).max(1),
-        };
-        let time = |at: Option<Timestamp>| at.map_or(NEVER, Timestamp::as_unix_ms);
+        let instance = life.instance.map(|id| interned.instance(conn, id));
         Ok(Self {
             status,
             epoch: life.epoch.get(),
@@ -109,9 +99,9 @@ impl<'a> LifeRow<'a> {
             owner,
             shelf,
             run_at: life.run_at.as_unix_ms(),
-            instance,
-            started_at: time(life.started_at),
-            finished_at: time(life.finished_at),
+            instance: instance.transpose()?,
+            started_at: life.started_at.map(Timestamp::as_unix_ms),
+            finished_at: life.finished_at.map(Timestamp::as_unix_ms),
             result: life.result.as_deref(),
             error: life.error.as_deref().map(to_json).transpose()?,
         })
@@ -197,9 +187,9 @@ pub(crate) fn read_task(
         None | Some(NOBODY) => None,
         Some(no) => Some(interned.instance_id(conn, no)?),
     };
-    let instance = match row.get::<_, i64>(8)? {
-        no if no < 0 => None,
-        no => Some(interned.instance_id(conn, no)?),
+    let instance = match row.get::<_, Option<i64>>(8)? {
+        None => None,
+        Some(no) => Some(interned.instance_id(conn, no)?),
     };
     task.life = Life {
         status: status_of(row.get(2)?)?,
@@ -208,8 +198,8 @@ pub(crate) fn read_task(
         owner,
         instance,
         run_at: Timestamp::from_unix_ms(row.get(7)?),
-        started_at: time(row.get(9)?),
-        finished_at: time(row.get(10)?),
+        started_at: time(row, 9)?,
+        finished_at: time(row, 10)?,
         error: json(row, 16)?.map(Arc::new),
         result: text(row, 15, payload_max)?.map(Arc::from),
     };
@@ -229,7 +219,7 @@ pub(crate) fn read_attempt(
         instance: instance
             .map(|no| interned.instance_id(conn, no))
             .transpose()?,
-        started_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_unix_ms),
+        started_at: time(row, 3)?,
         finished_at: Timestamp::from_unix_ms(row.get(4)?),
         outcome: status_of(row.get(5)?)?,
         error: json(row, 6)?.map(Arc::new),
@@ -263,9 +253,11 @@ pub(crate) fn to_json(part: &impl serde::Serialize) -> Result<String, Fault> {
     to_string(part).map_err(|error| Fault::unreadable(format!("it has no JSON form: {error}")))
 }
 
-/// A time, unless it is a filler.
-pub(crate) fn time(ms: i64) -> Option<Timestamp> {
-    (ms >= 0).then(|| Timestamp::from_unix_ms(ms))
+/// The time in this column, if there is one.
+pub(crate) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(row
+        .get::<_, Option<i64>>(column)?
+        .map(Timestamp::from_unix_ms))
 }
 
 /// The first whole characters of a text that fit into `bytes_max`; copies no more than that.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client, Response};
+use reqwest::{Client, Method, RequestBuilder, Response};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::{
@@ -45,6 +45,11 @@ impl Settings {
 
     pub(crate) fn shutdown_timeout(self, timeout: Duration) -> Self {
         self.with("SHUTDOWN_TIMEOUT_MS", timeout.as_millis())
+    }
+
+    /// Sessions do not outlive the process.
+    pub(crate) fn forget_sessions(self) -> Self {
+        self.with("FORGET_SESSIONS", 1)
     }
 
     pub(crate) fn port(self, port: u16) -> Self {
@@ -98,10 +103,22 @@ fn log(folder: &Path) -> fs::File {
 }
 
 /// A client of the service.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) url: String,
     pub(crate) http: Client,
+}
+
+impl Default for Caller {
+    fn default() -> Self {
+        // Cargo unites the features of all crates: by the demo's, reqwest looks for a TLS library here, too, and the
+        // demo gives it one. An error means that another test has done so already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            url: String::new(),
+            http: Client::new(),
+        }
+    }
 }
 
 impl Caller {
@@ -200,14 +217,48 @@ impl Service {
         .await;
     }
 
+    /// A request to the REST routes below the mount, signed in as somebody who may do everything.
+    pub(crate) fn rest(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/tasks{path}", self.caller.url);
+        let request = self.caller.http.request(method, url);
+        request.basic_auth("ada", Some("correct horse"))
+    }
+
+    /// The answer to a GET that must succeed.
+    pub(crate) async fn rest_get(&self, path: &str) -> Value {
+        answer(self.rest(Method::GET, path), 200).await
+    }
+
+    /// The answer to a POST without a body, which must have this status.
+    pub(crate) async fn rest_post(&self, path: &str, status: u16) -> Value {
+        answer(self.rest(Method::POST, path), status).await
+    }
+
+    /// A task as the REST routes show it.
+    pub(crate) async fn task(&self, id: &str) -> Value {
+        self.rest_get(&format!("/{id}")).await
+    }
+
+    /// A task as the REST routes show it, once it has this status.
+    pub(crate) async fn task_as(&self, id: &str, status: &str) -> Value {
+        until(&format!("task {id} as {status}"), async || {
+            let task = self.task(id).await;
+            (task["status"] == status).then_some(task)
+        })
+        .await
+    }
+
     /// Ends the process as the kernel would: it gets no chance to do anything.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it was not waited for")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.id().expect("it was not waited for");
-        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
@@ -226,6 +277,28 @@ impl Service {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+}
+
+/// The JSON answer to a request, which must have this status.
+pub(crate) async fn answer(request: RequestBuilder, status: u16) -> Value {
+    let response = request.send().await.unwrap();
+    let (got, url) = (response.status(), response.url().clone());
+    let body = response.text().await.unwrap();
+    assert_eq!(got, status, "{url}: {body}");
+    serde_json::from_str(&body).unwrap_or_else(|e| panic!("{url}: {e}: {body}"))
+}
+
+/// Where the `Link` header says that the list goes on.
+pub(crate) fn next_of(response: &Response) -> Option<String> {
+    let link = response.headers().get("link")?.to_str().unwrap();
+    let (address, kind) = link.split_once(';').unwrap();
+    assert_eq!(kind.trim(), "rel=\"next\"", "{link}");
+    let address = address
+        .strip_prefix('<')
+        .unwrap()
+        .strip_suffix('>')
+        .unwrap();
+    Some(address.to_owned())
 }
 
 impl Drop for Service {

@@ -67,10 +67,7 @@ pub struct Opened {
 impl Opened {
     /// A store.
     pub fn new(backend: impl Backend) -> Self {
-        Self {
-            backend: Arc::new(backend),
-            kept: Vec::new(),
-        }
+        Self::from(Arc::new(backend) as Arc<dyn Backend>)
     }
 
     /// Drops `kept` after the check and after the store: the folder that it lies in, the server that it talks to.
@@ -78,6 +75,15 @@ impl Opened {
     pub fn keeping(mut self, kept: impl Any) -> Self {
         self.kept.push(Box::new(kept));
         self
+    }
+}
+
+impl From<Arc<dyn Backend>> for Opened {
+    fn from(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            kept: Vec::new(),
+        }
     }
 }
 
@@ -192,6 +198,7 @@ macro_rules! __conformance_checks {
     ($then:ident($($open:expr)?)) => { $crate::$then! { ($($open)?)
         enqueue {
             a_task_is_stored_as_it_is_given
+            each_field_is_stored_without_the_others
             an_id_that_is_not_stored_is_no_task
             texts_of_every_kind_survive
             numbers_and_times_survive_at_their_ends

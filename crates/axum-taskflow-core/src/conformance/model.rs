@@ -565,7 +565,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => write,
         3 => claim,
         3 => time().prop_map(Step::Wait),
-        1 => prune,
+        2 => prune,
     ]
 }
 

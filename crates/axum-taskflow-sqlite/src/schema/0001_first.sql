@@ -18,25 +18,24 @@ CREATE TABLE instance (
     gone       BLOB
 );
 
--- Live tasks and history.
+-- Live tasks and history. With a rowid: without, whole rows would lie in the inner pages of the tree, and large
+-- arguments would make it deep.
 CREATE TABLE task (
     id       BLOB NOT NULL,
     func     INTEGER NOT NULL,
-    status   INTEGER NOT NULL, -- 2 pending, 3 running, 4 success, 5 failed, 6 interrupted, 7 cancelled
+    status   INTEGER NOT NULL, -- 0 pending, 1 running, 2 success, 3 failed, 4 interrupted, 5 cancelled
     epoch    INTEGER NOT NULL,
     attempt  INTEGER NOT NULL,
     -- NULL: finished. 0: live and nobody's. Otherwise the number of the instance that holds it.
     owner    INTEGER,
-    -- Where others look for the row: 0 ahead in time, 1 waiting for anybody; 5, 6, 7 ended with this status.
+    -- Where others look for the row: 0 ahead in time, 1 waiting for anybody; 3, 4, 5 ended with this status.
     -- NULL on the way that most tasks go, so that the indexes below cost them nothing.
     shelf    INTEGER,
     priority INTEGER NOT NULL,
     run_at   INTEGER NOT NULL,
-    -- Below zero means nothing. Such a filler is as wide as what will replace it: a row that does not grow is
-    -- overwritten where it lies.
-    instance    INTEGER NOT NULL,
-    started_at  INTEGER NOT NULL,
-    finished_at INTEGER NOT NULL,
+    instance    INTEGER,
+    started_at  INTEGER,
+    finished_at INTEGER,
     source      INTEGER NOT NULL, -- 0 manual, 1 retry
     executor    INTEGER NOT NULL, -- 0 async, 1 thread
     requeue     INTEGER NOT NULL,
@@ -61,7 +60,7 @@ CREATE INDEX task_waiting ON task (func, priority DESC, run_at, id) WHERE shelf 
 -- serves claim.rs: what becomes due next
 CREATE INDEX task_ahead ON task (func, run_at) WHERE shelf = 0;
 -- serves list.rs by failed, interrupted and cancelled
-CREATE INDEX task_ended_badly ON task (shelf, id) WHERE shelf >= 5;
+CREATE INDEX task_ended_badly ON task (shelf, id) WHERE shelf >= 3;
 
 -- Tags once more, to be searched.
 CREATE TABLE task_tag (

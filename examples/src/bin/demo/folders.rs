@@ -8,7 +8,7 @@ use std::{
 /// The demo's folders, which exist.
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {
-    /// What people sent.
+    /// What people sent. It stays after the task: a retry by hand needs it again.
     pub(crate) uploads: PathBuf,
     /// Mails that would have been sent.
     pub(crate) outbox: PathBuf,

@@ -161,6 +161,7 @@ fn routes(app: App) -> Router {
         .route("/demo.css", get(files::css))
         .route("/demo.js", get(files::js))
         .route("/demo.svg", get(files::svg))
+        .route("/favicon.ico", get(files::svg)) // where browsers look if a page, such as a mail, names none
         .layer(DefaultBodyLimit::max(upload::REQUEST_BYTES_MAX))
         .layer(middleware::from_fn(guard::guard));
     // What webhooks are sent to is no form: programs call it.

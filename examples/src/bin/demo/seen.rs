@@ -102,6 +102,9 @@ enum Found {
     Other(String),
 }
 
+/// It is HTML: its own template has escaped what needs it.
+impl askama::filters::HtmlSafe for Seen {}
+
 impl Seen {
     pub(crate) fn new(task: &Task, again: bool, now: Timestamp) -> Self {
         let life = &task.life;

@@ -55,6 +55,7 @@ pub(crate) async fn send_welcome(
         .to(Mailbox::new(Some(name.clone()), to))
         .subject(format!("Welcome, {name}!"))
         .header(ContentType::TEXT_PLAIN)
+        .message_id(None)
         .body(format!(
             "Hello {name},\n\nthank you for signing up. This mail was written by a background task.\n\nThe demo\n"
         ))
@@ -145,6 +146,7 @@ mod tests {
             "{headers}"
         );
         assert!(headers.contains("\r\nDate: "), "{headers}");
+        assert!(headers.contains("\r\nMessage-ID: <"), "{headers}");
         assert!(body.starts_with("Hello Ada Lovelace,\r\n"), "{body}");
     }
 
