@@ -228,7 +228,7 @@ async fn a_paused_page_stands_still_and_then_shows_how_it_ended() {
         browser, service, ..
     } = &scene;
     let waits = service.add("waits", "door").await;
-    let retried = json!({ "retries": 1, "delay_by_ms": 1_000 });
+    let retried = json!({ "retries": 1, "delay_by_ms": 1_000, "delay_ms": 700, "jitter": 0.0 });
     let retried = service
         .add_with("fails_before", json!(["label", 2]), retried)
         .await;
