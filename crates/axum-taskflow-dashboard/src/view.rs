@@ -206,7 +206,6 @@ pub(crate) const LOG_LINE_MAX: usize = 2_000;
 /// An instant, ready to be printed.
 #[derive(Debug)]
 pub(crate) struct At {
-    pub(crate) ms: i64,
     pub(crate) iso: String,
     pub(crate) title: String,
     pub(crate) relative: String,
@@ -215,7 +214,6 @@ pub(crate) struct At {
 impl At {
     fn of(at: Timestamp, now: Timestamp) -> Self {
         Self {
-            ms: at.as_unix_ms(),
             iso: at.to_string(),
             title: text::absolute(at),
             relative: text::relative(at, now),
@@ -227,7 +225,6 @@ impl At {
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) id: TaskId,
-    pub(crate) id_head: String,
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) percent: String,
@@ -250,10 +247,8 @@ impl Row {
         let is_known = manager.knows(&task.name);
         let state = State::of(life, is_known, now);
         let waits = wait(life, now);
-        let id = task.id.to_string();
         Self {
             id: task.id,
-            id_head: id.get(..13).unwrap_or(&id).to_owned(),
             name: text::clean(&task.name),
             state,
             percent: match (&task.progress, state) {

@@ -7,6 +7,7 @@ use crate::{
     backend::{Applied, AuditEntry, Enqueued, ListQuery},
     change::Change,
     clock::Timestamp,
+    id::InstanceId,
     status::TaskStatus,
     task::{Executor, IdempotencyKey, Source, Tags, Task, TaskOptions},
 };
@@ -36,12 +37,44 @@ pub(super) async fn a_task_is_stored_as_it_is_given(bench: &Bench<'_>) {
     task.executor = Executor::Thread;
     task.life.owner = Some(bench.me);
     task.life.run_at = bench.after(Duration::from_millis(1));
-    let plain = bench.task("plain");
 
-    bench.add(&[task.clone(), plain.clone()]).await;
+    bench.add(&[task.clone(), bench.task("plain")]).await;
 
     bench.expect(&task).await;
-    bench.expect(&plain).await;
+}
+
+pub(super) async fn each_field_is_stored_without_the_others(bench: &Bench<'_>) {
+    let one_set: [fn(&mut Task); 10] = [
+        |_| {},
+        |task| task.priority = 1,
+        |task| task.tags = tags(&[("a", "b")]),
+        |task| task.requeue_on_interrupt = true,
+        |task| task.options.retries = Some(0),
+        |task| task.source = Source::Retry,
+        |task| task.retry_of = Some(task.id),
+        |task| task.executor = Executor::Thread,
+        |task| task.life.owner = Some(InstanceId::from_bytes([7; 16])),
+        |task| {
+            task.idempotency_key = Some(IdempotencyKey {
+                key: "k".to_owned(),
+                ttl: Duration::ZERO,
+            });
+        },
+    ];
+    let tasks: Vec<Task> = one_set
+        .iter()
+        .map(|set| {
+            let mut task = bench.task("f");
+            set(&mut task);
+            task
+        })
+        .collect();
+
+    bench.add(&tasks).await;
+
+    for task in &tasks {
+        bench.expect(task).await;
+    }
 }
 
 pub(super) async fn an_id_that_is_not_stored_is_no_task(bench: &Bench<'_>) {

@@ -21,9 +21,9 @@ fn exists(task: &Task) -> Enqueued {
 }
 
 pub(super) async fn of_two_tasks_with_one_key_the_first_is_made(bench: &Bench<'_>) {
-    let first = bench.keyed("k", HOUR);
-    let mut second = bench.keyed("k", HOUR);
-    second.name = "another".into();
+    let mut first = bench.keyed("k", HOUR);
+    first.name = "another".into();
+    let second = bench.keyed("k", HOUR);
 
     assert_eq!(bench.enqueue(&first).await, Enqueued::Created);
 
@@ -239,6 +239,7 @@ pub(super) async fn only_the_task_that_has_a_key_can_free_or_end_it(bench: &Benc
 
 pub(super) async fn a_key_outlives_its_deleted_task(bench: &Bench<'_>) {
     let mut task = bench.keyed("k", HOUR);
+    task.name = "another".into();
     bench.add_one(&task).await;
     bench.start(&mut task).await;
     bench.succeed(&mut task).await;

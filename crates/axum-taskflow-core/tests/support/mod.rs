@@ -11,11 +11,11 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Clock, Config, Count,
-    EventStream, IdSource, Instance, ListQuery, LogLine, Memory, Minute, Page, Prune, Pruned, Task,
-    TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+    Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
+    Clock, Config, Count, EventStream, IdSource, Instance, ListQuery, LogLine, Memory, Minute,
+    Page, Prune, Pruned, Task, TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -135,6 +135,9 @@ struct Stage {
     failing: AtomicBool,
     failed_once_more: Notify,
     gate: Semaphore,
+    /// Writes that start an attempt wait while this is set.
+    holding_starts: watch::Sender<bool>,
+    starts_held: AtomicUsize,
 }
 
 impl Backstage {
@@ -146,6 +149,8 @@ impl Backstage {
             failing: AtomicBool::new(false),
             failed_once_more: Notify::new(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            holding_starts: watch::Sender::new(false),
+            starts_held: AtomicUsize::new(0),
         }));
         (Arc::new(stage.clone()), stage)
     }
@@ -170,6 +175,23 @@ impl Backstage {
         self.0.gate.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 
+    pub(crate) fn hold_starts(&self, hold: bool) {
+        self.0.holding_starts.send_replace(hold);
+    }
+
+    /// Returns once the write of a start waits.
+    pub(crate) async fn start_held(&self) {
+        until(async || (self.0.starts_held.load(Ordering::SeqCst) > 0).then_some(())).await;
+    }
+
+    /// Writes as somebody else would.
+    pub(crate) async fn write_behind(&self, change: Change) {
+        let mut batch = Batch::at(change.life.run_at);
+        batch.changes.push(change);
+        let written = self.0.memory.write(Arc::new(batch)).await.unwrap();
+        assert_eq!(written.changes, [Applied::Applied]);
+    }
+
     pub(crate) async fn task(&self, id: TaskId) -> Task {
         self.0.memory.get(id).await.unwrap().unwrap()
     }
@@ -188,6 +210,12 @@ impl Backend for Backstage {
         Box::pin(async move {
             self.0.writes.fetch_add(1, Ordering::SeqCst);
             let _open = self.0.gate.acquire().await.unwrap();
+            let starts = |change: &Change| change.life.status == TaskStatus::Running;
+            if *self.0.holding_starts.borrow() && batch.changes.iter().any(starts) {
+                self.0.starts_held.fetch_add(1, Ordering::SeqCst);
+                let mut holding = self.0.holding_starts.subscribe();
+                holding.wait_for(|holding| !holding).await.unwrap();
+            }
             if self.0.failing.load(Ordering::SeqCst) {
                 self.0.failed.fetch_add(1, Ordering::SeqCst);
                 self.0.failed_once_more.notify_waiters();
