@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::{
@@ -111,14 +111,19 @@ pub(crate) struct Caller {
 
 impl Default for Caller {
     fn default() -> Self {
-        // Cargo unites the features of all crates: by the demo's, reqwest looks for a TLS library here, too, and the
-        // demo gives it one. An error means that another test has done so already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
             url: String::new(),
-            http: Client::new(),
+            http: http().build().unwrap(),
         }
     }
+}
+
+/// A client of our own that keeps nothing between requests unless told to.
+pub(crate) fn http() -> ClientBuilder {
+    // Cargo unites the features of all crates: by the demo's, reqwest looks for a TLS library here, too, and the
+    // demo gives it one. An error means that another test has done so already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().no_proxy()
 }
 
 impl Caller {
