@@ -567,7 +567,8 @@ async fn a_phone_shows_everything_without_scrolling_sideways() {
             format!("/dashboard/t/{fails}"),
             format!("/dashboard/t/{talks}"),
         ] {
-            scene.open_live(&path).await;
+            scene.open(&path).await;
+            browser.text("h1").await;
             assert_eq!(browser.eval(&fits).await, true, "{path} at {width}");
         }
         scene.open_live("/dashboard").await;
