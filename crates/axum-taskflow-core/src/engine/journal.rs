@@ -5,7 +5,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::poll_fn,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -274,18 +277,35 @@ impl Journal {
     }
 
     /// Writes batch after batch, forever; `stored` is called after each with what functions said.
+    ///
+    /// One batch is under way at a time, so that a change is never written before one that it follows from. But the
+    /// next batch is on its way before the last one is answered: the store works while we do.
     pub(crate) async fn run(&self, stored: impl Fn(&[Note]) + Send) {
         let mut wait = RETRY_MIN;
+        let mut unanswered: Option<(Flight, Written)> = None;
         loop {
             let Some(flight) = self.take() else {
-                self.idle.notify_waiters();
-                self.wake.notified().await;
+                if let Some((flight, written)) = unanswered.take() {
+                    self.answer(flight, &written, &stored);
+                } else if self.rest() {
+                    self.idle.notify_waiters();
+                    self.wake.notified().await;
+                }
                 continue;
             };
-            match self.backend.write(flight.batch.clone()).await {
+            let mut writing = self.backend.write(flight.batch.clone());
+            let at_once = poll_once(&mut writing).await;
+            if let Some((flight, written)) = unanswered.take() {
+                self.answer(flight, &written, &stored);
+            }
+            let outcome = match at_once {
+                Some(outcome) => outcome,
+                None => writing.await,
+            };
+            match outcome {
                 Ok(written) => {
                     wait = RETRY_MIN;
-                    self.answer(flight, &written, &stored);
+                    unanswered = Some((flight, written));
                 }
                 Err(failure) => {
                     let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
@@ -298,10 +318,16 @@ impl Journal {
         }
     }
 
+    /// True if there is nothing to do.
+    fn rest(&self) -> bool {
+        let mut queue = self.queue();
+        queue.writing = !queue.is_empty();
+        !queue.writing
+    }
+
     fn take(&self) -> Option<Flight> {
         let mut queue = self.queue();
         if queue.is_empty() {
-            queue.writing = false;
             return None;
         }
         queue.writing = true;
@@ -453,6 +479,15 @@ impl Queue {
     fn is_idle(&self) -> bool {
         !self.writing && self.is_empty()
     }
+}
+
+/// What a future answers at once, if it does.
+async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+    poll_fn(|cx| match Pin::new(&mut *future).poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// The error of a caller whose write failed together with others'.
