@@ -172,8 +172,19 @@
       say("off", `Reconnecting, data from ${clock(heardAt)}`);
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       again = Math.min(again * 2, 30000);
-      timer = setTimeout(open, again * (0.5 + Math.random()));
+      timer = setTimeout(openAgain, again * (0.5 + Math.random()));
     };
+  }
+
+  /** The server refused the stream. If it no longer knows who we are, only a sign-in helps. */
+  async function openAgain() {
+    try {
+      const answer = await fetch(location.href, { method: "HEAD", headers: { accept: "text/html" } });
+      if (answer.redirected || answer.status === 401) return location.reload();
+    } catch {
+      // Not reachable: the stream will say so, too.
+    }
+    open();
   }
 
   function outdated() {

@@ -77,6 +77,11 @@ impl Scene {
     }
 }
 
+/// The button of a row that does this.
+fn button(id: &str, action: &str) -> String {
+    format!("#t-{id} .act[formaction$='/{action}']")
+}
+
 /// Begins to count what changes below an element, apart from the ticking of clocks.
 const COUNT_CHANGES: &str = "
     window.changes = [];
@@ -153,11 +158,11 @@ async fn tasks_are_cancelled_and_retried_by_button() {
 
     scene.open_live("/dashboard").await;
     scene.row_shows(&later, "scheduled").await;
-    browser.click(&format!("#t-{later} .a-cancel")).await;
+    browser.click(&button(&later, "cancel")).await;
     scene.row_shows(&later, "cancelled").await;
-    browser.click(&format!("#t-{running} .a-cancel")).await;
+    browser.click(&button(&running, "cancel")).await;
     scene.row_shows(&running, "cancelled").await;
-    browser.click(&format!("#t-{failed} .a-retry")).await;
+    browser.click(&button(&failed, "retry")).await;
     browser
         .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
         .await;
@@ -333,7 +338,7 @@ async fn everything_works_without_scripts() {
 
     scene.open("/dashboard").await;
     scene.sign_in().await;
-    browser.click(&format!("#t-{later} .a-cancel")).await;
+    browser.click(&button(&later, "cancel")).await;
     assert!(
         browser
             .text("#notice")
@@ -352,12 +357,12 @@ async fn everything_works_without_scripts() {
             .contains("no route")
     );
     browser.click(&format!("#t-{running} .name")).await;
-    browser.click(".a-cancel").await;
+    browser.click("#acts .act[formaction$='/cancel']").await;
     assert!(browser.text("#notice").await.contains("Asked to stop"));
     service.task_as(&running, "cancelled").await;
     browser.click(".crumbs a").await;
     browser.click(".tabs a[href*='status=failed']").await;
-    browser.click(&format!("#t-{failed} .a-retry")).await;
+    browser.click(&button(&failed, "retry")).await;
     assert!(browser.text("#notice").await.contains("Retried"));
 
     assert_eq!(service.rest_get("").await[0]["source"], "retry");
@@ -562,17 +567,18 @@ async fn a_phone_shows_everything_without_scrolling_sideways() {
             format!("/dashboard/t/{fails}"),
             format!("/dashboard/t/{talks}"),
         ] {
-            scene.open_live(&path).await;
+            scene.open(&path).await;
+            browser.text("h1").await;
             assert_eq!(browser.eval(&fits).await, true, "{path} at {width}");
         }
         scene.open_live("/dashboard").await;
-        let button = format!("#t-{fails} .a-retry");
+        let button = button(&fails, "retry");
         let inside = format!(
-            "(() => {{ const b = document.querySelector('{button}').getBoundingClientRect(); return b.width > 0 && b.right <= {width} && b.left >= 0 }})()"
+            "(() => {{ const b = document.querySelector(\"{button}\").getBoundingClientRect(); return b.width > 0 && b.right <= {width} && b.left >= 0 }})()"
         );
         assert_eq!(browser.eval(&inside).await, true, "{button} at {width}");
     }
-    browser.click(&format!("#t-{talks} .a-cancel")).await;
+    browser.click(&button(&talks, "cancel")).await;
     scene.row_shows(&talks, "cancelled").await;
     scene.ends_clean().await;
 }
@@ -630,7 +636,7 @@ async fn who_may_only_look_is_shown_no_buttons() {
     assert_eq!(browser.text("#read-only").await, "Read-only");
     assert_eq!(
         browser
-            .eval("document.querySelectorAll('.a-retry, .a-cancel').length")
+            .eval("document.querySelectorAll('.act').length")
             .await,
         0
     );
@@ -638,7 +644,7 @@ async fn who_may_only_look_is_shown_no_buttons() {
     assert_eq!(browser.text("h1").await, "fails");
     assert_eq!(
         browser
-            .eval("document.querySelectorAll('.a-retry, .a-cancel').length")
+            .eval("document.querySelectorAll('.act').length")
             .await,
         0
     );

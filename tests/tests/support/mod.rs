@@ -308,9 +308,13 @@ pub(crate) fn next_of(response: &Response) -> Option<String> {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if self.child.start_kill().is_err() {
-            return; // it has ended
+        if self.child.id().is_none() {
+            return; // it was waited for
         }
+        if let Ok(Some(status)) = self.child.try_wait() {
+            eprintln!("the service has ended by itself: {status}");
+        }
+        let _ = self.child.start_kill(); // an error means that it has ended
         let deadline = Instant::now() + DEADLINE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(LOOK_AGAIN);
