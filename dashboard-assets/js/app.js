@@ -161,7 +161,7 @@
       }),
     );
     on("log", (more) => later(() => lines.push(more)));
-    on("reset", () => renew());
+    on("reset", () => renewSoon());
     on("bye", (bye) => {
       source.close();
       say("off", `${bye.why === "auth" ? "Signed out" : "Reconnecting"}, data from ${clock(heardAt)}`);
@@ -258,11 +258,20 @@
   // ---- Fresh copies of the page ------------------------------------------------------------------------------
 
   let renewing = false;
+  let renewedAt = -Infinity;
+  let renewTimer = 0;
+
+  /** On a busy page every copy is old at once: a fresh one at most every 5 s, and none while paused. */
+  function renewSoon() {
+    clearTimeout(renewTimer);
+    renewTimer = setTimeout(() => (paused ? renewSoon() : renew()), Math.max(paused ? 1000 : 0, renewedAt + 5000 - Date.now()));
+  }
 
   /** Reads the page again and takes over what the server printed, without a jump. */
   async function renew() {
     if (renewing) return;
     renewing = true;
+    renewedAt = Date.now();
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected || answer.status === 401) return location.reload();

@@ -365,7 +365,7 @@ async fn finished_tasks_are_deleted_when_they_are_old_enough_and_not_before() {
     manager.wait::<u32>(good).await.unwrap();
     manager.wait::<()>(bad).await.unwrap_err();
     let day = Duration::from_secs(24 * 3_600);
-    let rounds = Duration::from_secs(200); // of the pruner, by tokio's clock
+    let rounds = Duration::from_secs(2_000); // of the pruner, by tokio's clock
     let kept = async || {
         tokio::time::sleep(rounds).await;
         let mut kept = Vec::new();
