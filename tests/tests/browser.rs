@@ -233,13 +233,14 @@ async fn a_paused_page_stands_still_and_then_shows_how_it_ended() {
         browser, service, ..
     } = &scene;
     let waits = service.add("waits", "door").await;
-    let retried = json!({ "retries": 1, "delay_by_ms": 1_000, "delay_ms": 700, "jitter": 0.0 });
+    let retried = json!({ "retries": 1, "delay_ms": 700, "jitter": 0.0 });
     let retried = service
-        .add_with("fails_before", json!(["label", 2]), retried)
+        .add_with("fails_behind", json!(["door", 2]), retried)
         .await;
     service.effect(&waits, "began").await;
     scene.open_live("/dashboard").await;
     scene.row_shows(&waits, "running").await;
+    scene.row_shows(&retried, "running").await;
 
     browser.click("#pause").await;
     browser.run(COUNT_CHANGES, json!(["#rows"])).await;

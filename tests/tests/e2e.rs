@@ -291,7 +291,7 @@ async fn a_cancelled_task_stops_or_never_begins() {
     let running = service.add("waits", "door").await;
     let blocking = service.add("blocks", "door").await;
     let later = service
-        .add_with("effect", "later".into(), json!({ "delay_by_ms": 100 }))
+        .add_with("effect", "later".into(), json!({ "delay_by_ms": 2_000 }))
         .await;
 
     let answer = service.rest_post(&format!("/{later}/cancel"), 200).await;
@@ -304,9 +304,9 @@ async fn a_cancelled_task_stops_or_never_begins() {
     service.task_as(&running, "cancelled").await;
     service.effect(&blocking, "stopped").await;
     service.task_as(&blocking, "cancelled").await;
-    // One that was added later than the cancelled one was due has run, so that one would have.
+    // One that was due after the cancelled one has run, so that one would have.
     let other = service
-        .add_with("effect", "other".into(), json!({ "delay_by_ms": 200 }))
+        .add_with("effect", "other".into(), json!({ "delay_by_ms": 2_000 }))
         .await;
     service.task_as(&other, "success").await;
     assert!(

@@ -185,3 +185,121 @@ fn router<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> Router<S> {
         .layer(CompressionLayer::new())
         .with_state(shared)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::Body,
+        http::{Request, StatusCode},
+    };
+    use axum_taskflow_core::Config;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn admin() -> TaskAdmin {
+        let mut config = Config::default();
+        config.collect = false;
+        TaskAdmin::new(&TaskManager::start(config).await.unwrap())
+    }
+
+    async fn ask(
+        app: &Router,
+        route: &Route,
+        headers: &[(&str, &str)],
+    ) -> axum::response::Response {
+        let id = "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10";
+        let path = route.path.replace("{task_id}", id).replace("{file}", "x");
+        let mut request = Request::builder()
+            .method(route.verb.method())
+            .uri(path.trim_end_matches('/').to_owned() + if path == "/" { "/" } else { "" });
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        app.clone().oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn no_route_answers_without_a_sign_in_but_those_that_are_open() {
+        let app: Router = admin().await.auth("ada", "secret").routes();
+        let forged = ("cookie", "tf_session=AAAA.AAAA");
+
+        for route in ROUTES {
+            for accept in ["*/*", "text/html", "text/event-stream", "application/json"] {
+                for headers in [vec![("accept", accept)], vec![("accept", accept), forged]] {
+                    let status = ask(&app, route, &headers).await.status();
+                    let is_shut =
+                        matches!(status, StatusCode::UNAUTHORIZED | StatusCode::SEE_OTHER);
+                    assert_eq!(
+                        is_shut,
+                        route.right != Right::Open,
+                        "{} {status}",
+                        route.path
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_open_routes_are_these_three() {
+        let open = ROUTES.iter().filter(|route| route.right == Right::Open);
+        let open: Vec<_> = open.map(|route| (route.verb, route.path)).collect();
+
+        assert_eq!(
+            open,
+            [
+                (Verb::Get, "/dashboard/assets/{file}"),
+                (Verb::Get, "/auth/login"),
+                (Verb::Post, "/auth/login"),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn every_answer_carries_the_headers_that_keep_browsers_safe() {
+        let shut: Router = admin().await.auth("ada", "secret").routes();
+        let open: Router = admin().await.insecure_no_auth().routes();
+
+        for (app, route) in ROUTES
+            .iter()
+            .flat_map(|route| [(&shut, route), (&open, route)])
+        {
+            let response = ask(app, route, &[("accept", "text/html")]).await;
+            let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+            assert_eq!(
+                header("content-security-policy"),
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                 form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+                "{}",
+                route.path
+            );
+            assert_eq!(header("x-content-type-options"), "nosniff");
+            assert_eq!(header("referrer-policy"), "same-origin");
+            assert_eq!(header("cross-origin-opener-policy"), "same-origin");
+            assert_eq!(header("x-robots-tag"), "noindex");
+            assert!(
+                header("cache-control").contains("no-store"),
+                "{}",
+                route.path
+            );
+        }
+    }
+
+    #[test]
+    fn what_changes_something_needs_the_right_to_but_for_a_persons_own_settings() {
+        for route in ROUTES.iter().filter(|route| route.verb != Verb::Get) {
+            let own = ["/auth/login", "/auth/logout", "/dashboard/prefs"];
+            assert_eq!(
+                route.right == Right::Operate,
+                !own.contains(&route.path),
+                "{}",
+                route.path
+            );
+        }
+        for route in ROUTES.iter().filter(|route| route.verb == Verb::Get) {
+            assert_ne!(route.right, Right::Operate, "{}", route.path);
+        }
+    }
+}

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{http, until};
+use crate::support::{DEADLINE, http, until};
 
 /// The name under which WebDriver hands out elements.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -58,9 +58,10 @@ impl Browser {
             session: String::new(),
             _profile: profile,
         };
-        let port = tokio::task::spawn_blocking(|| port_of(stdout))
-            .await
-            .unwrap();
+        // Ends at the latest when the driver is killed, and so ends its output.
+        let port = tokio::task::spawn_blocking(|| port_of(stdout));
+        let port = tokio::time::timeout(DEADLINE, port).await;
+        let port = port.expect("chromedriver starts in time").unwrap();
         let base = format!("http://127.0.0.1:{port}/session");
         let answer = call(&browser.http, &base, browser.wishes()).await.unwrap();
         let id = answer["sessionId"].as_str().unwrap();

@@ -1,0 +1,487 @@
+//! Who comes in, who may act, and whose page asks.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Method;
+use axum_taskflow_core::TaskStatus;
+use axum_taskflow_dashboard::TaskAdmin;
+use serde_json::json;
+
+use crate::site::{Site, TOKEN, people, request};
+
+const SAME: (&str, &str) = ("sec-fetch-site", "same-origin");
+const ADA: &str = "Basic YWRhOnNlY3JldA==";
+const BOB: &str = "Basic Ym9iOnNlY3JldA==";
+
+#[tokio::test]
+async fn without_a_sign_in_programs_are_refused_and_browsers_sent_to_the_door() {
+    let site = Site::closed().await;
+    let id = site.ended(TaskStatus::Failed).await;
+
+    let program = site.get("/tasks").await;
+    assert_eq!(program.header("www-authenticate"), "Bearer realm=\"tasks\"");
+    assert!(program.detail(401).contains("sign in first"));
+    let stream = site
+        .ask(
+            Method::GET,
+            "/tasks/dashboard/stream",
+            &[("accept", "text/event-stream")],
+        )
+        .await;
+    assert_eq!(stream.status, 401);
+    let browser = site.page(&format!("/tasks/dashboard/t/{id}?a=b")).await;
+    assert_eq!(browser.status, 303);
+    assert_eq!(
+        browser.header("location"),
+        format!("/tasks/auth/login?next=%2Ftasks%2Fdashboard%2Ft%2F{id}%3Fa%3Db")
+    );
+    assert_eq!(
+        site.page("/tasks").await.header("location"),
+        "/tasks/auth/login"
+    );
+}
+
+#[tokio::test]
+async fn basic_bearer_and_cookie_let_in() {
+    let site = Site::closed().await;
+    let cookie = site.sign_in("ada").await;
+    let bearer = format!("Bearer {TOKEN}");
+
+    for (name, value) in [
+        ("authorization", ADA),
+        ("authorization", &*bearer),
+        ("cookie", &*cookie),
+    ] {
+        assert_eq!(
+            site.ask(Method::GET, "/tasks", &[(name, value)])
+                .await
+                .status,
+            200,
+            "{value}"
+        );
+    }
+    // A wrong header is not made good by a right cookie: whoever sends one means it.
+    let both = [("authorization", "Bearer wrong"), ("cookie", &*cookie)];
+    assert!(
+        site.ask(Method::GET, "/tasks", &both)
+            .await
+            .detail(401)
+            .contains("wrong credentials")
+    );
+}
+
+#[tokio::test]
+async fn whoever_may_only_look_changes_nothing() {
+    let site = Site::closed().await;
+    let id = site.ended(TaskStatus::Failed).await;
+    let cookie = site.sign_in("bob").await;
+    let page = site
+        .ask(Method::GET, "/tasks/dashboard", &[("cookie", &cookie)])
+        .await;
+    assert!(page.body.contains("id=\"read-only\"") && !page.body.contains("formaction"));
+
+    for path in [
+        format!("/tasks/{id}/retry"),
+        format!("/tasks/{id}/cancel"),
+        "/tasks/bulk-retry".to_owned(),
+        "/tasks/retry-failed".to_owned(),
+        format!("/tasks/dashboard/t/{id}/retry"),
+        format!("/tasks/dashboard/t/{id}/cancel"),
+    ] {
+        let by_cookie = [("cookie", &*cookie), SAME];
+        for headers in [&by_cookie[..], &[("authorization", BOB)]] {
+            let detail = site.ask(Method::POST, &path, headers).await.detail(403);
+            assert_eq!(detail, "bob may look, but change nothing", "{path}");
+        }
+    }
+    let delete = "/tasks/history?value=1&unit=min";
+    site.ask(Method::DELETE, delete, &[("authorization", BOB)])
+        .await
+        .detail(403);
+    assert_eq!(
+        site.manager
+            .list(Default::default())
+            .await
+            .unwrap()
+            .tasks
+            .len(),
+        1
+    );
+    assert!(site.actors().await.is_empty());
+}
+
+#[tokio::test]
+async fn the_audit_log_names_who_acted() {
+    let site = Site::closed().await;
+    let cookie = site.sign_in("ada").await;
+    let bearer = format!("Bearer {TOKEN}");
+    for headers in [
+        vec![("authorization", ADA)],
+        vec![("authorization", &*bearer)],
+        vec![("cookie", &*cookie), SAME],
+    ] {
+        let id = site.ended(TaskStatus::Failed).await;
+        let answer = site
+            .ask(Method::POST, &format!("/tasks/{id}/retry"), &headers)
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    let actors: Vec<String> = site
+        .actors()
+        .await
+        .into_iter()
+        .map(|(actor, _)| actor)
+        .collect();
+
+    assert_eq!(actors, ["ada", "ci", "ada"]);
+}
+
+#[tokio::test]
+async fn a_change_by_cookie_needs_proof_that_our_own_page_asks() {
+    let site = Site::closed().await;
+    let cookie = site.sign_in("ada").await;
+    let cookie = ("cookie", &*cookie);
+    let host = ("origin", "http://site.example");
+    let foreign_origin = ("origin", "http://evil.example");
+
+    for (proof, status) in [
+        (vec![SAME], 200),
+        (vec![host], 200),
+        (vec![SAME, foreign_origin], 200), // the browser's own word counts
+        (vec![], 403),
+        (vec![("sec-fetch-site", "cross-site"), host], 403),
+        (vec![("sec-fetch-site", "same-site"), host], 403),
+        (vec![("sec-fetch-site", "none")], 403),
+        (vec![foreign_origin], 403),
+        (vec![("origin", "null")], 403),
+    ] {
+        let id = site.ended(TaskStatus::Failed).await;
+        let before = site.actors().await.len();
+        let mut headers = vec![cookie];
+        headers.extend(&proof);
+
+        let answer = site
+            .ask(Method::POST, &format!("/tasks/{id}/retry"), &headers)
+            .await;
+
+        assert_eq!(answer.status, status, "{proof:?}: {}", answer.body);
+        let changed = site.actors().await.len() - before;
+        assert_eq!(changed, usize::from(status == 200), "{proof:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_page_cannot_use_credentials_that_a_browser_sends_by_itself() {
+    for site in [Site::closed().await, Site::open().await] {
+        let id = site.ended(TaskStatus::Failed).await;
+        let path = format!("/tasks/{id}/retry");
+        for foreign in [
+            ("sec-fetch-site", "cross-site"),
+            ("origin", "http://evil.example"),
+        ] {
+            let detail = site
+                .ask(Method::POST, &path, &[("authorization", ADA), foreign])
+                .await
+                .detail(403);
+            assert!(detail.contains("another site"), "{detail}");
+        }
+        assert!(site.actors().await.is_empty());
+        assert_eq!(
+            site.ask(Method::POST, &path, &[("authorization", ADA)])
+                .await
+                .status,
+            200
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_form_needs_the_token_of_its_own_session() {
+    let site = Site::closed().await;
+    let id = site.ended(TaskStatus::Failed).await;
+    let (cookie, other) = (site.sign_in("ada").await, site.sign_in("ada").await);
+    let page = async |cookie: &str| {
+        site.ask(
+            Method::GET,
+            "/tasks/dashboard",
+            &[("cookie", cookie), ("accept", "text/html")],
+        )
+        .await
+    };
+    let (own, foreign) = (page(&cookie).await.csrf(), page(&other).await.csrf());
+    let path = format!("/tasks/dashboard/t/{id}/retry");
+    let post = async |token: &str| {
+        site.post_form(&path, &[("cookie", &cookie), SAME], &[("csrf", token)])
+            .await
+    };
+
+    for wrong in ["", "x", &foreign] {
+        let answer = post(wrong).await;
+        assert_eq!(answer.status, 403, "{wrong}");
+        assert!(answer.body.contains("the form is out of date"));
+    }
+    assert!(site.actors().await.is_empty());
+    assert_eq!(post(&own).await.status, 303);
+    assert_eq!(site.actors().await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_cookie_is_as_safe_as_the_connection_allows() {
+    let site = Site::closed().await;
+    let form = [
+        ("username", "ada"),
+        ("password", "secret"),
+        ("next", "/tasks/dashboard?status=failed"),
+    ];
+    let sign_in = async |headers: &[(&str, &str)]| {
+        let answer = site.post_form("/tasks/auth/login", headers, &form).await;
+        assert_eq!(answer.header("location"), "/tasks/dashboard?status=failed");
+        answer.header("set-cookie").to_owned()
+    };
+
+    let plain = sign_in(&[]).await;
+    assert!(plain.starts_with("tf_session="), "{plain}");
+    assert!(
+        plain.ends_with("; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"),
+        "{plain}"
+    );
+    for https in [
+        ("x-forwarded-proto", "https"),
+        ("origin", "https://site.example"),
+    ] {
+        let safe = sign_in(&[https]).await;
+        assert!(safe.starts_with("__Host-tf_session="), "{safe}");
+        assert!(
+            safe.ends_with("; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax; Secure"),
+            "{safe}"
+        );
+        let pair = safe.split(';').next().unwrap();
+        assert_eq!(
+            site.ask(Method::GET, "/tasks", &[("cookie", pair)])
+                .await
+                .status,
+            200
+        );
+    }
+    assert_ne!(
+        sign_in(&[]).await,
+        plain,
+        "each sign-in begins a session of its own"
+    );
+}
+
+#[tokio::test]
+async fn a_program_signs_in_with_json() {
+    let site = Site::closed().await;
+
+    let right = json!({ "username": "ada", "password": "secret" });
+    let answer = site.post_json("/tasks/auth/login", &right).await;
+    assert_eq!(
+        answer.json(),
+        json!({ "username": "ada", "expires_at": "2026-11-21T23:26:40+00:00" })
+    );
+    assert!(answer.header("set-cookie").starts_with("tf_session="));
+
+    for wrong in [("ada", "x"), ("eve", "secret"), ("", "")] {
+        let wrong = json!({ "username": wrong.0, "password": wrong.1 });
+        let answer = site.post_json("/tasks/auth/login", &wrong).await;
+        assert_eq!(answer.header("set-cookie"), "");
+        assert_eq!(answer.detail(401), "wrong user name or password");
+    }
+    site.post_json("/tasks/auth/login", &json!({ "username": "ada" }))
+        .await
+        .detail(422);
+    site.post("/tasks/auth/login").await.detail(415);
+}
+
+#[tokio::test]
+async fn a_wrong_password_shows_the_form_again_and_the_sixth_one_has_to_wait() {
+    let site = Site::closed().await;
+    let try_it = async |password: &str| {
+        let form = [
+            ("username", "ada"),
+            ("password", password),
+            ("next", "/tasks/dashboard?limit=9"),
+        ];
+        site.post_form("/tasks/auth/login", &[], &form).await
+    };
+    for _ in 0..5 {
+        let answer = try_it("wrong").await;
+        assert_eq!(answer.status, 401);
+        assert!(answer.body.contains("wrong user name or password"));
+        assert!(answer.body.contains("value=\"/tasks/dashboard?limit=9\""));
+        assert!(answer.body.contains("value=\"ada\"") && !answer.body.contains("value=\"wrong\""));
+    }
+
+    let braked = try_it("secret").await;
+    assert_eq!(
+        (braked.status.as_u16(), braked.header("retry-after")),
+        (429, "61")
+    );
+    let basic = site
+        .ask(Method::GET, "/tasks", &[("authorization", ADA)])
+        .await;
+    assert!(basic.detail(429).contains("too many wrong passwords"));
+    site.clock.advance(Duration::from_secs(60));
+    assert_eq!(try_it("secret").await.status, 303);
+}
+
+#[tokio::test]
+async fn a_sign_in_leads_nowhere_else() {
+    let site = Site::closed().await;
+    for next in [
+        "//evil.example",
+        "https://evil.example/tasks/dashboard",
+        "/\\evil.example",
+        "/elsewhere",
+        "/tasks/dashboard/../../elsewhere",
+        "javascript:alert(1)",
+        "/tasks/dashboard\r\nx: y",
+    ] {
+        let form = [("username", "ada"), ("password", "secret"), ("next", next)];
+        let answer = site.post_form("/tasks/auth/login", &[], &form).await;
+        assert_eq!(answer.header("location"), "/tasks/dashboard", "{next}");
+    }
+}
+
+#[tokio::test]
+async fn another_site_cannot_sign_somebody_in() {
+    let site = Site::closed().await;
+    let form = [("username", "ada"), ("password", "secret")];
+
+    let answer = site
+        .post_form(
+            "/tasks/auth/login",
+            &[("sec-fetch-site", "cross-site")],
+            &form,
+        )
+        .await;
+
+    assert_eq!(answer.status, 403);
+    assert_eq!(answer.header("set-cookie"), "");
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_time_and_with_the_sign_out() {
+    let site = Site::closed().await;
+    let (one, two) = (site.sign_in("ada").await, site.sign_in("ada").await);
+    let get = async |cookie: &str| {
+        site.ask(Method::GET, "/tasks", &[("cookie", cookie)])
+            .await
+            .status
+            .as_u16()
+    };
+
+    let page = site
+        .ask(Method::GET, "/tasks/dashboard", &[("cookie", &one)])
+        .await;
+    let form = [("csrf", &*page.csrf())];
+    let answer = site
+        .post_form("/tasks/auth/logout", &[("cookie", &one), SAME], &form)
+        .await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("location")),
+        (303, "/tasks/auth/login")
+    );
+    assert!(
+        answer
+            .headers
+            .get_all("set-cookie")
+            .iter()
+            .all(|cookie| { cookie.to_str().unwrap().contains("Max-Age=0") })
+    );
+    assert_eq!((get(&one).await, get(&two).await), (401, 200));
+
+    site.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(get(&two).await, 401);
+}
+
+#[tokio::test]
+async fn signing_out_is_no_link() {
+    let site = Site::closed().await;
+    let cookie = site.sign_in("ada").await;
+
+    let answer = site
+        .ask(Method::GET, "/tasks/auth/logout", &[("cookie", &cookie)])
+        .await;
+    assert_eq!(answer.status, 405);
+    let form = site
+        .post_form(
+            "/tasks/auth/logout",
+            &[("cookie", &cookie), SAME],
+            &[("csrf", "x")],
+        )
+        .await;
+    assert_eq!(form.status, 403);
+
+    assert_eq!(
+        site.ask(Method::GET, "/tasks", &[("cookie", &cookie)])
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn without_users_nothing_is_open() {
+    let site = Site::with(|admin| Router::new().nest("/tasks", admin.routes())).await;
+
+    assert_eq!(site.get("/tasks").await.status, 401);
+    assert_eq!(site.get("/tasks/dashboard/stream").await.status, 401);
+    for password in ["", "admin", "password"] {
+        let form = json!({ "username": "admin", "password": password });
+        assert_eq!(site.post_json("/tasks/auth/login", &form).await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_session_counts_on_every_instance_that_has_the_secret() {
+    let secret = "the same thirty-two bytes for all of them";
+    let with =
+        |admin: TaskAdmin| Router::new().nest("/tasks", people(admin).secret(secret).routes());
+    let (one, two) = (Site::with(with).await, Site::with(with).await);
+    let cookie = one.sign_in("ada").await;
+
+    assert_eq!(
+        two.ask(Method::GET, "/tasks", &[("cookie", &cookie)])
+            .await
+            .status,
+        200
+    );
+    let other = Site::closed().await;
+    assert_eq!(
+        other
+            .ask(Method::GET, "/tasks", &[("cookie", &cookie)])
+            .await
+            .status,
+        401
+    );
+}
+
+#[tokio::test]
+async fn odd_headers_are_refused_and_not_fatal() {
+    let site = Site::closed().await;
+    let long = format!("tf_session={}", "A".repeat(20_000));
+    for (name, value) in [
+        ("cookie", "tf_session"),
+        ("cookie", ";;;=;"),
+        ("cookie", &*long),
+        ("authorization", ""),
+        ("authorization", "Basic"),
+        ("authorization", "Basic //8="),
+    ] {
+        assert_eq!(
+            site.ask(Method::GET, "/tasks", &[(name, value)])
+                .await
+                .status,
+            401,
+            "{name}: {value:.40}"
+        );
+    }
+    let mut bytes = request(Method::GET, "/tasks", &[], "");
+    let value = axum::http::HeaderValue::from_bytes(b"Basic \xff\xfe").unwrap();
+    bytes.headers_mut().insert("authorization", value);
+    assert_eq!(site.send(bytes).await.status, 401);
+}

@@ -1,0 +1,627 @@
+//! The pages as browsers without a script meet them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::{Router, http::Method};
+use axum_taskflow_core::{FailureKind, FailureReport, Progress, TaskId, TaskStatus, Timestamp};
+use axum_taskflow_dashboard::TaskAdmin;
+
+use crate::site::{Answer, START, Site, greet, people, unescape};
+
+fn row_of(page: &Answer, id: TaskId) -> String {
+    let start = format!("<tr id=\"t-{id}\"");
+    let (_, rest) = page
+        .body
+        .split_once(&start)
+        .unwrap_or_else(|| panic!("no row of {id}"));
+    unescape(rest.split("</tr>").next().unwrap())
+}
+
+#[tokio::test]
+async fn each_row_shows_what_its_task_is_doing() {
+    let site = Site::open().await;
+    let ok = site.ended(TaskStatus::Success).await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let cancelled = site.ended(TaskStatus::Cancelled).await;
+    let waiting = site.waiting().await;
+    let running = site.running().await;
+    site.until(running, |task| task.progress.is_some()).await;
+    let unknown = site.stored("gone", |_| ()).await;
+    let retrying = site
+        .stored("greet", |task| {
+            task.life.attempt = 1;
+            task.life.run_at = START.saturating_add(Duration::from_secs(20));
+            task.life.error = Some(FailureReport::new(FailureKind::Error, "try again").into());
+        })
+        .await;
+    let held = site
+        .stored("greet", |task| {
+            task.life.run_at = Timestamp::MAX;
+            task.life.error = Some(FailureReport::new(FailureKind::Held, "cannot be read").into());
+        })
+        .await;
+
+    let page = site.page("/tasks/dashboard").await;
+
+    for (id, parts) in [
+        (ok, ["data-s=\"success\"", "[\"ada\"]", "1</span> / 1"]),
+        (failed, ["data-s=\"failed\"", "err\">no<", "/retry\""]),
+        (
+            cancelled,
+            [
+                "data-s=\"cancelled\"",
+                "cancelled before it ran",
+                "/retry\"",
+            ],
+        ),
+        (
+            waiting,
+            ["data-s=\"scheduled\"", "runs in 1 h", "/cancel\""],
+        ),
+        (
+            running,
+            ["data-s=\"running\"", "42 %", "data-since=\"1795300000000\""],
+        ),
+        (
+            unknown,
+            ["data-s=\"held\"", "no function called gone", "/cancel\""],
+        ),
+        (
+            retrying,
+            ["data-s=\"retrying\"", "runs in 20 s", "try again"],
+        ),
+        (held, ["data-s=\"held\"", "cannot be read", "/cancel\""]),
+    ] {
+        let row = row_of(&page, id);
+        for part in parts {
+            assert!(row.contains(part), "{part} is missing in {row}");
+        }
+    }
+    assert!(
+        !row_of(&page, ok).contains("formaction"),
+        "nothing can be done with what succeeded"
+    );
+}
+
+#[tokio::test]
+async fn tabs_count_and_filter() {
+    let site = Site::open().await;
+    site.ended(TaskStatus::Success).await;
+    site.ended(TaskStatus::Success).await;
+    let failed = site.ended(TaskStatus::Failed).await;
+
+    let all = site.page("/tasks/dashboard").await;
+    for (word, n) in [
+        ("all", "3"),
+        ("success", "2"),
+        ("failed", "1"),
+        ("pending", "0"),
+    ] {
+        assert!(
+            all.body.contains(&format!("data-count=\"{word}\">{n}</b>")),
+            "{word}"
+        );
+    }
+    let page = site
+        .page("/tasks/dashboard?status=failed&func_name=fails")
+        .await;
+    assert_eq!(page.body.matches("<tr id=").count(), 1);
+    row_of(&page, failed);
+    assert!(page.body.contains("Remove the filter function fails"));
+    let none = site
+        .page("/tasks/dashboard?status=success&func_name=fails")
+        .await;
+    assert!(none.body.contains("Nothing fits."));
+    let tag = site.page("/tasks/dashboard?tag=a%3Db").await;
+    assert!(!tag.body.contains("data-count"), "counters know no tags");
+}
+
+#[tokio::test]
+async fn older_leads_through_all_tasks() {
+    let site = Site::open().await;
+    let names = (0..120).map(|n| n.to_string());
+    let later = Duration::from_secs(60);
+    let ids = site
+        .manager
+        .add_tasks(greet, names)
+        .delay_by(later)
+        .await
+        .unwrap();
+
+    let mut seen = Vec::new();
+    let mut path = "/tasks/dashboard?status=pending".to_owned();
+    loop {
+        let page = site.page(&path).await;
+        let rows = page
+            .body
+            .split("<tr id=\"t-")
+            .skip(1)
+            .map(|row| row[..36].to_owned());
+        seen.extend(rows);
+        let Some((_, rest)) = page.body.split_once("id=\"older\" rel=\"next\" href=\"") else {
+            break;
+        };
+        path = unescape(rest.split('"').next().unwrap());
+    }
+
+    let expected: Vec<String> = ids.iter().rev().map(TaskId::to_string).collect();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_search_leads_to_an_address_of_its_own() {
+    let site = Site::open().await;
+    let id = site.ended(TaskStatus::Success).await;
+    let text = id.to_string();
+    for (q, location) in [
+        (&*text, format!("/tasks/dashboard/t/{id}")),
+        (&text[..18], format!("/tasks/dashboard/t/{id}")),
+        ("greet", "/tasks/dashboard?func_name=greet".to_owned()),
+        ("GREE", "/tasks/dashboard?func_name=greet".to_owned()),
+        ("plan=pro", "/tasks/dashboard?tag=plan%3Dpro".to_owned()),
+        ("%20", "/tasks/dashboard".to_owned()),
+    ] {
+        let page = site.page(&format!("/tasks/dashboard?q={q}")).await;
+        assert_eq!(
+            (page.status.as_u16(), page.header("location")),
+            (303, &*location),
+            "{q}"
+        );
+    }
+
+    let nothing = site.page("/tasks/dashboard?q=%3Cb%3Ex").await;
+    assert!(
+        nothing.body.contains("<b>&#60;b&#62;x</b>") && nothing.body.contains("func_name=greet")
+    );
+    let two = site.page("/tasks/dashboard?q=s").await;
+    assert!(two.body.contains("func_name=fails") && two.body.contains("func_name=stays"));
+    assert_eq!(
+        site.page(&format!("/tasks/dashboard?q={}", "x".repeat(600)))
+            .await
+            .status,
+        422
+    );
+}
+
+#[tokio::test]
+async fn a_task_page_tells_everything() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let retried = site.manager.retry(failed).await.unwrap();
+    let ok = site
+        .manager
+        .add_task(greet, "ada".to_owned())
+        .tag("k", "a&b")
+        .idempotency_key("once");
+    let ok = ok.await.unwrap();
+    let _: String = site.manager.wait(ok).await.unwrap();
+
+    let page = site.page(&format!("/tasks/dashboard/t/{failed}")).await;
+    for part in [
+        "no\ncaused by: the cause",
+        "about to fail",
+        "<b class=\"warning\">warning</b> now",
+        "Attempt 1: failed",
+    ] {
+        assert!(page.body.contains(part), "{part}");
+    }
+    assert_eq!(page.attribute("data-lines"), "2");
+    assert_eq!(
+        page.attribute("data-stream"),
+        "",
+        "what has ended does not change"
+    );
+    let page = site.page(&format!("/tasks/dashboard/t/{retried}")).await;
+    assert!(
+        page.body
+            .contains(&format!("href=\"/tasks/dashboard/t/{failed}\""))
+    );
+    let page = site.page(&format!("/tasks/dashboard/t/{ok}")).await;
+    for part in ["hello ada", "once", "k=a&b", "this one"] {
+        assert!(unescape(&page.body).contains(part), "{part}");
+    }
+    assert!(page.body.contains("/tasks/dashboard?tag=k%3Da%26b\""));
+}
+
+#[tokio::test]
+async fn all_attempts_are_told_in_order() {
+    let site = Site::open().await;
+    let id = site
+        .manager
+        .add_task(crate::site::fails, "no".to_owned())
+        .await
+        .unwrap();
+    site.until(id, |task| task.life.status == TaskStatus::Failed)
+        .await;
+    let running = site.running().await;
+
+    let page = site.page(&format!("/tasks/dashboard/t/{running}")).await;
+    assert!(page.body.contains("Attempt 1: running"));
+    assert!(
+        page.attribute("data-stream")
+            .starts_with(&format!("/tasks/dashboard/stream?id={running}"))
+    );
+    assert!(page.body.contains("<progress max=\"1\" value=\"0.42\""));
+}
+
+#[tokio::test]
+async fn what_tasks_say_never_becomes_markup() {
+    const EVIL: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>";
+    let mount = |admin: TaskAdmin| {
+        let admin = admin.title(EVIL).auth("<i>ada", "secret");
+        Router::new().nest("/tasks", admin.routes())
+    };
+    let site = Site::with(mount).await;
+    let evil = site
+        .stored(EVIL, |task| {
+            task.args = serde_json::to_string(&[EVIL, "\u{1b}[31mred"])
+                .unwrap()
+                .into();
+            task.tags.insert(EVIL.to_owned(), EVIL.to_owned());
+            let key = axum_taskflow_core::IdempotencyKey {
+                key: EVIL.to_owned(),
+                ttl: Duration::ZERO,
+            };
+            task.idempotency_key = Some(key);
+            task.progress = Some(Progress {
+                fraction: 0.5,
+                message: EVIL.to_owned(),
+            });
+            task.life.status = TaskStatus::Failed;
+            task.life.attempt = 1;
+            task.life.finished_at = Some(START);
+            let mut report =
+                FailureReport::new(FailureKind::Panic, format!("{EVIL}\u{1b}[31m\u{202e}"));
+            report.sources = vec![EVIL.to_owned()];
+            report.place = Some(EVIL.to_owned());
+            task.life.error = Some(report.into());
+        })
+        .await;
+    let ok = site
+        .stored("greet", |task| {
+            task.life.status = TaskStatus::Success;
+            task.life.result = Some(serde_json::to_string(EVIL).unwrap().into());
+        })
+        .await;
+    let noisy = site
+        .manager
+        .add_task(crate::site::fails, EVIL.to_owned())
+        .await
+        .unwrap();
+    site.until(noisy, |task| task.life.status == TaskStatus::Failed)
+        .await;
+    let cookie = {
+        let form = [("username", "<i>ada"), ("password", "secret")];
+        let answer = site.post_form("/tasks/auth/login", &[], &form).await;
+        answer
+            .header("set-cookie")
+            .split(';')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let q = form_urlencoded::byte_serialize(EVIL.as_bytes()).collect::<String>();
+
+    for path in [
+        "/tasks/dashboard".to_owned(),
+        format!("/tasks/dashboard?func_name={q}&status=failed"),
+        format!("/tasks/dashboard?tag={q}"),
+        format!("/tasks/dashboard?q={q}x"),
+        format!("/tasks/dashboard?status={q}"),
+        format!("/tasks/dashboard/t/{evil}"),
+        format!("/tasks/dashboard/t/{ok}"),
+        format!("/tasks/dashboard/t/{noisy}"),
+        format!("/tasks/dashboard/t/{q}"),
+        format!("/tasks/auth/login?next={q}"),
+    ] {
+        let headers: &[(&str, &str)] = match path.contains("/auth/") {
+            true => &[],
+            false => &[("cookie", &cookie)],
+        };
+        let page = site.ask(Method::GET, &path, headers).await;
+        assert!(
+            page.header("content-type").starts_with("text/html"),
+            "{path}: {}",
+            page.body
+        );
+        for bad in [
+            "<script>",
+            "<img src=x",
+            "<i>ada",
+            " onerror=alert(1)>",
+            "\u{1b}",
+            "\u{202e}",
+        ] {
+            let found = page.body.find(bad);
+            let around =
+                found.map(|at| &page.body[at.saturating_sub(80)..(at + 40).min(page.body.len())]);
+            // Inside text the brackets are escaped, so these can only be markup; the last but one stands in text too.
+            assert!(
+                around.is_none() || bad.starts_with(' ') && !page.body.contains("<img src=x"),
+                "{bad} in {path}: {around:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_on_a_page_is_inline_or_foreign() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    for path in [
+        "/tasks/dashboard".to_owned(),
+        format!("/tasks/dashboard/t/{failed}"),
+        "/tasks/dashboard?q=zzz".to_owned(),
+    ] {
+        let page = site.page(&path).await;
+        for tag in page
+            .body
+            .split('<')
+            .skip(1)
+            .map(|rest| rest.split('>').next().unwrap())
+        {
+            assert!(!tag.contains(" style=") && !tag.contains(" on"), "{tag}");
+            assert!(!tag.contains("//"), "a foreign address: {tag}");
+        }
+        assert!(!page.body.contains("<script>") && !page.body.contains("<style"));
+    }
+}
+
+#[tokio::test]
+async fn a_form_acts_comes_back_and_tells_once_what_it_did() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let list = site.page("/tasks/dashboard?status=failed").await;
+    let form = [
+        ("csrf", &*list.csrf()),
+        ("back", "/tasks/dashboard?status=failed"),
+    ];
+
+    let answer = site
+        .post_form(&format!("/tasks/dashboard/t/{failed}/retry"), &[], &form)
+        .await;
+
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("location")),
+        (303, "/tasks/dashboard?status=failed")
+    );
+    let flash = answer
+        .header("set-cookie")
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    let headers = [("cookie", &*flash), ("accept", "text/html")];
+    let next = site.ask(Method::GET, "/tasks/dashboard", &headers).await;
+    assert!(next.body.contains("Retried as a new task."));
+    assert!(
+        next.header("set-cookie")
+            .starts_with("tf_flash=; Path=/; Max-Age=0")
+    );
+
+    let waiting = site.waiting().await;
+    let back = format!("/tasks/dashboard/t/{waiting}");
+    let form = [("csrf", &*list.csrf()), ("back", &back)];
+    let answer = site.post_form(&format!("{back}/cancel"), &[], &form).await;
+    assert_eq!(answer.header("location"), back);
+    let again = site.post_form(&format!("{back}/cancel"), &[], &form).await;
+    assert_eq!(again.status, 400);
+    assert!(again.body.contains("Not possible any more") && again.body.contains("is cancelled"));
+}
+
+#[tokio::test]
+async fn the_script_gets_the_same_answers_in_json() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let csrf = site.page("/tasks/dashboard").await.csrf();
+    let json = [("accept", "application/json")];
+    let path = format!("/tasks/dashboard/t/{failed}/retry");
+
+    let answer = site
+        .post_form(&path, &json, &[("csrf", &csrf)])
+        .await
+        .json();
+    assert_eq!(answer["detail"], "Retried as a new task.");
+    assert!(
+        answer["href"]
+            .as_str()
+            .unwrap()
+            .starts_with("/tasks/dashboard/t/")
+    );
+    site.post_form(&path, &json, &[]).await.detail(403);
+    let wrong = format!("/tasks/dashboard/t/{failed}/cancel");
+    site.post_form(&wrong, &json, &[("csrf", &csrf)])
+        .await
+        .detail(400);
+}
+
+#[tokio::test]
+async fn a_theme_is_chosen_once_and_printed_by_the_server() {
+    let site = Site::open().await;
+    let page = site.page("/tasks/dashboard").await;
+    assert!(page.body.contains("<html lang=\"en\">"));
+    let csrf = page.csrf();
+    for theme in ["dark", "light"] {
+        let form = [
+            ("csrf", &*csrf),
+            ("theme", theme),
+            ("back", "/tasks/dashboard?limit=5"),
+        ];
+        let answer = site.post_form("/tasks/dashboard/prefs", &[], &form).await;
+        assert_eq!(answer.header("location"), "/tasks/dashboard?limit=5");
+        let cookie = answer.header("set-cookie").split(';').next().unwrap();
+        let page = site
+            .ask(Method::GET, "/tasks/dashboard", &[("cookie", cookie)])
+            .await;
+        assert!(page.body.contains(&format!("data-theme=\"{theme}\"")));
+    }
+    let odd = site
+        .ask(
+            Method::GET,
+            "/tasks/dashboard",
+            &[("cookie", "tf_theme=\"><b>")],
+        )
+        .await;
+    assert!(odd.body.contains("<html lang=\"en\">"));
+}
+
+#[tokio::test]
+async fn empty_and_wrong_addresses_have_a_page_of_their_own() {
+    let site = Site::open().await;
+
+    assert!(
+        site.page("/tasks/dashboard")
+            .await
+            .body
+            .contains("No tasks yet.")
+    );
+    let gone = site
+        .page("/tasks/dashboard/t/01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10")
+        .await;
+    assert_eq!(gone.status, 404);
+    assert!(gone.body.contains("Not here") && gone.body.contains("href=\"/tasks/dashboard\""));
+    for wrong in ["before=x", "status=x", "limit=0", "limit=100000"] {
+        let page = site.page(&format!("/tasks/dashboard?{wrong}")).await;
+        assert_eq!(page.status, 422, "{wrong}");
+        assert!(page.body.contains("This address cannot be read"));
+    }
+}
+
+#[tokio::test]
+async fn every_link_works_wherever_the_routes_are_mounted() {
+    type Mount = fn(TaskAdmin) -> Router;
+    let mounts: [(&str, &str, Mount); 7] = [
+        ("/tasks", "/tasks", |admin| {
+            Router::new().nest("/tasks", admin.routes())
+        }),
+        ("/a/b/tasks", "/a/b/tasks", |admin| {
+            Router::new().nest("/a/b/tasks", admin.routes())
+        }),
+        ("/acme/tasks", "/acme/tasks", |admin| {
+            Router::new().nest("/{tenant}/tasks", admin.routes())
+        }),
+        ("", "", |admin| Router::new().merge(admin.routes())),
+        ("", "", |admin| admin.at("/")),
+        ("/ops/tasks", "/ops/tasks", |admin| {
+            Router::new().merge(admin.at("/ops/tasks/"))
+        }),
+        ("/tasks", "/public/x", |admin| {
+            Router::new().nest("/tasks", admin.public_path("/public/x/").routes())
+        }),
+    ];
+    for (inner, base, mount) in mounts {
+        let site = Site::with(|admin| mount(people(admin))).await;
+        let id = site.ended(TaskStatus::Failed).await;
+        let auth = ("authorization", "Basic YWRhOnNlY3JldA==");
+        let html = ("accept", "text/html");
+        let outside = site
+            .ask(Method::GET, &format!("{inner}/dashboard"), &[html])
+            .await;
+        assert_eq!(
+            outside.header("location"),
+            format!("{base}/auth/login"),
+            "{inner}"
+        );
+        let root = if inner.is_empty() { "/" } else { inner };
+        let home = site.ask(Method::GET, root, &[auth, html]).await;
+        assert_eq!(home.header("location"), format!("{base}/dashboard"));
+        let list = site
+            .ask(
+                Method::GET,
+                &format!("{root}?limit=1&status=failed"),
+                &[auth],
+            )
+            .await;
+        assert_eq!(list.status, 200);
+
+        for path in ["/dashboard".to_owned(), format!("/dashboard/t/{id}")] {
+            let page = site
+                .ask(Method::GET, &format!("{inner}{path}"), &[auth, html])
+                .await;
+            assert_eq!(page.status, 200, "{inner}{path}");
+            let mut links = BTreeMap::new();
+            for name in ["href", "src", "action", "formaction", "data-stream"] {
+                for part in page.body.split(&format!(" {name}=\"")).skip(1) {
+                    links.insert(unescape(part.split('"').next().unwrap()), name);
+                }
+            }
+            assert!(links.len() > 5);
+            for (link, name) in links
+                .iter()
+                .filter(|(link, _)| !link.is_empty() && !link.starts_with('#'))
+            {
+                assert!(
+                    link.starts_with(&format!("{base}/")) && !link.contains("//"),
+                    "{name}={link} at {inner}"
+                );
+                // Below the public path the proxy puts the inner one.
+                let target = format!("{inner}{}", &link[base.len()..]);
+                if !["action", "formaction", "data-stream"].contains(name) {
+                    let answer = site.ask(Method::GET, &target, &[auth, html]).await;
+                    assert_eq!(answer.status, 200, "{link} at {inner}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mount_answers_with_and_without_a_slash_at_its_end() {
+    let site = Site::with(|admin| Router::new().merge(admin.insecure_no_auth().at("/tasks"))).await;
+
+    for path in ["/tasks", "/tasks/"] {
+        let answer = site.get(path).await;
+        assert_eq!(
+            (answer.status.as_u16(), &*answer.body),
+            (200, "[]"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn assets_may_be_kept_for_ever_and_only_under_their_own_name() {
+    let site = Site::closed().await;
+    let login = site.page("/tasks/auth/login").await;
+    let (_, rest) = login.body.split_once("rel=\"stylesheet\" href=\"").unwrap();
+    let style = rest.split('"').next().unwrap();
+
+    let answer = site.get(style).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "text/css; charset=utf-8");
+    assert_eq!(
+        answer.header("cache-control"),
+        "public, max-age=31536000, immutable"
+    );
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    for wrong in [
+        "app.css",
+        "..%2F..%2FCargo.toml",
+        "app.0000000000000000.css",
+        "%FF",
+    ] {
+        assert_eq!(
+            site.get(&format!("/tasks/dashboard/assets/{wrong}"))
+                .await
+                .status,
+            404,
+            "{wrong}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_fifty_tasks_is_small() {
+    let site = Site::open().await;
+    let names = (0..60).map(|n| format!("user{n}@example.org"));
+    site.manager
+        .add_tasks(greet, names)
+        .delay_by(Duration::from_secs(60))
+        .await
+        .unwrap();
+
+    let page = site.page("/tasks/dashboard").await;
+    assert_eq!(page.body.matches("<tr id=").count(), 50);
+    assert!(page.body.len() < 60_000, "{} bytes", page.body.len());
+    assert!(page.body.matches('<').count() / 2 < 1_500);
+}

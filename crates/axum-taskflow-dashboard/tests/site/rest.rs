@@ -1,0 +1,575 @@
+//! The routes for programs.
+
+use std::{collections::HashSet, time::Duration};
+
+use axum::http::Method;
+use axum_taskflow_core::{FailureKind, FailureReport, TaskId, TaskStatus, Timestamp};
+use serde_json::json;
+
+use crate::site::{START, Site, greet, request};
+
+#[tokio::test]
+async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
+    let site = Site::open().await;
+    let id = site
+        .manager
+        .add_task(greet, "ada".to_owned())
+        .tag("plan", "pro")
+        .priority(7)
+        .idempotency_key("once")
+        .await
+        .unwrap();
+    let _: String = site.manager.wait(id).await.unwrap();
+
+    let task = site.get(&format!("/tasks/{id}")).await.json();
+
+    let instance = site.manager.instance().id.to_string();
+    assert_eq!(
+        task,
+        json!({
+            "task_id": id, "func_name": "greet", "status": "success",
+            "created_at": "2026-11-21T22:26:40+00:00", "start_time": "2026-11-21T22:26:40+00:00",
+            "end_time": "2026-11-21T22:26:40+00:00", "duration": 0.0, "retries_used": 0, "error": null,
+            "logs": [], "stacktrace": null, "tags": { "plan": "pro" }, "source": "manual", "priority": 7,
+            "executor": "async", "queue": "default",
+            "run_at": "2026-11-21T22:26:40+00:00", "attempt": 1, "result": "hello ada", "progress": null,
+            "instance": instance, "idempotency_key": "once",
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_failed_task_has_its_error_its_causes_and_its_logs() {
+    let site = Site::open().await;
+    let id = site.ended(TaskStatus::Failed).await;
+
+    for task in [
+        site.get(&format!("/tasks/{id}")).await.json(),
+        site.get("/tasks").await.json()[0].clone(),
+    ] {
+        assert_eq!(task["status"], "failed");
+        assert_eq!(task["error"], "no");
+        assert_eq!(task["stacktrace"], "no\ncaused by: the cause");
+        assert_eq!(
+            task["logs"],
+            json!([
+                "2026-11-21T22:26:40Z about to fail",
+                "2026-11-21T22:26:40Z now"
+            ])
+        );
+    }
+}
+
+#[tokio::test]
+async fn following_the_links_gives_every_task_once_newest_first() {
+    let site = Site::open().await;
+    let names = (0..250).map(|n| n.to_string());
+    let later = Duration::from_secs(60);
+    let mut ids = site
+        .manager
+        .add_tasks(greet, names)
+        .delay_by(later)
+        .await
+        .unwrap();
+    ids.reverse();
+    let first = site.get("/tasks").await;
+    assert_eq!(first.ids().len(), 100, "the default");
+
+    let mut found = Vec::new();
+    let mut next = Some("/tasks?limit=70&func_name=greet&status=pending".to_owned());
+    let mut pages = 0;
+    while let Some(path) = next {
+        let answer = site.get(&path).await;
+        found.extend(answer.ids());
+        pages += 1;
+        let link = answer.header("link");
+        next = link
+            .strip_suffix(">; rel=\"next\"")
+            .map(|link| link[1..].to_owned());
+    }
+
+    assert_eq!(pages, 4);
+    assert_eq!(found, ids.iter().map(TaskId::to_string).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn each_filter_gives_its_own_tasks() {
+    let site = Site::open().await;
+    let ok = site.ended(TaskStatus::Success).await.to_string();
+    let failed = site.ended(TaskStatus::Failed).await.to_string();
+    let tagged = site
+        .manager
+        .add_task(greet, "x".to_owned())
+        .tag("tenant", "a=b");
+    let tagged = tagged
+        .delay_by(Duration::from_secs(9))
+        .await
+        .unwrap()
+        .to_string();
+
+    for (query, expected) in [
+        ("", vec![&tagged, &failed, &ok]),
+        ("status=failed", vec![&failed]),
+        ("status=rejected", vec![]),
+        ("func_name=greet", vec![&tagged, &ok]),
+        ("func_name=gree", vec![]),
+        ("func_name=greet&status=success", vec![&ok]),
+        ("tag=tenant", vec![&tagged]),
+        ("tag=tenant%3Da%3Db", vec![&tagged]),
+        ("tag=tenant%3Dc", vec![]),
+        ("limit=1", vec![&tagged]),
+        (&format!("before={failed}"), vec![&ok]),
+        (&format!("after={failed}"), vec![&tagged]),
+        ("before=2026-11-21T22:26:40Z", vec![]),
+        (
+            "after=2026-11-21T23:26:40%2B01:00",
+            vec![&tagged, &failed, &ok],
+        ),
+    ] {
+        let ids = site.get(&format!("/tasks?{query}")).await.ids();
+        assert_eq!(ids.iter().collect::<Vec<_>>(), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_parameter_is_named() {
+    let site = Site::open().await;
+    for (query, name) in [
+        ("limit=0", "limit"),
+        ("limit=-5", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=many", "limit"),
+        ("status=done", "status"),
+        ("before=yesterday", "before"),
+        ("after=2026-11-22", "after"),
+        ("after=%FF%FE", "after"),
+    ] {
+        let detail = site.get(&format!("/tasks?{query}")).await.detail(422);
+        assert!(detail.starts_with(name), "{query}: {detail}");
+    }
+    let long = format!("/tasks?tag={}", "x".repeat(10_000));
+    assert!(site.get(&long).await.detail(422).starts_with("tag"));
+}
+
+#[tokio::test]
+async fn an_id_that_names_no_task_is_not_found_however_it_is_written() {
+    let site = Site::open().await;
+    let unknown = "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10";
+    let long = "x".repeat(5_000);
+    for id in [
+        unknown,
+        "undefined",
+        "%FF",
+        "%00",
+        "a%20b",
+        "..%2F..",
+        &long,
+    ] {
+        assert!(
+            site.get(&format!("/tasks/{id}"))
+                .await
+                .detail(404)
+                .starts_with("there is no task")
+        );
+        for action in ["retry", "cancel"] {
+            let answer = site.post(&format!("/tasks/{id}/{action}")).await;
+            assert!(answer.detail(404).len() < 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_retry_makes_a_new_task_and_is_kept_in_the_audit_log() {
+    let site = Site::open().await;
+    let old = site.ended(TaskStatus::Failed).await;
+
+    let answer = site.post(&format!("/tasks/{old}/retry")).await.json();
+
+    let new = answer["task_id"].as_str().unwrap();
+    assert_ne!(new, old.to_string());
+    assert_eq!(answer["task"]["task_id"], new);
+    assert_eq!(answer["task"]["source"], "retry");
+    let audit = site.get("/tasks/audit").await.json();
+    assert_eq!(audit[0]["action"], "retry");
+    assert_eq!(audit[0]["task_id"], old.to_string());
+    assert_eq!(audit[0]["actor"], "anonymous");
+    assert_eq!(audit[0]["detail"]["new_task_id"], new);
+    assert_eq!(audit[0]["timestamp"], "2026-11-21T22:26:40+00:00");
+}
+
+#[tokio::test]
+async fn what_cannot_be_retried_says_why() {
+    let site = Site::open().await;
+    let ok = site.ended(TaskStatus::Success).await;
+    let gone = site
+        .stored("gone", |task| {
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        })
+        .await;
+
+    let detail = site.post(&format!("/tasks/{ok}/retry")).await.detail(400);
+    assert!(detail.ends_with("is success"), "{detail}");
+    let detail = site.post(&format!("/tasks/{gone}/retry")).await.detail(409);
+    assert!(detail.contains("no function called gone"), "{detail}");
+    assert!(site.actors().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_waiting_task_is_cancelled_and_a_running_one_asked_to_stop() {
+    let site = Site::open().await;
+    let waiting = site.waiting().await;
+    let running = site.running().await;
+
+    let answer = site.post(&format!("/tasks/{waiting}/cancel")).await.json();
+    assert_eq!(answer["task"]["status"], "cancelled");
+    let answer = site.post(&format!("/tasks/{running}/cancel")).await;
+    assert_eq!(answer.status, 200);
+    site.until(running, |task| task.life.status == TaskStatus::Cancelled)
+        .await;
+
+    let detail = site
+        .post(&format!("/tasks/{waiting}/cancel"))
+        .await
+        .detail(400);
+    assert!(detail.ends_with("is cancelled"), "{detail}");
+    assert_eq!(site.actors().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_bulk_retry_retries_what_it_can_and_counts_the_rest() {
+    let site = Site::open().await;
+    let failed = [
+        site.ended(TaskStatus::Failed).await,
+        site.ended(TaskStatus::Failed).await,
+    ];
+    let ok = site.ended(TaskStatus::Success).await;
+    let unknown = "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10";
+    let ids = json!({ "task_ids": [failed[0], ok, "nonsense", failed[1], unknown, failed[0]] });
+
+    let answer = site.post_json("/tasks/bulk-retry", &ids).await.json();
+
+    assert_eq!(
+        (&answer["dispatched"], &answer["skipped"]),
+        (&json!(2), &json!(4))
+    );
+    let originals: Vec<_> = answer["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["original_task_id"])
+        .collect();
+    assert_eq!(originals, [&json!(failed[0]), &json!(failed[1])]);
+    let audit = site.get("/tasks/audit").await.json();
+    assert_eq!(
+        (&audit[0]["action"], &audit[0]["task_id"]),
+        (&json!("bulk_retry"), &json!("bulk"))
+    );
+    assert_eq!(audit[0]["detail"]["dispatched"], 2);
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_refused_with_the_reason() {
+    let site = Site::open().await;
+    let send = async |kind: &str, body: Vec<u8>| {
+        let mut request = request(
+            Method::POST,
+            "/tasks/bulk-retry",
+            &[("content-type", kind)],
+            "",
+        );
+        *request.body_mut() = body.into();
+        site.send(request).await
+    };
+    let json = "application/json; charset=utf-8";
+
+    assert!(
+        send("text/plain", b"{}".to_vec())
+            .await
+            .detail(415)
+            .contains("application/json")
+    );
+    for body in [
+        "",
+        "{",
+        "[]",
+        "{\"task_ids\": 7}",
+        "{\"task_ids\": [7]}",
+        "{\"ids\": []}",
+    ] {
+        let detail = send(json, body.into()).await.detail(422);
+        assert!(
+            detail.contains("cannot be read as JSON"),
+            "{body}: {detail}"
+        );
+    }
+    send(json, b"{\"task_ids\": [\"\xff\xfe\"]}".to_vec())
+        .await
+        .detail(422);
+    let many = json!({ "task_ids": vec!["x"; 1_001] }).to_string();
+    assert!(
+        send(json, many.into())
+            .await
+            .detail(422)
+            .contains("at most 1000 ids")
+    );
+    let huge = vec![b' '; 300 * 1024];
+    assert!(
+        send(json, huge)
+            .await
+            .detail(413)
+            .contains("at most 262144 bytes")
+    );
+}
+
+#[tokio::test]
+async fn retry_failed_takes_those_of_its_time_and_function() {
+    let site = Site::open().await;
+    let old = site.ended(TaskStatus::Failed).await;
+    site.clock.advance(Duration::from_secs(7 * 3_600));
+    let new = site.ended(TaskStatus::Failed).await;
+    let interrupted = site
+        .stored("fails", |task| {
+            task.args = "[\"x\"]".into();
+            task.life.status = TaskStatus::Interrupted;
+            task.life.finished_at = Some(START);
+        })
+        .await;
+    site.ended(TaskStatus::Success).await;
+    site.ended(TaskStatus::Cancelled).await;
+    let retried = async |query: &str| {
+        let answer = site
+            .post(&format!("/tasks/retry-failed{query}"))
+            .await
+            .json();
+        assert_eq!(answer["more"], false);
+        let results = answer["results"].as_array().unwrap().clone();
+        results
+            .into_iter()
+            .map(|one| one["original_task_id"].as_str().unwrap().parse().unwrap())
+            .collect::<Vec<TaskId>>()
+    };
+
+    assert_eq!(retried("?func_name=greet").await, []);
+    assert_eq!(retried("").await, [interrupted, new]);
+    assert!(retried("?since=1d&func_name=fails").await.contains(&old));
+    let detail = site
+        .post("/tasks/retry-failed?since=soon")
+        .await
+        .detail(400);
+    assert!(detail.contains("\"soon\""), "{detail}");
+}
+
+#[tokio::test]
+async fn retry_failed_stops_at_its_bound_and_says_where_to_go_on() {
+    let site = Site::open().await;
+    let mut ids = HashSet::new();
+    for _ in 0..10_050 {
+        // Of a function that nobody knows: each is looked at and skipped, which is quick.
+        let id = site.stored("gone", |task| {
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        });
+        ids.insert(id.await.to_string());
+    }
+
+    let first = site.post("/tasks/retry-failed?since=all").await.json();
+    assert_eq!(
+        (&first["skipped"], &first["more"]),
+        (&json!(10_000), &json!(true))
+    );
+    let next = first["next_before"].as_str().unwrap();
+    assert!(ids.contains(next));
+    let second = site
+        .post(&format!("/tasks/retry-failed?since=all&before={next}"))
+        .await
+        .json();
+
+    assert_eq!(
+        (&second["skipped"], &second["more"]),
+        (&json!(50), &json!(false))
+    );
+    assert!(second.get("next_before").is_none());
+}
+
+#[tokio::test]
+async fn history_is_deleted_by_age() {
+    let site = Site::open().await;
+    let old = site.ended(TaskStatus::Success).await;
+    let waiting = site.waiting().await;
+    site.clock.advance(Duration::from_secs(90 * 60));
+    let new = site.ended(TaskStatus::Success).await;
+
+    let answer = site
+        .ask(Method::DELETE, "/tasks/history?value=1&unit=hour", &[])
+        .await
+        .json();
+
+    assert_eq!(answer, json!({ "deleted": 1, "store": 0, "backend": 1 }));
+    let left = site.get("/tasks").await.ids();
+    assert!(!left.contains(&old.to_string()));
+    assert!(left.contains(&new.to_string()) && left.contains(&waiting.to_string()));
+    for (query, status) in [
+        ("", 422),
+        ("?value=0&unit=day", 422),
+        ("?value=-1&unit=day", 422),
+        ("?value=99999999999999999999&unit=day", 422),
+        ("?value=1&unit=week", 400),
+    ] {
+        site.ask(Method::DELETE, &format!("/tasks/history{query}"), &[])
+            .await
+            .detail(status);
+    }
+    assert_eq!(
+        site.actors().await,
+        [("anonymous".to_owned(), "delete_history".to_owned())]
+    );
+}
+
+#[tokio::test]
+async fn the_audit_log_is_read_page_by_page() {
+    let site = Site::open().await;
+    for n in 0..5 {
+        let detail = json!({ "n": n });
+        site.manager
+            .record_audit("ada", "retry", None, detail)
+            .await
+            .unwrap();
+    }
+
+    let first = site.get("/tasks/audit?limit=2").await;
+    let numbers = |json: &serde_json::Value| -> Vec<i64> {
+        json.as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["detail"]["n"].as_i64().unwrap())
+            .collect()
+    };
+    assert_eq!(numbers(&first.json()), [4, 3]);
+    let link = first
+        .header("link")
+        .strip_suffix(">; rel=\"next\"")
+        .unwrap()[1..]
+        .to_owned();
+    assert!(link.starts_with("/tasks/audit?"), "{link}");
+    let rest = site.get(&link.replace("limit=2", "limit=3")).await;
+
+    assert_eq!(numbers(&rest.json()), [2, 1, 0]);
+    assert_eq!(rest.header("link"), "");
+}
+
+#[tokio::test]
+async fn metrics_come_from_the_counters() {
+    let site = Site::open().await;
+    let empty = site.get("/tasks/metrics").await.json();
+    assert_eq!(
+        (&empty["total"], &empty["success_rate"]),
+        (&json!(0), &json!(0.0))
+    );
+    site.ended(TaskStatus::Success).await;
+    site.ended(TaskStatus::Success).await;
+    site.ended(TaskStatus::Failed).await;
+    site.waiting().await;
+
+    let metrics = site.get("/tasks/metrics").await.json();
+
+    assert_eq!(
+        metrics,
+        json!({
+            "total": 4, "success": 2, "failed": 1, "running": 0, "pending": 1, "interrupted": 0,
+            "cancelled": 0, "success_rate": 0.5, "avg_duration_seconds": 0.0,
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_browser_at_the_mount_is_sent_to_the_dashboard_and_a_program_is_not() {
+    let site = Site::open().await;
+
+    let browser = site.page("/tasks").await;
+    assert_eq!(
+        (browser.status.as_u16(), browser.header("location")),
+        (303, "/tasks/dashboard")
+    );
+    let program = site.ask(Method::GET, "/tasks", &[("accept", "*/*")]).await;
+    assert_eq!((program.status.as_u16(), &*program.body), (200, "[]"));
+    let head = site.ask(Method::HEAD, "/tasks", &[]).await;
+    assert_eq!((head.status.as_u16(), &*head.body), (200, ""));
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_answered_in_json_with_the_right_ones() {
+    let site = Site::open().await;
+
+    let answer = site.ask(Method::PUT, "/tasks/metrics", &[]).await;
+
+    assert_eq!(answer.header("allow"), "GET,HEAD");
+    assert_eq!(answer.detail(405), "PUT is not possible here");
+}
+
+#[tokio::test]
+async fn a_store_out_of_reach_is_a_503_that_says_when_to_come_back() {
+    let site = Site::open().await;
+    let id = site.ended(TaskStatus::Failed).await;
+    site.backend.begin();
+
+    for path in [
+        "/tasks",
+        "/tasks/metrics",
+        "/tasks/audit",
+        &format!("/tasks/{id}"),
+    ] {
+        let answer = site.get(path).await;
+        assert_eq!(answer.header("retry-after"), "2");
+        assert!(answer.detail(503).contains("out of reach"));
+    }
+    let answer = site
+        .post_json("/tasks/bulk-retry", &json!({ "task_ids": [id] }))
+        .await;
+    assert_eq!(answer.json()["dispatched"], 0);
+    assert!(answer.detail(503).contains("out of reach"));
+    let page = site.page("/tasks/dashboard").await;
+    assert_eq!(
+        (page.status.as_u16(), page.header("retry-after")),
+        (503, "2")
+    );
+    assert!(page.body.contains("The task store does not answer"));
+}
+
+#[tokio::test]
+async fn a_long_result_is_cut_in_a_list_and_whole_by_itself() {
+    let site = Site::open().await;
+    let name = "x".repeat(10_000);
+    let id = site.manager.add_task(greet, name.clone()).await.unwrap();
+    let result: String = site.manager.wait(id).await.unwrap();
+
+    let listed = site.get("/tasks").await.json()[0].clone();
+    assert_eq!(
+        (&listed["result"], &listed["result_truncated"]),
+        (&json!(null), &json!(true))
+    );
+    let task = site.get(&format!("/tasks/{id}")).await.json();
+    assert_eq!(task["result"], result);
+}
+
+#[tokio::test]
+async fn a_held_task_says_why_it_waits() {
+    let site = Site::open().await;
+    let id = site
+        .stored("greet", |task| {
+            let report = FailureReport::new(FailureKind::Held, "argument `name` of greet: missing");
+            task.life.error = Some(report.into());
+            task.life.run_at = Timestamp::MAX;
+        })
+        .await;
+
+    let task = site.get(&format!("/tasks/{id}")).await.json();
+
+    assert_eq!(
+        (&task["status"], &task["error"]),
+        (
+            &json!("pending"),
+            &json!("argument `name` of greet: missing")
+        )
+    );
+}

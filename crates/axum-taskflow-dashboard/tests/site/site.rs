@@ -1,0 +1,388 @@
+//! A router over a manager that keeps its tasks in memory, and what asks it.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Method, Request, StatusCode, header},
+};
+use axum_taskflow_core::{
+    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Clock, Config, Count,
+    Failure, IdSource, Instance, ListQuery, LogLevel, LogLine, Memory, Minute, Page, Prune, Pruned,
+    Task, TaskContext, TaskDef, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+};
+use axum_taskflow_dashboard::{Rights, TaskAdmin};
+use tower::ServiceExt;
+
+pub(crate) const START: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
+pub(crate) const TOKEN: &str = "a-token-of-a-program";
+
+pub(crate) async fn greet(name: String) -> String {
+    format!("hello {name}")
+}
+
+pub(crate) async fn fails(ctx: TaskContext, why: String) -> Result<(), Failure> {
+    ctx.log("about to fail");
+    ctx.log_at(LogLevel::Warn, "now");
+    let cause = std::io::Error::other("the cause");
+    Err(Failure::give_up(Because(why, cause)))
+}
+
+#[derive(Debug)]
+struct Because(String, std::io::Error);
+
+impl std::fmt::Display for Because {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Because {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.1)
+    }
+}
+
+/// Runs until it is cancelled.
+pub(crate) async fn stays(ctx: TaskContext) {
+    ctx.progress(0.42, "half way");
+    ctx.log("it stays");
+    pending().await
+}
+
+/// The routes, and the manager below them.
+pub(crate) struct Site {
+    pub(crate) manager: TaskManager,
+    pub(crate) backend: Arc<Outage>,
+    pub(crate) clock: Clock,
+    pub(crate) app: Router,
+    ids: IdSource,
+}
+
+impl Site {
+    /// Mounted at `/tasks`, open to everybody.
+    pub(crate) async fn open() -> Self {
+        Self::with(|admin| Router::new().nest("/tasks", admin.insecure_no_auth().routes())).await
+    }
+
+    /// Mounted at `/tasks`, with a user who may act, one who may look, and a token.
+    pub(crate) async fn closed() -> Self {
+        Self::with(|admin| Router::new().nest("/tasks", people(admin).routes())).await
+    }
+
+    pub(crate) async fn with(mount: impl FnOnce(TaskAdmin) -> Router) -> Self {
+        let backend = Arc::new(Outage::default());
+        let clock = Clock::manual(START);
+        let mut config = Config::default();
+        config.backend = backend.clone();
+        config.collect = false;
+        config.clock = clock.clone();
+        config.tasks = vec![
+            TaskDef::new(greet).name("greet"),
+            TaskDef::new(fails).name("fails"),
+            TaskDef::new(stays).name("stays"),
+        ];
+        let manager = TaskManager::start(config).await.unwrap();
+        let app = mount(TaskAdmin::new(&manager));
+        Self {
+            manager,
+            backend,
+            clock,
+            app,
+            ids: IdSource::default(),
+        }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.app.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send(request(method, path, headers, "")).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, &[]).await
+    }
+
+    /// As a browser that opens an address.
+    pub(crate) async fn page(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, &[("accept", "text/html,*/*")])
+            .await
+    }
+
+    pub(crate) async fn post(&self, path: &str) -> Answer {
+        self.ask(Method::POST, path, &[]).await
+    }
+
+    pub(crate) async fn post_json(&self, path: &str, json: &serde_json::Value) -> Answer {
+        let headers = [("content-type", "application/json")];
+        self.send(request(Method::POST, path, &headers, &json.to_string()))
+            .await
+    }
+
+    pub(crate) async fn post_form(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        form: &[(&str, &str)],
+    ) -> Answer {
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(form);
+        let mut all = vec![("content-type", "application/x-www-form-urlencoded")];
+        all.extend(headers);
+        self.send(request(Method::POST, path, &all, &body.finish()))
+            .await
+    }
+
+    /// The cookie of a new session.
+    pub(crate) async fn sign_in(&self, name: &str) -> String {
+        let form = [("username", name), ("password", "secret")];
+        let answer = self.post_form("/tasks/auth/login", &[], &form).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
+        let cookie = answer.header("set-cookie");
+        cookie.split(';').next().unwrap().to_owned()
+    }
+
+    /// A task that has ended as `status`.
+    pub(crate) async fn ended(&self, status: TaskStatus) -> TaskId {
+        let id = match status {
+            TaskStatus::Success => self
+                .manager
+                .add_task(greet, "ada".to_owned())
+                .await
+                .unwrap(),
+            TaskStatus::Failed => self.manager.add_task(fails, "no".to_owned()).await.unwrap(),
+            TaskStatus::Cancelled => {
+                let id = self.waiting().await;
+                self.manager.cancel(id).await.unwrap();
+                id
+            }
+            other => panic!("no function ends as {other}"),
+        };
+        // The error says how it ended; the caller has asked for just that.
+        let _ = self.manager.wait::<serde_json::Value>(id).await;
+        id
+    }
+
+    /// A task that waits for an hour.
+    pub(crate) async fn waiting(&self) -> TaskId {
+        self.manager
+            .add_task(greet, "later".to_owned())
+            .delay_by(Duration::from_secs(3_600))
+            .await
+            .unwrap()
+    }
+
+    /// A task whose function has begun, and stays.
+    pub(crate) async fn running(&self) -> TaskId {
+        let id = self.manager.add_task(stays, ()).await.unwrap();
+        self.until(id, |task| task.life.status == TaskStatus::Running)
+            .await;
+        id
+    }
+
+    /// A task as another program, or a former version of this one, may have left it.
+    pub(crate) async fn stored(&self, name: &str, change: impl FnOnce(&mut Task)) -> TaskId {
+        let now = self.clock.now();
+        let mut task = Task::new(self.ids.task(now), name, "[]");
+        change(&mut task);
+        let id = task.id;
+        let mut batch = Batch::at(now);
+        batch.tasks.push(Arc::new(task));
+        self.backend.write(Arc::new(batch)).await.unwrap();
+        id
+    }
+
+    /// Looks at a task until it is as expected.
+    pub(crate) async fn until(&self, id: TaskId, is_so: impl Fn(&Task) -> bool) {
+        let look = async {
+            while !is_so(&self.manager.get(id).await.unwrap().unwrap()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), look)
+            .await
+            .expect("the task does not become what is expected");
+    }
+
+    pub(crate) async fn actors(&self) -> Vec<(String, String)> {
+        let entries = self.manager.audit(None, 100).await.unwrap();
+        entries
+            .into_iter()
+            .map(|entry| (entry.actor, entry.action))
+            .collect()
+    }
+}
+
+pub(crate) fn people(admin: TaskAdmin) -> TaskAdmin {
+    admin
+        .user("ada", "secret", Rights::Operate)
+        .user("bob", "secret", Rights::Read)
+        .token("ci", TOKEN, Rights::Operate)
+        .session_ttl(Duration::from_secs(3_600))
+}
+
+pub(crate) fn request(
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Request<Body> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "site.example");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::from(body.to_owned())).unwrap()
+}
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The `detail` of an error with this status.
+    pub(crate) fn detail(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.body);
+        self.json()["detail"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<String> {
+        assert_eq!(self.status, 200, "{}", self.body);
+        let tasks = self.json();
+        let ids = tasks
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|task| task["task_id"].as_str().unwrap().to_owned());
+        ids.collect()
+    }
+
+    /// The value of the first attribute of this name.
+    pub(crate) fn attribute(&self, name: &str) -> String {
+        let start = format!(" {name}=\"");
+        let (_, rest) = self
+            .body
+            .split_once(&start)
+            .unwrap_or_else(|| panic!("no {name} in {}", self.body));
+        unescape(rest.split('"').next().unwrap())
+    }
+
+    pub(crate) fn csrf(&self) -> String {
+        let (_, rest) = self
+            .body
+            .split_once("name=\"csrf\" value=\"")
+            .expect("a form of ours");
+        unescape(rest.split('"').next().unwrap())
+    }
+}
+
+pub(crate) fn unescape(html: &str) -> String {
+    html.replace("&#38;", "&")
+        .replace("&#60;", "<")
+        .replace("&#62;", ">")
+        .replace("&#34;", "\"")
+        .replace("&#39;", "'")
+}
+
+/// Memory that can be out of reach.
+#[derive(Debug)]
+pub(crate) struct Outage {
+    memory: Memory,
+    is_out: AtomicBool,
+}
+
+impl Default for Outage {
+    fn default() -> Self {
+        Self {
+            memory: Memory::with_history(50_000),
+            is_out: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Outage {
+    pub(crate) fn begin(&self) {
+        self.is_out.store(true, Ordering::SeqCst);
+    }
+
+    fn or<'a, T: 'a>(&self, answer: BackendFuture<'a, T>) -> BackendFuture<'a, T> {
+        if self.is_out.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(BackendError::unavailable("out of reach")) });
+        }
+        answer
+    }
+}
+
+impl Backend for Outage {
+    fn describe(&self) -> String {
+        self.memory.describe()
+    }
+    fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
+        self.or(self.memory.join(instance))
+    }
+    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+        self.or(self.memory.write(batch))
+    }
+    fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
+        self.or(self.memory.claim(claim))
+    }
+    fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
+        self.or(self.memory.orphans(limit))
+    }
+    fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
+        self.or(self.memory.get(id))
+    }
+    fn list(&self, query: ListQuery) -> BackendFuture<'_, Page> {
+        self.or(self.memory.list(query))
+    }
+    fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>> {
+        self.or(self.memory.logs(id, skip, limit))
+    }
+    fn counts(&self) -> BackendFuture<'_, Vec<Count>> {
+        self.or(self.memory.counts())
+    }
+    fn series(&self, since: Timestamp) -> BackendFuture<'_, Vec<Minute>> {
+        self.or(self.memory.series(since))
+    }
+    fn audit(&self, before: Option<TaskId>, limit: usize) -> BackendFuture<'_, Vec<AuditEntry>> {
+        self.or(self.memory.audit(before, limit))
+    }
+    fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
+        self.or(self.memory.prune(prune))
+    }
+    fn close(&self) -> BackendFuture<'_, ()> {
+        self.memory.close()
+    }
+}
