@@ -161,7 +161,7 @@
       }),
     );
     on("log", (more) => later(() => lines.push(more)));
-    on("reset", () => renew());
+    on("reset", () => renewSoon());
     on("bye", (bye) => {
       source.close();
       say("off", `${bye.why === "auth" ? "Signed out" : "Reconnecting"}, data from ${clock(heardAt)}`);
@@ -172,8 +172,19 @@
       say("off", `Reconnecting, data from ${clock(heardAt)}`);
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       again = Math.min(again * 2, 30000);
-      timer = setTimeout(open, again * (0.5 + Math.random()));
+      timer = setTimeout(openAgain, again * (0.5 + Math.random()));
     };
+  }
+
+  /** The server refused the stream. If it no longer knows who we are, only a sign-in helps. */
+  async function openAgain() {
+    try {
+      const answer = await fetch(location.href, { method: "HEAD", headers: { accept: "text/html" } });
+      if (answer.redirected || answer.status === 401) return location.reload();
+    } catch {
+      // Not reachable: the stream will say so, too.
+    }
+    open();
   }
 
   function outdated() {
@@ -247,11 +258,20 @@
   // ---- Fresh copies of the page ------------------------------------------------------------------------------
 
   let renewing = false;
+  let renewedAt = -Infinity;
+  let renewTimer = 0;
+
+  /** On a busy page every copy is old at once: a fresh one at most every 5 s, and none while paused. */
+  function renewSoon() {
+    clearTimeout(renewTimer);
+    renewTimer = setTimeout(() => (paused ? renewSoon() : renew()), Math.max(paused ? 1000 : 0, renewedAt + 5000 - Date.now()));
+  }
 
   /** Reads the page again and takes over what the server printed, without a jump. */
   async function renew() {
     if (renewing) return;
     renewing = true;
+    renewedAt = Date.now();
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected || answer.status === 401) return location.reload();

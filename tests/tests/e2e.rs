@@ -7,10 +7,10 @@ mod support;
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use axum_taskflow::{Clock, TaskAdmin, TaskManager, Timestamp};
-use reqwest::{Client, Method, StatusCode, header};
+use reqwest::{Method, StatusCode, header};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{DEADLINE, Service, Settings, answer, effects, next_of, until};
+use support::{DEADLINE, Service, Settings, answer, effects, http, next_of, until};
 use tempfile::tempdir;
 
 // ---- seen ----------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ async fn a_cancelled_task_stops_or_never_begins() {
     let running = service.add("waits", "door").await;
     let blocking = service.add("blocks", "door").await;
     let later = service
-        .add_with("effect", "later".into(), json!({ "delay_by_ms": 100 }))
+        .add_with("effect", "later".into(), json!({ "delay_by_ms": 2_000 }))
         .await;
 
     let answer = service.rest_post(&format!("/{later}/cancel"), 200).await;
@@ -304,9 +304,9 @@ async fn a_cancelled_task_stops_or_never_begins() {
     service.task_as(&running, "cancelled").await;
     service.effect(&blocking, "stopped").await;
     service.task_as(&blocking, "cancelled").await;
-    // One that was added later than the cancelled one was due has run, so that one would have.
+    // One that was due after the cancelled one has run, so that one would have.
     let other = service
-        .add_with("effect", "other".into(), json!({ "delay_by_ms": 200 }))
+        .add_with("effect", "other".into(), json!({ "delay_by_ms": 2_000 }))
         .await;
     service.task_as(&other, "success").await;
     assert!(
@@ -409,11 +409,22 @@ async fn old_history_is_deleted_and_what_lives_is_kept() {
     let new = manager.add_task(returns, false).await.unwrap();
     manager.wait::<()>(new).await.unwrap();
 
-    let request = Client::new().delete(format!("{url}/history?value=2&unit=hour"));
+    let request = http()
+        .build()
+        .unwrap()
+        .delete(format!("{url}/history?value=2&unit=hour"));
     let deleted = answer(request.bearer_auth("0123456789abcdef"), 200).await;
 
     assert_eq!(deleted["deleted"], 2);
-    let list = answer(Client::new().get(&url).bearer_auth("0123456789abcdef"), 200).await;
+    let list = answer(
+        http()
+            .build()
+            .unwrap()
+            .get(&url)
+            .bearer_auth("0123456789abcdef"),
+        200,
+    )
+    .await;
     let left: Vec<&Value> = list
         .as_array()
         .unwrap()
@@ -422,7 +433,9 @@ async fn old_history_is_deleted_and_what_lives_is_kept() {
         .collect();
     assert_eq!(left, [&json!(new), &json!(waiting)]);
     let audit = answer(
-        Client::new()
+        http()
+            .build()
+            .unwrap()
             .get(format!("{url}/audit"))
             .bearer_auth("0123456789abcdef"),
         200,
@@ -469,7 +482,7 @@ async fn nothing_is_told_and_nothing_done_without_a_sign_in() {
     let service = Service::start(folder.path()).await;
     let id = service.add("waits", "secret-argument").await;
     service.task_as(&id, "running").await;
-    let anonymous = Client::builder()
+    let anonymous = http()
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .unwrap();
@@ -580,7 +593,7 @@ async fn who_may_look_may_not_change() {
 async fn a_session_needs_proof_that_its_own_page_asks() {
     let folder = tempdir().unwrap();
     let service = Service::start(folder.path()).await;
-    let browser = Client::builder().cookie_store(true).build().unwrap();
+    let browser = http().cookie_store(true).build().unwrap();
     let url = format!("{}/tasks", service.caller.url);
     let login = json!({ "username": "ada", "password": "correct horse" });
 
@@ -632,7 +645,7 @@ async fn a_session_needs_proof_that_its_own_page_asks() {
     let logout = browser.post(format!("{url}/auth/logout"));
     answer(logout.header("sec-fetch-site", "same-origin"), 200).await;
     let stolen = cookie.split(';').next().unwrap();
-    let again = Client::new().get(&url).header("cookie", stolen);
+    let again = http().build().unwrap().get(&url).header("cookie", stolen);
     answer(again, 401).await;
 }
 

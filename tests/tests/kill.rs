@@ -342,10 +342,10 @@ async fn busy(caller: Caller, mut rng: Rng, accepted: UnboundedSender<(String, S
         let (function, args, options) = match rng.u32(..7) {
             0 => ("effect", json!(label), json!({})),
             1 => ("effect_blocking", json!(label), json!({})),
-            2 => ("sleeps", json!([label, rng.u32(1..60)]), json!({})),
+            2 => ("sleeps", json!([label, rng.u32(1..400)]), json!({})),
             3 => (
                 "sleeps",
-                json!([label, rng.u32(1..60)]),
+                json!([label, rng.u32(1..400)]),
                 json!({ "requeue": true }),
             ),
             4 => (

@@ -43,7 +43,14 @@ const CRATES: [(&str, &[&str]); 9] = [
             "axum-taskflow-sqlite",
         ],
     ),
-    ("tests", &["axum-taskflow"]),
+    (
+        "tests",
+        &[
+            "axum-taskflow",
+            "axum-taskflow-core",
+            "axum-taskflow-sqlite",
+        ],
+    ),
 ];
 
 /// Crates of others that few of ours may name, so that they can be replaced in one place.

@@ -159,6 +159,8 @@ impl Change {
         let life = Life {
             status,
             owner: None,
+            // Nothing ran until now: the last attempt, if there was one, is among the past ones.
+            started_at: None,
             finished_at: Some(now),
             error: Some(Arc::new(error)),
             ..task.life.clone()
@@ -379,6 +381,18 @@ mod tests {
         assert_eq!(change.life.attempt, 0);
         assert_eq!(change.life.epoch, task.life.epoch);
         assert_eq!(change.ended.unwrap().outcome, TaskStatus::Interrupted);
+    }
+
+    #[test]
+    fn a_task_cancelled_between_two_attempts_has_not_run_since_the_first() {
+        let mut task = running();
+        task.life = finish(&task, Outcome::Failed(Failure::retry("no")), 1).life;
+        let later = NOW.saturating_add(Duration::from_secs(3_600));
+
+        task.life = Change::cancelled(&task, later).unwrap().life;
+
+        assert_eq!(task.life.status, TaskStatus::Cancelled);
+        assert_eq!(task.duration(), None);
     }
 
     #[test]

@@ -28,6 +28,10 @@ use crate::{
 const LOGS_IN_LIST: usize = 100;
 /// Log lines of one task, as many as a store keeps at least.
 const LOGS_OF_TASK: usize = 10_000;
+/// Bytes of log lines in one answer; what is over is left out, the newest tasks' lines come first.
+const LOGS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Log lines that are read at once.
+const LOGS_PAGE: usize = 100;
 /// Ids in one bulk retry.
 const BULK_MAX: usize = 1_000;
 /// Tasks that one call of retry-failed looks at.
@@ -51,8 +55,9 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     let limit = query.limit;
     let page = filter.page(manager, query).await?;
     let mut logs = Vec::with_capacity(page.tasks.len());
+    let mut bytes_left = LOGS_BYTES_MAX;
     for task in &page.tasks {
-        logs.push(logs_of(manager, task, LOGS_IN_LIST).await?);
+        logs.push(logs_of(manager, task, LOGS_IN_LIST, &mut bytes_left).await?);
     }
     let tasks = page.tasks.iter().zip(&logs);
     let tasks: Vec<TaskJson<'_>> = tasks.map(|(task, logs)| TaskJson::of(task, logs)).collect();
@@ -83,12 +88,32 @@ fn link_next(response: &mut Response, base: &str, path: &str, query: &str) {
     }
 }
 
-async fn logs_of(manager: &TaskManager, task: &Task, limit: usize) -> Result<Vec<LogLine>, Error> {
+/// The first log lines of a task: at most `lines_max`, and no more bytes than are left.
+async fn logs_of(
+    manager: &TaskManager,
+    task: &Task,
+    lines_max: usize,
+    bytes_left: &mut usize,
+) -> Result<Vec<LogLine>, Error> {
+    let mut lines: Vec<LogLine> = Vec::new();
     // What never began has said nothing; most of a list of waiting tasks costs no read.
-    match task.life.epoch.get() {
-        0 => Ok(Vec::new()),
-        _ => manager.logs(task.id, 0, limit).await,
+    while task.life.epoch.get() > 0 && lines.len() < lines_max && *bytes_left > 0 {
+        let wanted = LOGS_PAGE.min(lines_max - lines.len());
+        let page = manager.logs(task.id, lines.len(), wanted).await?;
+        let is_last = page.len() < wanted;
+        for line in page {
+            if line.message.len() > *bytes_left {
+                *bytes_left = 0;
+                return Ok(lines);
+            }
+            *bytes_left -= line.message.len();
+            lines.push(line);
+        }
+        if is_last {
+            break;
+        }
     }
+    Ok(lines)
 }
 
 /// `GET /{task_id}`.
@@ -98,7 +123,8 @@ pub(crate) async fn task(call: Call) -> Result<Response, Problem> {
 
 async fn one_task(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
     let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
-    let logs = logs_of(manager, &task, LOGS_OF_TASK).await?;
+    let mut bytes_left = LOGS_BYTES_MAX;
+    let logs = logs_of(manager, &task, LOGS_OF_TASK, &mut bytes_left).await?;
     Ok(json(&TaskJson::of(&task, &logs)))
 }
 
@@ -187,7 +213,7 @@ pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
 
 async fn acted(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
     let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
-    let logs = logs_of(manager, &task, LOGS_OF_TASK).await?;
+    let logs = logs_of(manager, &task, LOGS_OF_TASK, &mut LOGS_BYTES_MAX.clone()).await?;
     Ok(json(&Acted {
         task_id: id,
         task: TaskJson::of(&task, &logs),

@@ -146,7 +146,8 @@ impl Auth {
         self.is_open
     }
 
-    /// Who sends a request with these headers. What is given in `Authorization` counts before a cookie.
+    /// Who sends a request with these headers. A session that is valid counts before `Authorization`: a proxy in
+    /// front that asks for a password of its own sends that along.
     pub(crate) fn identify(
         &self,
         headers: &HeaderMap,
@@ -155,6 +156,10 @@ impl Auth {
     ) -> Identity {
         if self.is_open {
             return Identity::Known(self.anybody());
+        }
+        let session = session_cookie(headers).map(|cookie| self.by_cookie(cookie, now));
+        if let Some(Some(access)) = session {
+            return Identity::Known(access);
         }
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             return match value.to_str().ok().and_then(|value| value.split_once(' ')) {
@@ -167,11 +172,8 @@ impl Auth {
                 _ => Identity::Wrong,
             };
         }
-        match session_cookie(headers) {
-            Some(cookie) => match self.by_cookie(cookie, now) {
-                Some(access) => Identity::Known(access),
-                None => Identity::Wrong,
-            },
+        match session {
+            Some(_) => Identity::Wrong,
             None => Identity::Nobody,
         }
     }

@@ -49,9 +49,11 @@ pub(crate) fn audit(
 ) -> Result<Vec<AuditEntry>, Fault> {
     let mut statement = conn.prepare_cached(
         "SELECT id, at, actor, action, task, detail FROM audit
-         WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2",
+         WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
     )?;
-    let before = before.as_ref().map(TaskId::as_bytes);
+    let before = before
+        .as_ref()
+        .map_or(row::ABOVE_ALL_IDS, |id| id.as_bytes());
     let mut rows = statement.query((before, at_most(limit)))?;
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {

@@ -22,6 +22,7 @@ pub(crate) struct ClaimVerb<'c> {
     promote: Statement<'c>,
     waiting: Statement<'c>,
     take: Statement<'c>,
+    hold: Statement<'c>,
     read: Statement<'c>,
     next_ahead: Statement<'c>,
     next_of_func: Statement<'c>,
@@ -42,6 +43,7 @@ impl<'c> ClaimVerb<'c> {
             )?,
             waiting: conn.prepare(include_str!("claim.sql"))?,
             take: conn.prepare("UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2")?,
+            hold: conn.prepare("UPDATE task SET shelf = NULL WHERE rowid = ?1")?,
             read: conn.prepare(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?,
             next_ahead: conn.prepare(
                 "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1
@@ -66,8 +68,19 @@ impl<'c> ClaimVerb<'c> {
         let owner = tx.interned.instance(tx.conn, claim.owner)?;
         let mut tasks = Vec::new();
         for (.., rowid) in self.candidates(tx, claim)? {
-            self.take.execute((owner, rowid))?;
-            tasks.push(self.read(tx, rowid)?);
+            match self.read(tx, rowid) {
+                Ok(mut task) => {
+                    self.take.execute((owner, rowid))?;
+                    task.life.owner = Some(claim.owner);
+                    tasks.push(task);
+                }
+                // One row that cannot be read must not keep all others waiting: it stays, and waits for nobody.
+                Err(Fault::Unreadable(why)) => {
+                    tracing::error!(rowid, %why, "a stored task cannot be read; it is held and not claimed again");
+                    self.hold.execute([rowid])?;
+                }
+                Err(fault) => return Err(fault),
+            }
         }
         let next_due = self.next_due(tx, claim.now)?;
         tx.latest = tx.latest.max(claim.now);

@@ -70,7 +70,7 @@ pub(crate) fn open_writer(
         .map_err(|e| explain(e.into()))?;
 
     // Looked at before anything is written: not even the journal mode of a foreign file is touched.
-    let found = schema::look(&conn).map_err(|e| explain(e.into()))?;
+    let found = schema::look_alone(&conn).map_err(|e| explain(e.into()))?;
     match found {
         Found::Empty | Found::Ours(_) => {}
         Found::Foreign => {

@@ -63,6 +63,8 @@ impl Fault {
                 }
                 Some(
                     ErrorCode::SystemIoFailure
+                    | ErrorCode::FileLockingProtocolFailed
+                    | ErrorCode::OperationAborted
                     | ErrorCode::OutOfMemory
                     | ErrorCode::OperationInterrupted,
                 ) => BackendError::unavailable(said("")),

@@ -202,7 +202,19 @@ impl Backend for Sqlite {
     }
 
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
-        Box::pin(self.writer.call(move |session| session.prune(&prune)))
+        Box::pin(async move {
+            let is_first = prune.from.is_none();
+            // In transactions of their own, so that others can write in between.
+            while is_first
+                && self
+                    .writer
+                    .call(move |session| session.prune_rest(&prune))
+                    .await?
+            {}
+            self.writer
+                .call(move |session| session.prune_tasks(&prune))
+                .await
+        })
     }
 
     fn close(&self) -> BackendFuture<'_, ()> {

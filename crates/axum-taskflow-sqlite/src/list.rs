@@ -24,13 +24,13 @@ enum Source<'q> {
 }
 
 /// What every candidate must be.
-struct Filter {
+struct Filter<'q> {
     status: Option<i64>,
     func: Option<i64>,
-    /// Older than this; no bound is above all ids.
-    before: Vec<u8>,
-    /// Newer than this; no bound is below all ids.
-    after: Vec<u8>,
+    /// Older than this.
+    before: &'q [u8],
+    /// Newer than this; what is empty sorts before every id.
+    after: &'q [u8],
 }
 
 struct Match {
@@ -43,6 +43,15 @@ pub(crate) fn list(
     interned: &mut Interned,
     query: &ListQuery,
 ) -> Result<Page, Fault> {
+    list_within(conn, interned, query, LOOKED_AT_MAX)
+}
+
+fn list_within(
+    conn: &Connection,
+    interned: &mut Interned,
+    query: &ListQuery,
+    looked_at_max: usize,
+) -> Result<Page, Fault> {
     if query.limit == 0 {
         return Ok(Page::default());
     }
@@ -53,15 +62,17 @@ pub(crate) fn list(
             None => return Ok(Page::default()), // it never had a task
         },
     };
-    let bound = |id: Option<TaskId>| id.map(|id| id.as_bytes().to_vec());
     let filter = Filter {
         status: query.status.map(row::status_no).transpose()?,
         func,
-        before: bound(query.before).unwrap_or(vec![0xff; 17]),
-        after: bound(query.after).unwrap_or_default(),
+        before: query
+            .before
+            .as_ref()
+            .map_or(row::ABOVE_ALL_IDS, |id| id.as_bytes()),
+        after: query.after.as_ref().map_or(&[], |id| id.as_bytes()),
     };
     let sources = sources(conn, query, &filter)?;
-    let looked_at_max = LOOKED_AT_MAX / sources.len().max(1);
+    let looked_at_max = (looked_at_max / sources.len().max(1)).max(1);
 
     let mut matches = Vec::new();
     let mut stopped: Option<TaskId> = None;
@@ -94,7 +105,7 @@ pub(crate) fn list(
 fn sources<'q>(
     conn: &Connection,
     query: &'q ListQuery,
-    filter: &Filter,
+    filter: &Filter<'_>,
 ) -> Result<Vec<Source<'q>>, Fault> {
     Ok(
         match (&query.tag, query.status, filter.status, filter.func) {
@@ -178,7 +189,7 @@ impl Source<'_> {
 fn scan(
     conn: &Connection,
     source: &Source<'_>,
-    filter: &Filter,
+    filter: &Filter<'_>,
     limit: usize,
     looked_at_max: usize,
     matches: &mut Vec<Match>,
@@ -260,5 +271,127 @@ mod tests {
                 "{plan:?}"
             );
         }
+    }
+
+    /// Tasks of two functions and three owners in all statuses, some tagged; as `(id, status, func, tag)`, newest first.
+    fn filled(conn: &Connection) -> Vec<(TaskId, TaskStatus, &'static str, Option<char>)> {
+        let mut dice = fastrand::Rng::with_seed(7);
+        let mut tasks = Vec::new();
+        conn.execute_batch(
+            "INSERT INTO func (no, name) VALUES (1, 'f'), (2, 'g');
+             INSERT INTO instance (no, id) VALUES (1, zeroblob(16)), (2, x'01010101010101010101010101010101')",
+        )
+        .unwrap();
+        for n in 1..=300_u32 {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            let status = TaskStatus::ALL[dice.usize(..6)];
+            let owner = match status {
+                TaskStatus::Pending => Some(dice.i64(0..3)),
+                TaskStatus::Running => Some(dice.i64(1..3)),
+                _ => None,
+            };
+            let no = row::status_no(status).unwrap();
+            let shelf = (no >= 3).then_some(no);
+            let func = dice.i64(1..3);
+            let tag = [None, Some('a'), Some('b')][dice.usize(..3)];
+            conn.execute(
+                "INSERT INTO task (id, func, status, epoch, attempt, owner, shelf, priority, run_at,
+                                   source, executor, requeue, args)
+                 VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, 0, 0, 0, 0, 0, '[]')",
+                (bytes, func, no, owner, shelf),
+            )
+            .unwrap();
+            if let Some(value) = tag {
+                conn.execute(
+                    "INSERT INTO task_tag (key, value, task) VALUES ('k', ?1, ?2)",
+                    (value.to_string(), bytes),
+                )
+                .unwrap();
+            }
+            let name = if func == 1 { "f" } else { "g" };
+            tasks.push((TaskId::from_bytes(bytes), status, name, tag));
+        }
+        tasks.reverse();
+        tasks
+    }
+
+    #[test]
+    fn pages_show_each_match_once_however_little_is_looked_at() {
+        let conn = Connection::open_in_memory().unwrap();
+        schema::migrate(&conn).unwrap();
+        let tasks = filled(&conn);
+        let mut interned = Interned::default();
+        let statuses = TaskStatus::ALL.map(Some).into_iter().chain([None]);
+        let tags = [None, Some(None), Some(Some('a'))];
+
+        for (status, name, tag, limit, looked_at_max) in statuses
+            .flat_map(|status| [None, Some("f")].map(|name| (status, name)))
+            .flat_map(|(status, name)| tags.map(|tag| (status, name, tag)))
+            .flat_map(|(s, n, t)| {
+                [
+                    (s, n, t, 1, 9),
+                    (s, n, t, 7, 3),
+                    (s, n, t, 7, 1_000),
+                    (s, n, t, 1_000, 50),
+                ]
+            })
+        {
+            let mut query = ListQuery::default();
+            query.status = status;
+            query.name = name.map(str::to_owned);
+            query.tag = tag.map(|value: Option<char>| ("k".to_owned(), value.map(String::from)));
+            query.limit = limit;
+            let mut shown = Vec::new();
+            loop {
+                let page = list_within(&conn, &mut interned, &query, looked_at_max).unwrap();
+                assert!(page.tasks.len() <= limit);
+                shown.extend(page.tasks.iter().map(|task| task.id));
+                assert!(
+                    page.next
+                        .is_none_or(|next| query.before.is_none_or(|before| next < before))
+                );
+                query.before = page.next;
+                if page.next.is_none() {
+                    break;
+                }
+            }
+
+            let fitting = tasks.iter().filter(|(_, its_status, its_name, its_tag)| {
+                status.is_none_or(|status| status == *its_status)
+                    && name.is_none_or(|name| name == *its_name)
+                    && match tag {
+                        None => true,
+                        Some(None) => its_tag.is_some(),
+                        Some(value) => value == *its_tag,
+                    }
+            });
+            let expected: Vec<TaskId> = fitting.map(|(id, ..)| *id).collect();
+            assert_eq!(shown, expected, "{query:?} looking at {looked_at_max}");
+        }
+    }
+
+    #[test]
+    fn a_page_with_little_to_find_is_short_and_says_where_to_go_on() {
+        let conn = Connection::open_in_memory().unwrap();
+        schema::migrate(&conn).unwrap();
+        let tasks = filled(&conn);
+        let mut query = ListQuery::default();
+        query.tag = Some(("k".to_owned(), None));
+        query.status = Some(TaskStatus::Success);
+
+        let page = list_within(&conn, &mut Interned::default(), &query, 20).unwrap();
+
+        let tagged: Vec<_> = tasks
+            .iter()
+            .filter(|task| task.3.is_some())
+            .take(20)
+            .collect();
+        let n_found = tagged
+            .iter()
+            .filter(|task| task.1 == TaskStatus::Success)
+            .count();
+        assert_eq!(page.tasks.len(), n_found);
+        assert_eq!(page.next, Some(tagged[19].0), "the last that was looked at");
     }
 }

@@ -9,6 +9,9 @@ use crate::{
     transaction::{Transaction, at_most},
 };
 
+/// A part of the work ends after this many rows even if few tasks were looked at: others wait to write.
+const ROWS_MAX: usize = 10_000;
+
 #[derive(Debug)]
 pub(crate) struct PruneVerb<'c> {
     oldest: Statement<'c>,
@@ -16,6 +19,7 @@ pub(crate) struct PruneVerb<'c> {
     delete_attempts: Statement<'c>,
     delete_logs: Statement<'c>,
     delete_tag: Statement<'c>,
+    /// These three delete at most `?2` of what is older than `?1`.
     delete_minutes: Statement<'c>,
     delete_audit: Statement<'c>,
     delete_keys: Statement<'c>,
@@ -43,9 +47,18 @@ impl<'c> PruneVerb<'c> {
             delete_logs: conn.prepare("DELETE FROM log WHERE task = ?1")?,
             delete_tag: conn
                 .prepare("DELETE FROM task_tag WHERE key = ?1 AND value = ?2 AND task = ?3")?,
-            delete_minutes: conn.prepare("DELETE FROM minute WHERE at < ?1")?,
-            delete_audit: conn.prepare("DELETE FROM audit WHERE id < ?1")?,
-            delete_keys: conn.prepare("DELETE FROM idempotency WHERE until <= ?1")?,
+            delete_minutes: conn.prepare(
+                "DELETE FROM minute WHERE (at, func, status) IN (
+                     SELECT at, func, status FROM minute WHERE at < ?1 ORDER BY at LIMIT ?2)",
+            )?,
+            delete_audit: conn.prepare(
+                "DELETE FROM audit WHERE id IN (
+                     SELECT id FROM audit WHERE id < ?1 ORDER BY id LIMIT ?2)",
+            )?,
+            delete_keys: conn.prepare(
+                "DELETE FROM idempotency WHERE key IN (
+                     SELECT key FROM idempotency WHERE until <= ?1 ORDER BY until LIMIT ?2)",
+            )?,
             // The ids of tasks are smaller than 17 bytes of ones.
             delete_instances: conn.prepare(
                 "DELETE FROM instance WHERE gone <
@@ -54,30 +67,36 @@ impl<'c> PruneVerb<'c> {
         })
     }
 
-    pub(crate) fn run(&mut self, tx: &mut Transaction<'c>, prune: &Prune) -> Result<Pruned, Fault> {
+    /// The next part of the tasks.
+    pub(crate) fn tasks(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        prune: &Prune,
+    ) -> Result<Pruned, Fault> {
         let limit = prune.limit.max(1);
         let old = self.oldest(prune, limit)?;
-        let mut deleted = 0;
+        let mut next = match old.last() {
+            Some(last) if old.len() == limit => Some(last.id),
+            _ => None,
+        };
+        let (mut deleted, mut n_rows) = (0, 0);
         for task in &old {
             let before = match row::status_of(task.status)? {
                 TaskStatus::Success | TaskStatus::Cancelled => prune.finished_before,
                 TaskStatus::Failed | TaskStatus::Interrupted => prune.failed_before,
                 _ => continue,
             };
-            if task.finished_at.is_some_and(|at| at < before) {
-                self.delete(task)?;
-                tx.went(task.func, task.status);
-                deleted += 1;
+            if task.finished_at.is_none_or(|at| at >= before) {
+                continue;
+            }
+            n_rows += self.delete(task)?;
+            tx.went(task.func, task.status);
+            deleted += 1;
+            if n_rows >= ROWS_MAX {
+                next = Some(task.id);
+                break;
             }
         }
-        // At the beginning of a round, which comes often: there is little of it at a time.
-        if prune.from.is_none() {
-            self.prune_rest(tx, prune)?;
-        }
-        let next = match old.last() {
-            Some(last) if old.len() == limit => Some(last.id),
-            _ => None,
-        };
         if next.is_none() && self.delete_instances.execute([])? > 0 {
             tx.interned.clear();
         }
@@ -104,26 +123,29 @@ impl<'c> PruneVerb<'c> {
         Ok(old)
     }
 
-    fn delete(&mut self, task: &Old) -> Result<(), Fault> {
+    /// Deletes a task and what hangs on it; how many rows that were.
+    fn delete(&mut self, task: &Old) -> Result<usize, Fault> {
         let id = task.id.as_bytes();
-        self.delete_attempts.execute([id])?;
-        self.delete_logs.execute([id])?;
+        let mut n_rows = self.delete_attempts.execute([id])?;
+        n_rows += self.delete_logs.execute([id])?;
         for (key, value) in &task.tags {
-            self.delete_tag.execute((key, value, id))?;
+            n_rows += self.delete_tag.execute((key, value, id))?;
         }
-        self.delete_task.execute([id])?;
-        Ok(())
+        n_rows += self.delete_task.execute([id])?;
+        Ok(n_rows)
     }
 
-    /// Minutes, audit entries and keys whose time has passed.
-    fn prune_rest(&mut self, tx: &Transaction<'c>, prune: &Prune) -> Result<(), Fault> {
-        let series_before = prune.series_before;
-        self.delete_minutes.execute([series_before.as_unix_ms()])?;
-        self.delete_audit
-            .execute([TaskId::floor(series_before).as_bytes()])?;
+    /// A part of the minutes, audit entries and keys whose time has passed; true if there may be more.
+    pub(crate) fn rest(&mut self, tx: &Transaction<'c>, prune: &Prune) -> Result<bool, Fault> {
+        let (before, limit) = (prune.series_before, prune.limit.max(1));
+        let n = at_most(limit);
+        let n_minutes = self.delete_minutes.execute((before.as_unix_ms(), n))?;
+        let n_entries = self
+            .delete_audit
+            .execute((TaskId::floor(before).as_bytes(), n))?;
         // A key says itself until when it is taken; whoever deletes tasks of the future does not free their keys.
         let passed = prune.finished_before.min(tx.latest);
-        self.delete_keys.execute([passed.as_unix_ms()])?;
-        Ok(())
+        let n_keys = self.delete_keys.execute((passed.as_unix_ms(), n))?;
+        Ok([n_minutes, n_entries, n_keys].contains(&limit))
     }
 }

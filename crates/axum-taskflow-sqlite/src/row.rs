@@ -36,6 +36,9 @@ const LEVELS: [(LogLevel, i64); 4] = [
     (LogLevel::Error, 3),
 ];
 
+/// Sorts behind every id, since it is longer than they are.
+pub(crate) const ABOVE_ALL_IDS: &[u8] = &[0xff; 17];
+
 /// Where tasks lie that are due and belong to nobody.
 pub(crate) const SHELF_WAITING: i64 = 1;
 /// Where tasks lie that belong to nobody and are not due yet.

@@ -247,8 +247,12 @@ impl<'c> Session<'c> {
         self.orphans.run(&mut self.tx, &mut self.locks, limit)
     }
 
-    pub(crate) fn prune(&mut self, prune: &Prune) -> Result<Pruned, Fault> {
-        self.prune.run(&mut self.tx, prune)
+    pub(crate) fn prune_tasks(&mut self, prune: &Prune) -> Result<Pruned, Fault> {
+        self.prune.tasks(&mut self.tx, prune)
+    }
+
+    pub(crate) fn prune_rest(&mut self, prune: &Prune) -> Result<bool, Fault> {
+        self.prune.rest(&self.tx, prune)
     }
 
     /// Works until somebody closes the backend, who is the answer, or drops it.

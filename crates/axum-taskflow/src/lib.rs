@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! use axum::{Json, Router, routing::post};
-//! use axum_taskflow::{Failure, TaskError, TaskId, TaskManager, Tasks, task};
+//! use axum_taskflow::{Failure, TaskAdmin, TaskError, TaskId, TaskManager, Tasks, task};
 //!
 //! #[task(retries = 3, delay = "1s", backoff = 2.0)]
 //! async fn send_email(address: String) -> Result<(), Failure> {
@@ -27,6 +27,7 @@
 //!     let manager = TaskManager::builder().sqlite("tasks.db").build().await?;
 //!     let app = Router::new()
 //!         .route("/signup", post(signup))
+//!         .nest("/tasks", TaskAdmin::new(&manager).routes())
 //!         .with_state(manager.clone());
 //!
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
@@ -40,24 +41,24 @@
 //!
 //! # The parts
 //!
-//! **A function becomes a task** by [`#[task]`](macro@task), with its options. It may take a [`TaskContext`] (who it is,
-//! log lines, progress, cancellation) and the application's state as [`Data`] before its arguments. It returns a value,
-//! or an error; a [`Failure`] also says whether to try again and when. [`TaskDef`] is the same by hand.
+//! **A function becomes a task** by [`#[task]`](macro@task), with its options. Before its arguments it may take a
+//! [`TaskContext`] (who it is, log lines, progress, cancellation) and the application's state as [`Data`]. It returns a
+//! value or an error; a [`Failure`] also says whether to try again, and when. [`TaskDef`] is the same by hand.
 //!
-//! **A service has a manager**: [`TaskManager::builder`] takes the settings ([`Builder`]) and starts it. Handlers get it by
-//! the extractor [`Tasks`], and answer a failed call with [`TaskError`]. At the end,
+//! **A service has a manager.** [`TaskManager::builder`] takes the settings ([`Builder`]) and starts it. Handlers get
+//! it by the extractor [`Tasks`], and answer a call that failed with [`TaskError`]. When the service stops,
 //! [`TaskManager::shutdown_on_signal`] lets tasks come to their end.
 //!
-//! **Tasks are added** by [`add_task`](axum_taskflow_core::TaskManager::add_task), one, or by
-//! [`add_tasks`](axum_taskflow_core::TaskManager::add_tasks), many in one step. [`AddTask`] lists what can be said beside
-//! the arguments: keys, priorities, times, retries.
+//! **Tasks are added** by [`add_task`](axum_taskflow_core::TaskManager::add_task), or many in one step by
+//! [`add_tasks`](axum_taskflow_core::TaskManager::add_tasks). [`AddTask`] lists what can be said beside the arguments:
+//! keys, priorities, times, retries.
 //!
 //! **Tasks are looked at and controlled** by the other methods of the [manager](axum_taskflow_core::TaskManager): wait
 //! for a result, get one [`Task`], list them by [`ListQuery`], cancel, retry, read counts and logs, follow
-//! [`TaskEvent`]s.
+//! [`TaskEvent`]s. People and programs do the same by the routes of [`TaskAdmin`].
 //!
-//! **Tasks are stored** in an [`Sqlite`] file ([`SqliteOptions`], [`Durability`]), in [`Memory`], or in a [`Backend`] of
-//! your own, which deals with [`Batch`]es of tasks and [`Change`]s.
+//! **Tasks are stored** in a file ([`Sqlite`], [`SqliteOptions`], [`Durability`]), in [`Memory`], or in a [`Backend`]
+//! of your own, which deals with [`Batch`]es of tasks and [`Change`]s.
 //!
 //! What the library promises and what it does not, and the guides, are in the folder `docs` of the repository.
 

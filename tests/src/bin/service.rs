@@ -159,6 +159,21 @@ async fn fails_before(
     }
 }
 
+/// The same, behind a door.
+#[task]
+async fn fails_behind(
+    ctx: TaskContext,
+    Data(doors): Data<Doors>,
+    door: String,
+    good: u32,
+) -> Result<u32, Failure> {
+    doors.through(&door).await;
+    match ctx.attempt() {
+        n if n < good => Err(Failure::retry(format!("attempt {n} is bad"))),
+        n => Ok(n),
+    }
+}
+
 /// Does nothing, often.
 #[task]
 async fn idles(_n: u32) {}
@@ -246,6 +261,7 @@ async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, Task
         "blocks" => ordered!(blocks, String),
         "fails" => ordered!(fails, String),
         "fails_before" => ordered!(fails_before, (String, u32)),
+        "fails_behind" => ordered!(fails_behind, (String, u32)),
         "idles" => ordered!(idles, u32),
         "panics" => ordered!(panics, String),
         "aborts" => ordered!(aborts, String),

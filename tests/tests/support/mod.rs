@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::{
@@ -111,14 +111,19 @@ pub(crate) struct Caller {
 
 impl Default for Caller {
     fn default() -> Self {
-        // Cargo unites the features of all crates: by the demo's, reqwest looks for a TLS library here, too, and the
-        // demo gives it one. An error means that another test has done so already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
             url: String::new(),
-            http: Client::new(),
+            http: http().build().unwrap(),
         }
     }
+}
+
+/// A client of our own that keeps nothing between requests unless told to.
+pub(crate) fn http() -> ClientBuilder {
+    // Cargo unites the features of all crates: by the demo's, reqwest looks for a TLS library here, too, and the
+    // demo gives it one. An error means that another test has done so already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().no_proxy()
 }
 
 impl Caller {
@@ -303,9 +308,13 @@ pub(crate) fn next_of(response: &Response) -> Option<String> {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if self.child.start_kill().is_err() {
-            return; // it has ended
+        if self.child.id().is_none() {
+            return; // it was waited for
         }
+        if let Ok(Some(status)) = self.child.try_wait() {
+            eprintln!("the service has ended by itself: {status}");
+        }
+        let _ = self.child.start_kill(); // an error means that it has ended
         let deadline = Instant::now() + DEADLINE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(LOOK_AGAIN);

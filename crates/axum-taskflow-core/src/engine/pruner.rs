@@ -7,8 +7,8 @@ use tracing::{debug, error};
 use super::Engine;
 use crate::{backend::Prune, clock::Timestamp, error::BackendError};
 
-/// Between two rounds.
-const EVERY: Duration = Duration::from_secs(60);
+/// Between two rounds: each looks at everything that is kept and older than the shortest time.
+const EVERY: Duration = Duration::from_secs(600);
 /// Tasks that one step looks at: a few milliseconds of the store.
 const STEP: usize = 1_000;
 /// Minutes and audit entries are kept for at least so long.

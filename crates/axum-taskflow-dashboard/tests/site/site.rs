@@ -60,7 +60,7 @@ pub(crate) async fn flaky() -> Result<(), Failure> {
 pub(crate) async fn stays(ctx: TaskContext) {
     ctx.progress(0.42, "half way");
     ctx.log("it stays");
-    pending().await
+    pending::<()>().await;
 }
 
 /// The routes, and the manager below them.

@@ -1,0 +1,108 @@
+//! Deletion in parts that stay small, whatever there is to delete.
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use axum_taskflow_core::{
+    AuditEntry, Backend, Batch, Change, Epoch, IdempotencyKey, LogLevel, LogLine, Note, Outcome,
+    Prune, RetryPolicy, Said, Timestamp,
+};
+use rusqlite::Connection;
+use support::{Boot, NOW};
+use tempfile::tempdir;
+
+fn after(seconds: u64) -> Timestamp {
+    NOW.saturating_add(Duration::from_secs(seconds))
+}
+
+fn everything_before(before: Timestamp) -> Prune {
+    Prune {
+        finished_before: before,
+        failed_before: before,
+        series_before: before,
+        from: None,
+        limit: 10,
+    }
+}
+
+#[tokio::test]
+async fn a_part_ends_early_when_tasks_have_said_much() {
+    let folder = tempdir().unwrap();
+    let boot = Boot::at(&folder.path().join("tasks.db")).await;
+    let mut batch = Batch::at(NOW);
+    for _ in 0..3 {
+        let task = boot.owned();
+        batch.notes.extend((0..6_000).map(|seq| Note {
+            id: task.id,
+            epoch: Epoch::ZERO,
+            what: Said::Log(LogLine {
+                seq,
+                attempt: 1,
+                at: NOW,
+                level: LogLevel::Info,
+                message: "x".to_owned(),
+            }),
+        }));
+        batch.changes.push(Change::cancelled(&task, NOW).unwrap());
+        batch.tasks.push(Arc::new(task));
+    }
+    boot.backend.write(Arc::new(batch)).await.unwrap();
+    let mut prune = everything_before(after(1));
+
+    let first = boot.backend.prune(prune).await.unwrap();
+
+    assert_eq!(first.deleted, 2);
+    prune.from = first.next;
+    assert!(prune.from.is_some());
+    let second = boot.backend.prune(prune).await.unwrap();
+    assert_eq!((second.deleted, second.next), (1, None));
+}
+
+#[tokio::test]
+async fn minutes_entries_and_keys_go_however_small_a_part_is() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    for n in 0..25 {
+        let at = after(60 * n);
+        let mut batch = Batch::at(at);
+        let mut task = boot.owned();
+        task.idempotency_key = Some(IdempotencyKey {
+            key: n.to_string(),
+            ttl: Duration::from_secs(60),
+        });
+        batch.tasks.push(Arc::new(task.clone()));
+        let change = Change::started(&task, boot.me, at).unwrap();
+        task.life = change.life.clone();
+        batch.changes.push(change);
+        let policy = RetryPolicy::default();
+        let change = Change::finished(&task, Outcome::Done(None), &policy, 0.0, at);
+        batch.changes.push(change.unwrap());
+        batch.audit.push(AuditEntry {
+            id: boot.ids.task(at),
+            at,
+            actor: "somebody".to_owned(),
+            action: "retry".to_owned(),
+            task: None,
+            detail: serde_json::Value::Null,
+        });
+        boot.backend.write(Arc::new(batch)).await.unwrap();
+    }
+    let n_rows = |table: &str| -> i64 {
+        let conn = Connection::open(&path).unwrap();
+        let count = format!("SELECT count(*) FROM {table}");
+        conn.query_row(&count, [], |row| row.get(0)).unwrap()
+    };
+
+    // 23 minutes, 23 entries, and the keys that were kept for a minute longer.
+    let prune = everything_before(Timestamp::from_unix_ms(
+        after(60 * 23).as_unix_ms() / 60_000 * 60_000,
+    ));
+    boot.backend.prune(prune).await.unwrap();
+
+    assert_eq!(n_rows("minute"), 2);
+    assert_eq!(n_rows("audit"), 2);
+    assert_eq!(n_rows("idempotency"), 3);
+}

@@ -1,0 +1,655 @@
+//! The live page in a real browser.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+#[path = "support/browser.rs"]
+mod browser;
+
+use browser::Browser;
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::{Service, Settings, answer, until};
+use tempfile::{TempDir, tempdir};
+
+/// A service, and somebody who looks at it.
+struct Scene {
+    browser: Browser,
+    service: Service,
+    folder: TempDir,
+}
+
+impl Scene {
+    async fn new(settings: Settings) -> Self {
+        let folder = tempdir().unwrap();
+        Self {
+            service: settings.start(folder.path()).await,
+            browser: Browser::start().await,
+            folder,
+        }
+    }
+
+    /// With the sign-in behind us.
+    async fn signed_in(settings: Settings) -> Self {
+        let scene = Self::new(settings).await;
+        scene.open("/dashboard").await;
+        scene.sign_in().await;
+        scene
+    }
+
+    async fn open(&self, path: &str) {
+        let url = format!("{}/tasks{path}", self.service.caller.url);
+        self.browser.open(&url).await;
+    }
+
+    /// The list, once its stream is open.
+    async fn open_live(&self, path: &str) {
+        self.open(path).await;
+        self.browser
+            .becomes("document.querySelector('#live').dataset.s === 'live'")
+            .await;
+    }
+
+    async fn sign_in(&self) {
+        self.browser.type_into("[name=username]", "ada").await;
+        self.browser
+            .type_into("[name=password]", "correct horse")
+            .await;
+        self.browser.click("#sign-in button").await;
+        self.browser
+            .becomes("location.pathname.startsWith('/tasks/dashboard')")
+            .await;
+    }
+
+    /// Returns once the row of a task shows this state.
+    async fn row_shows(&self, id: &str, state: &str) {
+        let row = format!("document.getElementById('t-{id}')");
+        self.browser
+            .becomes(&format!("{row}.dataset.s === '{state}' && {row}.querySelector('.state').innerText.trim() === '{state}'"))
+            .await;
+    }
+
+    /// Everything went without a word in the console, and nothing came from elsewhere.
+    async fn ends_clean(self) {
+        let foreign = "[...performance.getEntriesByType('resource')].map((r) => r.name).filter((n) => !n.startsWith(location.origin))";
+        assert_eq!(self.browser.eval(foreign).await, json!([]), "foreign hosts");
+        assert_eq!(self.browser.complaints().await, Vec::<String>::new());
+    }
+}
+
+/// The button of a row that does this.
+fn button(id: &str, action: &str) -> String {
+    format!("#t-{id} .act[formaction$='/{action}']")
+}
+
+/// Begins to count what changes below an element, apart from the ticking of clocks.
+const COUNT_CHANGES: &str = "
+    window.changes = [];
+    const isClock = (node) => (node.nodeType === 1 ? node : node.parentElement)?.closest('time, [data-since], .when');
+    new MutationObserver((records) => {
+        for (const r of records) if (!isClock(r.target)) changes.push(`${r.type} ${r.target.nodeName} ${r.target.className ?? ''}`);
+    }).observe(document.querySelector(arguments[0]), { subtree: true, childList: true, attributes: true, characterData: true });
+";
+
+/// Two frames later, everything that was to be drawn is.
+const DRAWN: &str = "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
+
+#[tokio::test]
+async fn a_task_is_seen_through_its_life_while_no_other_row_is_touched() {
+    let scene = Scene::signed_in(Settings::default().concurrency(1)).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let done = service.add("effect", "x").await;
+    service.seen_as(&done, &["success"]).await;
+    let first = service.add("waits", "one").await;
+    let second = service.add("waits", "two").await;
+    service.effect(&first, "began").await;
+
+    scene.open_live("/dashboard").await;
+    scene.row_shows(&done, "success").await;
+    scene.row_shows(&first, "running").await;
+    scene.row_shows(&second, "pending").await;
+    browser
+        .run(COUNT_CHANGES, json!([format!("#t-{done}")]))
+        .await;
+    browser
+        .eval("window.rows = [...document.querySelectorAll('#rows tr')]")
+        .await;
+    service.open("one").await;
+    scene.row_shows(&first, "success").await;
+    scene.row_shows(&second, "running").await;
+    service.open("two").await;
+    scene.row_shows(&second, "success").await;
+
+    let same = browser.eval("[...document.querySelectorAll('#rows tr')].every((row, n) => row === rows[n]) && rows.length").await;
+    assert_eq!(
+        same, 3,
+        "the page was not loaded again, and no row was replaced"
+    );
+    assert_eq!(browser.eval("changes").await, json!([]), "in another row");
+    let duration = browser.text(&format!("#t-{second} .c-duration")).await;
+    assert!(
+        duration.contains("ms") || duration.contains('s'),
+        "{duration}"
+    );
+    browser
+        .becomes("document.querySelector('[data-count=success]').innerText === '3'")
+        .await;
+    browser
+        .becomes("document.querySelector('[data-count=running]').innerText === '0'")
+        .await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn tasks_are_cancelled_and_retried_by_button() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let failed = service.add("fails", "no route").await;
+    let later = service
+        .add_with("effect", "x".into(), json!({ "delay_by_ms": 3_600_000 }))
+        .await;
+    let running = service.add("waits", "door").await;
+    service.seen_as(&failed, &["failed"]).await;
+    service.effect(&running, "began").await;
+
+    scene.open_live("/dashboard").await;
+    scene.row_shows(&later, "scheduled").await;
+    browser.click(&button(&later, "cancel")).await;
+    scene.row_shows(&later, "cancelled").await;
+    browser.click(&button(&running, "cancel")).await;
+    scene.row_shows(&running, "cancelled").await;
+    browser.click(&button(&failed, "retry")).await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+
+    scene.row_shows(&failed, "failed").await;
+    assert_eq!(service.task(&later).await["status"], "cancelled");
+    assert_eq!(service.task(&running).await["status"], "cancelled");
+    let list = service.rest_get("").await;
+    assert_eq!(list[0]["source"], "retry");
+    assert_eq!(list.as_array().unwrap().len(), 4);
+    let audit = service.rest_get("/audit").await;
+    let actions: Vec<&Value> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["action"])
+        .collect();
+    assert_eq!(actions, ["retry", "cancel", "cancel"]);
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn new_tasks_wait_behind_a_pill_and_move_no_row() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    scene.open_live("/dashboard").await;
+    assert!(browser.text("#empty").await.contains("No tasks yet"));
+
+    let first = service.add("effect", "x").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    browser.click("#pill").await;
+    scene.row_shows(&first, "success").await;
+    let ids = service
+        .add_many("effect", &["a".to_owned(), "b".to_owned()])
+        .await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '2 new tasks, show'")
+        .await;
+    assert_eq!(
+        browser
+            .eval("document.querySelectorAll('#rows tr').length")
+            .await,
+        1
+    );
+    browser.click("#pill").await;
+    scene.row_shows(&ids[1], "success").await;
+
+    let order = browser
+        .eval("[...document.querySelectorAll('#rows tr')].map((row) => row.id)")
+        .await;
+    let wanted = [&ids[1], &ids[0], &first].map(|id| format!("t-{id}"));
+    assert_eq!(order, json!(wanted));
+    assert_eq!(
+        browser.eval("document.querySelector('#pill').hidden").await,
+        true
+    );
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_paused_page_stands_still_and_then_shows_how_it_ended() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let waits = service.add("waits", "door").await;
+    let retried = json!({ "retries": 1, "delay_ms": 700, "jitter": 0.0 });
+    let retried = service
+        .add_with("fails_behind", json!(["door", 2]), retried)
+        .await;
+    service.effect(&waits, "began").await;
+    scene.open_live("/dashboard").await;
+    scene.row_shows(&waits, "running").await;
+    scene.row_shows(&retried, "running").await;
+
+    browser.click("#pause").await;
+    browser.run(COUNT_CHANGES, json!(["#rows"])).await;
+    service.open("door").await;
+    for id in [&waits, &retried] {
+        let told = format!(
+            "heard.some((data) => JSON.parse(data).u?.some((u) => u.id === '{id}' && u.s === 'success'))"
+        );
+        browser.becomes(&told).await;
+    }
+    browser.run(DRAWN, json!([])).await;
+    assert_eq!(browser.eval("changes").await, json!([]));
+    assert_eq!(browser.text("#live").await.trim(), "Paused");
+    browser.click("#pause").await;
+
+    scene.row_shows(&waits, "success").await;
+    scene.row_shows(&retried, "success").await;
+    let left = format!("#t-{retried} .err");
+    assert_eq!(
+        browser.text(&left).await,
+        "",
+        "the error of the first attempt is gone"
+    );
+    let since = format!("document.querySelectorAll('#t-{retried} [data-since]').length");
+    assert_eq!(browser.eval(&since).await, 0, "its clock does not go on");
+    assert_eq!(browser.text(&format!("#t-{retried} .at")).await, "2");
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_task_has_a_page_that_follows_it() {
+    let scene = Scene::signed_in(Settings::default().concurrency(1)).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let first = service.add("waits", "first").await;
+    let options = json!({ "tags": { "plan": "pro" }, "key": "order-7" });
+    let id = service
+        .add_with("talks", json!(["hello there", "second"]), options)
+        .await;
+    service.effect(&first, "began").await;
+
+    scene.open_live(&format!("/dashboard/t/{id}")).await;
+    assert_eq!(browser.text("h1").await, "talks");
+    browser
+        .becomes("document.querySelector('#task').dataset.s === 'pending'")
+        .await;
+    service.open("first").await;
+    browser
+        .becomes("document.querySelector('#task').dataset.s === 'running'")
+        .await;
+    browser
+        .becomes("document.querySelector('#log').innerText.includes('hello there')")
+        .await;
+    browser
+        .becomes("document.querySelector('#progress progress').value === 0.5")
+        .await;
+    service.open("second").await;
+    browser
+        .becomes("document.querySelector('#task').dataset.s === 'success'")
+        .await;
+    browser
+        .becomes("document.querySelector('#result').innerText.trim() === '42'")
+        .await;
+
+    let facts = browser.text("#facts").await;
+    assert!(
+        facts.contains("plan=pro") && facts.contains("order-7"),
+        "{facts}"
+    );
+    assert!(browser.text("#args").await.contains("\"hello there\""));
+    assert_eq!(
+        browser
+            .eval("performance.getEntriesByType('navigation').length")
+            .await,
+        1
+    );
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn everything_works_without_scripts() {
+    let scene = Scene::new(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let failed = service.add("fails", "no route").await;
+    let running = service.add("waits", "door").await;
+    let labels: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+    service.add_many("effect", &labels).await;
+    let later = service
+        .add_with("effect", "x".into(), json!({ "delay_by_ms": 3_600_000 }))
+        .await;
+    service.seen_as(&failed, &["failed"]).await;
+    browser.without_scripts().await;
+
+    scene.open("/dashboard").await;
+    scene.sign_in().await;
+    browser.click(&button(&later, "cancel")).await;
+    assert!(
+        browser
+            .text("#notice")
+            .await
+            .contains("Cancelled: it will not run.")
+    );
+    assert_eq!(
+        browser.text(&format!("#t-{later} .state")).await.trim(),
+        "cancelled"
+    );
+    browser.click("#older").await;
+    assert!(
+        browser
+            .text(&format!("#t-{failed} .err"))
+            .await
+            .contains("no route")
+    );
+    browser.click(&format!("#t-{running} .name")).await;
+    browser.click("#acts .act[formaction$='/cancel']").await;
+    assert!(browser.text("#notice").await.contains("Asked to stop"));
+    service.task_as(&running, "cancelled").await;
+    browser.click(".crumbs a").await;
+    browser.click(".tabs a[href*='status=failed']").await;
+    browser.click(&button(&failed, "retry")).await;
+    assert!(browser.text("#notice").await.contains("Retried"));
+
+    assert_eq!(service.rest_get("").await[0]["source"], "retry");
+    assert_eq!(
+        browser.eval("document.querySelector('#live').hidden").await,
+        true,
+        "what needs a script is hidden"
+    );
+    browser.click("#menu summary").await;
+    browser.click("#sign-out button").await;
+    browser
+        .becomes("location.pathname === '/tasks/auth/login'")
+        .await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_restart_of_the_server_is_seen_and_made_good() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser,
+        service,
+        folder,
+    } = scene;
+    let running = service.add("waits", "door").await;
+    service.effect(&running, "began").await;
+    let url = format!("{}/tasks/dashboard", service.caller.url);
+    browser.open(&url).await;
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+    browser.eval("window.sameDocument = true").await;
+
+    let port = service
+        .caller
+        .url
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .parse()
+        .unwrap();
+    service.kill().await;
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'off'")
+        .await;
+    assert!(
+        browser
+            .text("#live")
+            .await
+            .contains("Reconnecting, data from")
+    );
+    let service = Settings::default().port(port).start(folder.path()).await;
+
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+    let row = format!("document.getElementById('t-{running}')");
+    browser
+        .becomes(&format!("{row}.dataset.s === 'interrupted'"))
+        .await;
+    let again = service.add("effect", "x").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    browser.click("#pill").await;
+    browser
+        .becomes(&format!(
+            "document.getElementById('t-{again}').dataset.s === 'success'"
+        ))
+        .await;
+    assert_eq!(
+        browser.eval("window.sameDocument").await,
+        true,
+        "without a reload"
+    );
+    let complaints = browser.complaints().await;
+    let others: Vec<_> = complaints
+        .iter()
+        .filter(|said| !said.contains("net::ERR_"))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[tokio::test]
+async fn a_restart_that_ends_all_sessions_leads_to_the_sign_in() {
+    let scene = Scene::signed_in(Settings::default().forget_sessions()).await;
+    let Scene {
+        browser,
+        service,
+        folder,
+    } = scene;
+    let url = format!("{}/tasks/dashboard", service.caller.url);
+    browser.open(&url).await;
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+
+    let port = service
+        .caller
+        .url
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .parse()
+        .unwrap();
+    service.kill().await;
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'off'")
+        .await;
+    let settings = Settings::default().forget_sessions().port(port);
+    let _service = settings.start(folder.path()).await;
+
+    browser
+        .becomes("location.pathname === '/tasks/auth/login'")
+        .await;
+}
+
+#[tokio::test]
+async fn what_tasks_say_is_text_and_never_markup() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let evil = "\"'><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'></textarea></pre>&lt;b&gt;{{7*7}}";
+    let options = json!({ "tags": { "<b>tag</b>": evil }, "key": evil });
+    let talks = service
+        .add_with("talks", json!([evil, "door"]), options)
+        .await;
+    until("it talks", async || {
+        let task = service.task(&talks).await;
+        (!task["progress"].is_null()).then_some(())
+    })
+    .await;
+    let slow = json!({ "delay_by_ms": 1_500 });
+    let fails = service.add_with("fails", evil.into(), slow).await;
+
+    scene.open_live("/dashboard").await;
+    scene.row_shows(&fails, "failed").await; // by the stream
+    let error = browser.text(&format!("#t-{fails} .err")).await;
+    assert!(
+        error.contains("<script>window.hacked = 1</script>"),
+        "{error}"
+    );
+    let args = browser.text(&format!("#t-{talks} .args")).await;
+    assert!(args.contains("<img src=x"), "{args}");
+    let nowhere = "document.querySelectorAll('main script, main img, main b b, [onerror]').length === 0 && window.hacked === undefined";
+    assert_eq!(browser.eval(nowhere).await, true);
+    scene.open_live(&format!("/dashboard/t/{talks}")).await;
+    for part in ["#log", "#args", "#facts", "#progress"] {
+        let text = browser.text(part).await;
+        assert!(text.contains("<script>"), "{part}: {text}");
+    }
+    service.open("door").await;
+    browser
+        .becomes("document.querySelector('#task').dataset.s === 'success'")
+        .await;
+    assert_eq!(browser.eval(nowhere).await, true);
+    scene.open(&format!("/dashboard/t/{fails}")).await;
+    assert!(browser.text("#error-text").await.contains("<script>"));
+    assert_eq!(browser.eval(nowhere).await, true);
+    let q = "%22%3E%3Cscript%3Ewindow.hacked%3D1%3C%2Fscript%3E";
+    for path in [
+        format!("/dashboard?q={q}"),
+        format!("/dashboard?func_name={q}"),
+        format!("/dashboard?tag={q}"),
+    ] {
+        scene.open(&path).await;
+        assert_eq!(browser.eval(nowhere).await, true, "{path}");
+    }
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_phone_shows_everything_without_scrolling_sideways() {
+    let scene = Scene::new(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let long = "averyveryverylongwordwithoutanyplacetobreakit".repeat(5);
+    let options = json!({ "tags": { "plan": long }, "key": long });
+    let fails = service
+        .add_with("fails", long.clone().into(), options)
+        .await;
+    let talks = service.add("talks", json!([long, "door"])).await;
+    service.seen_as(&fails, &["failed"]).await;
+    until("it talks", async || {
+        let task = service.task(&talks).await;
+        (!task["progress"].is_null()).then_some(())
+    })
+    .await;
+
+    for width in [320, 390] {
+        browser.width(width).await;
+        let fits = format!("document.documentElement.scrollWidth <= {width}");
+        scene.open("/auth/login").await;
+        if width == 320 {
+            assert_eq!(browser.eval(&fits).await, true, "sign-in at {width}");
+            scene.sign_in().await;
+        }
+        for path in [
+            "/dashboard".to_owned(),
+            format!("/dashboard/t/{fails}"),
+            format!("/dashboard/t/{talks}"),
+        ] {
+            scene.open(&path).await;
+            browser.text("h1").await;
+            assert_eq!(browser.eval(&fits).await, true, "{path} at {width}");
+        }
+        scene.open_live("/dashboard").await;
+        let button = button(&fails, "retry");
+        let inside = format!(
+            "(() => {{ const b = document.querySelector(\"{button}\").getBoundingClientRect(); return b.width > 0 && b.right <= {width} && b.left >= 0 }})()"
+        );
+        assert_eq!(browser.eval(&inside).await, true, "{button} at {width}");
+    }
+    browser.click(&button(&talks, "cancel")).await;
+    scene.row_shows(&talks, "cancelled").await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_and_a_page_is_found_again_after_the_sign_in() {
+    let scene = Scene::new(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("effect", "x").await;
+
+    scene.open(&format!("/dashboard/t/{id}")).await;
+    browser
+        .becomes("location.pathname === '/tasks/auth/login'")
+        .await;
+    browser.type_into("[name=username]", "ada").await;
+    browser.type_into("[name=password]", "wrong").await;
+    browser.click("#sign-in button").await;
+    assert!(
+        browser
+            .text("#problem")
+            .await
+            .contains("wrong user name or password")
+    );
+    browser.type_into("[name=password]", "correct horse").await;
+    browser.click("#sign-in button").await;
+
+    browser
+        .becomes(&format!("location.pathname === '/tasks/dashboard/t/{id}'"))
+        .await;
+    assert_eq!(browser.text("h1").await, "effect");
+    let bob = service
+        .caller
+        .http
+        .get(format!("{}/tasks/{id}", service.caller.url));
+    answer(bob.basic_auth("bob", Some("battery staple")), 200).await;
+}
+
+#[tokio::test]
+async fn who_may_only_look_is_shown_no_buttons() {
+    let scene = Scene::new(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("fails", "no").await;
+    service.seen_as(&id, &["failed"]).await;
+
+    scene.open("/dashboard").await;
+    browser.type_into("[name=username]", "bob").await;
+    browser.type_into("[name=password]", "battery staple").await;
+    browser.click("#sign-in button").await;
+    scene.row_shows(&id, "failed").await;
+
+    assert_eq!(browser.text("#read-only").await, "Read-only");
+    assert_eq!(
+        browser
+            .eval("document.querySelectorAll('.act').length")
+            .await,
+        0
+    );
+    scene.open(&format!("/dashboard/t/{id}")).await;
+    assert_eq!(browser.text("h1").await, "fails");
+    assert_eq!(
+        browser
+            .eval("document.querySelectorAll('.act').length")
+            .await,
+        0
+    );
+    let list = service.rest(Method::GET, "");
+    assert_eq!(answer(list, 200).await.as_array().unwrap().len(), 1);
+    scene.ends_clean().await;
+}
