@@ -61,14 +61,9 @@ async fn basic_bearer_and_cookie_let_in() {
             "{value}"
         );
     }
-    // A wrong header is not made good by a right cookie: whoever sends one means it.
+    // A proxy in front may ask for a password of its own, which a browser then sends to us as well.
     let both = [("authorization", "Bearer wrong"), ("cookie", &*cookie)];
-    assert!(
-        site.ask(Method::GET, "/tasks", &both)
-            .await
-            .detail(401)
-            .contains("wrong credentials")
-    );
+    assert_eq!(site.ask(Method::GET, "/tasks", &both).await.status, 200);
 }
 
 #[tokio::test]
