@@ -26,7 +26,8 @@ pub(crate) enum Found {
 /// The version that this program writes.
 pub(crate) const NEWEST: usize = STEPS.len();
 
-/// Looks at a file without changing it.
+/// Looks at a file without changing it. To be called in a transaction: another process may be making the file
+/// just now, and half of its marks would be those of a foreign one.
 pub(crate) fn look(conn: &Connection) -> rusqlite::Result<Found> {
     let application_id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
