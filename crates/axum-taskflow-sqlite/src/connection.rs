@@ -265,6 +265,27 @@ mod tests {
     }
 
     #[test]
+    fn opening_waits_while_somebody_else_looks_at_the_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.db");
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN").unwrap();
+        assert_eq!(schema::look(&other).unwrap(), Found::Empty);
+        let (opened, is_opened) = std::sync::mpsc::channel();
+
+        let opener = std::thread::spawn(move || {
+            let outcome = open_writer(&path, Durability::Process, Duration::from_secs(60));
+            opened.send(outcome.map(drop)).unwrap();
+        });
+
+        let at_first = is_opened.recv_timeout(Duration::from_millis(50));
+        assert!(at_first.is_err(), "it did not wait: {at_first:?}");
+        other.execute_batch("COMMIT").unwrap();
+        is_opened.recv().unwrap().unwrap();
+        opener.join().unwrap();
+    }
+
+    #[test]
     fn patience_ends_and_begins_anew_for_each_lock() {
         let mut patience = patience(Duration::from_millis(3));
 
