@@ -70,7 +70,7 @@ pub(crate) fn open_writer(
         .map_err(|e| explain(e.into()))?;
 
     // Looked at before anything is written: not even the journal mode of a foreign file is touched.
-    let found = schema::look_alone(&conn).map_err(|e| explain(e.into()))?;
+    let found = look(&conn).map_err(|e| explain(e.into()))?;
     match found {
         Found::Empty | Found::Ours(_) => {}
         Found::Foreign => {
@@ -92,7 +92,7 @@ pub(crate) fn open_writer(
             "cannot open {path:?}: the file is read-only for this process; allow it to write the file and its folder"
         )));
     }
-    set_up_writer(&conn, durability)
+    set_up_writer(&conn, durability, lock_wait)
         .and_then(|()| match found {
             Found::Ours(schema::NEWEST) => Ok(()),
             _ => schema::migrate(&conn),
@@ -101,9 +101,28 @@ pub(crate) fn open_writer(
     Ok(conn)
 }
 
-fn set_up_writer(conn: &Connection, durability: Durability) -> Result<(), Fault> {
-    // Readers and the writer do not wait for each other, and a commit is one append.
-    set(conn, "journal_mode", "wal", "wal")?;
+fn look(conn: &Connection) -> rusqlite::Result<Found> {
+    let snapshot = conn.unchecked_transaction()?;
+    let found = schema::look(&snapshot)?;
+    snapshot.finish()?;
+    Ok(found)
+}
+
+fn set_up_writer(
+    conn: &Connection,
+    durability: Durability,
+    lock_wait: Duration,
+) -> Result<(), Fault> {
+    // The log: readers and the writer do not wait for each other, and a commit is one append. SQLite does not wait
+    // by itself when several connections set it on a new file at once.
+    let mut patience = patience(lock_wait);
+    let mut n_tries = 0;
+    while let Err(fault) = set(conn, "journal_mode", "wal", "wal") {
+        if !fault.is_busy() || !patience(n_tries) {
+            return Err(fault);
+        }
+        n_tries += 1;
+    }
     match durability {
         // The log is flushed at checkpoints only: what was committed survives the process, not the power.
         Durability::Process => set(conn, "synchronous", "NORMAL", "1")?,
@@ -243,6 +262,27 @@ mod tests {
         let error = reader.execute("DELETE FROM task", []).unwrap_err();
 
         assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly));
+    }
+
+    #[test]
+    fn opening_waits_while_somebody_else_looks_at_the_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.db");
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN").unwrap();
+        assert_eq!(schema::look(&other).unwrap(), Found::Empty);
+        let (opened, is_opened) = std::sync::mpsc::channel();
+
+        let opener = std::thread::spawn(move || {
+            let outcome = open_writer(&path, Durability::Process, Duration::from_secs(60));
+            opened.send(outcome.map(drop)).unwrap();
+        });
+
+        let at_first = is_opened.recv_timeout(Duration::from_millis(50));
+        assert!(at_first.is_err(), "it did not wait: {at_first:?}");
+        other.execute_batch("COMMIT").unwrap();
+        is_opened.recv().unwrap().unwrap();
+        opener.join().unwrap();
     }
 
     #[test]

@@ -24,6 +24,11 @@ impl Fault {
         Self::Unreadable(what.into())
     }
 
+    /// True if another process had the file locked.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Sql(sql) if sql.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
+    }
+
     /// For the caller: the act, the file, and what to do about it.
     pub(crate) fn explain(self, act: &str, path: &Path) -> BackendError {
         Self::explain_to_many(&Arc::new(self), act, path)

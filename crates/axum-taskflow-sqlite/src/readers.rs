@@ -144,3 +144,33 @@ fn in_snapshot<T>(
     snapshot.finish()?;
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Durability, connection};
+
+    #[test]
+    fn an_answer_is_read_from_one_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.db");
+        let writer = connection::open_writer(&path, Durability::Process, Duration::ZERO).unwrap();
+        let reader = connection::open_reader(&path, Duration::ZERO).unwrap();
+        let n_functions = |conn: &Connection| -> i64 {
+            conn.query_row("SELECT count(*) FROM func", [], |row| row.get(0))
+                .unwrap()
+        };
+
+        let before_and_after = in_snapshot(&reader, |reader| {
+            let before = n_functions(reader);
+            writer.execute("INSERT INTO func (name) VALUES ('f')", [])?;
+            Ok((before, n_functions(reader)))
+        });
+
+        assert_eq!(before_and_after.unwrap(), (0, 0));
+        assert_eq!(
+            in_snapshot(&reader, |reader| Ok(n_functions(reader))).unwrap(),
+            1
+        );
+    }
+}

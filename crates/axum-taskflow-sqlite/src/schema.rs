@@ -26,15 +26,9 @@ pub(crate) enum Found {
 /// The version that this program writes.
 pub(crate) const NEWEST: usize = STEPS.len();
 
-/// Looks at a file without changing it, in one snapshot: another process may be making the schema right now.
-pub(crate) fn look_alone(conn: &Connection) -> rusqlite::Result<Found> {
-    conn.execute_batch("BEGIN")?;
-    let found = look(conn);
-    conn.execute_batch("COMMIT")?;
-    found
-}
-
-fn look(conn: &Connection) -> rusqlite::Result<Found> {
+/// Looks at a file without changing it. To be called in a transaction: another process may be making the file
+/// just now, and half of its marks would be those of a foreign one.
+pub(crate) fn look(conn: &Connection) -> rusqlite::Result<Found> {
     let application_id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let n_tables: i64 =

@@ -110,6 +110,30 @@ async fn what_was_answered_is_on_disk_whenever_the_process_is_killed() {
 }
 
 #[tokio::test]
+async fn the_file_says_who_an_instance_is() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+
+    let conn = Connection::open(&path).unwrap();
+    let row: ([u8; 16], String, u32, i64) = conn
+        .query_row(
+            "SELECT id, host, pid, started_at FROM instance",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
+        .unwrap();
+
+    let expected = (
+        *boot.me.as_bytes(),
+        "test".to_owned(),
+        std::process::id(),
+        NOW.as_unix_ms(),
+    );
+    assert_eq!(row, expected);
+}
+
+#[tokio::test]
 async fn an_instance_that_was_dropped_is_dead_for_the_next_one() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.db");
