@@ -80,12 +80,11 @@ impl Error {
 
 impl From<BackendError> for Error {
     fn from(error: BackendError) -> Self {
-        let kind = if error.is_refused() {
-            ErrorKind::Invalid
-        } else {
-            ErrorKind::Unavailable
-        };
-        Self::new(kind, format!("the task store failed: {error}")).with_source(error)
+        Self::new(
+            ErrorKind::Unavailable,
+            format!("the task store failed: {error}"),
+        )
+        .with_source(error)
     }
 }
 

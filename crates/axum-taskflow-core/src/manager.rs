@@ -177,10 +177,15 @@ impl TaskManager {
                 "a closure that captures values cannot be a task, since it cannot be stored: pass the values as arguments"
             );
         }
-        let def = self
-            .engine
-            .registry
-            .of_function(function, place, &self.engine.states)?;
+        let (def, is_new) =
+            self.engine
+                .registry
+                .of_function(function, place, &self.engine.states)?;
+        if is_new {
+            // Tasks of it may wait in the store since another process ran.
+            let now = self.engine.clock.now();
+            self.engine.waits_on_disk(Some(def.executor), now, now);
+        }
         let max = self.engine.bulk_max;
         let mut encoded = Vec::new();
         for args in args {
@@ -360,7 +365,7 @@ impl TaskManager {
     /// May be dropped at any time; use `tokio::time::timeout` for a deadline.
     pub async fn wait<T: DeserializeOwned>(&self, id: TaskId) -> Result<T, WaitError> {
         loop {
-            let ended = self.engine.wait_for(id);
+            let mut ended = self.engine.wait_for(id);
             let task = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
             match task.life.status {
                 TaskStatus::Success => {
@@ -370,8 +375,14 @@ impl TaskManager {
                 status if status.is_terminal() => {
                     return Err(WaitError::NotSuccessful(Box::new(task)));
                 }
-                // An error would mean that the engine is gone; the next look at the store tells.
-                _ => ended.await.unwrap_or(()),
+                _ if self.engine.drained.is_cancelled() => {
+                    return Err(Error::shutting_down().into());
+                }
+                // Both only mean: look again.
+                _ => tokio::select! {
+                    () = ended.ended() => {}
+                    () = self.engine.drained.cancelled() => {}
+                },
             }
         }
     }
@@ -448,6 +459,9 @@ impl TaskManager {
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, Error> {
+        if self.engine.journal.is_closed() {
+            return Err(Error::shutting_down());
+        }
         let (sender, answer) = oneshot::channel();
         let engine = self.engine.clone();
         let then = Box::new(move |change: &Change, applied| {

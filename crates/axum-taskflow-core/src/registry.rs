@@ -272,20 +272,21 @@ impl Registry {
 
     /// The function that is added here; one without `#[task]` becomes known under its full path.
     ///
-    /// All closures in one function have one path, so the place of the call is part of a closure's name.
+    /// The second answer is true if it was not known before. All closures in one function have one path, so the place
+    /// of the call is part of a closure's name.
     pub(crate) fn of_function<F, P, M>(
         &self,
         function: F,
         place: &Location<'_>,
         states: &States,
-    ) -> Result<Arc<TaskDef>, Error>
+    ) -> Result<(Arc<TaskDef>, bool), Error>
     where
         F: TaskFn<P, M>,
         P: Args,
         M: 'static,
     {
         if let Some(def) = self.read().by_type.get(&TypeId::of::<F>()) {
-            return Ok(def.clone());
+            return Ok((def.clone(), false));
         }
         let path = type_name::<F>();
         let name = match path.contains("{{closure}}") {
@@ -299,6 +300,7 @@ impl Registry {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         known
             .insert(def, states)
+            .map(|def| (def, true))
             .map_err(|complaints| Error::invalid(complaints.join("; ")))
     }
 

@@ -1031,6 +1031,168 @@ async fn a_task_whose_arguments_cannot_be_read_is_held_and_says_why() {
     assert!(!manager.knows("somebody_elses"));
 }
 
+#[derive(serde::Serialize)]
+struct PanicsWhenRead(u32);
+
+impl<'de> serde::Deserialize<'de> for PanicsWhenRead {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        panic!("cannot be read at all");
+    }
+}
+
+#[tokio::test]
+async fn arguments_whose_type_panics_hold_their_task_and_harm_no_other() {
+    async fn unreadable(_: PanicsWhenRead) {}
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let backend: Arc<dyn axum_taskflow_core::Backend> =
+        Arc::new(axum_taskflow_core::Memory::default());
+    let id = support::stored(&backend, &clock, "unreadable", "[1]").await;
+    let mut config = config();
+    config.clock = clock;
+    config.backend = backend;
+    config.tasks = vec![TaskDef::new(unreadable)];
+
+    let manager = start(config).await;
+    let held = support::until(async || manager.get(id).await.unwrap().unwrap().life.error).await;
+    let other = manager.add_task(add, (1, 1)).await.unwrap();
+
+    assert!(
+        held.message.contains("cannot be read at all"),
+        "{}",
+        held.message
+    );
+    assert_eq!(manager.wait::<u32>(other).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn waiting_tasks_of_a_function_without_the_attribute_run_when_it_is_added_again() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let backend: Arc<dyn axum_taskflow_core::Backend> =
+        Arc::new(axum_taskflow_core::Memory::default());
+    let path = std::any::type_name_of_val(&add);
+    let waiting = support::stored(&backend, &clock, path, "[2,3]").await;
+    let mut config = config();
+    config.clock = clock;
+    config.backend = backend;
+    let manager = start(config).await;
+    let other = manager.add_task(add_blocking, (1, 1)).await.unwrap();
+    manager.wait::<u32>(other).await.unwrap();
+
+    manager.add_task(add, (1, 1)).await.unwrap();
+
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(waiting)).await;
+    assert_eq!(sum.unwrap().unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_due_task_does_not_keep_a_full_manager_spinning() {
+    async fn gated(Data(gate): Data<Arc<Semaphore>>) {
+        gate.acquire().await.unwrap().forget();
+    }
+    fn gated_blocking(Data(gate): Data<Arc<Semaphore>>) {
+        let runtime = tokio::runtime::Handle::current();
+        runtime.block_on(gate.acquire()).unwrap().forget();
+    }
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.concurrency = 1;
+    config.blocking_threads = 1;
+    config.clock = clock.clone();
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let mut ids = manager.add_tasks(gated, vec![(); 4]).await.unwrap();
+    ids.extend(
+        manager
+            .add_tasks(gated_blocking, vec![(); 4])
+            .await
+            .unwrap(),
+    );
+    ids.push(manager.add_task(gated, ()).delay_by(SOON).await.unwrap());
+
+    clock.advance(SOON);
+    tokio::time::sleep(Duration::from_millis(20)).await; // this thread is the runtime: a loop that spins ends here
+    gate.add_permits(ids.len());
+
+    for id in ids {
+        tokio::time::timeout(SOON, manager.wait::<()>(id))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_stops_when_it_is_told_to_is_cancelled_and_not_retried() {
+    async fn polite(ctx: TaskContext, Data(begun): Data<Arc<Notify>>) -> Result<(), Failure> {
+        begun.notify_one();
+        ctx.cancellation().cancelled().await;
+        Err(Failure::retry("told to stop"))
+    }
+    let begun = Arc::new(Notify::new());
+    let mut config = config();
+    config.state(begun.clone());
+    let manager = start(config).await;
+
+    let id = manager.add_task(polite, ()).retries(5).await.unwrap();
+    begun.notified().await;
+    manager.cancel(id).await.unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+
+    let task = manager.get(id).await.unwrap().unwrap();
+    assert_eq!(
+        (task.life.status, task.life.attempt),
+        (TaskStatus::Cancelled, 1)
+    );
+}
+
+#[tokio::test]
+async fn an_error_whose_words_panic_fails_its_task_and_frees_its_slot() {
+    #[derive(Debug)]
+    struct Speechless;
+    impl std::fmt::Display for Speechless {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("no words");
+        }
+    }
+    impl std::error::Error for Speechless {}
+    async fn speechless() -> Result<(), Speechless> {
+        Err(Speechless)
+    }
+    let mut config = config();
+    config.concurrency = 1;
+    let manager = start(config).await;
+
+    let id = manager.add_task(speechless, ()).await.unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+    let other = manager.add_task(add, (1, 1)).await.unwrap();
+
+    assert_eq!(manager.wait::<u32>(other).await.unwrap(), 2);
+    let error = manager.get(id).await.unwrap().unwrap().life.error.unwrap();
+    assert!(error.message.contains("no words"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_task_that_will_not_run_here_is_told_at_shutdown() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let mut config = config();
+    config.clock = clock;
+    let manager = start(config).await;
+    let id = manager.add_task(add, (1, 1)).delay_by(SOON).await.unwrap();
+
+    let waiting = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.wait::<u32>(id).await }
+    });
+    tokio::task::yield_now().await;
+    manager.drain().await;
+
+    let told = tokio::time::timeout(SOON, waiting).await.unwrap().unwrap();
+    assert!(
+        matches!(told, Err(WaitError::Manager(error)) if error.kind() == ErrorKind::ShuttingDown)
+    );
+}
+
 // ---- the store fails -----------------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -35,6 +35,7 @@ use crate::manager::TaskManager;
 pub struct Builder {
     config: Config,
     sqlite: Option<SqliteOptions>,
+    durability: Option<Durability>,
 }
 
 impl Builder {
@@ -51,7 +52,7 @@ impl Builder {
 
     /// What a stored task survives, if it is stored in an SQLite file: see [`Durability`].
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.sqlite = self.sqlite.map(|options| options.durability(durability));
+        self.durability = Some(durability);
         self
     }
 
@@ -170,7 +171,16 @@ impl Builder {
     /// # Errors
     /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
     pub async fn build(mut self) -> Result<TaskManager, Error> {
-        if let Some(options) = self.sqlite.take() {
+        if self.durability.is_some() && self.sqlite.is_none() {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "durability is for tasks in an SQLite file: add .sqlite(path)",
+            ));
+        }
+        if let Some(mut options) = self.sqlite.take() {
+            if let Some(durability) = self.durability {
+                options = options.durability(durability);
+            }
             self.config.backend = Arc::new(opened(options).await?);
         }
         Ok(TaskManager(

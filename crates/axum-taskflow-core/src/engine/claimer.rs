@@ -24,8 +24,9 @@ impl NextDue {
         self.0.fetch_min(due, Ordering::SeqCst) > due
     }
 
-    fn reset(&self) {
-        self.0.store(i64::MAX, Ordering::SeqCst);
+    /// Forgets it; true if it had come.
+    fn forget(&self, now: Timestamp) -> bool {
+        self.0.swap(i64::MAX, Ordering::SeqCst) <= now.as_unix_ms()
     }
 
     fn get(&self) -> Option<Timestamp> {
@@ -67,13 +68,18 @@ impl Engine {
         now: Timestamp,
     ) -> Result<Option<Timestamp>, BackendError> {
         if self.next_due.get().is_some_and(|due| due <= now) {
+            // Used up: the lanes know it now, and the claim tells what is due after it.
+            self.next_due.forget(now);
             self.more_on_disk();
         }
         for executor in [Executor::Async, Executor::Thread] {
-            while self.ready.wants(executor) {
-                let limit = self.ready.begin_claim(executor);
+            // Once for each lane, so that neither keeps the other waiting.
+            if self.ready.wants(executor) {
                 // Before the claim: a task that is stored for later meanwhile lowers it again.
-                self.next_due.reset();
+                if self.next_due.forget(now) {
+                    self.more_on_disk();
+                }
+                let limit = self.ready.begin_claim(executor);
                 let claim = Claim {
                     owner: self.instance.id,
                     names: self.registry.names(executor),
@@ -83,7 +89,8 @@ impl Engine {
                 let claimed = match self.backend.claim(claim).await {
                     Ok(claimed) => claimed,
                     Err(failure) => {
-                        self.ready.more_on_disk(executor);
+                        // Both: what was forgotten above may be the other's.
+                        self.more_on_disk();
                         return Err(failure);
                     }
                 };
@@ -98,7 +105,7 @@ impl Engine {
                 tasks.iter_mut().for_each(|task| task.executor = executor);
                 let refused = self.ready.hold(executor, tasks);
                 self.let_others_have(refused);
-                self.dispatch();
+                self.dispatch(); // and wakes us again if a lane wants more
             }
         }
         Ok(self.next_due.get())

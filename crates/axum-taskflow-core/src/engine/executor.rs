@@ -87,7 +87,9 @@ impl Engine {
             // Claims name the functions that are known, so this is a task that outlived its registration.
             return self.let_go(Change::released(&task), executor);
         };
-        let call = match def.prepare(&task.args) {
+        // A type's own code reads the arguments, and may panic.
+        let read = panics::catch(|| def.prepare(&task.args));
+        let call = match read.unwrap_or_else(|report| Err(report.message)) {
             Ok(call) => call,
             Err(why) => {
                 let again_at = now.saturating_add(HELD_FOR);
@@ -174,7 +176,14 @@ impl Engine {
         let policy = self.options(task, def).retry_policy();
         let now = self.clock.now();
         self.running().remove(&task.id);
-        match Change::finished(task, outcome, &policy, fastrand::f64(), now) {
+        // The words of an error are made by its own code, which may panic, too.
+        let finished =
+            panics::catch(|| Change::finished(task, outcome, &policy, fastrand::f64(), now))
+                .unwrap_or_else(|report| {
+                    let outcome = Outcome::Panicked(report);
+                    Change::finished(task, outcome, &policy, fastrand::f64(), now)
+                });
+        match finished {
             Ok(change) if task.requeue_on_interrupt => {
                 let engine = self.clone();
                 let then = Box::new(move |change: &Change, applied| engine.stored(change, applied));
@@ -239,6 +248,8 @@ async fn run_async(
             tokio::select! {
                 biased; // a function that is done is done, whatever else happened meanwhile
                 returned = panics::catch_async(&mut work) => match returned {
+                    // It ended because it was told to.
+                    Ok(Err(_)) | Err(_) if limits.running.token.is_cancelled() => limits.running.outcome(),
                     Ok(returned) => outcome_of(returned),
                     Err(report) => Outcome::Panicked(report),
                 },
@@ -289,6 +300,9 @@ async fn run_thread(
             None if limits.running.token.is_cancelled() => limits.running.outcome(),
             None => Outcome::Failed(failure),
         },
+        Ok(Err(_)) if timed_out.is_none() && limits.running.token.is_cancelled() => {
+            limits.running.outcome()
+        }
         Ok(Err(report)) => Outcome::Panicked(report),
         // Panics are caught inside; what is left is a pool that shut down before the thread began.
         Err(_) => Outcome::Interrupted(BY_SHUTDOWN),

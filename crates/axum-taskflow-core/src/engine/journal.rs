@@ -250,7 +250,13 @@ impl Journal {
     /// If the backend fails.
     pub(crate) async fn audit(&self, entry: AuditEntry) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
-        self.queue().audit.push((entry, sender));
+        {
+            let mut queue = self.queue();
+            if queue.closed {
+                return Err(Error::shutting_down());
+            }
+            queue.audit.push((entry, sender));
+        }
         self.wake.notify_one();
         answer.await.unwrap_or_else(|_| Err(Error::shutting_down()))
     }
@@ -260,9 +266,14 @@ impl Journal {
         self.queue().changes.len()
     }
 
-    /// Takes no new tasks from now on.
-    pub(crate) fn close(&self) {
-        self.queue().closed = true;
+    /// Takes no new tasks from now on; true if it was so already.
+    pub(crate) fn close(&self) -> bool {
+        std::mem::replace(&mut self.queue().closed, true)
+    }
+
+    /// True if nothing is written any more, or soon.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue().closed
     }
 
     /// Returns once everything that was queued is written.
@@ -303,6 +314,11 @@ impl Journal {
                 None => writing.await,
             };
             match outcome {
+                Ok(written) if !flight.is_answered_by(&written) => {
+                    let wrong = "the store gave fewer or more answers than it was asked for";
+                    self.give_back(flight, BackendError::refused(wrong), RETRY_MAX);
+                    tokio::time::sleep(RETRY_MAX).await;
+                }
                 Ok(written) => {
                     wait = RETRY_MIN;
                     unanswered = Some((flight, written));
@@ -350,21 +366,25 @@ impl Journal {
             }
         }
         let n = queue.changes.len().min(BATCH_MAX);
+        // What a function said follows its start: not before all changes that were queued by then.
+        let takes_notes = n == queue.changes.len();
         for Entry { change, then } in queue.changes.drain(..n).collect::<Vec<_>>() {
             queue.starts.remove(&change.id);
             flight.thens.push(then);
             batch.changes.push(change);
         }
         queue.taken += n as u64;
-        batch.notes = std::mem::take(&mut queue.notes);
-        let progress = queue.progress.drain();
-        batch
-            .notes
-            .extend(progress.map(|(id, (epoch, progress))| Note {
-                id,
-                epoch,
-                what: Said::Progress(progress),
-            }));
+        if takes_notes {
+            batch.notes = std::mem::take(&mut queue.notes);
+            let progress = queue.progress.drain();
+            batch
+                .notes
+                .extend(progress.map(|(id, (epoch, progress))| Note {
+                    id,
+                    epoch,
+                    what: Said::Progress(progress),
+                }));
+        }
         let dropped = std::mem::take(&mut queue.notes_dropped);
         for (entry, sender) in queue.audit.drain(..) {
             batch.audit.push(entry);
@@ -434,7 +454,8 @@ impl Journal {
             for (change, then) in changes.into_iter().zip(thens).rev() {
                 queue.changes.push_front(Entry { change, then });
             }
-            for note in notes.into_iter().rev() {
+            let mut logs = Vec::new();
+            for note in notes {
                 match note.what {
                     Said::Progress(progress) => {
                         queue
@@ -442,10 +463,13 @@ impl Journal {
                             .entry(note.id)
                             .or_insert((note.epoch, progress));
                     }
-                    Said::Log(_) if queue.notes.len() < NOTES_MAX => queue.notes.insert(0, note),
-                    Said::Log(_) => queue.notes_dropped += 1,
+                    Said::Log(_) => logs.push(note),
                 }
             }
+            logs.append(&mut queue.notes);
+            queue.notes_dropped += logs.len().saturating_sub(NOTES_MAX) as u64;
+            logs.truncate(NOTES_MAX);
+            queue.notes = logs;
         }
         for (n, then) in adds {
             self.places.add_permits(self.place_size(n) as usize);
@@ -464,6 +488,13 @@ impl Journal {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flight {
+    fn is_answered_by(&self, written: &Written) -> bool {
+        (self.batch.tasks.len(), self.batch.changes.len())
+            == (written.tasks.len(), written.changes.len())
     }
 }
 
@@ -492,9 +523,9 @@ async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<
 
 /// The error of a caller whose write failed together with others'.
 pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
-    let kind = match failure.is_refused() {
-        true => ErrorKind::Invalid,
-        false => ErrorKind::Unavailable,
-    };
-    Error::new(kind, format!("the task store failed: {failure}")).with_source(failure.clone())
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the task store failed: {failure}"),
+    )
+    .with_source(failure.clone())
 }

@@ -16,7 +16,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -75,10 +75,12 @@ pub(crate) struct Engine {
     next_due: NextDue,
     /// A lane wants tasks, or one is due earlier than the claimer knows.
     claimer_wake: Notify,
+    /// Set by the first who asks for shutdown.
+    draining: AtomicBool,
     /// Fires when shutdown begins.
     pub(crate) stopping: CancellationToken,
     /// Fires when everything that ran has ended and is stored.
-    drained: CancellationToken,
+    pub(crate) drained: CancellationToken,
     /// Fires when the backend is about to be closed.
     stopped: CancellationToken,
     pub(crate) defaults: TaskOptions,
@@ -169,6 +171,7 @@ impl Engine {
             n_waiters: AtomicUsize::new(0),
             next_due: NextDue::new(),
             claimer_wake: Notify::new(),
+            draining: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             drained: CancellationToken::new(),
             stopped: CancellationToken::new(),
@@ -186,9 +189,14 @@ impl Engine {
     /// Stops starting tasks, lets them run until the deadline, cancels them, lets others have what was not begun, and
     /// stores everything. The journal stays open: what is added meanwhile waits for another instance or the next start.
     pub(crate) async fn drain(self: &Arc<Self>) {
-        if self.stopping.is_cancelled() {
-            return self.drained.cancelled().await;
+        // In a task of its own: a caller who stops waiting must not leave the work half done.
+        if !self.draining.swap(true, Ordering::SeqCst) {
+            tokio::spawn(self.clone().stop_and_store());
         }
+        self.drained.cancelled().await;
+    }
+
+    async fn stop_and_store(self: Arc<Self>) {
         self.stopping.cancel();
         info!("task manager is shutting down");
         self.let_others_have(self.ready.stop());
@@ -218,10 +226,9 @@ impl Engine {
     /// Drains, refuses new tasks and closes the backend.
     pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
         self.drain().await;
-        if self.stopped.is_cancelled() {
-            return Ok(());
+        if self.journal.close() {
+            return Ok(()); // somebody else did the rest, or does
         }
-        self.journal.close();
         within(FLUSH_TIMEOUT, self.journal.flushed()).await;
         self.stopped.cancel();
         self.backend.close().await?;
@@ -310,15 +317,17 @@ impl Engine {
         self.dispatch();
     }
 
-    /// A receiver that hears when the task ends here. Register first, then look whether it has ended already.
-    pub(crate) fn wait_for(&self, id: TaskId) -> oneshot::Receiver<()> {
+    /// Hears when the task ends here. Register first, then look whether it has ended already.
+    pub(crate) fn wait_for(&self, id: TaskId) -> Waiter<'_> {
         let (sender, receiver) = oneshot::channel();
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_task = waiters.entry(id).or_default();
-        of_task.retain(|waiter| !waiter.is_closed());
-        of_task.push(sender);
+        waiters.entry(id).or_default().push(sender);
         self.n_waiters.store(waiters.len(), Ordering::SeqCst);
-        receiver
+        Waiter {
+            engine: self,
+            id,
+            receiver,
+        }
     }
 
     fn wake_waiters(&self, id: TaskId) {
@@ -339,6 +348,38 @@ impl Engine {
 
     pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who waits for a task to end; leaves nothing behind.
+pub(crate) struct Waiter<'a> {
+    engine: &'a Engine,
+    id: TaskId,
+    receiver: oneshot::Receiver<()>,
+}
+
+impl Waiter<'_> {
+    pub(crate) async fn ended(&mut self) {
+        // An error means the same: there is nothing more to hear.
+        let _ = (&mut self.receiver).await;
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        let mut waiters = self
+            .engine
+            .waiters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_task) = waiters.get_mut(&self.id) {
+            of_task.retain(|waiter| !waiter.is_closed());
+            if of_task.is_empty() {
+                waiters.remove(&self.id);
+            }
+        }
+        self.engine.n_waiters.store(waiters.len(), Ordering::SeqCst);
     }
 }
 

@@ -1,4 +1,5 @@
 //! The router as programs and browsers meet it, without a network.
+#![allow(clippy::unwrap_used, reason = "this is test code")]
 
 mod site;
 mod rest;

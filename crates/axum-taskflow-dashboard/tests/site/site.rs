@@ -55,7 +55,7 @@ impl std::error::Error for Because {
 pub(crate) async fn stays(ctx: TaskContext) {
     ctx.progress(0.42, "half way");
     ctx.log("it stays");
-    pending().await
+    pending::<()>().await;
 }
 
 /// The routes, and the manager below them.
