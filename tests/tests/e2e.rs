@@ -760,8 +760,11 @@ async fn what_has_finished_takes_no_memory() {
     let service = Service::start(folder.path()).await;
     let idle = async |n: u32| {
         let url = format!("{}/add_many", service.caller.url);
-        let body = json!({ "function": "idles", "n": n });
-        answer(service.caller.http.post(url).json(&body), 200).await;
+        // In parts that a slow disk stores in time.
+        let body = json!({ "function": "idles", "n": n / 20 });
+        for _ in 0..20 {
+            answer(service.caller.http.post(&url).json(&body), 200).await;
+        }
         until("everything has run", async || {
             let metrics = service.rest_get("/metrics").await;
             (metrics["success"] == metrics["total"]).then_some(())
