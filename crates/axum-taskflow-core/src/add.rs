@@ -251,7 +251,7 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
     let resolved = said.options.or(&def.options).or(&engine.defaults);
     let run_at = match said.due {
         Due::Now => now,
-        Due::At(at) => at.max(now), // 1970 must not jump the queue
+        Due::At(at) => at,
         Due::In(delay) => later(now, delay)?,
     };
     check_tags(&said.tags)?;
