@@ -41,7 +41,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   [`KeyFate::KeptUntil`](crate::KeyFate) gives it an end: from that time on ([`Batch::now`] is not earlier)
     ///   it is free. Both only touch a key that still belongs to the changed task, and only if the change applies.
     /// - A change whose expectation does not hold, or whose task is not stored, is [`Applied::Stale`] and changes
-    ///   nothing.
+    ///   nothing. But if its [`life`](Change::life) is what is stored already, it is [`Applied::Applied`] and changes
+    ///   nothing either: it was written before, and the answer was lost.
     /// - A note counts if the task, after the changes above, still has the note's epoch, whatever its status; else
     ///   it is dropped. So are a log line whose epoch and `seq` the task has already, and an audit entry whose id
     ///   is known: a batch that is written twice doubles nothing.
@@ -178,7 +179,7 @@ pub enum Enqueued {
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It is stored.
+    /// It is stored, now or since it was written before.
     Applied,
     /// The task did not stand where the change expected it: nothing was changed. An answer, not an error.
     Stale,

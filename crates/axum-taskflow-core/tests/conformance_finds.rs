@@ -49,6 +49,7 @@ flaws! {
     tells_no_owner: "claim::a_claimed_task_belongs_to_the_claimer" model;
     looks_at_all_to_claim: "pace::a_claim_is_not_slowed_down_by_what_it_cannot_take";
     calls_stale_changes_applied: "apply::a_change_from_another_status_or_epoch_is_stale" model;
+    calls_what_is_written_again_stale: "apply::a_change_that_is_written_again_is_applied_and_changes_nothing";
     ignores_epochs: "apply::a_superseded_attempt_cannot_write_an_outcome" model;
     keeps_no_past_attempts: "apply::an_attempt_that_is_not_the_last_is_kept" model;
     shows_past_attempts_in_lists: "apply::an_attempt_that_is_not_the_last_is_kept" model;
@@ -167,7 +168,19 @@ impl Backend for Flawed {
         Box::pin(async move {
             let mut batch = Arc::unwrap_or_clone(batch);
             self.before_write(&mut batch).await?;
+            let mut written_before = Vec::new();
+            for change in &batch.changes {
+                let task = self.memory.get(change.id).await?;
+                written_before.push(task.is_some_and(|task| task.life == change.life));
+            }
             let mut written = self.memory.write(Arc::new(batch)).await?;
+            if self.has(Flaw::calls_what_is_written_again_stale) {
+                for (applied, before) in written.changes.iter_mut().zip(written_before) {
+                    if before {
+                        *applied = Applied::Stale;
+                    }
+                }
+            }
             if self.has(Flaw::calls_stale_changes_applied) {
                 written.changes.fill(Applied::Applied);
             }

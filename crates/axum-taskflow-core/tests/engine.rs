@@ -1267,6 +1267,65 @@ async fn a_store_that_stalls_makes_adds_fail_within_their_deadline() {
     );
 }
 
+#[tokio::test]
+async fn a_change_that_was_stored_without_an_answer_is_not_taken_for_a_stale_one() {
+    async fn waits(Data(gate): Data<Arc<Semaphore>>) -> u32 {
+        gate.acquire().await.unwrap().forget();
+        7
+    }
+    let (backend, backstage) = Backstage::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let clock = Clock::system();
+    let later = clock.now().saturating_add(Duration::from_millis(50));
+    let id = manager.add_task(waits, ()).run_at(later).await.unwrap();
+
+    backstage.lose_answers(2); // to the start
+    support::until(async || {
+        let task = manager.get(id).await.unwrap().unwrap();
+        (task.life.status == TaskStatus::Running).then_some(())
+    })
+    .await;
+    gate.add_permits(1);
+
+    let seven = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(seven.unwrap().unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
+    async fn unstorable() {}
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    backstage.refuse_ends_of("unstorable");
+
+    let bad = manager.add_tasks(unstorable, [(); 3]).await.unwrap();
+    let good = manager
+        .add_tasks(add, (0..50).map(|n| (n, n)))
+        .await
+        .unwrap();
+
+    for (n, id) in good.into_iter().enumerate() {
+        let sum = tokio::time::timeout(SOON, manager.wait::<usize>(id)).await;
+        assert_eq!(sum.unwrap().unwrap(), 2 * n);
+    }
+    for id in bad {
+        support::until(async || {
+            let status = backstage.task(id).await.life.status;
+            (status == TaskStatus::Running).then_some(())
+        })
+        .await;
+    }
+    let late = manager.add_task(add, (1, 1)).await.unwrap();
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(late)).await;
+    assert_eq!(sum.unwrap().unwrap(), 2);
+}
+
 // ---- shutting down -------------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -1306,6 +1365,30 @@ async fn shutdown_lets_running_tasks_finish_and_starts_no_others() {
     manager.shutdown().await.unwrap();
     let error = manager.add_task(gated, ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ShuttingDown);
+}
+
+#[tokio::test]
+async fn what_a_claim_brings_during_shutdown_is_left_to_others() {
+    let (backend, backstage) = Backstage::new();
+    let clock = Clock::system();
+    let id = support::stored(&backend, &clock, "add", "[1,2]").await;
+    backstage.hold_claims(true);
+    let mut config = config();
+    config.backend = backend;
+    config.tasks = vec![TaskDef::new(add).name("add")];
+    let manager = start(config).await;
+    backstage.claim_held().await;
+
+    let drained = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.drain().await }
+    });
+    manager.stopping().cancelled().await;
+    backstage.hold_claims(false);
+    drained.await.unwrap();
+
+    let life = backstage.task(id).await.life;
+    assert_eq!((life.status, life.owner), (TaskStatus::Pending, None));
 }
 
 #[tokio::test]

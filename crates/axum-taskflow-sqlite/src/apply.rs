@@ -20,6 +20,7 @@ pub(crate) struct Apply<'c> {
     /// names, whether its value changes or not: as `any` these cost 30 % and 10 % more.
     started: Statement<'c>,
     succeeded: Statement<'c>,
+    was_applied: Statement<'c>,
     free_key: Statement<'c>,
     keep_key: Statement<'c>,
     keep_attempt: Statement<'c>,
@@ -32,6 +33,7 @@ impl<'c> Apply<'c> {
             any: conn.prepare(include_str!("apply.sql"))?,
             started: conn.prepare(include_str!("apply_started.sql"))?,
             succeeded: conn.prepare(include_str!("apply_succeeded.sql"))?,
+            was_applied: conn.prepare(include_str!("apply_again.sql"))?,
             free_key: conn.prepare("DELETE FROM idempotency WHERE key = ?1 AND task = ?2")?,
             keep_key: conn
                 .prepare("UPDATE idempotency SET until = ?3 WHERE key = ?1 AND task = ?2")?,
@@ -63,7 +65,7 @@ impl<'c> Apply<'c> {
         };
         let applied = applied || update(&mut self.any, change, before, &life)?;
         if !applied {
-            return Ok(Applied::Stale);
+            return was_applied(&mut self.was_applied, change, before, &life);
         }
         tx.went(func, before);
         tx.came(func, life.status);
@@ -121,6 +123,30 @@ fn update(
     before: i64,
     life: &LifeRow<'_>,
 ) -> Result<bool, Fault> {
+    bind(statement, change, before, life)?;
+    Ok(statement.raw_execute()? == 1)
+}
+
+/// Tells a change that was written before, whose answer was lost, from a stale one.
+fn was_applied(
+    statement: &mut Statement<'_>,
+    change: &Change,
+    before: i64,
+    life: &LifeRow<'_>,
+) -> Result<Applied, Fault> {
+    bind(statement, change, before, life)?;
+    Ok(match statement.raw_query().next()? {
+        Some(_) => Applied::Applied,
+        None => Applied::Stale,
+    })
+}
+
+fn bind(
+    statement: &mut Statement<'_>,
+    change: &Change,
+    before: i64,
+    life: &LifeRow<'_>,
+) -> Result<(), Fault> {
     Binder::new(statement)
         .next(&change.id.as_bytes()[..])?
         .next(before)?
@@ -136,5 +162,5 @@ fn update(
         .next(life.finished_at)?
         .next(life.result)?
         .next(life.error.as_deref())?;
-    Ok(statement.raw_execute()? == 1)
+    Ok(())
 }

@@ -37,6 +37,11 @@ impl Fault {
     /// The same for each of several callers.
     pub(crate) fn explain_to_many(self: &Arc<Self>, act: &str, path: &Path) -> BackendError {
         let said = |advice: &str| format!("cannot {act} {path:?}: {self}{advice}");
+        // A file that went bad under us is not the request's fault: what is kept may find a better one.
+        let of_file = |said| match act {
+            "open" => BackendError::refused(said),
+            _ => BackendError::unavailable(said),
+        };
         let error = match &**self {
             Self::Unreadable(_) => BackendError::refused(said("")),
             Self::File(_) => BackendError::unavailable(said("")),
@@ -53,9 +58,9 @@ impl Fault {
                     "; the file, its folder or the file system is read-only for this process",
                 )),
                 Some(ErrorCode::NotADatabase) => {
-                    BackendError::refused(said("; it is left as it is, choose another path"))
+                    of_file(said("; it is left as it is, choose another path"))
                 }
-                Some(ErrorCode::DatabaseCorrupt) => BackendError::refused(said(
+                Some(ErrorCode::DatabaseCorrupt) => of_file(said(
                     "; restore it from a backup, or try `sqlite3 <file> .recover` on a copy",
                 )),
                 Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {

@@ -6,6 +6,7 @@ use super::bench::{Bench, failed};
 use crate::{
     backend::{Applied, ListQuery},
     change::{Change, Outcome},
+    clock::Timestamp,
     failure::{FailureKind, FailureReport},
     id::Epoch,
     retry::RetryPolicy,
@@ -142,6 +143,38 @@ pub(super) async fn a_change_from_another_status_or_epoch_is_stale(bench: &Bench
     bench.expect(&task).await;
 }
 
+pub(super) async fn a_change_that_is_written_again_is_applied_and_changes_nothing(
+    bench: &Bench<'_>,
+) {
+    let mut task = bench.keyed("k", Duration::from_secs(60));
+    bench.add_one(&task).await;
+    let policy = RetryPolicy {
+        retries: 1,
+        ..RetryPolicy::default()
+    };
+
+    // Through a retry to the end, each change twice.
+    for outcome in [failed(), Outcome::Done(Some("7".into()))] {
+        let start = Change::started(&task, bench.me, bench.now()).expect("it waits");
+        task.life = start.life.clone();
+        bench.advance(Duration::from_secs(1));
+        let end = Change::finished(&task, outcome, &policy, 0.0, bench.now()).expect("it runs");
+        task.life = end.life.clone();
+        task.past_attempts.extend(end.ended.clone());
+        for change in [start, end] {
+            assert_eq!(bench.apply(change.clone()).await, Applied::Applied);
+            assert_eq!(bench.apply(change).await, Applied::Applied);
+        }
+    }
+
+    bench.expect(&task).await;
+    let counts = bench.counts().await;
+    let expected = (("f".to_owned(), TaskStatus::Success), 1);
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [expected]);
+    let minutes = bench.series(Timestamp::default()).await;
+    assert_eq!(minutes.iter().map(|minute| minute.n).sum::<u64>(), 1);
+}
+
 pub(super) async fn a_change_of_a_task_that_is_not_stored_is_stale(bench: &Bench<'_>) {
     let task = bench.task("f");
     let change = Change::started(&task, bench.me, bench.now()).expect("it waits");
@@ -156,8 +189,14 @@ pub(super) async fn a_stale_change_does_not_hold_up_its_batch(bench: &Bench<'_>)
     let (mut one, mut two, gone) = (bench.task("f"), bench.task("f"), bench.task("f"));
     bench.add(&[one.clone(), two.clone()]).await;
     let mut batch = bench.batch();
-    for task in [&one, &gone, &one, &two] {
-        let change = Change::started(task, bench.me, bench.now()).expect("it waits");
+    let late = bench.stranger();
+    for (task, by) in [
+        (&one, bench.me),
+        (&gone, bench.me),
+        (&one, late),
+        (&two, bench.me),
+    ] {
+        let change = Change::started(task, by, bench.now()).expect("it waits");
         batch.changes.push(change);
     }
     one.life = batch.changes[0].life.clone();
@@ -232,6 +271,7 @@ pub(super) async fn nothing_changes_a_finished_task(bench: &Bench<'_>) {
     bench.start(&mut task).await;
     seen.push(task.clone());
     bench.succeed(&mut task).await;
+    bench.advance(Duration::from_millis(1)); // or the same end would be one that was written before
 
     let (now, policy) = (bench.now(), RetryPolicy::default());
     for task in &seen {

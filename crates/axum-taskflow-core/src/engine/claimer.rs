@@ -89,6 +89,7 @@ impl Engine {
                 let claimed = match self.backend.claim(claim).await {
                     Ok(claimed) => claimed,
                     Err(failure) => {
+                        let _nothing = self.ready.hold(executor, Vec::new());
                         // Both: what was forgotten above may be the other's.
                         self.more_on_disk();
                         return Err(failure);

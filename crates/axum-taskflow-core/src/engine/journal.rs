@@ -294,8 +294,10 @@ impl Journal {
     pub(crate) async fn run(&self, stored: impl Fn(&[Note]) + Send) {
         let mut wait = RETRY_MIN;
         let mut unanswered: Option<(Flight, Written)> = None;
+        // Less than BATCH_MAX while a change is looked for that the store refuses for good.
+        let mut changes_max = BATCH_MAX;
         loop {
-            let Some(flight) = self.take() else {
+            let Some(flight) = self.take(changes_max) else {
                 if let Some((flight, written)) = unanswered.take() {
                     self.answer(flight, &written, &stored);
                 } else if self.rest() {
@@ -321,7 +323,18 @@ impl Journal {
                 }
                 Ok(written) => {
                     wait = RETRY_MIN;
+                    changes_max = (changes_max * 2).min(BATCH_MAX);
                     unanswered = Some((flight, written));
+                }
+                Err(failure) if failure.is_refused() && !flight.thens.is_empty() => {
+                    // One of the changes may be at fault, and must not keep all others waiting for ever.
+                    let n = flight.thens.len();
+                    if n == 1 && changes_max < BATCH_MAX {
+                        drop_refused(flight, &failure);
+                    } else {
+                        self.give_back(flight, failure, Duration::ZERO);
+                    }
+                    changes_max = n.div_ceil(2).min(BATCH_MAX / 2);
                 }
                 Err(failure) => {
                     let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
@@ -341,7 +354,8 @@ impl Journal {
         !queue.writing
     }
 
-    fn take(&self) -> Option<Flight> {
+    /// The next batch; one of less than [`BATCH_MAX`] changes has nothing else in it.
+    fn take(&self, changes_max: usize) -> Option<Flight> {
         let mut queue = self.queue();
         if queue.is_empty() {
             return None;
@@ -355,7 +369,9 @@ impl Journal {
             audits: Vec::new(),
         };
         let mut places = 0;
-        while batch.tasks.len() < BATCH_MAX
+        let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
+        while !only_changes
+            && batch.tasks.len() < BATCH_MAX
             && let Some(add) = queue.adds.pop_front()
         {
             if add.wanted.take() {
@@ -365,9 +381,9 @@ impl Journal {
                 places += self.place_size(add.tasks.len()) as usize;
             }
         }
-        let n = queue.changes.len().min(BATCH_MAX);
+        let n = queue.changes.len().min(changes_max);
         // What a function said follows its start: not before all changes that were queued by then.
-        let takes_notes = n == queue.changes.len();
+        let takes_notes = n == queue.changes.len() && !only_changes;
         for Entry { change, then } in queue.changes.drain(..n).collect::<Vec<_>>() {
             queue.starts.remove(&change.id);
             flight.thens.push(then);
@@ -386,9 +402,11 @@ impl Journal {
                 }));
         }
         let dropped = std::mem::take(&mut queue.notes_dropped);
-        for (entry, sender) in queue.audit.drain(..) {
-            batch.audit.push(entry);
-            flight.audits.push(sender);
+        if !only_changes {
+            for (entry, sender) in queue.audit.drain(..) {
+                batch.audit.push(entry);
+                flight.audits.push(sender);
+            }
         }
         drop(queue);
         self.places.add_permits(places);
@@ -509,6 +527,20 @@ impl Queue {
 
     fn is_idle(&self) -> bool {
         !self.writing && self.is_empty()
+    }
+}
+
+/// The only change in a batch can never be stored: it is dropped as if it were stale.
+fn drop_refused(flight: Flight, failure: &BackendError) {
+    for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
+        error!(
+            error = %failure,
+            task = %change.id,
+            function = %change.name,
+            status = %change.life.status,
+            "the task store refuses a change for good: it is dropped, and the task stays as it is stored"
+        );
+        then(change, Applied::Stale);
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use self::{
@@ -77,6 +77,8 @@ pub(crate) struct Engine {
     claimer_wake: Notify,
     /// Set by the first who asks for shutdown.
     draining: AtomicBool,
+    /// The loops that end by themselves when `stopping` fires.
+    loops: TaskTracker,
     /// Fires when shutdown begins.
     pub(crate) stopping: CancellationToken,
     /// Fires when everything that ran has ended and is stored.
@@ -118,8 +120,9 @@ impl Engine {
                 }
             }
         });
-        tokio::spawn(engine.clone().run_claimer());
-        tokio::spawn(engine.clone().run_pruner());
+        engine.loops.spawn(engine.clone().run_claimer());
+        engine.loops.spawn(engine.clone().run_pruner());
+        engine.loops.close();
         info!(store = %engine.backend.describe(), instance = %engine.instance.id, "task manager started");
         Ok(engine)
     }
@@ -172,6 +175,7 @@ impl Engine {
             next_due: NextDue::new(),
             claimer_wake: Notify::new(),
             draining: AtomicBool::new(false),
+            loops: TaskTracker::new(),
             stopping: CancellationToken::new(),
             drained: CancellationToken::new(),
             stopped: CancellationToken::new(),
@@ -213,7 +217,9 @@ impl Engine {
                 self.give_up_on_threads();
             }
         }
-        if !within(FLUSH_TIMEOUT, self.journal.flushed()).await {
+        // A claim that was under way brings tasks that others may have.
+        let ended = within(FLUSH_TIMEOUT, self.loops.wait()).await;
+        if !(within(FLUSH_TIMEOUT, self.journal.flushed()).await && ended) {
             error!(
                 unwritten = self.journal.changes_waiting(),
                 "the task store did not take everything before the end: the next start finds these tasks as they were stored"

@@ -29,7 +29,11 @@ impl Engine {
                 from: None,
                 limit: STEP,
             };
-            match self.prune(round).await {
+            let deleted = tokio::select! {
+                deleted = self.prune(round) => deleted,
+                () = self.stopping.cancelled() => return,
+            };
+            match deleted {
                 Ok(0) => {}
                 Ok(deleted) => debug!(deleted, "deleted finished tasks that were old enough"),
                 Err(failure) => error!(error = %failure, "cannot delete finished tasks"),

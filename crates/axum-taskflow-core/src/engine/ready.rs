@@ -40,12 +40,15 @@ struct Lane {
     limit: usize,
     /// Tasks that could run may wait on disk.
     waiting_on_disk: bool,
+    /// Places kept for a claim that is under way.
+    claiming: usize,
 }
 
 impl Lane {
     fn free(&self) -> usize {
         // As many again as may run: enough to fill the slots that come free during one claim.
-        (2 * self.limit).saturating_sub(self.running + self.held.len() + self.promised)
+        let taken = self.running + self.held.len() + self.promised + self.claiming;
+        (2 * self.limit).saturating_sub(taken)
     }
 }
 
@@ -62,6 +65,7 @@ impl Ready {
                 running: 0,
                 limit,
                 waiting_on_disk: true,
+                claiming: 0,
             })
         };
         Self {
@@ -81,7 +85,8 @@ impl Ready {
             Some((last, _)) => order(task) < *last,
             None => false,
         };
-        let fits = lane.free() > 0 && !lane.waiting_on_disk;
+        // While a claim is under way, what it brings comes first.
+        let fits = lane.free() > 0 && !lane.waiting_on_disk && lane.claiming == 0;
         if fits || comes_first {
             lane.promised += 1;
         }
@@ -110,11 +115,12 @@ impl Ready {
         self.lane(executor).promised -= 1;
     }
 
-    /// Holds tasks that were claimed. After [`Ready::stop`] they are given back.
+    /// Holds tasks that were claimed: the end of a claim. After [`Ready::stop`] they are given back.
     #[must_use]
     pub(crate) fn hold(&self, executor: Executor, tasks: Vec<Task>) -> Vec<Arc<Task>> {
         let tasks = tasks.into_iter().map(Arc::new);
         let mut lane = self.lane(executor);
+        lane.claiming = 0;
         if self.stopped.load(Ordering::Acquire) {
             return tasks.collect();
         }
@@ -135,11 +141,12 @@ impl Ready {
             && lane.held.len() + lane.promised <= lane.limit / 2
     }
 
-    /// How many tasks to claim; from now on nothing is known to be on disk.
+    /// How many tasks to claim; from now on nothing else is known to be on disk. [`Ready::hold`] ends it.
     pub(crate) fn begin_claim(&self, executor: Executor) -> usize {
         let mut lane = self.lane(executor);
         lane.waiting_on_disk = false;
-        lane.free()
+        lane.claiming = lane.free();
+        lane.claiming
     }
 
     /// The next task to start, if a slot is free; the slot is taken.
@@ -213,6 +220,7 @@ mod tests {
     fn ready_with_nothing_on_disk(limit: usize) -> Ready {
         let ready = Ready::new(limit, 1);
         ready.begin_claim(Executor::Async);
+        assert_eq!(ready.hold(Executor::Async, Vec::new()), []);
         ready
     }
 
@@ -271,6 +279,18 @@ mod tests {
             "it would overtake those on disk"
         );
         assert!(ready.promise(&task(&ids, 4), NOW));
+    }
+
+    #[test]
+    fn a_new_task_does_not_overtake_what_is_being_claimed() {
+        let (ids, ready) = (IdSource::default(), Ready::new(10, 1));
+
+        let n = ready.begin_claim(Executor::Async);
+
+        assert_eq!(n, 20);
+        assert!(!ready.promise(&task(&ids, 0), NOW));
+        let _ = ready.hold(Executor::Async, vec![task(&ids, 0)]);
+        assert!(ready.promise(&task(&ids, 0), NOW));
     }
 
     #[test]

@@ -116,7 +116,15 @@ impl Store {
             (status, epoch) == change.expects
         });
         if !stands {
-            return Applied::Stale;
+            let was_applied = self
+                .rows
+                .get(&change.id)
+                .is_some_and(|row| row.life == change.life);
+            return if was_applied {
+                Applied::Applied
+            } else {
+                Applied::Stale
+            };
         }
         let mut row = self.take(change.id).expect("it was found above");
         row.life = change.life.clone();

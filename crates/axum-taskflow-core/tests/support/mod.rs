@@ -138,6 +138,13 @@ struct Stage {
     /// Writes that start an attempt wait while this is set.
     holding_starts: watch::Sender<bool>,
     starts_held: AtomicUsize,
+    /// As above for claims, which have been made by then.
+    holding_claims: watch::Sender<bool>,
+    claims_held: AtomicUsize,
+    /// So many writes are done and not answered.
+    lost_answers: AtomicUsize,
+    /// A batch that brings a task of this function to its end is refused for good.
+    refused: Mutex<Option<&'static str>>,
 }
 
 impl Backstage {
@@ -151,6 +158,10 @@ impl Backstage {
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             holding_starts: watch::Sender::new(false),
             starts_held: AtomicUsize::new(0),
+            holding_claims: watch::Sender::new(false),
+            claims_held: AtomicUsize::new(0),
+            lost_answers: AtomicUsize::new(0),
+            refused: Mutex::default(),
         }));
         (Arc::new(stage.clone()), stage)
     }
@@ -182,6 +193,23 @@ impl Backstage {
     /// Returns once the write of a start waits.
     pub(crate) async fn start_held(&self) {
         until(async || (self.0.starts_held.load(Ordering::SeqCst) > 0).then_some(())).await;
+    }
+
+    pub(crate) fn hold_claims(&self, hold: bool) {
+        self.0.holding_claims.send_replace(hold);
+    }
+
+    /// Returns once the answer to a claim waits.
+    pub(crate) async fn claim_held(&self) {
+        until(async || (self.0.claims_held.load(Ordering::SeqCst) > 0).then_some(())).await;
+    }
+
+    pub(crate) fn lose_answers(&self, n: usize) {
+        self.0.lost_answers.store(n, Ordering::SeqCst);
+    }
+
+    pub(crate) fn refuse_ends_of(&self, function: &'static str) {
+        *self.0.refused.lock().unwrap() = Some(function);
     }
 
     /// Writes as somebody else would.
@@ -221,12 +249,34 @@ impl Backend for Backstage {
                 self.0.failed_once_more.notify_waiters();
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
-            self.0.memory.write(batch).await
+            let refused = *self.0.refused.lock().unwrap();
+            if let Some(function) = refused
+                && batch.changes.iter().any(|change| {
+                    change.name.contains(function) && change.life.status.is_terminal()
+                })
+            {
+                return Err(BackendError::refused("this will never be stored"));
+            }
+            let written = self.0.memory.write(batch).await;
+            let lose = |n: usize| n.checked_sub(1);
+            let lost = &self.0.lost_answers;
+            match lost.try_update(Ordering::SeqCst, Ordering::SeqCst, lose) {
+                Ok(_) => Err(BackendError::unavailable("the answer was lost")),
+                Err(_) => written,
+            }
         })
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
-        self.0.memory.claim(claim)
+        Box::pin(async move {
+            let claimed = self.0.memory.claim(claim).await;
+            if *self.0.holding_claims.borrow() {
+                self.0.claims_held.fetch_add(1, Ordering::SeqCst);
+                let mut holding = self.0.holding_claims.subscribe();
+                holding.wait_for(|holding| !holding).await.unwrap();
+            }
+            claimed
+        })
     }
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
