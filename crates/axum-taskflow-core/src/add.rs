@@ -309,7 +309,7 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
         .into_iter()
         .map(|mut task| {
             if engine.ready.promise(&task, now) {
-                task.life.owner = Some(engine.instance.id);
+                task.life.owner = Some(engine.me());
             }
             Arc::new(task)
         })

@@ -1,13 +1,13 @@
 //! The contract between the engine and whatever stores its tasks.
 
-use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     change::Change,
     clock::Timestamp,
-    error::BackendError,
+    error::{BackendError, Error},
     id::{Epoch, InstanceId, TaskId},
     status::TaskStatus,
     task::{LogLine, Progress, Task},
@@ -27,8 +27,23 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// What it is and where, for log lines and the page: `sqlite tasks.db`.
     fn describe(&self) -> String;
 
-    /// Makes `instance` known, so that tasks can belong to it. Called once, before everything else.
+    /// Makes `instance` known, so that tasks can belong to it. Called before everything else, and again with a new
+    /// id if the former one was [superseded](Backend::supersede).
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()>;
+
+    /// Shows the others that this instance is well, and learns whether they still take it for alive.
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing>;
+
+    /// All instances that joined and have not left, oldest first; of the dead at least those that tasks still
+    /// belong to.
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>>;
+
+    /// From now on whatever belongs or will belong to this instance is orphaned, and its [beat](Backend::beat) says
+    /// so: for one that holds its tasks and does not respond. Nothing happens if it is not known.
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()>;
+
+    /// Forgets an instance of this process. What still belongs to it is orphaned.
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()>;
 
     /// Does everything in `batch`, or nothing: new tasks first, then changes in their order, then notes. The answer
     /// comes once it is safe.
@@ -56,8 +71,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// does not grow with what waits.
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed>;
 
-    /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means. Answers with an
-    /// empty list if there are none, or if owners cannot die apart from the store (memory).
+    /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means, has left or was
+    /// superseded. Asked often: if nobody died, it costs next to nothing.
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>>;
 
     /// One task with its past attempts: at least the last 1,000.
@@ -88,12 +103,21 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// everything that was old enough at its beginning is gone.
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned>;
 
-    /// Forgets the instance and lets go of the store. Tasks stay. Calls after this one fail.
+    /// Returns when another instance may have left something that waits: with a number, as soon as that differs from
+    /// `seen`, which is the number of the last answer, 0 at first. A hint: it may come for nothing, late or never.
+    ///
+    /// Unless a driver says otherwise it never comes: there is nobody else.
+    fn changed(&self, _seen: u64) -> BackendFuture<'_, u64> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Forgets the instances of this process and lets go of the store. Tasks stay. Calls after this one fail.
     fn close(&self) -> BackendFuture<'_, ()>;
 }
 
 /// One boot of one process, as others see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Instance {
     /// New at each boot.
     pub id: InstanceId,
@@ -103,6 +127,108 @@ pub struct Instance {
     pub pid: u32,
     /// When it started.
     pub started_at: Timestamp,
+    /// The version of the program, for people.
+    pub version: String,
+    /// What it does.
+    pub role: Role,
+    /// The functions that it knows.
+    pub functions: Arc<[Arc<str>]>,
+}
+
+impl Instance {
+    /// An instance of this process, with nothing else to say.
+    #[must_use]
+    pub fn new(id: InstanceId, started_at: Timestamp) -> Self {
+        Self {
+            id,
+            host: String::new(),
+            pid: std::process::id(),
+            started_at,
+            version: String::new(),
+            role: Role::default(),
+            functions: Arc::default(),
+        }
+    }
+}
+
+/// What an instance does with tasks. Each can add them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Role {
+    /// Adds tasks and runs them: what it adds it runs itself if it can do so soon.
+    #[default]
+    Both,
+    /// Adds tasks and runs none.
+    Web,
+    /// Runs tasks. The same as [`Role::Both`] to the engine; tells people that it serves no requests.
+    Worker,
+}
+
+impl Role {
+    /// True if tasks run here.
+    #[must_use]
+    pub fn runs_tasks(self) -> bool {
+        self != Self::Web
+    }
+
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Web => "web",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        [Self::Both, Self::Web, Self::Worker]
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "{text:?} is not a role; the roles are both, web, worker"
+                ))
+            })
+    }
+}
+
+/// How the others see an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its tasks are its own.
+    Alive,
+    /// They were taken from it: it must stop what it runs, and go on under a new id.
+    Superseded,
+}
+
+/// An instance with what the store knows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Who.
+    pub instance: Instance,
+    /// Its last [beat](Backend::beat), by its own clock; when it started if there was none. For people.
+    pub beat_at: Timestamp,
+    /// False if it is dead or superseded.
+    pub alive: bool,
+}
+
+impl Peer {
+    /// An instance that beat last at `beat_at`.
+    #[must_use]
+    pub fn new(instance: Instance, beat_at: Timestamp, alive: bool) -> Self {
+        Self {
+            instance,
+            beat_at,
+            alive,
+        }
+    }
 }
 
 /// What is written in one atomic step.

@@ -72,6 +72,7 @@ impl Change {
                 status,
                 epoch: task.life.epoch.next(),
                 attempt: task.life.attempt.saturating_add(1),
+                crashes: task.life.crashes,
                 owner: Some(instance),
                 instance: Some(instance),
                 run_at: task.life.run_at,
@@ -149,6 +150,37 @@ impl Change {
         Ok(change)
     }
 
+    /// The process died in the middle of the current attempt: as [`Change::interrupted`], but after `crashes_max` such
+    /// deaths the task is failed. One that may be repeated waits until `again_at`.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not running.
+    pub fn crashed(
+        task: &Task,
+        why: &str,
+        crashes_max: u32,
+        again_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, Refused> {
+        let crashes = task.life.crashes.saturating_add(1);
+        let mut change = if task.requeue_on_interrupt && crashes >= crashes_max {
+            let message = match crashes {
+                1 => "the process died while running this".to_owned(),
+                n => format!("the process died {n} times while running this"),
+            };
+            let report = FailureReport::new(FailureKind::Crashed, message);
+            Self::ended(task, Cause::Poisoned, None, Some(report), now, now)?
+        } else {
+            let mut change = Self::interrupted(task, why, now)?;
+            if change.life.status == TaskStatus::Pending {
+                change.life.run_at = again_at;
+            }
+            change
+        };
+        change.life.crashes = crashes;
+        Ok(change)
+    }
+
     /// Somebody cancelled a task that no attempt has begun.
     ///
     /// # Errors
@@ -171,7 +203,8 @@ impl Change {
         })
     }
 
-    /// An instance lets go of a task that it has not begun; any instance may claim it.
+    /// An instance lets go of a task that it has not begun, or is made to; any instance may claim it. The epoch grows:
+    /// whoever held the task cannot start it any more.
     ///
     /// # Errors
     /// [`Refused`] if the task is not pending.
@@ -179,6 +212,7 @@ impl Change {
         let status = task.life.status.on(Cause::Released)?;
         let life = Life {
             status,
+            epoch: task.life.epoch.next(),
             owner: None,
             ..task.life.clone()
         };
@@ -311,6 +345,44 @@ mod tests {
 
     fn finish(task: &Task, outcome: Outcome, retries: u32) -> Change {
         Change::finished(task, outcome, &policy(retries), 0.0, NOW).unwrap()
+    }
+
+    #[test]
+    fn the_deaths_of_processes_are_counted_apart_from_attempts_and_have_a_limit() {
+        let mut task = running();
+        task.requeue_on_interrupt = true;
+        let again_at = NOW.saturating_add(Duration::from_secs(1));
+        let ids = IdSource::default();
+
+        for crashes in 1..3 {
+            let change = Change::crashed(&task, "it died", 3, again_at, NOW).unwrap();
+            assert_eq!(change.life.status, TaskStatus::Pending);
+            assert_eq!((change.life.crashes, change.life.attempt), (crashes, 0));
+            assert_eq!(change.life.run_at, again_at);
+            task.life = change.life;
+            let start = Change::started(&task, ids.instance(NOW), NOW).unwrap();
+            task.life = start.life;
+        }
+        let last = Change::crashed(&task, "it died", 3, again_at, NOW).unwrap();
+
+        assert_eq!(last.life.status, TaskStatus::Failed);
+        assert_eq!(
+            last.life.error.unwrap().message,
+            "the process died 3 times while running this"
+        );
+        assert_eq!(last.key, KeyFate::Freed("k".to_owned()));
+    }
+
+    #[test]
+    fn who_let_go_of_a_task_cannot_start_it() {
+        let ids = IdSource::default();
+        let task = Task::new(ids.task(NOW), "f", "[]");
+        let late_start = Change::started(&task, ids.instance(NOW), NOW).unwrap();
+
+        let released = Change::released(&task).unwrap();
+
+        let stored = (released.life.status, released.life.epoch);
+        assert_ne!(late_start.expects, stored);
     }
 
     #[test]

@@ -159,6 +159,11 @@ impl Clock {
         }
     }
 
+    /// True for the clock of the operating system.
+    pub(crate) fn is_system(&self) -> bool {
+        matches!(self.0, Source::System)
+    }
+
     /// Moves a manual clock forward and wakes whoever sleeps on it. A system clock stays as it is.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(ms, moved) = &self.0 {

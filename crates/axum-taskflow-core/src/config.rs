@@ -4,7 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    backend::Backend, clock::Clock, context::States, memory::Memory, registry::TaskDef,
+    backend::{Backend, Role},
+    clock::Clock,
+    context::States,
+    memory::Memory,
+    registry::TaskDef,
     task::TaskOptions,
 };
 
@@ -60,6 +64,15 @@ pub struct Config {
     pub retention_failed: Duration,
     /// How long tasks may go on when the manager shuts down. 25 s unless set.
     pub shutdown_timeout: Duration,
+    /// What this instance does with tasks. Both unless set.
+    pub role: Role,
+    /// After so many deaths of a process while it ran a task that may be repeated, the task is failed. 3 unless set.
+    pub crashes_max: u32,
+    /// Takes over from an instance that lives and has not beaten for so long, such as a process that was stopped. Off
+    /// unless set: on one machine it is not needed. At least 3 s, since instances beat once a second.
+    pub takeover_after: Option<Duration>,
+    /// The version of the program, for people.
+    pub version: String,
     /// What time it is.
     pub clock: Clock,
     /// The name of this machine, for people.
@@ -88,6 +101,10 @@ impl Default for Config {
             retention: 7 * DAY,
             retention_failed: 30 * DAY,
             shutdown_timeout: Duration::from_secs(25),
+            role: Role::default(),
+            crashes_max: 3,
+            takeover_after: None,
+            version: String::new(),
             clock: Clock::system(),
             host: hostname(),
         }
@@ -125,6 +142,15 @@ impl Config {
         }
         if self.add_timeout.is_zero() {
             complaints.push("add_timeout must be longer than zero".to_owned());
+        }
+        if self.crashes_max == 0 {
+            complaints.push("crashes_max must be at least 1".to_owned());
+        }
+        if self
+            .takeover_after
+            .is_some_and(|after| after < Duration::from_secs(3))
+        {
+            complaints.push("takeover_after must be at least 3 s".to_owned());
         }
         complaints.extend(self.defaults.complaint());
         complaints

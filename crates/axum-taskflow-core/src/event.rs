@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -16,7 +19,7 @@ use tracing::{debug, info, warn};
 use crate::{
     change::Change,
     clock::Timestamp,
-    id::TaskId,
+    id::{Epoch, TaskId},
     status::TaskStatus,
     task::{Life, LogLine, Progress, Task},
 };
@@ -52,6 +55,15 @@ pub enum TaskEvent {
         /// How far.
         progress: Progress,
     },
+    /// A superseded attempt came to an end, and nothing was stored of it: the task had been taken over.
+    Stale {
+        /// Which.
+        id: TaskId,
+        /// Its function.
+        name: Arc<str>,
+        /// The epoch of the attempt.
+        epoch: Epoch,
+    },
     /// The receiver was too slow, and this many events are gone: read again what you show.
     Missed(u64),
 }
@@ -64,12 +76,15 @@ const LAG_MAX: usize = 4_096;
 pub(crate) struct Feed {
     /// Broadcast, so that a slow receiver loses its own events and holds up nobody.
     sender: broadcast::Sender<TaskEvent>,
+    /// Results that came too late. An atomic: only ever counted.
+    n_stale: AtomicU64,
 }
 
 impl Default for Feed {
     fn default() -> Self {
         Self {
             sender: broadcast::Sender::new(LAG_MAX),
+            n_stale: AtomicU64::new(0),
         }
     }
 }
@@ -102,6 +117,16 @@ impl Feed {
             status = %change.life.status,
             "dropped the stale result of a superseded attempt"
         );
+        self.n_stale.fetch_add(1, Ordering::Relaxed);
+        self.send(|| TaskEvent::Stale {
+            id: change.id,
+            name: change.name.clone(),
+            epoch: change.life.epoch,
+        });
+    }
+
+    pub(crate) fn n_stale(&self) -> u64 {
+        self.n_stale.load(Ordering::Relaxed)
     }
 
     pub(crate) fn logged(&self, id: TaskId, line: &LogLine) {

@@ -168,6 +168,8 @@ pub enum FailureKind {
     Cancelled,
     /// The process shut down or died.
     Interrupted,
+    /// Too many processes died while they ran it.
+    Crashed,
     /// This program cannot read the stored arguments; the task waits for one that can.
     Held,
 }

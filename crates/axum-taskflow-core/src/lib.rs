@@ -27,6 +27,7 @@ mod failure;
 mod task;
 mod change;
 mod backend;
+mod health;
 mod memory;
 mod event;
 mod context;
@@ -44,7 +45,8 @@ pub use crate::{
     add::{AddTask, AddTasks},
     backend::{
         Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Enqueued,
-        Instance, ListQuery, Minute, Note, Page, Prune, Pruned, Said, Written,
+        Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned, Role, Said, Standing,
+        Written,
     },
     change::{Change, KeyFate, Outcome},
     clock::{Clock, Timestamp},
@@ -57,6 +59,7 @@ pub use crate::{
         ArgError, Args, AsyncFn, IntoArgs, IntoFailure, Invocation, PlainFn, Returned, Storable,
         TaskFn, TaskOutput,
     },
+    health::{Duty, Health, Trouble},
     id::{Epoch, IdSource, InstanceId, TaskId},
     manager::{Cancelled, TaskManager, WaitError},
     memory::Memory,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     add::{AddTask, AddTasks, Request, retry_of, store},
-    backend::{Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute, Page},
+    backend::{Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute, Page, Peer},
     change::Change,
     clock::Timestamp,
     config::Config,
@@ -17,6 +17,7 @@ use crate::{
     event::EventStream,
     failure::FailureReport,
     handler::{Args, IntoArgs, TaskFn},
+    health::Health,
     id::TaskId,
     registry::{FunctionInfo, TaskDef},
     status::TaskStatus,
@@ -415,10 +416,30 @@ impl TaskManager {
         options.retry_policy().retries
     }
 
-    /// This boot of this process.
+    /// This boot of this process. Goes on under a new id after others took it for dead.
     #[must_use]
-    pub fn instance(&self) -> &Instance {
-        &self.engine.instance
+    pub fn instance(&self) -> Arc<Instance> {
+        self.engine.instance()
+    }
+
+    /// All instances that use the store, oldest first.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub async fn instances(&self) -> Result<Vec<Peer>, Error> {
+        Ok(self.engine.backend.instances().await?)
+    }
+
+    /// What does not work at the moment. Asks nobody: what it tells is a second old at most.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.engine.troubles.health()
+    }
+
+    /// Results that came too late since this manager started: the task had been taken over from the attempt.
+    #[must_use]
+    pub fn stale_results(&self) -> u64 {
+        self.engine.feed.n_stale()
     }
 
     /// The store, in words.
@@ -448,6 +469,11 @@ impl TaskManager {
     /// Dropped while it is awaited, the rest of the work is not done.
     pub async fn drain(&self) {
         self.engine.drain().await;
+    }
+
+    /// Makes a shutdown that is under way wait no longer: what still runs is cancelled now, as after the deadline.
+    pub fn hurry(&self) {
+        self.engine.hurry();
     }
 
     /// [Drains](TaskManager::drain), then takes no more tasks and closes the store.

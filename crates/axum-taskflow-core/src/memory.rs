@@ -1,6 +1,7 @@
 //! The contract in std collections: the default backend, and the model that drivers are compared with.
 
 mod index;
+mod instances;
 mod keys;
 mod row;
 mod store;
@@ -11,16 +12,19 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use tokio::sync::watch;
+
 use self::store::Store;
 use crate::{
     backend::{
         AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, ListQuery,
-        Minute, Page, Prune, Pruned, Written,
+        Minute, Page, Peer, Prune, Pruned, Standing, Written,
     },
     clock::Timestamp,
     error::BackendError,
-    id::TaskId,
-    task::{LogLine, Task},
+    id::{InstanceId, TaskId},
+    status::TaskStatus,
+    task::{Life, LogLine, Task},
 };
 
 /// Keeps tasks in memory: nothing to set up, and nothing left when the process ends.
@@ -58,6 +62,8 @@ use crate::{
 pub struct Memory {
     /// Everything. A std mutex: held for one call, which waits for nothing.
     store: Mutex<Store>,
+    /// Counts what was written that several instances may want. A watch: it remembers for those who look away.
+    changed: watch::Sender<u64>,
 }
 
 /// How many finished tasks are kept if nobody says otherwise.
@@ -69,6 +75,7 @@ impl Memory {
     pub fn with_history(tasks: usize) -> Self {
         Self {
             store: Mutex::new(Store::new(tasks)),
+            changed: watch::Sender::default(),
         }
     }
 
@@ -108,21 +115,42 @@ impl Backend for Memory {
         "memory".to_owned()
     }
 
-    /// Nothing to do: an owner in memory cannot die apart from the store.
-    fn join(&self, _: Instance) -> BackendFuture<'_, ()> {
-        self.answer(|_| ())
+    fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
+        self.answer(|store| store.instances.join(instance))
+    }
+
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
+        self.answer(move |store| store.instances.beat(id, now))
+    }
+
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        self.answer(|store| store.instances.all())
+    }
+
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.answer(move |store| store.instances.supersede(id))
+    }
+
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.answer(move |store| store.instances.leave(id))
     }
 
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
-        self.answer(move |store| store.write(&batch))
+        self.answer(move |store| {
+            let written = store.write(&batch);
+            if store.instances.n_alive() > 1 && leaves_something(&batch) {
+                self.changed.send_modify(|n| *n += 1);
+            }
+            written
+        })
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
         self.answer(move |store| store.claim(&claim))
     }
 
-    fn orphans(&self, _: usize) -> BackendFuture<'_, Vec<Task>> {
-        self.answer(|_| Vec::new())
+    fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
+        self.answer(move |store| store.orphans(limit))
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
@@ -153,9 +181,25 @@ impl Backend for Memory {
         self.answer(move |store| store.prune(prune))
     }
 
+    fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        Box::pin(async move {
+            let mut changed = self.changed.subscribe();
+            let n = changed.wait_for(|n| *n != seen).await;
+            // The sender is ours, so it cannot be gone.
+            Ok(n.map_or(seen, |n| *n))
+        })
+    }
+
     fn close(&self) -> BackendFuture<'_, ()> {
         self.answer(Store::close)
     }
+}
+
+/// True if the batch has something that any instance may take.
+fn leaves_something(batch: &Batch) -> bool {
+    let is_free = |life: &Life| life.status == TaskStatus::Pending && life.owner.is_none();
+    batch.tasks.iter().any(|task| is_free(&task.life))
+        || batch.changes.iter().any(|change| is_free(&change.life))
 }
 
 #[cfg(test)]

@@ -43,7 +43,9 @@ pub enum Cause {
     Interrupted,
     /// The attempt was cut off, and the task is `requeue_on_interrupt`.
     Requeued,
-    /// An instance lets go of a task that it has not begun.
+    /// The attempt was cut off by the death of its process, and too many were before.
+    Poisoned,
+    /// An instance lets go of a task that it has not begun, or is made to.
     Released,
     /// This instance cannot decode the arguments; the task waits for one that can.
     Held,
@@ -87,6 +89,7 @@ impl TaskStatus {
             (S::Running, C::Cancelled) => S::Cancelled,
             (S::Running, C::Interrupted) => S::Interrupted,
             (S::Running, C::Requeued) => S::Pending,
+            (S::Running, C::Poisoned) => S::Failed,
             (status, cause) => return Err(Refused { status, cause }),
         })
     }
@@ -119,7 +122,7 @@ impl TaskStatus {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Started,
         Self::Succeeded,
         Self::WillRetry,
@@ -127,6 +130,7 @@ impl Cause {
         Self::Cancelled,
         Self::Interrupted,
         Self::Requeued,
+        Self::Poisoned,
         Self::Released,
         Self::Held,
     ];

@@ -54,10 +54,12 @@ pub struct Task {
 pub struct Life {
     /// Where it stands.
     pub status: TaskStatus,
-    /// The fencing token of the last attempt.
+    /// The fencing token of the last attempt. Grows with each attempt, and when the task changes hands.
     pub epoch: Epoch,
     /// Attempts begun.
     pub attempt: u32,
+    /// Processes that died while they ran it, or were taken for dead.
+    pub crashes: u32,
     /// The instance that holds it, or nobody: then any instance may claim it.
     pub owner: Option<InstanceId>,
     /// The instance of the last attempt.
@@ -118,6 +120,7 @@ impl Life {
             status: TaskStatus::Pending,
             epoch: Epoch::ZERO,
             attempt: 0,
+            crashes: 0,
             owner: None,
             instance: None,
             run_at,

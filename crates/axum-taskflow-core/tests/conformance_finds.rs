@@ -10,9 +10,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, ListQuery,
-    LogLine, Memory, Minute, Page, Prune, Pruned, Said, Task, TaskId, TaskStatus, Timestamp,
-    Written,
+    Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance,
+    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Said, Standing,
+    Task, TaskId, TaskStatus, Timestamp, Written,
     conformance::{self, Opened},
 };
 
@@ -162,6 +162,22 @@ impl Backend for Flawed {
 
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
         self.memory.join(instance)
+    }
+
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
+        self.memory.beat(id, now)
+    }
+
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        self.memory.instances()
+    }
+
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.memory.supersede(id)
+    }
+
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.memory.leave(id)
     }
 
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
@@ -322,6 +338,10 @@ impl Backend for Flawed {
             _ => {}
         }
         self.memory.prune(prune)
+    }
+
+    fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        self.memory.changed(seen)
     }
 
     fn close(&self) -> BackendFuture<'_, ()> {

@@ -535,6 +535,7 @@ fn error_text(task: &Task, is_known: bool) -> Option<ErrorText> {
         (FailureKind::Timeout, _) => "Timeout",
         (FailureKind::Cancelled, _) => "Cancelled",
         (FailureKind::Interrupted, _) => "Interrupted",
+        (FailureKind::Crashed, _) => "Crashed",
         (_, TaskStatus::Pending) => "Error of the last attempt",
         _ => "Error",
     };

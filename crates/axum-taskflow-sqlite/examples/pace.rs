@@ -66,21 +66,11 @@ impl Bench {
         let ids = IdSource::default();
         let clock = Clock::system();
         let me = ids.instance(clock.now());
-        let instance = Instance {
-            id: me,
-            host: "bench".to_owned(),
-            pid: std::process::id(),
-            started_at: clock.now(),
-        };
+        let instance = Instance::new(me, clock.now());
         // A number of two digits, as after some restarts.
         for _ in 0..20 {
             let id = ids.instance(clock.now());
-            backend
-                .join(Instance {
-                    id,
-                    ..instance.clone()
-                })
-                .await?;
+            backend.join(Instance::new(id, clock.now())).await?;
         }
         backend.join(instance).await?;
         Ok(Self {

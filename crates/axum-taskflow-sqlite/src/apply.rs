@@ -162,5 +162,8 @@ fn bind(
         .next(life.finished_at)?
         .next(life.result)?
         .next(life.error.as_deref())?;
+    if statement.parameter_count() > 14 {
+        statement.raw_bind_parameter(15, life.crashes)?;
+    }
     Ok(())
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Statement};
 
 use crate::{
     fault::Fault,
+    interned::Interned,
     row,
     transaction::{Transaction, at_most},
 };
@@ -24,9 +25,6 @@ pub(crate) struct ClaimVerb<'c> {
     take: Statement<'c>,
     hold: Statement<'c>,
     read: Statement<'c>,
-    next_ahead: Statement<'c>,
-    next_of_func: Statement<'c>,
-    next_set_back: Statement<'c>,
 }
 
 /// A task that may be claimed, in the order of claiming.
@@ -45,18 +43,6 @@ impl<'c> ClaimVerb<'c> {
             take: conn.prepare("UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2")?,
             hold: conn.prepare("UPDATE task SET shelf = NULL WHERE rowid = ?1")?,
             read: conn.prepare(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?,
-            next_ahead: conn.prepare(
-                "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1
-                 ORDER BY func, run_at LIMIT 1",
-            )?,
-            next_of_func: conn.prepare(
-                "SELECT run_at FROM task WHERE shelf = 0 AND func = ?1 AND run_at > ?2
-                 ORDER BY run_at LIMIT 1",
-            )?,
-            next_set_back: conn.prepare(
-                "SELECT min(run_at) FROM (SELECT run_at FROM task WHERE shelf = 1 LIMIT ?2)
-                 WHERE run_at > ?1",
-            )?,
         })
     }
 
@@ -82,7 +68,7 @@ impl<'c> ClaimVerb<'c> {
                 Err(fault) => return Err(fault),
             }
         }
-        let next_due = self.next_due(tx, claim.now)?;
+        let next_due = next_due(tx.conn, claim.now, tx.latest)?;
         tx.latest = tx.latest.max(claim.now);
         Ok(Claimed { tasks, next_due })
     }
@@ -122,40 +108,73 @@ impl<'c> ClaimVerb<'c> {
             None => Err(Fault::unreadable("an index names a task that is not there")),
         }
     }
+}
 
-    /// One look for each function that has tasks ahead.
-    fn next_due(
-        &mut self,
-        tx: &Transaction<'c>,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>, Fault> {
-        let now_ms = now.as_unix_ms();
-        let mut next: Option<i64> = None;
-        let mut last_func = i64::MIN;
-        while let Some((func, mut run_at)) = self.first_after(last_func)? {
-            last_func = func;
-            if run_at <= Some(now_ms) {
-                let of_func = &mut self.next_of_func;
-                run_at = of_func
-                    .query_row((func, now_ms), |row| row.get(0))
-                    .optional()?;
-            }
-            next = earliest(next, run_at);
+/// Answers a claim that has nothing to take, without keeping others from writing; nothing if it has to be made.
+pub(crate) fn look(
+    conn: &Connection,
+    interned: &mut Interned,
+    claim: &Claim,
+) -> Result<Option<Claimed>, Fault> {
+    let mut waits =
+        conn.prepare_cached("SELECT 1 FROM task WHERE shelf = 1 AND func = ?1 LIMIT 1")?;
+    let mut is_due = conn.prepare_cached(
+        "SELECT 1 FROM task WHERE shelf = 0 AND func = ?1 AND run_at <= ?2 LIMIT 1",
+    )?;
+    for name in &*claim.names {
+        if let Some(func) = interned.known_function(conn, name)?
+            && (waits.exists([func])? || is_due.exists((func, claim.now.as_unix_ms()))?)
+        {
+            return Ok(None);
         }
-        if now < tx.latest {
-            let set_back = &mut self.next_set_back;
-            let run_at = set_back.query_row((now_ms, SET_BACK_MAX), |row| row.get(0))?;
-            next = earliest(next, run_at);
-        }
-        Ok(next.map(Timestamp::from_unix_ms))
     }
+    Ok(Some(Claimed {
+        tasks: Vec::new(),
+        next_due: next_due(conn, claim.now, Timestamp::MAX)?,
+    }))
+}
 
-    fn first_after(&mut self, func: i64) -> rusqlite::Result<Option<(i64, Option<i64>)>> {
-        let first = self
-            .next_ahead
-            .query_row([func], |row| Ok((row.get(0)?, row.get(1)?)));
-        first.optional()
+/// The earliest time ahead, by one look for each function that has tasks there. What was due at `latest` may wait
+/// again if the clock was set back.
+pub(crate) fn next_due(
+    conn: &Connection,
+    now: Timestamp,
+    latest: Timestamp,
+) -> Result<Option<Timestamp>, Fault> {
+    let now_ms = now.as_unix_ms();
+    let mut first_after = conn.prepare_cached(
+        "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1 ORDER BY func, run_at LIMIT 1",
+    )?;
+    let mut next: Option<i64> = None;
+    let mut last_func = i64::MIN;
+    while let Some((func, mut run_at)) = first_after
+        .query_row([last_func], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?))
+        })
+        .optional()?
+    {
+        last_func = func;
+        if run_at <= Some(now_ms) {
+            run_at = conn
+                .prepare_cached(
+                    "SELECT run_at FROM task WHERE shelf = 0 AND func = ?1 AND run_at > ?2
+                     ORDER BY run_at LIMIT 1",
+                )?
+                .query_row((func, now_ms), |row| row.get(0))
+                .optional()?;
+        }
+        next = earliest(next, run_at);
     }
+    if now < latest {
+        let run_at = conn
+            .prepare_cached(
+                "SELECT min(run_at) FROM (SELECT run_at FROM task WHERE shelf = 1 LIMIT ?2)
+                 WHERE run_at > ?1",
+            )?
+            .query_row((now_ms, SET_BACK_MAX), |row| row.get(0))?;
+        next = earliest(next, run_at);
+    }
+    Ok(next.map(Timestamp::from_unix_ms))
 }
 
 fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {

@@ -14,6 +14,9 @@ pub(crate) enum Fault {
     /// The file system's word, about the lock files.
     #[error(transparent)]
     File(#[from] io::Error),
+    /// The file does not lie where it was opened any more.
+    #[error("the file was {0} while it was in use")]
+    Lost(&'static str),
     /// Something is stored that this program does not understand.
     #[error("{0}")]
     Unreadable(String),
@@ -45,6 +48,10 @@ impl Fault {
         let error = match &**self {
             Self::Unreadable(_) => BackendError::refused(said("")),
             Self::File(_) => BackendError::unavailable(said("")),
+            Self::Lost(_) => BackendError::unavailable(said(
+                "; tasks that were accepted before go on, new ones would be lost: put the file back, or restart the \
+                 process",
+            )),
             Self::Sql(sql) => match sql.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                     BackendError::unavailable(said(

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum_taskflow_core::{Instance, InstanceId};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::fault::Fault;
+use crate::{fault::Fault, row};
 
 /// The number that stands for "nobody" as an owner.
 pub(crate) const NOBODY: i64 = 0;
@@ -76,8 +76,10 @@ impl Interned {
             .optional()?;
         let no = match no {
             Some(no) => no,
-            // Somebody who never joined: nothing is known but the name.
-            None => insert_instance(conn, id, (None, None, None))?,
+            // Unless it joins, nothing is known but the name.
+            None => conn
+                .prepare_cached("INSERT INTO instance (id) VALUES (?1) RETURNING no")?
+                .query_row([id.as_bytes()], |row| row.get(0))?,
         };
         self.instances.insert(id, no);
         self.instance_ids.insert(no, id);
@@ -86,14 +88,20 @@ impl Interned {
 
     /// Makes an instance known with all that is to be said about it.
     pub(crate) fn join(&mut self, conn: &Connection, instance: &Instance) -> Result<(), Fault> {
-        let about = (
-            Some(&*instance.host),
-            Some(instance.pid),
-            Some(instance.started_at.as_unix_ms()),
-        );
-        let no = insert_instance(conn, instance.id, about)?;
-        self.instances.insert(instance.id, no);
-        self.instance_ids.insert(no, instance.id);
+        const SQL: &str = "
+            UPDATE instance SET host = ?2, pid = ?3, started_at = ?4, beat_at = ?4, version = ?5, role = ?6,
+                functions = ?7, gone = NULL, superseded = NULL
+            WHERE no = ?1";
+        let no = self.instance(conn, instance.id)?;
+        conn.prepare_cached(SQL)?.execute((
+            no,
+            &instance.host,
+            instance.pid,
+            instance.started_at.as_unix_ms(),
+            &instance.version,
+            row::role_no(instance.role)?,
+            row::to_json(&instance.functions)?,
+        ))?;
         Ok(())
     }
 
@@ -122,19 +130,4 @@ impl Interned {
         self.functions.insert(name.clone(), no);
         self.names.insert(no, name);
     }
-}
-
-fn insert_instance(
-    conn: &Connection,
-    id: InstanceId,
-    (host, pid, started_at): (Option<&str>, Option<u32>, Option<i64>),
-) -> Result<i64, Fault> {
-    const SQL: &str = "
-        INSERT INTO instance (id, host, pid, started_at) VALUES (?1, ?2, ?3, ?4)
-        ON CONFLICT (id) DO UPDATE SET host = ?2, pid = ?3, started_at = ?4, gone = NULL
-        RETURNING no";
-    let no = conn
-        .prepare_cached(SQL)?
-        .query_row((id.as_bytes(), host, pid, started_at), |row| row.get(0))?;
-    Ok(no)
 }

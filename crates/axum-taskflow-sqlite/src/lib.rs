@@ -29,16 +29,19 @@ mod counts;
 mod enqueue;
 mod fault;
 mod get;
+mod instances;
 mod interned;
 mod list;
 mod lock;
 mod logs;
 mod orphans;
+mod place;
 mod prune;
 mod readers;
 mod row;
 mod schema;
 mod transaction;
+mod watcher;
 mod writer;
 
 use std::{
@@ -49,10 +52,11 @@ use std::{
 
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    ListQuery, LogLine, Minute, Page, Prune, Pruned, Task, TaskId, Timestamp, Written,
+    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskId,
+    Timestamp, Written,
 };
 
-use crate::{readers::Readers, writer::Writer};
+use crate::{lock::LockFolder, readers::Readers, writer::Writer};
 
 /// What an accepted task survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -114,6 +118,7 @@ impl SqliteOptions {
             .collect::<Result<_, _>>()?;
         Ok(Sqlite {
             given_path: self.path,
+            locks: LockFolder::beside(&path),
             readers: Readers::start(readers, path.clone())?,
             writer: Writer::start(writer, path)?,
         })
@@ -126,6 +131,7 @@ impl SqliteOptions {
 #[derive(Debug)]
 pub struct Sqlite {
     given_path: PathBuf,
+    locks: LockFolder,
     // In this order: the last connection to be closed must be one that can write, or SQLite leaves its log behind.
     readers: Readers,
     writer: Writer,
@@ -150,16 +156,57 @@ impl Backend for Sqlite {
         Box::pin(self.writer.call(move |session| session.join(&instance)))
     }
 
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
+        Box::pin(self.writer.call(move |session| session.beat(id, now)))
+    }
+
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        let locks = self.locks.clone();
+        Box::pin(
+            self.readers
+                .call(move |conn, _| instances::all(conn, &locks)),
+        )
+    }
+
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        Box::pin(self.writer.call(move |session| session.supersede(id)))
+    }
+
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        Box::pin(self.writer.call(move |session| session.bury(id)))
+    }
+
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         Box::pin(self.writer.call(move |session| session.write(&batch)))
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
-        Box::pin(self.writer.call(move |session| session.claim(&claim)))
+        Box::pin(async move {
+            let looked = {
+                let claim = claim.clone();
+                self.readers
+                    .call(move |conn, interned| claim::look(conn, interned, &claim))
+                    .await?
+            };
+            match looked {
+                Some(nothing) => Ok(nothing),
+                None => self.writer.call(move |session| session.claim(&claim)).await,
+            }
+        })
     }
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
-        Box::pin(self.writer.call(move |session| session.orphans(limit)))
+        Box::pin(async move {
+            let locks = self.locks.clone();
+            let orphaned = self
+                .readers
+                .call(move |conn, interned| orphans::find(conn, interned, &locks, limit))
+                .await?;
+            for id in orphaned.to_bury {
+                self.writer.call(move |session| session.bury(id)).await?;
+            }
+            Ok(orphaned.tasks)
+        })
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
@@ -215,6 +262,10 @@ impl Backend for Sqlite {
                 .call(move |session| session.prune_tasks(&prune))
                 .await
         })
+    }
+
+    fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        Box::pin(async move { Ok(self.writer.news.since(seen).await) })
     }
 
     fn close(&self) -> BackendFuture<'_, ()> {

@@ -1,100 +1,89 @@
 //! Live tasks whose instance is dead, and what the dead leave behind.
 
 use axum_taskflow_core::{InstanceId, Task};
-use rusqlite::{Connection, OptionalExtension, Statement};
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     fault::Fault,
-    interned::NOBODY,
-    lock::Locks,
+    interned::{Interned, NOBODY},
+    lock::LockFolder,
     row,
-    transaction::{Transaction, at_most},
+    transaction::at_most,
 };
 
-#[derive(Debug)]
-pub(crate) struct Orphans<'c> {
-    next_owner: Statement<'c>,
-    owned: Statement<'c>,
-    present: Statement<'c>,
-    gone: Statement<'c>,
+#[derive(Debug, Default)]
+pub(crate) struct Orphaned {
+    pub(crate) tasks: Vec<Task>,
+    /// The dead to whom nothing belongs any more.
+    pub(crate) to_bury: Vec<InstanceId>,
 }
 
-impl<'c> Orphans<'c> {
-    pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
-        let columns = row::TASK_COLUMNS;
-        Ok(Self {
-            next_owner: conn.prepare(
-                "SELECT owner FROM task WHERE owner > ?1 ORDER BY owner LIMIT 1",
-            )?,
-            owned: conn.prepare(&format!(
-                "SELECT {columns} FROM task WHERE owner = ?1 ORDER BY id LIMIT ?2"
-            ))?,
-            present: conn.prepare(
-                "SELECT id FROM instance WHERE gone IS NULL AND started_at IS NOT NULL",
-            )?,
-            gone: conn.prepare(
-                "UPDATE instance SET gone = coalesce((SELECT max(id) FROM task), x'') WHERE no = ?1",
-            )?,
-        })
+/// Looks without writing: a few rows and locks as long as nobody died, however often it is asked.
+pub(crate) fn find(
+    conn: &Connection,
+    interned: &mut Interned,
+    locks: &LockFolder,
+    limit: usize,
+) -> Result<Orphaned, Fault> {
+    let mut orphaned = Orphaned::default();
+    let mut owners = Vec::new();
+    let mut next_owner =
+        conn.prepare_cached("SELECT owner FROM task WHERE owner > ?1 ORDER BY owner LIMIT 1")?;
+    let mut last_owner = NOBODY;
+    while let Some(owner) = next_owner
+        .query_row([last_owner], |row| row.get(0))
+        .optional()?
+    {
+        last_owner = owner;
+        owners.push(owner);
+        if orphaned.tasks.len() < limit && is_dead(conn, interned, locks, owner)? {
+            read(conn, interned, owner, limit, &mut orphaned.tasks)?;
+        }
     }
+    let mut present = conn
+        .prepare_cached("SELECT no FROM instance WHERE gone IS NULL AND started_at IS NOT NULL")?;
+    let mut rows = present.query([])?;
+    while let Some(row) = rows.next()? {
+        let no = row.get(0)?;
+        if !owners.contains(&no) && is_dead(conn, interned, locks, no)? {
+            orphaned.to_bury.push(interned.instance_id(conn, no)?);
+        }
+    }
+    Ok(orphaned)
+}
 
-    pub(crate) fn run(
-        &mut self,
-        tx: &mut Transaction<'c>,
-        locks: &mut Locks,
-        limit: usize,
-    ) -> Result<Vec<Task>, Fault> {
-        let mut tasks = Vec::new();
-        let mut last_owner = NOBODY;
-        while tasks.len() < limit
-            && let Some(owner) = self.owner_after(last_owner)?
-        {
-            last_owner = owner;
-            if !locks.is_dead(tx.interned.instance_id(tx.conn, owner)?)? {
-                continue;
+fn is_dead(
+    conn: &Connection,
+    interned: &mut Interned,
+    locks: &LockFolder,
+    no: i64,
+) -> Result<bool, Fault> {
+    let mut superseded =
+        conn.prepare_cached("SELECT 1 FROM instance WHERE no = ?1 AND superseded IS NOT NULL")?;
+    Ok(superseded.exists([no])? || locks.is_dead(interned.instance_id(conn, no)?)?)
+}
+
+fn read(
+    conn: &Connection,
+    interned: &mut Interned,
+    owner: i64,
+    limit: usize,
+    tasks: &mut Vec<Task>,
+) -> Result<(), Fault> {
+    let columns = row::TASK_COLUMNS;
+    let mut owned = conn.prepare_cached(&format!(
+        "SELECT {columns} FROM task WHERE owner = ?1 ORDER BY id LIMIT ?2"
+    ))?;
+    let mut rows = owned.query((owner, at_most(limit - tasks.len())))?;
+    while let Some(row) = rows.next()? {
+        match row::read_task(row, usize::MAX, conn, interned) {
+            Ok(task) => tasks.push(task),
+            // It must not keep all others from being taken over; it stays with the dead.
+            Err(Fault::Unreadable(why)) => {
+                tracing::error!(owner, %why, "a task of an instance that died cannot be read; it is left alone");
             }
-            let mut rows = self.owned.query((owner, at_most(limit - tasks.len())))?;
-            while let Some(row) = rows.next()? {
-                tasks.push(row::read_task(row, usize::MAX, tx.conn, &mut tx.interned)?);
-            }
+            Err(fault) => return Err(fault),
         }
-        self.bury(tx, locks)?;
-        Ok(tasks)
     }
-
-    /// Marks an instance as gone if nothing belongs to it any more; true if so.
-    pub(crate) fn leave(
-        &mut self,
-        tx: &mut Transaction<'c>,
-        id: InstanceId,
-    ) -> Result<bool, Fault> {
-        let no = tx.interned.instance(tx.conn, id)?;
-        if self.owner_after(no - 1)? == Some(no) {
-            return Ok(false);
-        }
-        self.gone.execute([no])?;
-        Ok(true)
-    }
-
-    /// Removes the lock files of the dead that own nothing any more.
-    fn bury(&mut self, tx: &mut Transaction<'c>, locks: &mut Locks) -> Result<(), Fault> {
-        let mut present = Vec::new();
-        let mut rows = self.present.query([])?;
-        while let Some(row) = rows.next()? {
-            present.push(InstanceId::from_bytes(row.get(0)?));
-        }
-        drop(rows);
-        for id in present {
-            if locks.is_dead(id)? && self.leave(tx, id)? {
-                locks.remove(id)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn owner_after(&mut self, owner: i64) -> rusqlite::Result<Option<i64>> {
-        self.next_owner
-            .query_row([owner], |row| row.get(0))
-            .optional()
-    }
+    Ok(())
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum_taskflow_core::{
-    Attempt, Epoch, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Source, Tags,
-    Task, TaskId, TaskOptions, TaskStatus, Timestamp,
+    Attempt, Epoch, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Role, Source,
+    Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp,
 };
 use rusqlite::{Connection, Row, Statement, ToSql, types::ValueRef};
 use serde_json::{from_str, to_string};
@@ -17,7 +17,7 @@ use crate::{
 /// What [`read_task`] reads, in its order.
 pub(crate) const TASK_COLUMNS: &str = "
     id, func, status, epoch, attempt, owner, priority, run_at, instance, started_at, finished_at,
-    source, executor, requeue, args, result, error, tags, options, idempotency, retry_of, progress";
+    source, executor, requeue, args, result, error, tags, options, idempotency, retry_of, progress, crashes";
 
 const STATUSES: [(TaskStatus, i64); 6] = [
     (TaskStatus::Pending, 0),
@@ -27,6 +27,7 @@ const STATUSES: [(TaskStatus, i64); 6] = [
     (TaskStatus::Interrupted, 4),
     (TaskStatus::Cancelled, 5),
 ];
+const ROLES: [(Role, i64); 3] = [(Role::Both, 0), (Role::Web, 1), (Role::Worker, 2)];
 const SOURCES: [(Source, i64); 2] = [(Source::Manual, 0), (Source::Retry, 1)];
 const EXECUTORS: [(Executor, i64); 2] = [(Executor::Async, 0), (Executor::Thread, 1)];
 const LEVELS: [(LogLevel, i64); 4] = [
@@ -52,6 +53,14 @@ pub(crate) fn status_of(no: i64) -> Result<TaskStatus, Fault> {
     meaning_of(&STATUSES, no)
 }
 
+pub(crate) fn role_no(role: Role) -> Result<i64, Fault> {
+    number_of(&ROLES, role)
+}
+
+pub(crate) fn role_of(no: i64) -> Result<Role, Fault> {
+    meaning_of(&ROLES, no)
+}
+
 pub(crate) fn level_no(level: LogLevel) -> Result<i64, Fault> {
     number_of(&LEVELS, level)
 }
@@ -62,6 +71,7 @@ pub(crate) struct LifeRow<'a> {
     pub(crate) status: i64,
     pub(crate) epoch: u32,
     pub(crate) attempt: u32,
+    pub(crate) crashes: u32,
     pub(crate) owner: Option<i64>,
     pub(crate) shelf: Option<i64>,
     pub(crate) run_at: i64,
@@ -99,6 +109,7 @@ impl<'a> LifeRow<'a> {
             status,
             epoch: life.epoch.get(),
             attempt: life.attempt,
+            crashes: life.crashes,
             owner,
             shelf,
             run_at: life.run_at.as_unix_ms(),
@@ -163,7 +174,8 @@ pub(crate) fn bind_task(
         .next(options.transpose()?)?
         .next(idempotency.transpose()?)?
         .next(task.retry_of.as_ref().map(|id| &id.as_bytes()[..]))?
-        .next(progress.transpose()?)?;
+        .next(progress.transpose()?)?
+        .next(life.crashes)?;
     Ok(())
 }
 
@@ -198,6 +210,7 @@ pub(crate) fn read_task(
         status: status_of(row.get(2)?)?,
         epoch: Epoch::from_u32(row.get(3)?),
         attempt: row.get(4)?,
+        crashes: row.get(22)?,
         owner,
         instance,
         run_at: Timestamp::from_unix_ms(row.get(7)?),

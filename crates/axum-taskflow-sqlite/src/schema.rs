@@ -8,7 +8,10 @@ use crate::fault::Fault;
 const APPLICATION_ID: i64 = 0x5441_534b;
 
 /// One step for each schema there ever was. A step is never changed once it was released; a new one is added.
-const STEPS: [&str; 1] = [include_str!("schema/0001_first.sql")];
+const STEPS: [&str; 2] = [
+    include_str!("schema/0001_first.sql"),
+    include_str!("schema/0002_instances.sql"),
+];
 
 /// What kind of file lies at the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

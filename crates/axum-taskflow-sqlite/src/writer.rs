@@ -8,14 +8,28 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    BackendError, Batch, Claim, Claimed, Instance, InstanceId, Prune, Pruned, Task, Written,
+    BackendError, Batch, Claim, Claimed, Instance, InstanceId, Prune, Pruned, Standing, Timestamp,
+    Written,
 };
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
 use crate::{
-    apply::Apply, audit::Audit, claim::ClaimVerb, enqueue::Enqueue, fault::Fault, lock::Locks,
-    logs::Notes, orphans::Orphans, prune::PruneVerb, transaction::Transaction,
+    apply::Apply,
+    audit::Audit,
+    claim::ClaimVerb,
+    enqueue::Enqueue,
+    fault::Fault,
+    instances::Instances,
+    lock::{LockFolder, Locks},
+    logs::Notes,
+    place::Place,
+    prune::PruneVerb,
+    transaction::Transaction,
+    watcher::{Lookout, News, Watcher},
 };
 
 /// How many requests may wait for the writer. When they are as many, the next caller waits before it may ask.
@@ -29,10 +43,14 @@ pub(crate) struct Writer {
     path: PathBuf,
     requests: mpsc::Sender<Request>,
     thread: Option<thread::JoinHandle<()>>,
+    pub(crate) news: News,
+    watcher: Watcher,
 }
 
 enum Request {
     Work(Box<dyn Work>),
+    /// Has another process left something?
+    Look,
     Close(oneshot::Sender<Result<(), BackendError>>),
 }
 
@@ -75,20 +93,33 @@ impl Writer {
     pub(crate) fn start(conn: Connection, path: PathBuf) -> Result<Self, BackendError> {
         let (requests, inbox) = mpsc::channel(WAITING_MAX);
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+        let news = News::default();
         let thread = thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn({
-                let path = path.clone();
-                move || run(conn, &path, inbox, &ready)
+                let (path, news) = (path.clone(), news.clone());
+                move || run(conn, &path, news, inbox, &ready)
             })
-            .map_err(|error| {
-                BackendError::unavailable("cannot start the thread that writes tasks")
-                    .with_source(error)
-            })?;
+            .map_err(cannot_start)?;
+        let watcher = Watcher::start(news.clone(), {
+            let requests = requests.downgrade();
+            // If the inbox is full, the writer is awake and the next look comes soon.
+            move || {
+                requests.upgrade().is_some_and(|requests| {
+                    !matches!(
+                        requests.try_send(Request::Look),
+                        Err(TrySendError::Closed(_))
+                    )
+                })
+            }
+        })
+        .map_err(cannot_start)?;
         let writer = Self {
             path,
             requests,
             thread: Some(thread),
+            news,
+            watcher,
         };
         match is_ready.recv() {
             Ok(outcome) => outcome.map(|()| writer),
@@ -125,9 +156,14 @@ impl Writer {
     }
 }
 
+fn cannot_start(error: std::io::Error) -> BackendError {
+    BackendError::unavailable("cannot start the threads that write tasks").with_source(error)
+}
+
 impl Drop for Writer {
     /// Waits for the thread, so that locks are free and the file is closed when the value is gone.
     fn drop(&mut self) {
+        self.watcher.end();
         // The channel must be closed first: the thread ends when it is empty.
         self.requests = mpsc::channel(1).0;
         if let Some(thread) = self.thread.take()
@@ -141,15 +177,16 @@ impl Drop for Writer {
 fn run(
     conn: Connection,
     path: &Path,
+    news: News,
     mut inbox: mpsc::Receiver<Request>,
     ready: &std::sync::mpsc::SyncSender<Result<(), BackendError>>,
 ) {
     let (closing, locks) = {
-        let mut session = match Session::prepare(&conn, Locks::beside(path)) {
+        let mut session = match Session::prepare(&conn, path, news) {
             Ok(session) => session,
             Err(error) => {
                 // An error here means that the opener is gone, and with it the need for a writer.
-                let _ = ready.send(Err(Fault::from(error).explain("open", path)));
+                let _ = ready.send(Err(error.explain("open", path)));
                 return;
             }
         };
@@ -188,13 +225,16 @@ pub(crate) struct Session<'c> {
     notes: Notes<'c>,
     audit: Audit<'c>,
     claim: ClaimVerb<'c>,
-    orphans: Orphans<'c>,
+    instances: Instances<'c>,
     prune: PruneVerb<'c>,
+    lookout: Lookout<'c>,
+    news: News,
+    place: Place,
     locks: Locks,
 }
 
 impl<'c> Session<'c> {
-    fn prepare(conn: &'c Connection, locks: Locks) -> rusqlite::Result<Self> {
+    fn prepare(conn: &'c Connection, path: &Path, news: News) -> Result<Self, Fault> {
         Ok(Self {
             tx: Transaction::prepare(conn)?,
             enqueue: Enqueue::prepare(conn)?,
@@ -202,9 +242,12 @@ impl<'c> Session<'c> {
             notes: Notes::prepare(conn)?,
             audit: Audit::prepare(conn)?,
             claim: ClaimVerb::prepare(conn)?,
-            orphans: Orphans::prepare(conn)?,
+            instances: Instances::prepare(conn)?,
             prune: PruneVerb::prepare(conn)?,
-            locks,
+            lookout: Lookout::prepare(conn)?,
+            news,
+            place: Place::of(path)?,
+            locks: Locks::of(LockFolder::beside(path)),
         })
     }
 
@@ -213,8 +256,30 @@ impl<'c> Session<'c> {
         self.tx.interned.join(self.tx.conn, instance)
     }
 
+    pub(crate) fn beat(&mut self, id: InstanceId, now: Timestamp) -> Result<Standing, Fault> {
+        self.place.is_same()?;
+        self.news.keep_company(self.instances.has_others()?);
+        self.instances.beat(id, now)
+    }
+
+    pub(crate) fn supersede(&mut self, id: InstanceId) -> Result<(), Fault> {
+        self.instances.supersede(id)
+    }
+
+    /// Removes what is left of a dead instance to whom nothing belongs, or of one of ours.
+    pub(crate) fn bury(&mut self, id: InstanceId) -> Result<(), Fault> {
+        self.locks.release(id);
+        if self.instances.bury(&mut self.tx, id)? {
+            self.locks.remove(id)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn write(&mut self, batch: &Batch) -> Result<Written, Fault> {
         let now = batch.now;
+        if !batch.tasks.is_empty() {
+            self.place.is_same()?; // what came before goes on, but a new task would be lost with the old file
+        }
         let mut written = Written {
             tasks: Vec::with_capacity(batch.tasks.len()),
             changes: Vec::with_capacity(batch.changes.len()),
@@ -243,10 +308,6 @@ impl<'c> Session<'c> {
         self.claim.run(&mut self.tx, claim)
     }
 
-    pub(crate) fn orphans(&mut self, limit: usize) -> Result<Vec<Task>, Fault> {
-        self.orphans.run(&mut self.tx, &mut self.locks, limit)
-    }
-
     pub(crate) fn prune_tasks(&mut self, prune: &Prune) -> Result<Pruned, Fault> {
         self.prune.tasks(&mut self.tx, prune)
     }
@@ -262,11 +323,12 @@ impl<'c> Session<'c> {
         path: &Path,
     ) -> Option<oneshot::Sender<Result<(), BackendError>>> {
         while let Some(first) = inbox.blocking_recv() {
-            let (mut group, mut closing) = (Vec::new(), None);
+            let (mut group, mut closing, mut look) = (Vec::new(), None, false);
             let mut next = Some(first);
             while let Some(request) = next {
                 match request {
                     Request::Work(work) => group.push(work),
+                    Request::Look => look = true,
                     Request::Close(caller) => closing = Some(caller),
                 }
                 let is_full = closing.is_some() || group.len() >= GROUP_MAX;
@@ -278,6 +340,10 @@ impl<'c> Session<'c> {
             }
             if closing.is_some() {
                 return closing;
+            }
+            if look && let Err(fault) = self.lookout.look(self.tx.conn, &self.news) {
+                // It is a hint, and the next one comes soon.
+                tracing::debug!(%fault, ?path, "cannot see whether other processes have left something");
             }
         }
         None
@@ -335,10 +401,8 @@ impl<'c> Session<'c> {
 
     fn leave_as(&mut self, id: InstanceId) -> Result<(), Fault> {
         self.tx.begin()?;
-        let left = self.orphans.leave(&mut self.tx, id);
-        match left.and_then(|left| self.tx.commit().map(|()| left)) {
-            Ok(true) => Ok(self.locks.remove(id)?),
-            Ok(false) => Ok(()),
+        match self.bury(id).and_then(|()| self.tx.commit()) {
+            Ok(()) => Ok(()),
             Err(fault) => self.tx.rollback().and(Err(fault)),
         }
     }

@@ -20,9 +20,9 @@ use axum::{
     routing::{get, post},
 };
 use axum_taskflow::{
-    AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, ListQuery, LogLine,
-    Memory, Minute, Page, Prune, Pruned, Task, TaskError, TaskId, TaskManager, Tasks, Timestamp,
-    Written, task,
+    AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, InstanceId,
+    ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskError,
+    TaskId, TaskManager, Tasks, Timestamp, Written, task,
 };
 use serde_json::{Value, json};
 
@@ -70,6 +70,22 @@ impl<B: Backend> Backend for Counting<B> {
 
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
         self.inner.join(instance)
+    }
+
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
+        self.inner.beat(id, now)
+    }
+
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        self.inner.instances()
+    }
+
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.inner.supersede(id)
+    }
+
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.inner.leave(id)
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {

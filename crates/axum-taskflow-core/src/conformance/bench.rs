@@ -54,12 +54,8 @@ impl<'a> Bench<'a> {
         let opened = open().await;
         let ids = IdSource::default();
         let me = ids.instance(START);
-        let instance = Instance {
-            id: me,
-            host: "conformance".to_owned(),
-            pid: std::process::id(),
-            started_at: START,
-        };
+        let mut instance = Instance::new(me, START);
+        instance.host = "conformance".to_owned();
         opened
             .backend
             .join(instance)

@@ -8,7 +8,7 @@ use std::sync::{
 use tracing::error;
 
 use super::Engine;
-use crate::{backend::Claim, clock::Timestamp, error::BackendError, task::Executor};
+use crate::{backend::Claim, clock::Timestamp, error::BackendError, health::Duty, task::Executor};
 
 /// When the next task on disk is due. An atomic: lowered whenever a task is stored for later.
 pub(crate) struct NextDue(AtomicI64);
@@ -40,9 +40,13 @@ impl Engine {
     pub(crate) async fn run_claimer(self: Arc<Self>) {
         loop {
             let next = match self.claim_once(self.clock.now()).await {
-                Ok(next) => next,
+                Ok(next) => {
+                    self.troubles.end(Duty::Claim);
+                    next
+                }
                 Err(failure) => {
                     error!(error = %failure, "cannot claim tasks");
+                    self.troubles.begin(Duty::Claim, self.clock.now(), &failure);
                     // Not by the clock of tasks: a test that stands still must not make this loop spin or hang.
                     tokio::time::sleep(super::jittered(super::LOOP_RETRY)).await;
                     continue;
@@ -81,7 +85,7 @@ impl Engine {
                 }
                 let limit = self.ready.begin_claim(executor);
                 let claim = Claim {
-                    owner: self.instance.id,
+                    owner: self.me(),
                     names: self.registry.names(executor),
                     limit,
                     now,

@@ -1,10 +1,7 @@
 //! Runs one attempt: read the arguments, store the start, call the function, store the end.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -18,6 +15,7 @@ use crate::{
     change::{Change, Outcome},
     context::TaskContext,
     handler::{Invocation, Returned},
+    id::Epoch,
     registry::{Prepared, TaskDef},
     status::Refused,
     task::{Executor, LogLevel, Task},
@@ -27,14 +25,17 @@ use crate::{
 pub(crate) struct Running {
     pub(crate) task: Arc<Task>,
     token: CancellationToken,
-    /// True: the process shuts down; false: somebody cancelled the task. Written before the token fires.
-    shutdown: AtomicBool,
+    /// Why the attempt is cut off, if not because somebody cancelled the task. Set before the token fires.
+    interrupted: OnceLock<&'static str>,
 }
 
 /// How long a task waits that this program cannot read, before it is tried again: by then another program may be here.
 const HELD_FOR: Duration = Duration::from_secs(60);
 /// What an attempt is told that the end of the process cut off.
 pub(crate) const BY_SHUTDOWN: &str = "interrupted by shutdown";
+/// What an attempt is told whose task was taken from this instance.
+pub(crate) const SUPERSEDED: &str =
+    "interrupted: this instance did not respond, and was taken for dead";
 
 /// An attempt with everything it needs.
 struct Attempt {
@@ -51,15 +52,15 @@ impl Running {
         self.token.cancel();
     }
 
-    pub(crate) fn shut_down(&self) {
-        self.shutdown.store(true, Ordering::Release);
+    pub(crate) fn interrupt(&self, why: &'static str) {
+        self.interrupted.get_or_init(|| why);
         self.token.cancel();
     }
 
     fn outcome(&self) -> Outcome {
-        match self.shutdown.load(Ordering::Acquire) {
-            true => Outcome::Interrupted(BY_SHUTDOWN),
-            false => Outcome::Cancelled,
+        match self.interrupted.get() {
+            Some(why) => Outcome::Interrupted(why),
+            None => Outcome::Cancelled,
         }
     }
 }
@@ -82,10 +83,10 @@ impl Engine {
 
     /// Reads the arguments and stores the start. The slot is taken already.
     fn begin(self: &Arc<Self>, task: Arc<Task>) {
-        let (executor, now) = (task.executor, self.clock.now());
+        let now = self.clock.now();
         let Some(def) = self.registry.by_name(&task.name) else {
             // Claims name the functions that are known, so this is a task that outlived its registration.
-            return self.let_go(Change::released(&task), executor);
+            return self.let_go(Change::released(&task), &task);
         };
         // A type's own code reads the arguments, and may panic.
         let read = panics::catch(|| def.prepare(&task.args));
@@ -93,14 +94,14 @@ impl Engine {
             Ok(call) => call,
             Err(why) => {
                 let again_at = now.saturating_add(HELD_FOR);
-                return self.let_go(Change::held(&task, &why, again_at), executor);
+                return self.let_go(Change::held(&task, &why, again_at), &task);
             }
         };
-        let change = match Change::started(&task, self.instance.id, now) {
+        let change = match Change::started(&task, self.me(), now) {
             Ok(change) => change,
             Err(refused) => {
                 warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
-                return self.ready.free_slot(executor);
+                return self.ready.free_slot(&task);
             }
         };
         let mut task = Arc::unwrap_or_clone(task);
@@ -109,7 +110,7 @@ impl Engine {
         let running = Arc::new(Running {
             task: task.clone(),
             token: CancellationToken::new(),
-            shutdown: AtomicBool::new(false),
+            interrupted: OnceLock::new(),
         });
         self.running().insert(task.id, running.clone());
         let attempt = Attempt {
@@ -127,7 +128,8 @@ impl Engine {
             call,
             running,
         };
-        if attempt.task.requeue_on_interrupt {
+        // After a crash it must be known which tasks had begun: one that was in other hands before waits for the disk.
+        if attempt.task.requeue_on_interrupt && change.expects.1 == Epoch::ZERO {
             self.start_before_commit(change, attempt);
         } else {
             self.start_after_commit(change, attempt);
@@ -145,7 +147,7 @@ impl Engine {
             Applied::Stale => {
                 // Cancelled, or taken by somebody else, before it began: not ours any more.
                 engine.running().remove(&change.id);
-                engine.ready.free_slot(attempt.task.executor);
+                engine.ready.free_slot(&attempt.task);
             }
         });
         self.journal.change(change, then);
@@ -163,8 +165,8 @@ impl Engine {
     }
 
     /// Stores that this instance lets go of a task that it cannot start.
-    fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, executor: Executor) {
-        self.ready.free_slot(executor);
+    fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, task: &Task) {
+        self.ready.free_slot(task);
         match change {
             Ok(change) => self.store(change),
             Err(refused) => warn!(%refused, "a task that cannot be let go was held as ready"),
@@ -192,7 +194,7 @@ impl Engine {
             Ok(change) => self.store(change),
             Err(refused) => warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
         }
-        self.ready.free_slot(task.executor);
+        self.ready.free_slot(task);
         self.dispatch();
     }
 }

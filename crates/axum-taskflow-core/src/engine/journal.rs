@@ -20,6 +20,7 @@ use crate::{
     change::Change,
     clock::Clock,
     error::{BackendError, Error, ErrorKind},
+    health::{Duty, Troubles},
     id::{Epoch, TaskId},
     task::{Progress, Task},
 };
@@ -49,6 +50,7 @@ pub(crate) struct Journal {
     /// Free places for new tasks // none: add_task waits, so the handler slows down, up to its deadline
     places: Semaphore,
     places_max: usize,
+    troubles: Arc<Troubles>,
 }
 
 #[derive(Default)]
@@ -121,8 +123,14 @@ struct Flight {
 }
 
 impl Journal {
-    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, places_max: usize) -> Self {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        clock: Clock,
+        places_max: usize,
+        troubles: Arc<Troubles>,
+    ) -> Self {
         Self {
+            troubles,
             backend,
             clock,
             queue: Mutex::default(),
@@ -322,6 +330,9 @@ impl Journal {
                     tokio::time::sleep(RETRY_MAX).await;
                 }
                 Ok(written) => {
+                    if wait > RETRY_MIN {
+                        self.troubles.end(Duty::Write);
+                    }
                     wait = RETRY_MIN;
                     changes_max = (changes_max * 2).min(BATCH_MAX);
                     unanswered = Some((flight, written));
@@ -337,6 +348,7 @@ impl Journal {
                     changes_max = n.div_ceil(2).min(BATCH_MAX / 2);
                 }
                 Err(failure) => {
+                    self.troubles.begin(Duty::Write, self.clock.now(), &failure);
                     let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
                     self.give_back(flight, failure, again_in);
                     // A new task may be tried at once; what waits for us is in no hurry.

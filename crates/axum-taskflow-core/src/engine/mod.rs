@@ -2,9 +2,11 @@
 //!
 //! Services do not call each other: they meet in [`Ready`], the [`Journal`] and wake-ups.
 
+mod beat;
 mod claimer;
 mod executor;
 pub(crate) mod journal;
+mod listener;
 mod panics;
 mod pruner;
 mod ready;
@@ -15,7 +17,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -27,7 +29,7 @@ use tracing::{error, info, warn};
 
 use self::{
     claimer::NextDue,
-    executor::{BY_SHUTDOWN, Running},
+    executor::{BY_SHUTDOWN, Running, SUPERSEDED},
     journal::Journal,
     ready::Ready,
     threads::Threads,
@@ -40,7 +42,8 @@ use crate::{
     context::{NoteSink, States},
     error::{Error, ErrorKind},
     event::Feed,
-    id::{IdSource, TaskId},
+    health::{Duty, Troubles},
+    id::{IdSource, InstanceId, TaskId},
     registry::{Registry, TaskDef, collected},
     status::TaskStatus,
     task::{Executor, Task, TaskOptions},
@@ -61,7 +64,9 @@ pub(crate) struct Engine {
     pub(crate) states: States,
     pub(crate) clock: Clock,
     pub(crate) ids: IdSource,
-    pub(crate) instance: Instance,
+    /// Who this is. An RwLock: read for each task, written when the others took this instance for dead.
+    identity: RwLock<Arc<Instance>>,
+    pub(crate) troubles: Arc<Troubles>,
     pub(crate) feed: Feed,
     pub(crate) journal: Journal,
     pub(crate) ready: Ready,
@@ -77,6 +82,8 @@ pub(crate) struct Engine {
     claimer_wake: Notify,
     /// Set by the first who asks for shutdown.
     draining: AtomicBool,
+    /// Fires when a shutdown is to wait no longer.
+    hurry: CancellationToken,
     /// The loops that end by themselves when `stopping` fires.
     loops: TaskTracker,
     /// Fires when shutdown begins.
@@ -93,13 +100,15 @@ pub(crate) struct Engine {
     retention: Duration,
     retention_failed: Duration,
     shutdown_timeout: Duration,
+    crashes_max: u32,
+    takeover_after: Option<Duration>,
 }
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("backend", &self.backend.describe())
-            .field("instance", &self.instance.id)
+            .field("instance", &self.me())
             .finish_non_exhaustive()
     }
 }
@@ -108,7 +117,8 @@ impl Engine {
     /// Judges the settings, joins the backend, takes over from the dead, then starts the loops.
     pub(crate) async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let engine = Arc::new(Self::build(config)?);
-        engine.backend.join(engine.instance.clone()).await?;
+        let me = engine.instance();
+        engine.backend.join(Instance::clone(&me)).await?;
         while engine.rescue_once(engine.clock.now()).await? {}
         tokio::spawn({
             let engine = engine.clone();
@@ -120,10 +130,21 @@ impl Engine {
                 }
             }
         });
-        engine.loops.spawn(engine.clone().run_claimer());
+        if me.role.runs_tasks() {
+            engine.loops.spawn(engine.clone().run_claimer());
+            engine.loops.spawn(engine.clone().run_listener());
+        }
+        engine.loops.spawn(engine.clone().run_rescuer());
         engine.loops.spawn(engine.clone().run_pruner());
         engine.loops.close();
-        info!(store = %engine.backend.describe(), instance = %engine.instance.id, "task manager started");
+        engine.start_beating().map_err(|error| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "cannot make the thread that shows that this instance is alive",
+            )
+            .with_source(error)
+        })?;
+        info!(store = %engine.backend.describe(), instance = %me.id, role = me.role.as_str(), "task manager started");
         Ok(engine)
     }
 
@@ -153,21 +174,38 @@ impl Engine {
             host: config.host,
             pid: std::process::id(),
             started_at: now,
+            version: config.version,
+            role: config.role,
+            functions: [Executor::Async, Executor::Thread]
+                .into_iter()
+                .flat_map(|executor| registry.names(executor).to_vec())
+                .collect(),
         };
+        let ready = Ready::new(
+            config.concurrency,
+            config.blocking_threads,
+            config.crashes_max,
+        );
+        if !config.role.runs_tasks() {
+            let _nothing = ready.stop();
+        }
+        let troubles = Arc::new(Troubles::default());
         Ok(Self {
             journal: Journal::new(
                 config.backend.clone(),
                 config.clock.clone(),
                 config.queue_max,
+                troubles.clone(),
             ),
             backend: config.backend,
             registry,
             states: config.states,
             clock: config.clock,
             ids,
-            instance,
+            identity: RwLock::new(Arc::new(instance)),
+            troubles,
             feed: Feed::default(),
-            ready: Ready::new(config.concurrency, config.blocking_threads),
+            ready,
             threads,
             running: Mutex::default(),
             waiters: Mutex::default(),
@@ -175,6 +213,7 @@ impl Engine {
             next_due: NextDue::new(),
             claimer_wake: Notify::new(),
             draining: AtomicBool::new(false),
+            hurry: CancellationToken::new(),
             loops: TaskTracker::new(),
             stopping: CancellationToken::new(),
             drained: CancellationToken::new(),
@@ -187,6 +226,8 @@ impl Engine {
             retention: config.retention,
             retention_failed: config.retention_failed,
             shutdown_timeout: config.shutdown_timeout,
+            crashes_max: config.crashes_max,
+            takeover_after: config.takeover_after,
         })
     }
 
@@ -200,18 +241,35 @@ impl Engine {
         self.drained.cancelled().await;
     }
 
+    /// A shutdown waits no longer: what still runs is cancelled now.
+    pub(crate) fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
     async fn stop_and_store(self: Arc<Self>) {
+        self.troubles
+            .begin(Duty::Serve, self.clock.now(), &Duty::Serve.complaint());
         self.stopping.cancel();
         info!("task manager is shutting down");
         self.let_others_have(self.ready.stop());
-        if !within(self.shutdown_timeout, self.ready.all_done()).await {
+        let done = async {
+            tokio::select! {
+                biased;
+                () = self.ready.all_done() => true,
+                () = self.hurry.cancelled() => false,
+            }
+        };
+        if !matches!(
+            tokio::time::timeout(self.shutdown_timeout, done).await,
+            Ok(true)
+        ) {
             let running: Vec<Arc<Running>> = self.running().values().cloned().collect();
             warn!(
                 running = running.len(),
                 "the time to shut down is over: cancelling what still runs"
             );
             for attempt in running {
-                attempt.shut_down();
+                attempt.interrupt(BY_SHUTDOWN);
             }
             if !within(THREADS_GRACE, self.ready.all_done()).await {
                 self.give_up_on_threads();
@@ -345,6 +403,37 @@ impl Engine {
             let _ = waiter.send(()); // the waiter may have left
         }
         self.n_waiters.store(waiters.len(), Ordering::SeqCst);
+    }
+
+    /// Other instances may have left something that waits.
+    fn look_on_disk(&self) {
+        for executor in [Executor::Async, Executor::Thread] {
+            self.ready.more_on_disk(executor);
+        }
+        self.claimer_wake.notify_one();
+    }
+
+    /// Who this is now.
+    pub(crate) fn instance(&self) -> Arc<Instance> {
+        self.identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The name that this instance goes by now.
+    pub(crate) fn me(&self) -> InstanceId {
+        self.identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .id
+    }
+
+    fn set_instance(&self, instance: Instance) {
+        *self
+            .identity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(instance);
     }
 
     /// What counts for a task: the call's word, then the function's, then the manager's.

@@ -24,6 +24,8 @@ use crate::{
 
 pub(crate) struct Ready {
     lanes: [Mutex<Lane>; 2],
+    /// The next crash is the last one that a task survives: from then on it runs with no other suspect beside it.
+    crashes_max: u32,
     /// No task starts any more. An atomic: read for each task, set once.
     stopped: AtomicBool,
     /// Nothing runs any more.
@@ -42,6 +44,8 @@ struct Lane {
     waiting_on_disk: bool,
     /// Places kept for a claim that is under way.
     claiming: usize,
+    /// The suspect that runs.
+    suspect: Option<TaskId>,
 }
 
 impl Lane {
@@ -57,7 +61,7 @@ fn order(task: &Task) -> (Reverse<i32>, Timestamp, TaskId) {
 }
 
 impl Ready {
-    pub(crate) fn new(limit_async: usize, limit_thread: usize) -> Self {
+    pub(crate) fn new(limit_async: usize, limit_thread: usize, crashes_max: u32) -> Self {
         let lane = |limit| {
             Mutex::new(Lane {
                 held: BTreeMap::new(),
@@ -66,10 +70,12 @@ impl Ready {
                 limit,
                 waiting_on_disk: true,
                 claiming: 0,
+                suspect: None,
             })
         };
         Self {
             lanes: [lane(limit_async), lane(limit_thread)],
+            crashes_max,
             stopped: AtomicBool::new(false),
             idle: Notify::new(),
         }
@@ -158,14 +164,28 @@ impl Ready {
         if lane.running >= lane.limit {
             return None;
         }
-        let (_, task) = lane.held.pop_first()?;
+        let suspect_runs = lane.suspect.is_some();
+        let may_start = |task: &&Arc<Task>| !(suspect_runs && self.is_suspect(task));
+        let place = order(lane.held.values().find(may_start)?);
+        let task = lane.held.remove(&place)?;
+        if self.is_suspect(&task) {
+            lane.suspect = Some(task.id);
+        }
         lane.running += 1;
         Some(task)
     }
 
-    /// Gives a slot back.
-    pub(crate) fn free_slot(&self, executor: Executor) {
-        self.lane(executor).running -= 1;
+    /// True if one more crash fails the task: it may be what kills processes.
+    fn is_suspect(&self, task: &Task) -> bool {
+        task.life.crashes > 0 && task.life.crashes.saturating_add(1) >= self.crashes_max
+    }
+
+    /// Gives a task's slot back.
+    pub(crate) fn free_slot(&self, task: &Task) {
+        let mut lane = self.lane(task.executor);
+        lane.running -= 1;
+        lane.suspect.take_if(|suspect| *suspect == task.id);
+        drop(lane);
         if self.stopped.load(Ordering::Acquire) {
             self.idle.notify_waiters();
         }
@@ -174,6 +194,11 @@ impl Ready {
     /// No task starts from now on. Gives back what was held.
     pub(crate) fn stop(&self) -> Vec<Arc<Task>> {
         self.stopped.store(true, Ordering::Release);
+        self.forget()
+    }
+
+    /// Forgets what was held: it belongs to somebody else.
+    pub(crate) fn forget(&self) -> Vec<Arc<Task>> {
         [Executor::Async, Executor::Thread]
             .into_iter()
             .flat_map(|executor| std::mem::take(&mut self.lane(executor).held).into_values())
@@ -218,7 +243,7 @@ mod tests {
     }
 
     fn ready_with_nothing_on_disk(limit: usize) -> Ready {
-        let ready = Ready::new(limit, 1);
+        let ready = Ready::new(limit, 1, 3);
         ready.begin_claim(Executor::Async);
         assert_eq!(ready.hold(Executor::Async, Vec::new()), []);
         ready
@@ -249,10 +274,10 @@ mod tests {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
         let _ = ready.hold(Executor::Async, (0..3).map(|_| task(&ids, 0)).collect());
 
-        assert!(ready.take(Executor::Async).is_some());
+        let first = ready.take(Executor::Async).unwrap();
         assert!(ready.take(Executor::Async).is_some());
         assert!(ready.take(Executor::Async).is_none());
-        ready.free_slot(Executor::Async);
+        ready.free_slot(&first);
 
         assert!(ready.take(Executor::Async).is_some());
     }
@@ -283,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_new_task_does_not_overtake_what_is_being_claimed() {
-        let (ids, ready) = (IdSource::default(), Ready::new(10, 1));
+        let (ids, ready) = (IdSource::default(), Ready::new(10, 1, 3));
 
         let n = ready.begin_claim(Executor::Async);
 
@@ -306,9 +331,33 @@ mod tests {
 
         assert_eq!(displaced.id, lower_id);
         assert_eq!(ready.take(Executor::Async).unwrap().id, high.id);
-        ready.free_slot(Executor::Async);
+        ready.free_slot(&high);
         let _low = ready.take(Executor::Async).unwrap();
         assert!(ready.wants(Executor::Async), "and it is looked for on disk");
+    }
+
+    #[test]
+    fn of_tasks_that_one_more_crash_would_fail_one_runs_at_a_time() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(9));
+        let crashed = |times| {
+            let mut task = task(&ids, 0);
+            task.life.crashes = times;
+            task
+        };
+        let tasks = [2, 2, 1, 0].map(crashed);
+        let [first, second, once, never] = tasks.each_ref().map(|task| task.id);
+        let _ = ready.hold(Executor::Async, tasks.to_vec());
+
+        let began: Vec<TaskId> =
+            std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
+        ready.free_slot(&tasks[2]);
+        let none = ready.take(Executor::Async);
+        ready.free_slot(&tasks[0]);
+        let next = ready.take(Executor::Async);
+
+        assert_eq!(began, [first, once, never]);
+        assert_eq!(none, None);
+        assert_eq!(next.unwrap().id, second);
     }
 
     #[test]

@@ -1,22 +1,102 @@
-//! Takes over from the dead: when this instance starts, the tasks of those that died are let go of or ended.
+//! Takes over from the dead: their tasks are let go of, or ended.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
 
-use super::Engine;
+use super::{Engine, jittered};
 use crate::{
-    backend::{Applied, Batch},
+    backend::{Applied, Batch, Peer},
     change::Change,
     clock::Timestamp,
     error::BackendError,
+    health::Duty,
+    id::InstanceId,
     status::TaskStatus,
 };
 
+/// Between two looks for the dead: their tasks are to run again within a second.
+const EVERY: Duration = Duration::from_millis(300);
 /// Tasks that are taken over in one step.
 const BATCH_MAX: usize = 1_000;
+/// Between the starts of two tasks that ran when their process died: one of them may have killed it, and must not
+/// take all others with it again.
+const SUSPECTS_APART: Duration = Duration::from_millis(50);
+const SUSPECTS_APART_MAX: Duration = Duration::from_secs(10);
+const DIED: &str = "the process died while this ran";
+
+/// When each instance was last seen to beat, by our own clock: two hosts' clocks are never compared.
+#[derive(Default)]
+pub(crate) struct Watched(HashMap<InstanceId, (Timestamp, Instant)>);
+
+impl Watched {
+    /// Those of `peers` that live and have not beaten for so long.
+    fn unresponsive(&mut self, peers: Vec<Peer>, limit: Duration) -> Vec<InstanceId> {
+        let now = Instant::now();
+        let peers: HashMap<_, _> = peers
+            .into_iter()
+            .filter(|peer| peer.alive)
+            .map(|peer| (peer.instance.id, peer.beat_at))
+            .collect();
+        self.0.retain(|id, _| peers.contains_key(id));
+        let mut unresponsive = Vec::new();
+        for (id, beat_at) in peers {
+            let (last_beat, seen) = self.0.entry(id).or_insert((beat_at, now));
+            if *last_beat != beat_at {
+                (*last_beat, *seen) = (beat_at, now);
+            } else if now.duration_since(*seen) >= limit {
+                unresponsive.push(id);
+            }
+        }
+        unresponsive
+    }
+}
 
 impl Engine {
+    pub(crate) async fn run_rescuer(self: Arc<Self>) {
+        let mut watched = Watched::default();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(jittered(EVERY)) => {}
+                () = self.stopping.cancelled() => return,
+            }
+            let rescued = async {
+                if let Some(limit) = self.takeover_after {
+                    self.supersede_once(&mut watched, limit).await?;
+                }
+                while self.rescue_once(self.clock.now()).await? {}
+                Ok(())
+            };
+            let rescued: Result<(), BackendError> = rescued.await;
+            match rescued {
+                Ok(()) => self.troubles.end(Duty::Rescue),
+                Err(failure) => {
+                    error!(error = %failure, "cannot take over from the dead");
+                    self.troubles
+                        .begin(Duty::Rescue, self.clock.now(), &failure);
+                    tokio::time::sleep(jittered(super::LOOP_RETRY)).await;
+                }
+            }
+        }
+    }
+
+    /// Takes those for dead that live and do not respond.
+    async fn supersede_once(
+        &self,
+        watched: &mut Watched,
+        limit: Duration,
+    ) -> Result<(), BackendError> {
+        let me = self.instance().id;
+        let mut peers = self.backend.instances().await?;
+        peers.retain(|peer| peer.instance.id != me);
+        for id in watched.unresponsive(peers, limit) {
+            warn!(instance = %id, ?limit, "an instance does not respond: its tasks are taken over");
+            self.backend.supersede(id).await?;
+        }
+        Ok(())
+    }
+
     /// Takes over at most [`BATCH_MAX`] tasks whose instance is dead; true if there may be more.
     ///
     /// What had not begun is free for all; what had begun is interrupted, or pending again if it may be repeated.
@@ -27,12 +107,15 @@ impl Engine {
         let orphans = self.backend.orphans(BATCH_MAX).await?;
         let more = orphans.len() == BATCH_MAX;
         let mut batch = Batch::at(now);
+        let mut n_suspects = 0;
         for task in &orphans {
-            let change = match task.life.status {
-                TaskStatus::Running => {
-                    Change::interrupted(task, "the process died while this ran", now)
-                }
-                _ => Change::released(task),
+            let change = if task.life.status == TaskStatus::Running {
+                let apart = (SUSPECTS_APART * n_suspects).min(SUSPECTS_APART_MAX);
+                n_suspects += u32::from(task.requeue_on_interrupt);
+                let again_at = now.saturating_add(apart);
+                Change::crashed(task, DIED, self.crashes_max, again_at, now)
+            } else {
+                Change::released(task)
             };
             match change {
                 Ok(change) => batch.changes.push(change),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{index::Index, keys::Keys, row::Row, waiting::Waiting};
+use super::{index::Index, instances::Instances, keys::Keys, row::Row, waiting::Waiting};
 use crate::{
     backend::{
         Applied, AuditEntry, Batch, Claim, Claimed, Count, Enqueued, ListQuery, Minute, Note, Page,
@@ -15,7 +15,7 @@ use crate::{
     },
     change::{Change, KeyFate},
     clock::Timestamp,
-    id::TaskId,
+    id::{InstanceId, TaskId},
     status::TaskStatus,
     task::{Life, LogLine, Task},
 };
@@ -36,6 +36,9 @@ pub(super) struct Store {
     keys: Keys,
     /// Finished tasks by the time of their end.
     finished: BTreeSet<(Timestamp, TaskId)>,
+    /// Live tasks that belong to somebody.
+    owned: BTreeSet<(InstanceId, TaskId)>,
+    pub(super) instances: Instances,
     finished_max: usize,
     minutes: BTreeMap<(Timestamp, Arc<str>, TaskStatus), Ended>,
     audit: BTreeMap<TaskId, AuditEntry>,
@@ -57,6 +60,8 @@ impl Store {
             waiting: Waiting::default(),
             keys: Keys::default(),
             finished: BTreeSet::new(),
+            owned: BTreeSet::new(),
+            instances: Instances::default(),
             finished_max,
             minutes: BTreeMap::new(),
             audit: BTreeMap::new(),
@@ -187,6 +192,8 @@ impl Store {
         } else if life.status == TaskStatus::Pending && life.owner.is_none() {
             self.waiting
                 .insert(&row.name, row.priority, life.run_at, id);
+        } else if let Some(owner) = life.owner {
+            self.owned.insert((owner, id));
         }
         self.rows.insert(id, row);
     }
@@ -201,6 +208,8 @@ impl Store {
         } else if life.status == TaskStatus::Pending && life.owner.is_none() {
             self.waiting
                 .remove(&row.name, row.priority, life.run_at, id);
+        } else if let Some(owner) = life.owner {
+            self.owned.remove(&(owner, id));
         }
         Some(row)
     }
@@ -218,12 +227,27 @@ impl Store {
         let tasks = ids.into_iter().map(|id| {
             let row = self.rows.get_mut(&id).expect("what waits is stored");
             row.life.owner = Some(claim.owner);
+            self.owned.insert((claim.owner, id));
             row.task(id)
         });
         Claimed {
             tasks: tasks.collect(),
             next_due: self.waiting.next_due(),
         }
+    }
+
+    pub(super) fn orphans(&self, limit: usize) -> Vec<Task> {
+        let (first, last) = (TaskId::from_bytes([0; 16]), TaskId::from_bytes([0xff; 16]));
+        let of = |id: &InstanceId| self.owned.range((*id, first)..=(*id, last));
+        let orphaned = self.instances.gone().flat_map(of).take(limit);
+        orphaned
+            .map(|(_, id)| {
+                self.rows
+                    .get(id)
+                    .expect("what is owned is stored")
+                    .task(*id)
+            })
+            .collect()
     }
 
     pub(super) fn get(&self, id: TaskId) -> Option<Task> {

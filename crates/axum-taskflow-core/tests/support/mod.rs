@@ -12,8 +12,9 @@ use std::{
 
 use axum_taskflow_core::{
     Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
-    Clock, Config, Count, EventStream, IdSource, Instance, ListQuery, LogLine, Memory, Minute,
-    Page, Prune, Pruned, Task, TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+    Clock, Config, Count, EventStream, IdSource, Instance, InstanceId, ListQuery, LogLine, Memory,
+    Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskEvent, TaskId, TaskManager, TaskStatus,
+    Timestamp, Written,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
@@ -234,6 +235,27 @@ impl Backend for Backstage {
         self.0.memory.join(instance)
     }
 
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
+        Box::pin(async move {
+            if self.0.failing.load(Ordering::SeqCst) {
+                return Err(BackendError::unavailable("the store fails on demand"));
+            }
+            self.0.memory.beat(id, now).await
+        })
+    }
+
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        self.0.memory.instances()
+    }
+
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.0.memory.supersede(id)
+    }
+
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.0.memory.leave(id)
+    }
+
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         Box::pin(async move {
             self.0.writes.fetch_add(1, Ordering::SeqCst);
@@ -309,6 +331,10 @@ impl Backend for Backstage {
 
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
         self.0.memory.prune(prune)
+    }
+
+    fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        self.0.memory.changed(seen)
     }
 
     fn close(&self) -> BackendFuture<'_, ()> {

@@ -16,8 +16,9 @@ use axum::{
 };
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Clock, Config, Count,
-    Failure, IdSource, Instance, ListQuery, LogLevel, LogLine, Memory, Minute, Page, Prune, Pruned,
-    Task, TaskContext, TaskDef, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+    Failure, IdSource, Instance, InstanceId, ListQuery, LogLevel, LogLine, Memory, Minute, Page,
+    Peer, Prune, Pruned, Standing, Task, TaskContext, TaskDef, TaskId, TaskManager, TaskStatus,
+    Timestamp, Written,
 };
 use axum_taskflow_dashboard::{Rights, TaskAdmin};
 use tower::ServiceExt;
@@ -357,6 +358,18 @@ impl Backend for Outage {
     }
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
         self.or(self.memory.join(instance))
+    }
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
+        self.or(self.memory.beat(id, now))
+    }
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        self.or(self.memory.instances())
+    }
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.or(self.memory.supersede(id))
+    }
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        self.or(self.memory.leave(id))
     }
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         self.or(self.memory.write(batch))

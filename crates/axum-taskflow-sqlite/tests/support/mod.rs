@@ -28,12 +28,8 @@ impl Boot {
     pub(crate) async fn of(backend: Sqlite) -> Self {
         let ids = IdSource::default();
         let me = ids.instance(NOW);
-        let instance = Instance {
-            id: me,
-            host: "test".to_owned(),
-            pid: std::process::id(),
-            started_at: NOW,
-        };
+        let mut instance = Instance::new(me, NOW);
+        instance.host = "test".to_owned();
         backend.join(instance).await.unwrap();
         Self { backend, ids, me }
     }

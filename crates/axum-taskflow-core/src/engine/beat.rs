@@ -1,0 +1,92 @@
+//! Keeps this instance alive in the eyes of the others, and gives it a new identity if they took it for dead.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::{error, info, warn};
+
+use super::{Engine, SUPERSEDED, jittered};
+use crate::{
+    backend::{Instance, Standing},
+    clock::Timestamp,
+    error::BackendError,
+    health::Duty,
+};
+
+/// Between two beats.
+const EVERY: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Beats until the end, on a thread of its own: a blocked runtime must not make this instance look dead.
+    pub(crate) fn start_beating(self: &Arc<Self>) -> std::io::Result<()> {
+        let engine = self.clone();
+        if !self.clock.is_system() {
+            // Whoever moves the time by hand moves all of it.
+            tokio::spawn(engine.run_beat());
+            return Ok(());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        std::thread::Builder::new()
+            .name("taskflow-beat".to_owned())
+            .spawn(move || runtime.block_on(engine.run_beat()))?;
+        Ok(())
+    }
+
+    async fn run_beat(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(jittered(EVERY)) => {}
+                () = self.stopped.cancelled() => return,
+            }
+            let beaten = tokio::select! {
+                beaten = self.beat_once(self.clock.now()) => beaten,
+                () = self.stopped.cancelled() => return,
+            };
+            match beaten {
+                Ok(()) => {
+                    self.troubles.end(Duty::Beat);
+                    // It was a write: others will be stored, too.
+                    self.troubles.end(Duty::Write);
+                }
+                Err(failure) => {
+                    error!(error = %failure, "cannot show that this instance is alive");
+                    self.troubles.begin(Duty::Beat, self.clock.now(), &failure);
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn beat_once(&self, now: Timestamp) -> Result<(), BackendError> {
+        let me = self.instance();
+        match self.backend.beat(me.id, now).await? {
+            Standing::Alive => Ok(()),
+            Standing::Superseded => self.go_on_as_another(&me, now).await,
+        }
+    }
+
+    /// This instance was taken for dead, and its tasks were given to others. What it still runs is stopped, and
+    /// whatever that writes is stale.
+    async fn go_on_as_another(&self, me: &Instance, now: Timestamp) -> Result<(), BackendError> {
+        let another = Instance {
+            id: self.ids.instance(now),
+            ..me.clone()
+        };
+        self.backend.join(another.clone()).await?;
+        warn!(
+            instance = %me.id,
+            goes_on_as = %another.id,
+            "this instance did not respond and its tasks were taken over: it stops them and goes on"
+        );
+        self.set_instance(another);
+        for attempt in self.running().values() {
+            attempt.interrupt(SUPERSEDED);
+        }
+        drop(self.ready.forget());
+        self.look_on_disk();
+        if let Err(failure) = self.backend.leave(me.id).await {
+            info!(instance = %me.id, error = %failure, "the former instance could not be cleared away");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! Hears when other instances leave tasks that wait.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::error;
+
+use super::{Engine, LOOP_RETRY, jittered};
+
+/// Looks by itself after so long, since a hint may be lost.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    pub(crate) async fn run_listener(self: Arc<Self>) {
+        let mut seen = 0;
+        loop {
+            let changed = tokio::select! {
+                changed = self.backend.changed(seen) => changed,
+                () = tokio::time::sleep(jittered(LOOK_EVERY)) => Ok(seen),
+                () = self.stopping.cancelled() => return,
+            };
+            match changed {
+                Ok(n) => {
+                    seen = n;
+                    self.look_on_disk();
+                }
+                Err(failure) => {
+                    error!(error = %failure, "cannot hear of other instances");
+                    tokio::time::sleep(jittered(LOOP_RETRY)).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What does not work at the moment, since when and why.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+
+/// Whether a manager does its work, from [`TaskManager::health`](crate::TaskManager::health).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// What is wrong; empty if nothing is.
+    pub troubles: Vec<Trouble>,
+}
+
+impl Health {
+    /// True if tasks can be added and run.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.troubles.is_empty()
+    }
+}
+
+/// A duty that cannot be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trouble {
+    /// Which.
+    pub duty: Duty,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, in the words of the last failure. May name files and servers.
+    pub why: String,
+}
+
+/// What a manager does all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Duty {
+    /// Storing new tasks, and what became of others.
+    Write,
+    /// Taking tasks that nobody holds.
+    Claim,
+    /// Taking over from instances that died.
+    Rescue,
+    /// Showing the others that this instance is alive.
+    Beat,
+    /// Taking more tasks: it is shutting down.
+    Serve,
+}
+
+impl Duty {
+    /// What it means that the duty cannot be done, for people.
+    #[must_use]
+    pub fn complaint(self) -> &'static str {
+        match self {
+            Self::Write => "the task store cannot be written",
+            Self::Claim => "no tasks can be taken from the task store",
+            Self::Rescue => "tasks of instances that died cannot be taken over",
+            Self::Beat => "this instance cannot show that it is alive",
+            Self::Serve => "the task manager is shutting down",
+        }
+    }
+}
+
+/// What is wrong now.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    /// A std mutex: held for one map operation.
+    now: Mutex<BTreeMap<Duty, Trouble>>,
+}
+
+impl Troubles {
+    pub(crate) fn begin(&self, duty: Duty, since: Timestamp, why: &impl fmt::Display) {
+        let why = why.to_string();
+        self.lock()
+            .entry(duty)
+            .and_modify(|trouble| trouble.why.clone_from(&why))
+            .or_insert(Trouble { duty, since, why });
+    }
+
+    /// The duty was done.
+    pub(crate) fn end(&self, duty: Duty) {
+        self.lock().remove(&duty);
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            troubles: self.lock().values().cloned().collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Duty, Trouble>> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_keeps_its_beginning_and_tells_its_last_reason() {
+        let troubles = Troubles::default();
+        let at = Timestamp::from_unix_ms;
+
+        troubles.begin(Duty::Write, at(1), &"locked");
+        troubles.begin(Duty::Write, at(2), &"full");
+        troubles.begin(Duty::Beat, at(3), &"full");
+        troubles.end(Duty::Beat);
+
+        let health = troubles.health();
+        assert!(!health.is_ready());
+        let [trouble] = &health.troubles[..] else {
+            panic!("{health:?}");
+        };
+        assert_eq!((trouble.since, &*trouble.why), (at(1), "full"));
+        troubles.end(Duty::Write);
+        assert!(troubles.health().is_ready());
+    }
+}

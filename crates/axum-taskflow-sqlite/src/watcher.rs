@@ -1,0 +1,138 @@
+//! Notices that another process has left something that waits.
+//!
+//! SQLite has no means to wake another process, so this asks it every few milliseconds whether the file was changed
+//! by somebody else (`PRAGMA data_version`, which reads one number in shared memory). Only if it was, the two indexes
+//! of waiting tasks are looked at, and only if something waits there, anybody is woken.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+use axum_taskflow_core::Timestamp;
+use rusqlite::{Connection, Statement};
+use tokio::sync::watch;
+
+use crate::{claim, fault::Fault};
+
+/// Between two looks while other processes use the file: half of it is what a task waits for them on average.
+const EVERY: Duration = Duration::from_millis(10);
+/// The same while there is nobody else: whoever joins is noticed by then.
+const EVERY_ALONE: Duration = Duration::from_millis(250);
+
+/// What the watcher, the writer and those who wait for news share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct News {
+    /// Counts the news. A watch: it remembers for those who look away.
+    count: Arc<watch::Sender<u64>>,
+    /// True while other processes use the file. An atomic: written by the writer, read by the watcher.
+    has_company: Arc<AtomicBool>,
+}
+
+impl News {
+    /// Returns with the count once it differs from `seen`.
+    pub(crate) async fn since(&self, seen: u64) -> u64 {
+        let mut count = self.count.subscribe();
+        // The sender is ours, so it cannot be gone.
+        count.wait_for(|n| *n != seen).await.map_or(seen, |n| *n)
+    }
+
+    pub(crate) fn keep_company(&self, has_company: bool) {
+        self.has_company.store(has_company, Ordering::Relaxed);
+    }
+
+    fn tell(&self) {
+        self.count.send_modify(|n| *n += 1);
+    }
+}
+
+/// What the writer's connection sees of other processes.
+#[derive(Debug)]
+pub(crate) struct Lookout<'c> {
+    data_version: Statement<'c>,
+    waits: Statement<'c>,
+    seen_version: i64,
+    seen_due: Option<Timestamp>,
+}
+
+impl<'c> Lookout<'c> {
+    pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            data_version: conn.prepare("PRAGMA data_version")?,
+            waits: conn.prepare("SELECT 1 FROM task WHERE shelf = 1 LIMIT 1")?,
+            seen_version: 0,
+            seen_due: None,
+        })
+    }
+
+    /// Outside a transaction. Only the writer can ask: to its own connection its own commits are no change.
+    pub(crate) fn look(&mut self, conn: &Connection, news: &News) -> Result<(), Fault> {
+        let version = self.data_version.query_row([], |row| row.get(0))?;
+        if version == self.seen_version {
+            return Ok(());
+        }
+        self.seen_version = version;
+        let due = claim::next_due(conn, Timestamp::default(), Timestamp::default())?;
+        let is_new = due.is_some() && due != self.seen_due;
+        self.seen_due = due;
+        if is_new || self.waits.exists([])? {
+            news.tell();
+        }
+        Ok(())
+    }
+}
+
+/// The thread that asks the writer to look. Ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    /// Dropped to end the thread.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Calls `ask` again and again; it answers false when there is nobody to ask any more.
+    pub(crate) fn start(news: News, ask: impl Fn() -> bool + Send + 'static) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("sqlite-watcher".to_owned())
+            .spawn(move || {
+                loop {
+                    let every = match news.has_company.load(Ordering::Relaxed) {
+                        true => EVERY,
+                        false => EVERY_ALONE,
+                    };
+                    let is_over = stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout);
+                    if is_over || !ask() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends the thread and waits for it.
+    pub(crate) fn end(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that looks for other processes has panicked");
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
