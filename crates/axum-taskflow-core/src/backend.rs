@@ -1,6 +1,6 @@
 //! The contract between the engine and whatever stores its tasks.
 
-use std::{fmt, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -318,6 +318,8 @@ pub struct Claim {
     pub owner: InstanceId,
     /// Of which functions. None: none.
     pub names: Arc<[Arc<str>]>,
+    /// Not these: the claimer cannot read their arguments, and leaves them to somebody who can. A few at most.
+    pub except: Arc<BTreeSet<TaskId>>,
     /// At most how many.
     pub limit: usize,
     /// What is due by then.

@@ -89,10 +89,13 @@ impl<'c> ClaimVerb<'c> {
                 continue;
             };
             self.promote.execute((func, now, at_most(promoted_max)))?;
-            let mut rows = self.waiting.query((func, now, at_most(claim.limit)))?;
+            let n = at_most(claim.limit.saturating_add(claim.except.len()));
+            let mut rows = self.waiting.query((func, now, n))?;
             while let Some(row) = rows.next()? {
-                let priority = Reverse(row.get(0)?);
-                candidates.push((priority, row.get(1)?, row::read_id(row, 2)?, row.get(3)?));
+                let (priority, id) = (Reverse(row.get(0)?), row::read_id(row, 2)?);
+                if !claim.except.contains(&id) {
+                    candidates.push((priority, row.get(1)?, id, row.get(3)?));
+                }
             }
         }
         candidates.sort_unstable();

@@ -369,6 +369,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(n) = setting("CONCURRENCY")? {
         builder = builder.concurrency(usize::try_from(n)?);
     }
+    if let Some(ms) = setting("TAKEOVER_AFTER_MS")? {
+        builder = builder.takeover_after(Duration::from_millis(ms));
+    }
     if let Some(ms) = setting("SHUTDOWN_TIMEOUT_MS")? {
         builder = builder.shutdown_timeout(Duration::from_millis(ms));
     }

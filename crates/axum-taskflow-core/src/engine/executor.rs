@@ -29,7 +29,8 @@ pub(crate) struct Running {
     interrupted: OnceLock<&'static str>,
 }
 
-/// How long a task waits that this program cannot read, before it is tried again: by then another program may be here.
+/// How long a task waits that this program cannot read, if too many of them are remembered already to leave it to
+/// others at once.
 const HELD_FOR: Duration = Duration::from_secs(60);
 /// What an attempt is told that the end of the process cut off.
 pub(crate) const BY_SHUTDOWN: &str = "interrupted by shutdown";
@@ -93,7 +94,10 @@ impl Engine {
         let call = match read.unwrap_or_else(|report| Err(report.message)) {
             Ok(call) => call,
             Err(why) => {
-                let again_at = now.saturating_add(HELD_FOR);
+                let again_at = match self.unreadable.remember(task.id, now) {
+                    true => now, // at once, by anybody else
+                    false => now.saturating_add(HELD_FOR),
+                };
                 return self.let_go(Change::held(&task, &why, again_at), &task);
             }
         };

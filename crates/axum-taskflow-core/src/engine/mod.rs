@@ -12,6 +12,7 @@ mod pruner;
 mod ready;
 mod rescuer;
 mod threads;
+mod unreadable;
 
 use std::{
     collections::HashMap,
@@ -33,6 +34,7 @@ use self::{
     journal::Journal,
     ready::Ready,
     threads::Threads,
+    unreadable::Unreadable,
 };
 use crate::{
     backend::{Applied, Backend, Instance, Note, Said},
@@ -77,6 +79,7 @@ pub(crate) struct Engine {
     waiters: Mutex<HashMap<TaskId, Vec<oneshot::Sender<()>>>>,
     /// Waiters, so that a finished task need not look into the map when there are none.
     n_waiters: AtomicUsize,
+    unreadable: Unreadable,
     next_due: NextDue,
     /// A lane wants tasks, or one is due earlier than the claimer knows.
     claimer_wake: Notify,
@@ -210,6 +213,7 @@ impl Engine {
             running: Mutex::default(),
             waiters: Mutex::default(),
             n_waiters: AtomicUsize::new(0),
+            unreadable: Unreadable::default(),
             next_due: NextDue::new(),
             claimer_wake: Notify::new(),
             draining: AtomicBool::new(false),

@@ -223,7 +223,7 @@ impl Store {
     }
 
     pub(super) fn claim(&mut self, claim: &Claim) -> Claimed {
-        let ids = self.waiting.take(&claim.names, claim.limit, claim.now);
+        let ids = self.waiting.take(claim);
         let tasks = ids.into_iter().map(|id| {
             let row = self.rows.get_mut(&id).expect("what waits is stored");
             row.life.owner = Some(claim.owner);
