@@ -253,12 +253,13 @@ impl<'c> Session<'c> {
 
     pub(crate) fn join(&mut self, instance: &Instance) -> Result<(), Fault> {
         self.locks.take(instance.id)?;
-        self.tx.interned.join(self.tx.conn, instance)
+        self.tx.interned.join(self.tx.conn, instance)?;
+        self.news.keep_company(self.instances.has_others()?);
+        Ok(())
     }
 
     pub(crate) fn beat(&mut self, id: InstanceId, now: Timestamp) -> Result<Standing, Fault> {
         self.place.is_same()?;
-        self.news.keep_company(self.instances.has_others()?);
         self.instances.beat(id, now)
     }
 
@@ -272,6 +273,7 @@ impl<'c> Session<'c> {
         if self.instances.bury(&mut self.tx, id)? {
             self.locks.remove(id)?;
         }
+        self.news.keep_company(self.instances.has_others()?);
         Ok(())
     }
 
@@ -341,12 +343,20 @@ impl<'c> Session<'c> {
             if closing.is_some() {
                 return closing;
             }
-            if look && let Err(fault) = self.lookout.look(self.tx.conn, &self.news) {
+            if look && let Err(fault) = self.look() {
                 // It is a hint, and the next one comes soon.
                 tracing::debug!(%fault, ?path, "cannot see whether other processes have left something");
             }
         }
         None
+    }
+
+    /// Looks whether another process has left something, or has come.
+    fn look(&mut self) -> Result<(), Fault> {
+        if self.lookout.look(self.tx.conn, &self.news)? {
+            self.news.keep_company(self.instances.has_others()?);
+        }
+        Ok(())
     }
 
     /// All of a group in one transaction; if that fails, each in its own, so that one bad request harms nobody else.

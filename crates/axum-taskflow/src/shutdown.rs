@@ -8,8 +8,8 @@ impl TaskManager {
     /// Waits for SIGTERM or Ctrl-C, then [drains](axum_taskflow_core::TaskManager::drain): the future for axum's
     /// `with_graceful_shutdown`.
     ///
-    /// A second signal means: leave now. What still runs is cancelled, everything is stored, and the process ends with
-    /// the exit code 130 (Ctrl-C) or 143 (SIGTERM), whatever else it was doing.
+    /// A second signal means: leave now. What still runs is cancelled, everything is stored, and if the process is not
+    /// done by then it ends all the same, with the exit code 130 (Ctrl-C) or 143 (SIGTERM).
     ///
     /// The server goes on answering while tasks come to their end, and closes when they have: what handlers add
     /// meanwhile is safe in the store and waits for another process or the next start.

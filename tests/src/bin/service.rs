@@ -324,6 +324,10 @@ async fn seen(tasks: Tasks, UrlPath(id): UrlPath<TaskId>) -> Result<Json<Value>,
     }))
 }
 
+async fn instance(tasks: Tasks) -> Json<axum_taskflow::InstanceId> {
+    Json(tasks.instance().id)
+}
+
 /// The same of all tasks.
 async fn all_seen(tasks: Tasks) -> Result<Json<Vec<Value>>, TaskError> {
     let mut query = ListQuery::default();
@@ -360,6 +364,10 @@ fn view(task: &Task) -> Value {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     end_with_parent();
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let folder = PathBuf::from(env::args_os().nth(1).ok_or("which folder?")?);
     let doors = Doors(watch::Sender::default());
     let mut builder = TaskManager::builder()
@@ -368,6 +376,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .state(doors.clone());
     if let Some(n) = setting("CONCURRENCY")? {
         builder = builder.concurrency(usize::try_from(n)?);
+    }
+    if let Some(ms) = setting("ADD_TIMEOUT_MS")? {
+        builder = builder.add_timeout(Duration::from_millis(ms));
     }
     if let Some(ms) = setting("TAKEOVER_AFTER_MS")? {
         builder = builder.takeover_after(Duration::from_millis(ms));
@@ -387,6 +398,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/add", post(add))
         .route("/add_many", post(add_many))
         .route("/open/{door}", post(open_door))
+        .route("/instance", get(instance))
         .route("/seen", get(all_seen))
         .route("/seen/{id}", get(seen))
         .with_state(App {
