@@ -235,7 +235,8 @@ impl Peer {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Batch {
-    /// New tasks, pending, as they are to be stored: [`Life::owner`](crate::Life) says whether somebody holds them.
+    /// New tasks as they are to be stored: pending, and [`Life::owner`](crate::Life) says whether somebody holds them;
+    /// or running, if their owner begins at once.
     pub tasks: Vec<Arc<Task>>,
     /// Changes of stored tasks, or of those above, in their order.
     pub changes: Vec<Change>,

@@ -198,6 +198,7 @@ macro_rules! __conformance_table {
 macro_rules! __conformance_checks {
     ($then:ident($($open:expr)?)) => { $crate::$then! { ($($open)?)
         enqueue {
+            a_task_can_be_stored_as_one_that_has_begun
             a_task_is_stored_as_it_is_given
             each_field_is_stored_without_the_others
             an_id_that_is_not_stored_is_no_task

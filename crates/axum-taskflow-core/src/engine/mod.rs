@@ -36,6 +36,7 @@ use self::{
     threads::Threads,
     unreadable::Unreadable,
 };
+pub(crate) use self::{executor::Beginning, ready::Promise};
 use crate::{
     backend::{Applied, Backend, Instance, Note, Said},
     change::Change,
@@ -382,6 +383,7 @@ impl Engine {
                 Said::Progress(progress) => self.feed.progressed(note.id, progress),
             }
         }
+        self.ready.tick();
         self.dispatch();
     }
 
