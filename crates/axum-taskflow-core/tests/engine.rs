@@ -1300,6 +1300,9 @@ async fn a_store_that_stalls_makes_adds_fail_within_their_deadline() {
         (1..=2).contains(&unsure),
         "only what was being written is unsure: {kinds:?}"
     );
+    let id = manager.add_task(add, (1, 1)).await.unwrap();
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(sum.expect("it works again").unwrap(), 2);
 }
 
 #[tokio::test]

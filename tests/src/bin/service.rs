@@ -377,6 +377,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(n) = setting("CONCURRENCY")? {
         builder = builder.concurrency(usize::try_from(n)?);
     }
+    if let Some(n) = setting("CRASHES_MAX")? {
+        builder = builder.crashes_max(u32::try_from(n)?);
+    }
     if let Some(ms) = setting("ADD_TIMEOUT_MS")? {
         builder = builder.add_timeout(Duration::from_millis(ms));
     }

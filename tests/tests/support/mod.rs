@@ -55,6 +55,10 @@ impl Settings {
         self.with("TAKEOVER_AFTER_MS", limit.as_millis())
     }
 
+    pub(crate) fn crashes_max(self, n: usize) -> Self {
+        self.with("CRASHES_MAX", n)
+    }
+
     pub(crate) fn add_timeout(self, timeout: Duration) -> Self {
         self.with("ADD_TIMEOUT_MS", timeout.as_millis())
     }
