@@ -3,6 +3,7 @@
 
 mod site;
 mod rest;
+mod health;
 mod doors;
 mod pages;
 mod live;

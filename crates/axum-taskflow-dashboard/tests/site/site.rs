@@ -21,6 +21,7 @@ use axum_taskflow_core::{
     Timestamp, Written,
 };
 use axum_taskflow_dashboard::{Rights, TaskAdmin};
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 pub(crate) const START: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
@@ -323,11 +324,15 @@ pub(crate) fn unescape(html: &str) -> String {
         .replace("&#39;", "'")
 }
 
-/// Memory that can be out of reach.
+/// Memory that can be out of reach, or answer late.
 #[derive(Debug)]
 pub(crate) struct Outage {
     memory: Memory,
     is_out: AtomicBool,
+    /// True while answers are kept back.
+    is_held: watch::Sender<bool>,
+    /// How many answers wait to be let go.
+    n_held: watch::Sender<usize>,
 }
 
 impl Default for Outage {
@@ -335,6 +340,8 @@ impl Default for Outage {
         Self {
             memory: Memory::with_history(50_000),
             is_out: AtomicBool::new(false),
+            is_held: watch::Sender::new(false),
+            n_held: watch::Sender::new(0),
         }
     }
 }
@@ -344,11 +351,33 @@ impl Outage {
         self.is_out.store(true, Ordering::SeqCst);
     }
 
-    fn or<'a, T: 'a>(&self, answer: BackendFuture<'a, T>) -> BackendFuture<'a, T> {
+    pub(crate) fn end(&self) {
+        self.is_out.store(false, Ordering::SeqCst);
+    }
+
+    /// Keeps all questions back until [`Outage::let_go`].
+    pub(crate) fn hold(&self) {
+        self.is_held.send_replace(true);
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.is_held.send_replace(false);
+    }
+
+    fn or<'a, T: Send + 'a>(&'a self, answer: BackendFuture<'a, T>) -> BackendFuture<'a, T> {
         if self.is_out.load(Ordering::SeqCst) {
             return Box::pin(async { Err(BackendError::unavailable("out of reach")) });
         }
-        answer
+        if !*self.is_held.borrow() {
+            return answer;
+        }
+        Box::pin(async {
+            self.n_held.send_modify(|n| *n += 1);
+            let mut is_held = self.is_held.subscribe();
+            // The sender is ours, so it does not go away.
+            let _ = is_held.wait_for(|is_held| !is_held).await;
+            answer.await
+        })
     }
 }
 
