@@ -1,6 +1,6 @@
 //! The routes for programs.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use axum::http::Method;
 use axum_taskflow_core::{FailureKind, FailureReport, TaskId, TaskStatus, Timestamp};
@@ -198,6 +198,47 @@ async fn a_retry_makes_a_new_task_and_is_kept_in_the_audit_log() {
 }
 
 #[tokio::test]
+async fn who_hangs_up_in_the_middle_of_an_action_is_in_the_audit_log_all_the_same() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let waiting = site.waiting().await;
+    let retry = format!("/tasks/{failed}/retry");
+    let cancel = format!("/tasks/{waiting}/cancel");
+    let page = site.page("/tasks/dashboard").await;
+    let from_page = format!("/tasks/dashboard/t/{failed}/retry");
+    let csrf = format!("csrf={}", page.csrf());
+    let delete = "/tasks/history?value=1&unit=min".to_owned();
+    for (method, path, body, action) in [
+        (Method::POST, retry, "", "retry"),
+        (Method::POST, cancel, "", "cancel"),
+        (Method::POST, from_page, &*csrf, "retry"),
+        (Method::DELETE, delete, "", "delete_history"),
+    ] {
+        let before = site.actors().await.len();
+        site.backend.hold();
+        let mut asked = Box::pin(site.send(request(method, &path, &[], body)));
+        tokio::select! {
+            biased; // so that it has begun
+            _ = &mut asked => panic!("{path} did not ask the store"),
+            () = site.backend.holds() => {}
+        }
+
+        drop(asked);
+        site.backend.let_go();
+
+        let recorded = async {
+            while site.actors().await.len() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), recorded)
+            .await
+            .unwrap_or_else(|_| panic!("{path} left no record"));
+        assert_eq!(site.actors().await[0].1, action);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_retried_says_why() {
     let site = Site::open().await;
     let ok = site.ended(TaskStatus::Success).await;
@@ -391,6 +432,113 @@ async fn retry_failed_stops_at_its_bound_and_says_where_to_go_on() {
         (&json!(50), &json!(false))
     );
     assert!(second.get("next_before").is_none());
+}
+
+#[tokio::test]
+async fn retry_failed_tells_and_records_what_was_done_when_the_store_fails_at_its_last_read() {
+    let site = Site::open().await;
+    for _ in 0..10_001 {
+        site.stored("gone", |task| {
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        })
+        .await;
+    }
+    // 20 pages of the failed and one of the interrupted; not the look at whether there are more.
+    site.backend.lists_left.store(21, Ordering::SeqCst);
+
+    let answer = site.post("/tasks/retry-failed?since=all").await;
+
+    assert_eq!(answer.json()["skipped"], 10_000, "{}", answer.body);
+    assert_eq!(answer.json()["more"], true);
+    assert!(answer.json()["next_before"].is_string());
+    assert!(answer.detail(503).contains("out of reach"));
+    let audit = site.get("/tasks/audit").await.json();
+    assert_eq!(
+        (&audit[0]["action"], &audit[0]["detail"]["skipped"]),
+        (&json!("bulk_retry"), &json!(10_000))
+    );
+}
+
+/// Tasks of which few are what the tests below ask for: each 30th failed, each 70th was interrupted.
+async fn rare(site: &Site) -> (Vec<String>, Vec<String>) {
+    let (mut failed, mut both) = (Vec::new(), Vec::new());
+    for n in 1..=600 {
+        let status = match n {
+            _ if n % 30 == 0 => TaskStatus::Failed,
+            _ if n % 70 == 0 => TaskStatus::Interrupted,
+            _ => TaskStatus::Success,
+        };
+        let id = site.stored("gone", |task| {
+            task.life.status = status;
+            task.life.finished_at = Some(START);
+        });
+        let id = id.await.to_string();
+        match status {
+            TaskStatus::Failed => {
+                failed.push(id.clone());
+                both.push(id);
+            }
+            TaskStatus::Interrupted => both.push(id),
+            _ => {}
+        }
+    }
+    failed.reverse();
+    both.reverse();
+    (failed, both)
+}
+
+#[tokio::test]
+async fn a_list_of_what_is_rare_asks_the_store_three_times_and_gives_the_link_to_go_on() {
+    let site = Site::open().await;
+    let (failed, _) = rare(&site).await;
+    site.backend.looked_at_max.store(7, Ordering::SeqCst);
+
+    let mut found = Vec::new();
+    let mut n_empty = 0;
+    let mut next = Some("/tasks?status=failed&func_name=gone".to_owned());
+    while let Some(path) = next {
+        site.backend.lists_left.store(1_000, Ordering::SeqCst);
+        let answer = site.get(&path).await;
+        let n_lists = 1_000 - site.backend.lists_left.load(Ordering::SeqCst);
+        assert!(n_lists <= 3, "{n_lists} lists for one page");
+        let ids = answer.ids();
+        n_empty += usize::from(ids.is_empty());
+        found.extend(ids);
+        let link = answer.header("link").strip_suffix(">; rel=\"next\"");
+        next = link.map(|link| link[1..].to_owned());
+    }
+
+    assert!(n_empty > 0, "a page was to be empty and not the last one");
+    assert_eq!(found, failed);
+}
+
+#[tokio::test]
+async fn retry_failed_stops_where_failures_are_rare_and_goes_on_from_there() {
+    let site = Site::open().await;
+    let (_, both) = rare(&site).await;
+    site.backend.looked_at_max.store(7, Ordering::SeqCst);
+
+    let mut skipped = 0;
+    let mut n_calls = 0;
+    let mut query = "since=all".to_owned();
+    loop {
+        site.backend.lists_left.store(1_000, Ordering::SeqCst);
+        let answer = site.post(&format!("/tasks/retry-failed?{query}")).await;
+        let n_lists = 1_000 - site.backend.lists_left.load(Ordering::SeqCst);
+        assert!(n_lists <= 2 * 3, "{n_lists} lists for one call");
+        skipped += answer.json()["skipped"].as_u64().unwrap();
+        n_calls += 1;
+        let Some(next) = answer.json()["next_before"].as_str().map(str::to_owned) else {
+            assert_eq!(answer.json()["more"], false);
+            break;
+        };
+        assert_eq!(answer.json()["more"], true);
+        query = format!("since=all&before={next}");
+    }
+
+    assert!(n_calls > 10, "{n_calls}");
+    assert_eq!(skipped, both.len() as u64, "each one once");
 }
 
 #[tokio::test]
