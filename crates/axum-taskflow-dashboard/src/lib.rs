@@ -42,7 +42,6 @@ use axum::{
     routing::{MethodRouter, delete, get, post},
 };
 use axum_taskflow_core::TaskManager;
-use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 
 pub use crate::{admin::TaskAdmin, auth::Rights};
@@ -167,8 +166,7 @@ struct Shared {
     title: String,
     public_path: Option<String>,
     is_https: bool,
-    /// One permit for each stream that may be open.
-    streams: Arc<Semaphore>,
+    streams: stream::Streams,
 }
 
 /// Bytes of a request's body at most: a thousand ids, and room to spare.

@@ -5,9 +5,9 @@
 //! frames, and a stuck one falls behind in the feed, which costs nobody else anything.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,10 +21,7 @@ use axum::{
 use axum_taskflow_core::{Error, EventStream, TaskEvent, TaskId, TaskStatus, Timestamp};
 use futures_util::stream;
 use serde::Serialize;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::StreamExt;
 
 use crate::{
@@ -48,6 +45,9 @@ const COUNTS_EVERY: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks at whether the session is still good.
 const SESSION_EVERY: Duration = Duration::from_secs(30);
+/// Live pages of one session, or of one user or token without a session: a person with all tabs open must not leave
+/// none to others.
+const STREAMS_OF_ONE_MAX: usize = 8;
 /// Rows in a frame, about 8 KB.
 const ROWS_IN_FRAME: usize = 60;
 /// Changed rows that wait for a frame; with more, what is on the screen is read again instead.
@@ -68,18 +68,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// `GET /dashboard/stream`: of one task (`id`), or of a page of the list (`lo`, `hi` and the page's filter).
 pub(crate) async fn open(call: Call, headers: HeaderMap) -> Result<Response, Problem> {
     let view = View::of(&call)?;
-    let permit = call
-        .shared
-        .streams
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| {
-            Problem::try_later(
-                StatusCode::SERVICE_UNAVAILABLE,
-                10,
-                "too many pages are live already: this one stays as it is",
-            )
-        })?;
+    let permit = call.shared.streams.permit(&call)?;
     let viewer = Viewer::new(&call, view, synced_at(&call, &headers)?, permit);
     let frames = stream::unfold(viewer, |mut viewer| async move {
         let frame = viewer.next().await?;
@@ -96,6 +85,95 @@ pub(crate) async fn open(call: Call, headers: HeaderMap) -> Result<Response, Pro
             .insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
+}
+
+/// Who has how many pages open.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    max: usize,
+    /// A std mutex: held for one look-up.
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    n: usize,
+    /// Those of each person; nobody is in it with none.
+    of: HashMap<Person, usize>,
+}
+
+/// Whose pages are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Person {
+    Session(Session),
+    /// Signed in with each request.
+    Name(Arc<str>),
+    /// Anybody, where nobody has to sign in: they cannot be told apart, so only all streams together have a bound.
+    Anybody,
+}
+
+/// Given back when the stream is dropped.
+struct Permit {
+    shared: Arc<Shared>,
+    person: Person,
+}
+
+impl Streams {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            open: Mutex::default(),
+        }
+    }
+
+    fn permit(&self, call: &Call) -> Result<Permit, Problem> {
+        let person = match &call.visit.who {
+            _ if call.shared.auth.is_open() => Person::Anybody,
+            Some(who) => match who.session {
+                Some(session) => Person::Session(session),
+                None => Person::Name(who.name.clone()),
+            },
+            None => Person::Anybody, // the guard lets nobody come here
+        };
+        let mut open = self.open();
+        let n_own = open.of.get(&person).copied().unwrap_or(0);
+        if n_own >= STREAMS_OF_ONE_MAX && person != Person::Anybody {
+            return Err(too_many(format!(
+                "{n_own} of your pages are live, and more are not allowed: close one of them, and this one will be"
+            )));
+        }
+        if open.n >= self.max {
+            let detail = "too many pages are live already: this one stays as it is";
+            return Err(too_many(detail));
+        }
+        open.n += 1;
+        *open.of.entry(person.clone()).or_default() += 1;
+        Ok(Permit {
+            shared: call.shared.clone(),
+            person,
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut open = self.shared.streams.open();
+        open.n = open.n.saturating_sub(1);
+        if let Some(n) = open.of.get_mut(&self.person) {
+            *n = n.saturating_sub(1);
+            if *n == 0 {
+                open.of.remove(&self.person);
+            }
+        }
+    }
+}
+
+fn too_many(detail: impl Into<String>) -> Problem {
+    Problem::try_later(StatusCode::SERVICE_UNAVAILABLE, 10, detail)
 }
 
 /// Up to when the page knows everything: by the id of the last frame that it got, or by when it was printed.
@@ -181,8 +259,7 @@ struct Viewer {
     session_due: Instant,
     heartbeat_due: Instant,
     is_over: bool,
-    /// Given back when the stream is dropped.
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 #[derive(Serialize)]
@@ -216,7 +293,7 @@ struct Bye {
 }
 
 impl Viewer {
-    fn new(call: &Call, view: View, synced_at: Timestamp, permit: OwnedSemaphorePermit) -> Self {
+    fn new(call: &Call, view: View, synced_at: Timestamp, permit: Permit) -> Self {
         let now = Instant::now();
         let mut viewer = Self {
             shared: call.shared.clone(),

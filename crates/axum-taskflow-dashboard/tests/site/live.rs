@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 
-use crate::site::{Site, greet, people, request, stays};
+use crate::site::{Site, TOKEN, greet, people, request, stays};
 
 /// An open stream.
 struct Live {
@@ -477,6 +477,49 @@ async fn more_streams_than_allowed_are_refused_until_one_ends() {
     refused.detail(503);
     drop(one);
     Live::open(&site, path, &[]).await;
+}
+
+#[tokio::test]
+async fn one_session_or_token_has_eight_streams_at_most_and_leaves_the_rest_to_others() {
+    let site = Site::closed().await;
+    let (ada, again, bob) = (
+        site.sign_in("ada").await,
+        site.sign_in("ada").await,
+        site.sign_in("bob").await,
+    );
+    let token = format!("Bearer {TOKEN}");
+    let path = "/tasks/dashboard/stream";
+
+    for own in [("cookie", &*ada), ("authorization", &*token)] {
+        let mut open = Vec::new();
+        for _ in 0..8 {
+            open.push(Live::open(&site, path, &[own]).await);
+        }
+
+        let ninth = site.ask(Method::GET, path, &[own]).await;
+
+        assert_eq!(ninth.header("retry-after"), "10");
+        let detail = ninth.detail(503);
+        assert!(detail.starts_with("8 of your pages are live"), "{detail}");
+        for other in [&again, &bob] {
+            Live::open(&site, path, &[("cookie", other)]).await;
+        }
+        open.pop();
+        Live::open(&site, path, &[own]).await;
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_signs_in_only_all_streams_together_have_a_bound() {
+    let site = Site::open().await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(Live::open(&site, "/tasks/dashboard/stream", &[]).await);
+    }
+
+    let more = site.get("/tasks/dashboard/stream").await;
+
+    assert!(more.detail(503).starts_with("too many pages are live"));
 }
 
 #[tokio::test]
