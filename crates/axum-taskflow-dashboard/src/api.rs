@@ -21,6 +21,7 @@ use crate::{
     guard::{Call, redirect},
     problem::{Problem, json},
     query::{Filter, Params},
+    runners::Runners,
     view::{AuditJson, TaskJson},
 };
 
@@ -62,9 +63,12 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     for task in &page.tasks {
         logs.push(logs_of(manager, task, LOGS_IN_LIST, &mut bytes_left).await?);
     }
-    let tasks = page.tasks.iter().zip(&logs);
-    let tasks: Vec<TaskJson<'_>> = tasks.map(|(task, logs)| TaskJson::of(task, logs)).collect();
-    let mut response = json(&tasks);
+    let runners = Runners::of_tasks(manager, &page.tasks).await?;
+    let tasks = page.tasks.iter().zip(&logs).map(|(task, logs)| {
+        let can_run = runners.can_run(manager, &task.name, &task.life);
+        TaskJson::of(task, logs, can_run)
+    });
+    let mut response = json(&tasks.collect::<Vec<_>>());
     if let Some(next) = page.next {
         let mut query = form_urlencoded::Serializer::new(String::new());
         filter.write(&mut query);
@@ -125,10 +129,33 @@ pub(crate) async fn task(call: Call) -> Result<Response, Problem> {
 }
 
 async fn one_task(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
-    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
-    let mut bytes_left = LOGS_BYTES_MAX;
-    let logs = logs_of(manager, &task, LOGS_OF_TASK, &mut bytes_left).await?;
-    Ok(json(&TaskJson::of(&task, &logs)))
+    let told = Told::of(manager, id).await?;
+    Ok(json(&told.json(manager)))
+}
+
+/// A task with everything that is told of it.
+struct Told {
+    task: Task,
+    logs: Vec<LogLine>,
+    runners: Runners,
+}
+
+impl Told {
+    async fn of(manager: &TaskManager, id: TaskId) -> Result<Self, Problem> {
+        let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
+        let mut bytes_left = LOGS_BYTES_MAX;
+        Ok(Self {
+            logs: logs_of(manager, &task, LOGS_OF_TASK, &mut bytes_left).await?,
+            runners: Runners::of_tasks(manager, std::slice::from_ref(&task)).await?,
+            task,
+        })
+    }
+
+    fn json(&self, manager: &TaskManager) -> TaskJson<'_> {
+        let task = &self.task;
+        let can_run = self.runners.can_run(manager, &task.name, &task.life);
+        TaskJson::of(task, &self.logs, can_run)
+    }
 }
 
 #[derive(Serialize)]
@@ -143,6 +170,8 @@ struct Metrics {
     success_rate: f64,
     /// Of the attempts that ended tasks in the last hour.
     avg_duration_seconds: f64,
+    /// Here, since the start.
+    stale_results: u64,
 }
 
 /// `GET /metrics`: from counters, whose number does not grow with the tasks.
@@ -172,6 +201,7 @@ pub(crate) async fn metrics(call: Call) -> Result<Response, Problem> {
         cancelled: n(TaskStatus::Cancelled),
         success_rate: share(success as f64, total),
         avg_duration_seconds: (share(ran.as_secs_f64(), ended) * 1e6).round() / 1e6,
+        stale_results: manager.stale_results(),
     }))
 }
 
@@ -215,11 +245,10 @@ pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
 }
 
 async fn acted(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
-    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
-    let logs = logs_of(manager, &task, LOGS_OF_TASK, &mut LOGS_BYTES_MAX.clone()).await?;
+    let told = Told::of(manager, id).await?;
     Ok(json(&Acted {
         task_id: id,
-        task: TaskJson::of(&task, &logs),
+        task: told.json(manager),
     }))
 }
 

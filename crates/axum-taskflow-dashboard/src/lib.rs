@@ -21,9 +21,11 @@
 mod text;
 mod problem;
 mod query;
+mod runners;
 mod view;
 mod auth;
 mod guard;
+mod instances;
 mod stream;
 mod actions;
 mod pages;
@@ -52,6 +54,9 @@ const ROUTES: &[Route] = &[
     Route::new(Verb::Get, "/", Right::Read, || get(api::list)),
     Route::new(Verb::Get, "/metrics", Right::Read, || get(api::metrics)),
     Route::new(Verb::Get, "/audit", Right::Read, || get(api::audit)),
+    Route::new(Verb::Get, "/instances", Right::Read, || {
+        get(instances::list)
+    }),
     Route::new(Verb::Get, "/health", Right::Open, || get(health::health)),
     Route::new(Verb::Post, "/bulk-retry", Right::Operate, || {
         post(api::bulk_retry)

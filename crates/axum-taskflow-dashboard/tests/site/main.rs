@@ -4,6 +4,7 @@
 mod site;
 mod rest;
 mod health;
+mod instances;
 mod doors;
 mod pages;
 mod live;

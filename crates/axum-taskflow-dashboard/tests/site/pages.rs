@@ -10,7 +10,7 @@ use axum_taskflow_dashboard::TaskAdmin;
 
 use crate::site::{Answer, START, Site, flaky, greet, people, unescape};
 
-fn row_of(page: &Answer, id: TaskId) -> String {
+pub(crate) fn row_of(page: &Answer, id: TaskId) -> String {
     let start = format!("<tr id=\"t-{id}\"");
     let (_, rest) = page
         .body
@@ -66,7 +66,11 @@ async fn each_row_shows_what_its_task_is_doing() {
         ),
         (
             unknown,
-            ["data-s=\"held\"", "no function called gone", "/cancel\""],
+            [
+                "data-s=\"held\"",
+                "no running instance knows a function called gone",
+                "/cancel\"",
+            ],
         ),
         (
             retrying,

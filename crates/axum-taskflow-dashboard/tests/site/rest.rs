@@ -32,7 +32,8 @@ async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
             "end_time": "2026-11-21T22:26:40+00:00", "duration": 0.0, "retries_used": 0, "error": null,
             "logs": [], "stacktrace": null, "tags": { "plan": "pro" }, "source": "manual", "priority": 7,
             "executor": "async", "queue": "default",
-            "run_at": "2026-11-21T22:26:40+00:00", "attempt": 1, "result": "hello ada", "progress": null,
+            "run_at": "2026-11-21T22:26:40+00:00", "attempt": 1, "crashes": 0, "held_reason": null,
+            "result": "hello ada", "progress": null,
             "instance": instance, "idempotency_key": "once",
         })
     );
@@ -573,6 +574,8 @@ async fn history_is_deleted_by_age() {
         site.actors().await,
         [("anonymous".to_owned(), "delete_history".to_owned())]
     );
+    let audit = site.get("/tasks/audit").await.json();
+    assert_eq!(audit[0]["task_id"], "history");
 }
 
 #[tokio::test]
@@ -626,9 +629,41 @@ async fn metrics_come_from_the_counters() {
         metrics,
         json!({
             "total": 4, "success": 2, "failed": 1, "running": 0, "pending": 1, "interrupted": 0,
-            "cancelled": 0, "success_rate": 0.5, "avg_duration_seconds": 0.0,
+            "cancelled": 0, "success_rate": 0.5, "avg_duration_seconds": 0.0, "stale_results": 0,
         })
     );
+}
+
+#[tokio::test]
+async fn a_result_that_came_too_late_is_counted() {
+    let site = Site::open().await;
+    let id = site.running().await;
+    site.taken(id).await;
+
+    site.manager.cancel(id).await.unwrap();
+
+    let counted = async {
+        while site.manager.stale_results() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), counted)
+        .await
+        .expect("the attempt does not end");
+    assert_eq!(site.get("/tasks/metrics").await.json()["stale_results"], 1);
+}
+
+#[tokio::test]
+async fn crashes_are_told() {
+    let site = Site::open().await;
+    let id = site.stored("greet", |task| {
+        task.life.crashes = 2;
+        task.life.run_at = Timestamp::MAX;
+    });
+    let id = id.await;
+
+    assert_eq!(site.get(&format!("/tasks/{id}")).await.json()["crashes"], 2);
+    assert_eq!(site.get("/tasks").await.json()[0]["crashes"], 2);
 }
 
 #[tokio::test]
@@ -721,4 +756,5 @@ async fn a_held_task_says_why_it_waits() {
             &json!("argument `name` of greet: missing")
         )
     );
+    assert_eq!(task["held_reason"], task["error"]);
 }

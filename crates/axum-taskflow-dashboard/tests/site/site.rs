@@ -15,10 +15,10 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use axum_taskflow_core::{
-    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Clock, Config, Count,
-    Failure, IdSource, Instance, InstanceId, ListQuery, LogLevel, LogLine, Memory, Minute, Page,
-    Peer, Prune, Pruned, Standing, Task, TaskContext, TaskDef, TaskId, TaskManager, TaskStatus,
-    Timestamp, Written,
+    Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
+    Clock, Config, Count, Failure, IdSource, Instance, InstanceId, ListQuery, LogLevel, LogLine,
+    Memory, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskContext, TaskDef, TaskId,
+    TaskManager, TaskStatus, Timestamp, Written,
 };
 use axum_taskflow_dashboard::{Rights, TaskAdmin};
 use tokio::sync::watch;
@@ -217,6 +217,32 @@ impl Site {
         id
     }
 
+    /// Another instance that uses the store, seen last at `beat_at`.
+    pub(crate) async fn joined(
+        &self,
+        beat_at: Timestamp,
+        change: impl FnOnce(&mut Instance),
+    ) -> InstanceId {
+        let now = self.clock.now();
+        let mut instance = Instance::new(self.ids.instance(now), now);
+        instance.host = "host-b".to_owned();
+        change(&mut instance);
+        let id = instance.id;
+        self.backend.join(instance).await.unwrap();
+        self.backend.beat(id, beat_at).await.unwrap();
+        id
+    }
+
+    /// Another instance takes a task from us that runs here.
+    pub(crate) async fn taken(&self, id: TaskId) {
+        let task = self.manager.get(id).await.unwrap().unwrap();
+        let change = Change::interrupted(&task, "taken over", self.clock.now()).unwrap();
+        let mut batch = Batch::at(self.clock.now());
+        batch.changes.push(change);
+        let written = self.backend.write(Arc::new(batch)).await.unwrap();
+        assert_eq!(written.changes, [Applied::Applied]);
+    }
+
     /// Looks at a task until it is as expected.
     pub(crate) async fn until(&self, id: TaskId, is_so: impl Fn(&Task) -> bool) {
         let look = async {
@@ -337,6 +363,8 @@ pub(crate) struct Outage {
     pub(crate) lists_left: AtomicUsize,
     /// What a list looks at before it ends its page short.
     pub(crate) looked_at_max: AtomicUsize,
+    /// How often somebody asked for the instances.
+    pub(crate) n_instances: AtomicUsize,
 }
 
 impl Default for Outage {
@@ -348,6 +376,7 @@ impl Default for Outage {
             n_held: watch::Sender::new(0),
             lists_left: AtomicUsize::new(usize::MAX),
             looked_at_max: AtomicUsize::new(usize::MAX),
+            n_instances: AtomicUsize::new(0),
         }
     }
 }
@@ -355,6 +384,15 @@ impl Default for Outage {
 impl Outage {
     pub(crate) fn begin(&self) {
         self.is_out.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) async fn beat_now(&self, id: InstanceId, now: Timestamp) {
+        let standing = self.memory.beat(id, now).await.unwrap();
+        assert_eq!(standing, Standing::Alive);
+    }
+
+    pub(crate) async fn supersede_now(&self, id: InstanceId) {
+        self.memory.supersede(id).await.unwrap();
     }
 
     pub(crate) fn end(&self) {
@@ -429,6 +467,7 @@ impl Backend for Outage {
         self.or(self.memory.beat(id, now))
     }
     fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        self.n_instances.fetch_add(1, Ordering::SeqCst);
         self.or(self.memory.instances())
     }
     fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
