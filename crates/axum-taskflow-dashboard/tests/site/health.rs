@@ -6,7 +6,7 @@ use axum::http::Method;
 use axum_taskflow_core::ErrorKind;
 use serde_json::json;
 
-use crate::site::{Site, greet};
+use crate::site::{Site, greet, soon};
 
 const PATH: &str = "/tasks/health";
 
@@ -84,9 +84,7 @@ async fn while_it_shuts_down_load_balancers_look_elsewhere() {
     let manager = site.manager.clone();
     let drained = tokio::spawn(async move { manager.drain().await });
     let stopping = site.manager.stopping();
-    tokio::time::timeout(Duration::from_secs(10), stopping.cancelled())
-        .await
-        .expect("the shutdown begins");
+    soon(stopping.cancelled()).await;
 
     let answer = site.get(PATH).await;
 
@@ -96,7 +94,7 @@ async fn while_it_shuts_down_load_balancers_look_elsewhere() {
         "the task manager is shutting down"
     );
     site.manager.cancel(running).await.unwrap();
-    drained.await.unwrap();
-    site.manager.shutdown().await.unwrap();
+    soon(drained).await.unwrap();
+    soon(site.manager.shutdown()).await.unwrap();
     assert_eq!(site.get(PATH).await.status, 503, "and stays so");
 }

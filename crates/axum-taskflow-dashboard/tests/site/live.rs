@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 
-use crate::site::{Site, TOKEN, greet, people, request, stays};
+use crate::site::{Site, TOKEN, greet, people, request, soon, stays};
 
 /// An open stream.
 pub(crate) struct Live {
@@ -134,7 +134,7 @@ async fn a_visible_row_is_patched_in_at_most_160_bytes_a_change() {
     live.until("counts").await;
 
     site.clock.advance(Duration::from_secs(60));
-    let _: String = site.manager.wait(id).await.unwrap();
+    let _: String = soon(site.manager.wait(id)).await.unwrap();
 
     loop {
         let (delta, bytes) = live.change_of(id).await;
@@ -450,7 +450,7 @@ async fn a_stream_ends_when_the_manager_stops() {
     let mut live = Live::of_page(&site, "/tasks/dashboard").await;
     live.until("counts").await;
 
-    site.manager.shutdown().await.unwrap();
+    soon(site.manager.shutdown()).await.unwrap();
 
     assert_eq!(
         live.until("bye").await.data,

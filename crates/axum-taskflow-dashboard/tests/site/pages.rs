@@ -8,7 +8,7 @@ use axum_taskflow_core::{
 };
 use axum_taskflow_dashboard::TaskAdmin;
 
-use crate::site::{Answer, START, Site, flaky, greet, people, unescape};
+use crate::site::{Answer, START, Site, flaky, greet, people, soon, unescape};
 
 pub(crate) fn row_of(page: &Answer, id: TaskId) -> String {
     let start = format!("<tr id=\"t-{id}\"");
@@ -200,7 +200,7 @@ async fn a_task_page_tells_everything() {
         .tag("k", "a&b")
         .idempotency_key("once");
     let ok = ok.await.unwrap();
-    let _: String = site.manager.wait(ok).await.unwrap();
+    let _: String = soon(site.manager.wait(ok)).await.unwrap();
 
     let page = site.page(&format!("/tasks/dashboard/t/{failed}")).await;
     for part in [

@@ -65,6 +65,12 @@ pub(crate) async fn stays(ctx: TaskContext) {
     pending::<()>().await;
 }
 
+/// What has to come, but not at once: the machine may have more to do.
+pub(crate) async fn soon<T>(awaited: impl Future<Output = T>) -> T {
+    let awaited = tokio::time::timeout(Duration::from_secs(30), awaited);
+    awaited.await.expect("it does not come to its end")
+}
+
 /// The routes, and the manager below them.
 pub(crate) struct Site {
     pub(crate) manager: TaskManager,
@@ -110,9 +116,13 @@ impl Site {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.app.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        // A stream that should have been refused never ends.
+        let (parts, bytes) = soon(async {
+            let response = self.app.clone().oneshot(request).await.unwrap();
+            let (parts, body) = response.into_parts();
+            (parts, to_bytes(body, usize::MAX).await.unwrap())
+        })
+        .await;
         Answer {
             status: parts.status,
             headers: parts.headers,
@@ -184,7 +194,7 @@ impl Site {
             other => panic!("no function ends as {other}"),
         };
         // The error says how it ended; the caller has asked for just that.
-        let _ = self.manager.wait::<serde_json::Value>(id).await;
+        let _ = soon(self.manager.wait::<serde_json::Value>(id)).await;
         id
     }
 
@@ -250,9 +260,7 @@ impl Site {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), look)
-            .await
-            .expect("the task does not become what is expected");
+        soon(look).await;
     }
 
     pub(crate) async fn actors(&self) -> Vec<(String, String)> {
@@ -408,8 +416,7 @@ impl Outage {
     pub(crate) async fn holds(&self) {
         let mut n_held = self.n_held.subscribe();
         let held = n_held.wait_for(|n| *n > 0);
-        let held = tokio::time::timeout(Duration::from_secs(10), held).await;
-        held.expect("nobody asks the store").unwrap();
+        soon(held).await.unwrap();
     }
 
     pub(crate) fn let_go(&self) {
@@ -441,6 +448,11 @@ impl Outage {
         if looked_at_max == usize::MAX {
             return self.memory.list(query).await;
         }
+        // Some statuses are found with less effort than others.
+        let looked_at_max = match query.status {
+            Some(TaskStatus::Failed) => looked_at_max * 3,
+            _ => looked_at_max,
+        };
         let mut all = ListQuery::default();
         (all.before, all.after, all.limit) = (query.before, query.after, looked_at_max);
         let mut page = self.memory.list(all).await?;
