@@ -1,6 +1,8 @@
 //! The engine: what starts and stops in which order, and what its services share.
 //!
 //! Services do not call each other: they meet in [`Ready`], the [`Journal`] and wake-ups.
+//!
+//! Each `select!` is biased: with the order of its branches left to chance, a simulation could not be replayed.
 
 mod beat;
 mod claimer;
@@ -125,6 +127,7 @@ impl Engine {
             async move {
                 let stored = |notes: &[Note]| engine.batch_stored(notes);
                 tokio::select! {
+                    biased;
                     () = engine.journal.run(stored) => {}
                     () = engine.stopped.cancelled() => {}
                 }
@@ -263,7 +266,7 @@ impl Engine {
             tokio::time::timeout(self.shutdown_timeout, done).await,
             Ok(true)
         ) {
-            let running: Vec<Arc<Running>> = self.running().values().cloned().collect();
+            let running = self.attempts();
             warn!(
                 running = running.len(),
                 "the time to shut down is over: cancelling what still runs"
@@ -303,8 +306,7 @@ impl Engine {
     /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale.
     fn give_up_on_threads(self: &Arc<Self>) {
         let now = self.clock.now();
-        let running: Vec<Arc<Running>> = self.running().values().cloned().collect();
-        for attempt in running {
+        for attempt in self.attempts() {
             warn!(task = %attempt.task.id, function = %attempt.task.name, "the function does not return: interrupted");
             match Change::interrupted(&attempt.task, BY_SHUTDOWN, now) {
                 Ok(change) => self.store(change),
@@ -439,6 +441,13 @@ impl Engine {
     /// What counts for a task: the call's word, then the function's, then the manager's.
     pub(crate) fn options(&self, task: &Task, def: &TaskDef) -> TaskOptions {
         task.options.or(&def.options).or(&self.defaults)
+    }
+
+    /// All attempts that run here, oldest task first.
+    fn attempts(&self) -> Vec<Arc<Running>> {
+        let mut attempts: Vec<Arc<Running>> = self.running().values().cloned().collect();
+        attempts.sort_unstable_by_key(|attempt| attempt.task.id);
+        attempts
     }
 
     pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Running>>> {

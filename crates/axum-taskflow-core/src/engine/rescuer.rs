@@ -1,6 +1,6 @@
 //! Takes over from the dead: their tasks are let go of, or ended.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -28,13 +28,13 @@ const DIED: &str = "the process died while this ran";
 
 /// When each instance was last seen to beat, by our own clock: two hosts' clocks are never compared.
 #[derive(Default)]
-pub(crate) struct Watched(HashMap<InstanceId, (Timestamp, Instant)>);
+pub(crate) struct Watched(BTreeMap<InstanceId, (Timestamp, Instant)>);
 
 impl Watched {
     /// Those of `peers` that live and have not beaten for so long.
     fn unresponsive(&mut self, peers: Vec<Peer>, limit: Duration) -> Vec<InstanceId> {
         let now = Instant::now();
-        let peers: HashMap<_, _> = peers
+        let peers: BTreeMap<_, _> = peers
             .into_iter()
             .filter(|peer| peer.alive)
             .map(|peer| (peer.instance.id, peer.beat_at))
@@ -58,8 +58,9 @@ impl Engine {
         let mut watched = Watched::default();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(jittered(EVERY)) => {}
+                biased;
                 () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(jittered(EVERY)) => {}
             }
             let rescued = async {
                 if let Some(limit) = self.takeover_after {
