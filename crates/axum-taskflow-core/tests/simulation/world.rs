@@ -17,7 +17,7 @@ use fastrand::Rng;
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::watch,
+    sync::Notify,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ pub(crate) struct World {
     n_processes: AtomicUsize,
     clock: Clock,
     begun: Instant,
+    /// Something was written.
+    pub(crate) written: Notify,
     /// A promise is broken.
     pub(crate) failed: CancellationToken,
     /// No more faults from now on.
@@ -126,8 +128,8 @@ pub(crate) struct Process {
     pub(crate) n: usize,
     pub(crate) world: Arc<World>,
     pub(crate) settings: Settings,
-    pulse: watch::Sender<Pulse>,
-    weather: watch::Sender<Weather>,
+    pulse: State<Pulse>,
+    weather: State<Weather>,
     weather_since: AtomicU64,
     /// Since when nothing is wrong with it; nothing if something is.
     well_since: Mutex<Option<Moment>>,
@@ -154,6 +156,7 @@ impl World {
             n_processes: AtomicUsize::new(0),
             clock: Clock::tokio(Timestamp::from_unix_ms(START_MS)),
             begun: Instant::now(),
+            written: Notify::new(),
             failed: CancellationToken::new(),
             calm: AtomicBool::new(false),
         })
@@ -206,6 +209,8 @@ impl World {
         mut settings: Settings,
         wanted: CancellationToken,
     ) {
+        // Apart from each other: ids of one millisecond sort by chance.
+        sleep(Duration::from_millis(place as u64)).await;
         loop {
             let process = Process::new(&self, settings);
             {
@@ -323,8 +328,8 @@ impl Process {
             n: world.n_processes.fetch_add(1, Ordering::SeqCst),
             world: world.clone(),
             settings,
-            pulse: watch::Sender::new(Pulse::Runs),
-            weather: watch::Sender::new(Weather::Fair),
+            pulse: State::new(Pulse::Runs),
+            weather: State::new(Weather::Fair),
             weather_since: AtomicU64::new(0),
             well_since: Mutex::default(),
             identity: Mutex::default(),
@@ -378,11 +383,11 @@ impl Process {
     }
 
     pub(crate) fn pulse(&self) -> Pulse {
-        *self.pulse.borrow()
+        self.pulse.get()
     }
 
     pub(crate) fn weather(&self) -> Weather {
-        *self.weather.borrow()
+        self.weather.get()
     }
 
     /// For how long the weather has been as it is.
@@ -426,30 +431,23 @@ impl Process {
     /// Waits while the process is stopped, for ever if it is dead. What follows without an await is done by one that
     /// runs.
     pub(crate) async fn runs(&self) {
-        let mut pulse = self.pulse.subscribe();
-        if pulse.wait_for(|pulse| *pulse == Pulse::Runs).await.is_err() {
-            pending::<()>().await;
-        }
+        self.pulse.wait_for(|pulse| pulse == Pulse::Runs).await;
     }
 
     pub(crate) async fn dead(&self) {
-        let mut pulse = self.pulse.subscribe();
-        // An error would mean the same: it is gone.
-        let _ = pulse.wait_for(|pulse| *pulse == Pulse::Dead).await;
+        self.pulse.wait_for(|pulse| pulse == Pulse::Dead).await;
     }
 
     /// Returns once the weather is another one.
     pub(crate) async fn weather_is_not(&self, weather: Weather) {
-        let mut now = self.weather.subscribe();
-        // An error would mean the same: there is no weather any more.
-        let _ = now.wait_for(|now| *now != weather).await;
+        self.weather.wait_for(|now| now != weather).await;
     }
 
     pub(crate) fn set_weather(&self, weather: Weather) {
         if self.weather() != weather && self.pulse() != Pulse::Dead {
             let what = format!("p{} has {weather:?} weather", self.n);
             self.world.check(|checker| checker.step(&what));
-            self.weather.send_replace(weather);
+            self.weather.set(weather);
             self.weather_since.store(self.world.now(), Ordering::SeqCst);
             self.look_well();
         }
@@ -472,7 +470,7 @@ impl Process {
         if self.pulse() == from {
             let what = format!("p{} {what}", self.n);
             self.world.check(|checker| checker.step(&what));
-            self.pulse.send_replace(to);
+            self.pulse.set(to);
             self.look_well();
         }
     }
@@ -482,7 +480,7 @@ impl Process {
         if self.pulse() == Pulse::Dead {
             return;
         }
-        self.pulse.send_replace(Pulse::Dead);
+        self.pulse.set(Pulse::Dead);
         self.look_well();
         self.world.check(|checker| checker.died(self.n, how));
         if self.world.liveness != Liveness::Lease {
@@ -552,6 +550,41 @@ impl Process {
         {
             let what = format!("p{} cannot reach the store and does not say so", self.n);
             self.world.check(|checker| checker.broken("P8", &what));
+        }
+    }
+}
+
+/// Something that changes and can be waited for. Not a watch channel: that wakes those who wait in an order of chance,
+/// and a seed could not be played again.
+struct State<T> {
+    now: Mutex<T>,
+    changed: Notify,
+}
+
+impl<T: Copy> State<T> {
+    fn new(now: T) -> Self {
+        Self {
+            now: Mutex::new(now),
+            changed: Notify::new(),
+        }
+    }
+
+    fn get(&self) -> T {
+        *self.now.lock().unwrap()
+    }
+
+    fn set(&self, to: T) {
+        *self.now.lock().unwrap() = to;
+        self.changed.notify_waiters();
+    }
+
+    async fn wait_for(&self, is: impl Fn(T) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if is(self.get()) {
+                return;
+            }
+            changed.await;
         }
     }
 }
