@@ -8,7 +8,7 @@ use crate::{
     backend::Enqueued,
     clock::Timestamp,
     engine::{
-        Engine,
+        Engine, OUTCOMES_MAX,
         journal::{ThenAdded, Wanted, unavailable},
     },
     error::{BackendError, Error, ErrorKind},
@@ -308,7 +308,8 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
     let tasks: Vec<Arc<Task>> = tasks
         .into_iter()
         .map(|mut task| {
-            if engine.ready.promise(&task, now) {
+            // Not while the store fails: each task that may be stored all the same has to be disowned.
+            if engine.journal.changes_waiting() < OUTCOMES_MAX && engine.ready.promise(&task, now) {
                 task.life.owner = Some(engine.me());
             }
             Arc::new(task)
@@ -358,7 +359,17 @@ impl Promises {
         mut self,
         written: Result<&[Enqueued], &Arc<BackendError>>,
     ) -> Result<Vec<Enqueued>, Error> {
-        let written = written.map_err(unavailable)?;
+        let written = match written {
+            Ok(written) => written,
+            Err(failure) => {
+                if !failure.is_refused() {
+                    // It may be stored, and the answer lost: then it would wait for us for ever.
+                    let ours = self.tasks.iter().filter(|task| task.life.owner.is_some());
+                    ours.for_each(|task| self.engine.disown(task));
+                }
+                return Err(unavailable(failure));
+            }
+        };
         let now = self.engine.clock.now();
         let mut refused = Vec::new();
         for (task, enqueued) in std::mem::take(&mut self.tasks).into_iter().zip(written) {

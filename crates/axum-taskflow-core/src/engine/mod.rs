@@ -52,7 +52,7 @@ use crate::{
 };
 
 /// Outcomes that wait to be stored // more: no further task starts until the store takes them
-const OUTCOMES_MAX: usize = 10_000;
+pub(crate) const OUTCOMES_MAX: usize = 10_000;
 /// Between two tries of a loop whose backend fails.
 const LOOP_RETRY: Duration = Duration::from_secs(1);
 /// How long threads get after the token has fired.
@@ -327,6 +327,21 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Lets go of a new task that was perhaps stored, and perhaps not.
+    pub(crate) fn disown(self: &Arc<Self>, task: &Task) {
+        let Ok(change) = Change::released(task) else {
+            return; // new tasks are pending
+        };
+        let engine = self.clone();
+        let then = Box::new(move |change: &Change, applied| {
+            // Stale: it was not stored, which is the usual.
+            if applied == Applied::Applied {
+                engine.stored(change, applied);
+            }
+        });
+        self.journal.change(change, then);
     }
 
     /// Stores a change of a task that does not run here, or not any more.
