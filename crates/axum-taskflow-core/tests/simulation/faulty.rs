@@ -46,9 +46,19 @@ enum Verb {
     Beat,
     Supersede,
     Leave,
+    /// New tasks, and whatever else is to be written.
+    Add,
     Write,
     Claim,
     Read,
+}
+
+impl Verb {
+    /// True if it may be done after the process was told that it failed. For what takes tasks into the hands of an
+    /// instance that is the driver's to prevent: it gives up a connection only together with what it sent there.
+    fn may_be_late(self) -> bool {
+        !matches!(self, Self::Add | Self::Claim)
+    }
 }
 
 impl Faulty {
@@ -112,21 +122,13 @@ fn fate(process: &Process, verb: Verb) -> Fate {
         Weather::Slow => Fate::Travels(ms(rng.u64(0..800)), ms(rng.u64(0..800))),
         Weather::Flaky => match rng.u32(0..100) {
             0..20 => Fate::Fails(ms(rng.u64(0..50))),
-            20..32 if may_lose_answer(verb) => {
-                Fate::AnswerLost(ms(rng.u64(0..50)), ms(rng.u64(0..50)))
-            }
-            32..38 if may_lose_answer(verb) => {
-                Fate::Late(ms(rng.u64(0..50)), ms(rng.u64(0..5_000)))
-            }
+            20..32 => Fate::AnswerLost(ms(rng.u64(0..50)), ms(rng.u64(0..50))),
+            32..38 if verb.may_be_late() => Fate::Late(ms(rng.u64(0..50)), ms(rng.u64(0..5_000))),
             _ => Fate::Travels(ms(rng.u64(0..50)), ms(rng.u64(0..50))),
         },
         Weather::Outage => Fate::Fails(ms(rng.u64(0..50))),
         Weather::Stall => Fate::Stalls,
     })
-}
-
-fn may_lose_answer(_verb: Verb) -> bool {
-    true
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -147,7 +149,7 @@ async fn travel<T: Send + 'static>(
         if process.pulse() == Pulse::Dead && matches!(verb, Verb::Join | Verb::Beat) {
             return Err(BackendError::unavailable("nobody is there any more"));
         }
-        if process.pulse() == Pulse::Dead && matches!(verb, Verb::Write | Verb::Claim) {
+        if process.pulse() == Pulse::Dead && !matches!(verb, Verb::Read) {
             process
                 .world
                 .check(|checker| checker.count("late call of a dead one"));
@@ -189,7 +191,7 @@ async fn travel<T: Send + 'static>(
                 count("stalled call");
                 let _ = sender.send(lost()); // as above
                 process.weather_is_not(Weather::Stall).await;
-                if process.world.once_in(2) {
+                if verb.may_be_late() && process.world.once_in(2) {
                     sleep(process.world.draw(|rng| ms(rng.u64(0..500)))).await;
                     count("late call");
                     let _lost = arrive(act);
@@ -270,7 +272,11 @@ impl Backend for Faulty {
     }
 
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
-        self.call(Verb::Write, move |process| {
+        let verb = match batch.tasks.is_empty() {
+            true => Verb::Write,
+            false => Verb::Add,
+        };
+        self.call(verb, move |process| {
             let written = now(process.world.memory.write(batch.clone()))?;
             process.world.written.notify_waiters();
             let who = process.who();
@@ -282,12 +288,18 @@ impl Backend for Faulty {
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
-        self.call(Verb::Claim, move |process| {
-            let claimed = now(process.world.memory.claim(claim.clone()))?;
+        let claimed = self.call(Verb::Claim, move |process| {
+            let mut claimed = now(process.world.memory.claim(claim.clone()))?;
             let who = process.who();
             process
                 .world
                 .check(|checker| checker.claimed(who, &claim, &claimed));
+            process.also_unheard(&mut claimed, claim.owner);
+            Ok(claimed)
+        });
+        Box::pin(async move {
+            let claimed = claimed.await?;
+            self.process.heard_claims();
             Ok(claimed)
         })
     }

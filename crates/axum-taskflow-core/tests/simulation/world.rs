@@ -10,8 +10,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Clock, Config, Data, Failure, InstanceId, Memory, Role, TaskContext, TaskDef, TaskId,
-    TaskManager, Timestamp,
+    Backend, Claimed, Clock, Config, Data, Failure, InstanceId, Life, Memory, Role, TaskContext,
+    TaskDef, TaskId, TaskManager, TaskStatus, Timestamp,
 };
 use fastrand::Rng;
 use futures_util::FutureExt;
@@ -138,6 +138,8 @@ pub(crate) struct Process {
     manager: Mutex<Option<TaskManager>>,
     leaving: AtomicBool,
     calls: AtomicUsize,
+    /// What its claims took since the last one that was answered.
+    unheard: Mutex<Vec<(TaskId, InstanceId)>>,
     /// How often it was stopped.
     stops: AtomicUsize,
 }
@@ -336,6 +338,7 @@ impl Process {
             manager: Mutex::default(),
             leaving: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
+            unheard: Mutex::default(),
             stops: AtomicUsize::new(0),
         })
     }
@@ -426,6 +429,28 @@ impl Process {
             self.world.check(|checker| checker.broken("P9", &what));
         }
         Call(self.clone())
+    }
+
+    /// As a driver has to that can lose an answer: what a claim took that was not heard of, the next one gives.
+    pub(crate) fn also_unheard(&self, claimed: &mut Claimed, owner: InstanceId) {
+        let mut unheard = self.unheard.lock().unwrap();
+        for (id, claimed_by) in &*unheard {
+            let task = now(self.world.memory.get(*id)).expect("memory does not fail");
+            let waits = |life: &Life| {
+                life.status == TaskStatus::Pending
+                    && life.owner == Some(owner)
+                    && *claimed_by == owner
+            };
+            if let Some(task) = task.filter(|task| waits(&task.life)) {
+                claimed.tasks.push(task);
+            }
+        }
+        *unheard = claimed.tasks.iter().map(|task| (task.id, owner)).collect();
+    }
+
+    /// An answer to a claim came: it told everything.
+    pub(crate) fn heard_claims(&self) {
+        self.unheard.lock().unwrap().clear();
     }
 
     /// Waits while the process is stopped, for ever if it is dead. What follows without an await is done by one that
