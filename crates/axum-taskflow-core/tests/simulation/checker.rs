@@ -8,8 +8,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, Batch, Change, Claim, Claimed, Enqueued, InstanceId, Life, Task, TaskId, TaskStatus,
-    Timestamp, Written,
+    Applied, Batch, Change, Claim, Claimed, Enqueued, FailureKind, InstanceId, Life, Task, TaskId,
+    TaskStatus, Timestamp, Written,
 };
 
 use crate::world::{CRASHES_MAX, Deed, Function};
@@ -572,7 +572,11 @@ impl Checker {
             return (!seen.cancel_asked).then_some(("P1", "nobody asked for it"));
         }
         if before.status == S::Pending && after.status == S::Pending && ended.is_none() {
-            let is_held = after.epoch == before.epoch;
+            let is_held = after
+                .error
+                .as_ref()
+                .is_some_and(|e| e.kind == FailureKind::Held)
+                && after.run_at > before.run_at;
             return match (is_held, is_own, is_orphan) {
                 (_, false, false) => Some(("P2", "it belongs to another one that lives")),
                 (true, false, true) => Some(("P10", "it never had it in its hands")),
