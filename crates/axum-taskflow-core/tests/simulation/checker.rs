@@ -78,8 +78,7 @@ struct Attempt {
 struct Identity {
     process: usize,
     beat_at: Moment,
-    /// The beat before that: whoever looked a moment ago may not have seen the last one.
-    beat_before: Moment,
+
     gone_at: Option<Moment>,
 }
 
@@ -180,7 +179,7 @@ impl Checker {
         let identity = Identity {
             process: who.process,
             beat_at: self.now,
-            beat_before: self.now,
+
             gone_at: None,
         };
         self.identities.entry(id).or_insert(identity);
@@ -188,32 +187,30 @@ impl Checker {
 
     pub(crate) fn beaten(&mut self, id: InstanceId) {
         if let Some(identity) = self.identities.get_mut(&id) {
-            identity.beat_before = identity.beat_at;
             identity.beat_at = self.now;
         }
     }
 
-    /// `asked_at`: when the call was made that arrives now.
-    pub(crate) fn superseded(&mut self, by: Option<Who>, id: InstanceId, asked_at: Moment) {
+    /// `by` nobody but the store, or an instance that saw it silent for so long.
+    pub(crate) fn superseded(&mut self, by: Option<(Who, Option<Moment>)>, id: InstanceId) {
         let Some(identity) = self.identities.get_mut(&id) else {
             return;
         };
         if identity.gone_at.is_some() {
             return;
         }
-        let (of, silent) = (
-            identity.process,
-            asked_at.saturating_sub(identity.beat_before),
-        );
+        let of = identity.process;
         identity.gone_at = Some(self.now);
         match by {
             None => self.step(&format!("the store takes p{of} for dead")),
-            Some(by) => {
+            Some((by, silent)) => {
                 self.step(&format!("p{} takes p{of} for dead", by.process));
                 self.count("takeover of the living");
-                // Its clock starts when it first looks, so it is never too early.
-                if by.takeover_after.is_none_or(|after| silent < after) {
-                    let what = format!("p{} took p{of} for dead, silent {silent} ms", by.process);
+                if by
+                    .takeover_after
+                    .is_none_or(|after| silent.is_none_or(|ms| ms < after))
+                {
+                    let what = format!("p{} took p{of} for dead, silent {silent:?} ms", by.process);
                     self.broken("P6", &what);
                 }
             }
@@ -235,6 +232,12 @@ impl Checker {
             (identity.process == process && identity.gone_at.is_none()).then_some(*id)
         };
         self.identities.iter().filter_map(of).collect()
+    }
+
+    /// For how long each instance has not beaten.
+    pub(crate) fn silent(&self) -> BTreeMap<InstanceId, Moment> {
+        let silent = |(id, identity): (&InstanceId, &Identity)| (*id, self.now - identity.beat_at);
+        self.identities.iter().map(silent).collect()
     }
 
     /// Those that have not beaten for so long.

@@ -1,6 +1,11 @@
 //! The store as one process reaches it: calls are late, fail, lose their answers, or end with the process.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
@@ -10,6 +15,7 @@ use axum_taskflow_core::{
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::sleep};
 
+use crate::checker::Moment;
 use crate::world::{Liveness, Process, Pulse, Weather, now};
 
 /// A driver gives up on a call after so long.
@@ -17,8 +23,9 @@ const DRIVER_DEADLINE: Duration = Duration::from_secs(4);
 
 pub(crate) struct Faulty {
     process: Arc<Process>,
+    /// For how long others had not beaten when this process looked last.
+    silent: Mutex<BTreeMap<InstanceId, Moment>>,
 }
-
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
@@ -63,7 +70,10 @@ impl Verb {
 
 impl Faulty {
     pub(crate) fn new(process: Arc<Process>) -> Self {
-        Self { process }
+        Self {
+            process,
+            silent: Mutex::default(),
+        }
     }
 
     /// `act` is done when the call arrives, in one step.
@@ -248,17 +258,26 @@ impl Backend for Faulty {
     }
 
     fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
-        self.read(|process| now(process.world.memory.instances()))
+        let read = self.read(|process| {
+            let peers = now(process.world.memory.instances())?;
+            let silent = process.world.check(|checker| checker.silent());
+            Ok((peers, silent))
+        });
+        Box::pin(async move {
+            let (peers, silent) = read.await?;
+            *self.silent.lock().unwrap() = silent;
+            Ok(peers)
+        })
     }
 
     fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        let asked_at = self.process.world.now();
+        let silent_ms = self.silent.lock().unwrap().get(&id).copied();
         self.call(Verb::Supersede, move |process| {
             now(process.world.memory.supersede(id))?;
             let who = process.who();
             process
                 .world
-                .check(|checker| checker.superseded(Some(who), id, asked_at));
+                .check(|checker| checker.superseded(Some((who, silent_ms)), id));
             Ok(())
         })
     }

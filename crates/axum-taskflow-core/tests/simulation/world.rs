@@ -279,7 +279,7 @@ impl World {
 
     fn take_for_dead(&self, id: InstanceId) {
         now(self.memory.supersede(id)).expect("memory does not fail");
-        self.check(|checker| checker.superseded(None, id, 0));
+        self.check(|checker| checker.superseded(None, id));
     }
 
     /// Breaks the circle of a process, its manager and the functions' states.
