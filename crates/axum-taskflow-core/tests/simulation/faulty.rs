@@ -154,7 +154,7 @@ async fn travel<T: Send + 'static>(
 ) {
     let lost = || Err(BackendError::unavailable("the store cannot be reached"));
     let count = |what| process.world.check(|checker| checker.count(what));
-    let arrive = |act: Box<dyn FnOnce(&Arc<Process>) -> Result<T, BackendError> + Send>| {
+    let arrive = || {
         // A join of a dead process would hold its lock for ever; a connection that is gone holds nothing.
         if process.pulse() == Pulse::Dead && matches!(verb, Verb::Join | Verb::Beat) {
             return Err(BackendError::unavailable("nobody is there any more"));
@@ -166,12 +166,11 @@ async fn travel<T: Send + 'static>(
         }
         act(&process)
     };
-    let act = Box::new(act);
     let answer = match fate {
         Fate::Direct | Fate::DiesBefore => return,
         Fate::Travels(there, back) => {
             sleep(there).await;
-            let answer = arrive(act);
+            let answer = arrive();
             sleep(back).await;
             answer
         }
@@ -182,7 +181,7 @@ async fn travel<T: Send + 'static>(
         }
         Fate::AnswerLost(there, back) => {
             sleep(there).await;
-            let _lost = arrive(act);
+            let _lost = arrive();
             sleep(back).await;
             count("lost answer");
             lost()
@@ -192,7 +191,7 @@ async fn travel<T: Send + 'static>(
             let _ = sender.send(lost()); // the process may be dead
             sleep(arrives_after).await;
             count("late call");
-            let _lost = arrive(act);
+            let _lost = arrive();
             return;
         }
         Fate::Stalls => {
@@ -204,15 +203,15 @@ async fn travel<T: Send + 'static>(
                 if verb.may_be_late() && process.world.once_in(2) {
                     sleep(process.world.draw(|rng| ms(rng.u64(0..500)))).await;
                     count("late call");
-                    let _lost = arrive(act);
+                    let _lost = arrive();
                 }
                 return;
             }
-            arrive(act)
+            arrive()
         }
         Fate::DiesAfter(there) => {
             sleep(there).await;
-            let _nobody = arrive(act);
+            let _nobody = arrive();
             return;
         }
     };

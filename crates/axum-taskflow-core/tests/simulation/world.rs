@@ -241,8 +241,8 @@ impl World {
             self.wait(if calm { 50..300 } else { 50..3_000 }).await;
             if !calm && place > 0 {
                 // A deploy may bring another program.
-                settings.knows_rare = self.draw(|rng| rng.bool());
-                settings.reads_shapes = self.draw(|rng| rng.bool());
+                settings.knows_rare = self.draw(Rng::bool);
+                settings.reads_shapes = self.draw(Rng::bool);
             }
         }
     }
