@@ -8,7 +8,7 @@ use crate::{
     backend::Enqueued,
     clock::Timestamp,
     engine::{
-        Beginning, Engine, Promise,
+        Beginning, Engine, OUTCOMES_MAX, Promise,
         journal::{ThenAdded, Wanted, unavailable},
     },
     error::{BackendError, Error, ErrorKind},
@@ -355,6 +355,10 @@ enum Promised {
 
 impl Promised {
     fn to(engine: &Arc<Engine>, mut task: Task, now: Timestamp) -> Self {
+        // Not while the store fails: each task that may be stored all the same has to be disowned.
+        if engine.journal.changes_waiting() >= OUTCOMES_MAX {
+            return Self::Nothing(Arc::new(task));
+        }
         match engine.ready.promise(&task, now) {
             Promise::Slot => match engine.beginning_of_new(&task, now) {
                 Some(beginning) => Self::Slot(beginning),
@@ -410,7 +414,18 @@ impl Promises {
         mut self,
         written: Result<&[Enqueued], &Arc<BackendError>>,
     ) -> Result<Vec<Enqueued>, Error> {
-        let written = written.map_err(unavailable)?;
+        let written = match written {
+            Ok(written) => written,
+            Err(failure) => {
+                if !failure.is_refused() {
+                    // It may be stored, and the answer lost: then it would wait for us for ever.
+                    let tasks = self.promised.iter().map(Promised::task);
+                    let ours = tasks.filter(|task| task.life.owner.is_some());
+                    ours.for_each(|task| self.engine.disown(task));
+                }
+                return Err(unavailable(failure));
+            }
+        };
         let now = self.engine.clock.now();
         let mut refused = Vec::new();
         let promised = std::mem::take(&mut self.promised);

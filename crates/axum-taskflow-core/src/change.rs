@@ -219,7 +219,8 @@ impl Change {
         Ok(Self::of(task, life))
     }
 
-    /// This program cannot read the task's arguments: it waits until `again_at` for one that can.
+    /// This program cannot read the task's arguments: it waits until `again_at` for one that can. The epoch grows, as
+    /// in [`Change::released`]: written once more, it must not take the task from whoever holds it by then.
     ///
     /// # Errors
     /// [`Refused`] if the task is not pending.
@@ -227,6 +228,7 @@ impl Change {
         let status = task.life.status.on(Cause::Held)?;
         let life = Life {
             status,
+            epoch: task.life.epoch.next(),
             owner: None,
             run_at: again_at,
             error: Some(Arc::new(FailureReport::new(FailureKind::Held, why))),
@@ -380,9 +382,13 @@ mod tests {
         let late_start = Change::started(&task, ids.instance(NOW), NOW).unwrap();
 
         let released = Change::released(&task).unwrap();
+        let held = Change::held(&task, "cannot be read", NOW).unwrap();
 
-        let stored = (released.life.status, released.life.epoch);
-        assert_ne!(late_start.expects, stored);
+        for let_go in [released, held] {
+            let stored = (let_go.life.status, let_go.life.epoch);
+            assert_ne!(late_start.expects, stored);
+            assert_ne!(let_go.expects, stored, "nor let go of it again");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use jiff::{fmt::temporal::DateTimePrinter, tz::Offset};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::error::Error;
 
@@ -132,6 +132,8 @@ enum Source {
     System,
     /// An atomic for readers, a watch channel to wake sleepers when a test moves the time.
     Manual(Arc<AtomicI64>, watch::Sender<()>),
+    /// The time at the beginning, and when that was for tokio's timers.
+    Tokio(Timestamp, Instant),
 }
 
 impl Clock {
@@ -150,12 +152,21 @@ impl Clock {
         ))
     }
 
+    /// A clock that shows `start` now and goes as tokio's timers go: with tokio's time paused, it is virtual time.
+    ///
+    /// For simulations: with several managers on one runtime, hours pass in a moment, and every run of it is the same.
+    #[must_use]
+    pub fn tokio(start: Timestamp) -> Self {
+        Self(Source::Tokio(start, Instant::now()))
+    }
+
     /// The time now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => SystemTime::now().into(),
             Source::Manual(ms, _) => Timestamp::from_unix_ms(ms.load(Ordering::SeqCst)),
+            Source::Tokio(start, begun) => start.saturating_add(begun.elapsed()),
         }
     }
 
@@ -164,7 +175,7 @@ impl Clock {
         matches!(self.0, Source::System)
     }
 
-    /// Moves a manual clock forward and wakes whoever sleeps on it. A system clock stays as it is.
+    /// Moves a manual clock forward and wakes whoever sleeps on it. Other clocks stay as they are.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(ms, moved) = &self.0 {
             let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
@@ -195,6 +206,7 @@ impl Clock {
                     }
                 }
             }
+            Source::Tokio(..) => tokio::time::sleep(until.since(self.now())).await,
         }
     }
 }
@@ -242,5 +254,18 @@ mod tests {
         clock.advance(Duration::from_millis(1));
 
         sleeper.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_of_tokio_goes_as_its_timers_go() {
+        let start = Timestamp::from_unix_ms(1_000);
+        let clock = Clock::tokio(start);
+        let hour = Duration::from_secs(3_600);
+
+        tokio::time::sleep(hour).await;
+        assert_eq!(clock.now(), start.saturating_add(hour));
+        clock.sleep_until(start.saturating_add(2 * hour)).await;
+
+        assert_eq!(clock.now(), start.saturating_add(2 * hour));
     }
 }

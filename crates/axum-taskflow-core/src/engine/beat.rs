@@ -36,12 +36,14 @@ impl Engine {
     async fn run_beat(self: Arc<Self>) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(jittered(EVERY)) => {}
+                biased;
                 () = self.stopped.cancelled() => return,
+                () = tokio::time::sleep(jittered(EVERY)) => {}
             }
             let beaten = tokio::select! {
-                beaten = self.beat_once(self.clock.now()) => beaten,
+                biased;
                 () = self.stopped.cancelled() => return,
+                beaten = self.beat_once(self.clock.now()) => beaten,
             };
             match beaten {
                 Ok(()) => {
@@ -79,7 +81,7 @@ impl Engine {
             "this instance did not respond and its tasks were taken over: it stops them and goes on"
         );
         self.set_instance(another);
-        for attempt in self.running().values() {
+        for attempt in self.attempts() {
             attempt.interrupt(SUPERSEDED);
         }
         drop(self.ready.forget());

@@ -59,9 +59,10 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return,
                 () = self.claimer_wake.notified() => {}
                 () = due => self.more_on_disk(),
-                () = self.stopping.cancelled() => return,
             }
         }
     }

@@ -14,9 +14,10 @@ impl Engine {
         let mut seen = 0;
         loop {
             let changed = tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return,
                 changed = self.backend.changed(seen) => changed,
                 () = tokio::time::sleep(jittered(LOOK_EVERY)) => Ok(seen),
-                () = self.stopping.cancelled() => return,
             };
             match changed {
                 Ok(n) => {

@@ -1,6 +1,8 @@
 //! The engine: what starts and stops in which order, and what its services share.
 //!
 //! Services do not call each other: they meet in [`Ready`], the [`Journal`] and wake-ups.
+//!
+//! Each `select!` is biased: with the order of its branches left to chance, a simulation could not be replayed.
 
 mod beat;
 mod claimer;
@@ -53,11 +55,13 @@ use crate::{
 };
 
 /// Outcomes that wait to be stored // more: no further task starts until the store takes them
-const OUTCOMES_MAX: usize = 10_000;
+pub(crate) const OUTCOMES_MAX: usize = 10_000;
 /// Between two tries of a loop whose backend fails.
 const LOOP_RETRY: Duration = Duration::from_secs(1);
 /// How long threads get after the token has fired.
 const THREADS_GRACE: Duration = Duration::from_secs(1);
+/// What a new task is told that was stored, although the store said to its caller that it was not.
+const NOT_CONFIRMED: &str = "it did not begin: the task store failed while it was added";
 /// How long the last writes may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -129,6 +133,7 @@ impl Engine {
             async move {
                 let stored = |notes: &[Note]| engine.batch_stored(notes);
                 tokio::select! {
+                    biased;
                     () = engine.journal.run(stored) => {}
                     () = engine.stopped.cancelled() => {}
                 }
@@ -268,7 +273,7 @@ impl Engine {
             tokio::time::timeout(self.shutdown_timeout, done).await,
             Ok(true)
         ) {
-            let running: Vec<Arc<Running>> = self.running().values().cloned().collect();
+            let running = self.attempts();
             warn!(
                 running = running.len(),
                 "the time to shut down is over: cancelling what still runs"
@@ -308,8 +313,7 @@ impl Engine {
     /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale.
     fn give_up_on_threads(self: &Arc<Self>) {
         let now = self.clock.now();
-        let running: Vec<Arc<Running>> = self.running().values().cloned().collect();
-        for attempt in running {
+        for attempt in self.attempts() {
             warn!(task = %attempt.task.id, function = %attempt.task.name, "the function does not return: interrupted");
             match Change::interrupted(&attempt.task, BY_SHUTDOWN, now) {
                 Ok(change) => self.store(change),
@@ -330,6 +334,25 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Lets go of a new task that was perhaps stored, and perhaps not.
+    pub(crate) fn disown(self: &Arc<Self>, task: &Task) {
+        let change = match task.life.status {
+            TaskStatus::Running => Change::interrupted(task, NOT_CONFIRMED, self.clock.now()),
+            _ => Change::released(task),
+        };
+        let Ok(change) = change else {
+            return; // a new task is pending or running
+        };
+        let engine = self.clone();
+        let then = Box::new(move |change: &Change, applied| {
+            // Stale: it was not stored, which is the usual.
+            if applied == Applied::Applied {
+                engine.stored(change, applied);
+            }
+        });
+        self.journal.change(change, then);
     }
 
     /// Stores a change of a task that does not run here, or not any more.
@@ -445,6 +468,13 @@ impl Engine {
     /// What counts for a task: the call's word, then the function's, then the manager's.
     pub(crate) fn options(&self, task: &Task, def: &TaskDef) -> TaskOptions {
         task.options.or(&def.options).or(&self.defaults)
+    }
+
+    /// All attempts that run here, oldest task first.
+    fn attempts(&self) -> Vec<Arc<Running>> {
+        let mut attempts: Vec<Arc<Running>> = self.running().values().cloned().collect();
+        attempts.sort_unstable_by_key(|attempt| attempt.task.id);
+        attempts
     }
 
     pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Running>>> {

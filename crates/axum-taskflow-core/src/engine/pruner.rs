@@ -18,8 +18,9 @@ impl Engine {
     pub(crate) async fn run_pruner(self: Arc<Self>) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(super::jittered(EVERY)) => {}
+                biased;
                 () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(super::jittered(EVERY)) => {}
             }
             let now = self.clock.now();
             let round = Prune {
@@ -30,8 +31,9 @@ impl Engine {
                 limit: STEP,
             };
             let deleted = tokio::select! {
-                deleted = self.prune(round) => deleted,
+                biased;
                 () = self.stopping.cancelled() => return,
+                deleted = self.prune(round) => deleted,
             };
             match deleted {
                 Ok(0) => {}

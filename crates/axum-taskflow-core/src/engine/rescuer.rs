@@ -1,6 +1,6 @@
 //! Takes over from the dead: their tasks are let go of, or ended.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -28,13 +28,19 @@ const DIED: &str = "the process died while this ran";
 
 /// When each instance was last seen to beat, by our own clock: two hosts' clocks are never compared.
 #[derive(Default)]
-pub(crate) struct Watched(HashMap<InstanceId, (Timestamp, Instant)>);
+pub(crate) struct Watched(BTreeMap<InstanceId, (Timestamp, Instant)>);
 
 impl Watched {
-    /// Those of `peers` that live and have not beaten for so long.
-    fn unresponsive(&mut self, peers: Vec<Peer>, limit: Duration) -> Vec<InstanceId> {
+    /// Those of `peers` that live and have not beaten for so long. `asked` is from before they were asked for: the
+    /// answer may be old when it is read, if this process was stopped meanwhile.
+    fn unresponsive(
+        &mut self,
+        peers: Vec<Peer>,
+        asked: Instant,
+        limit: Duration,
+    ) -> Vec<InstanceId> {
         let now = Instant::now();
-        let peers: HashMap<_, _> = peers
+        let peers: BTreeMap<_, _> = peers
             .into_iter()
             .filter(|peer| peer.alive)
             .map(|peer| (peer.instance.id, peer.beat_at))
@@ -45,7 +51,7 @@ impl Watched {
             let (last_beat, seen) = self.0.entry(id).or_insert((beat_at, now));
             if *last_beat != beat_at {
                 (*last_beat, *seen) = (beat_at, now);
-            } else if now.duration_since(*seen) >= limit {
+            } else if asked.saturating_duration_since(*seen) >= limit {
                 unresponsive.push(id);
             }
         }
@@ -58,8 +64,9 @@ impl Engine {
         let mut watched = Watched::default();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(jittered(EVERY)) => {}
+                biased;
                 () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(jittered(EVERY)) => {}
             }
             let rescued = async {
                 if let Some(limit) = self.takeover_after {
@@ -88,9 +95,10 @@ impl Engine {
         limit: Duration,
     ) -> Result<(), BackendError> {
         let me = self.instance().id;
+        let asked = Instant::now();
         let mut peers = self.backend.instances().await?;
         peers.retain(|peer| peer.instance.id != me);
-        for id in watched.unresponsive(peers, limit) {
+        for id in watched.unresponsive(peers, asked, limit) {
             warn!(instance = %id, ?limit, "an instance does not respond: its tasks are taken over");
             self.backend.supersede(id).await?;
         }
@@ -136,5 +144,32 @@ impl Engine {
         }
         info!(rescued, "took over tasks of an instance that died");
         Ok(more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{backend::Instance, id::IdSource};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_read_late_makes_nobody_look_dead() {
+        let limit = Duration::from_secs(5);
+        let at = Timestamp::from_unix_ms(1_000);
+        let peer = Peer::new(
+            Instance::new(IdSource::default().instance(at), at),
+            at,
+            true,
+        );
+        let mut watched = Watched::default();
+        let first = watched.unresponsive(vec![peer.clone()], Instant::now(), limit);
+
+        let asked = Instant::now();
+        tokio::time::advance(limit).await;
+        let read_late = watched.unresponsive(vec![peer.clone()], asked, limit);
+        let silent = watched.unresponsive(vec![peer.clone()], Instant::now(), limit);
+
+        assert_eq!((first, read_late), (vec![], vec![]));
+        assert_eq!(silent, [peer.instance.id]);
     }
 }
