@@ -383,6 +383,17 @@ impl Promised {
     /// The task was stored. Gives one back that has no place any more.
     fn keep(self, engine: &Arc<Engine>, now: Timestamp) -> Option<Arc<Task>> {
         engine.feed.added(self.task());
+        if self
+            .task()
+            .life
+            .owner
+            .is_some_and(|owner| owner != engine.me())
+        {
+            // This instance was taken for dead while the task was stored: it is for all.
+            engine.disown(self.task());
+            self.break_it(engine);
+            return None;
+        }
         match self {
             Self::Slot(beginning) => engine.begin_now(beginning),
             Self::Place(task) => return engine.ready.keep_promise(task),

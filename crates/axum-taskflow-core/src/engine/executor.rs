@@ -110,6 +110,9 @@ impl Engine {
             return self.let_go(Change::released(&task), &task);
         };
         match self.beginning(&task, def, now) {
+            // This instance was taken for dead since it took the task. Looked at when the attempt can be interrupted
+            // already: there is no moment in between.
+            Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it),
             // After a crash it must be known which tasks had begun: one that was in other hands before waits for the
             // disk.
             Ok(it) if task.requeue_on_interrupt && task.life.epoch == Epoch::ZERO => {

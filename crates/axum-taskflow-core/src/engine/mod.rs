@@ -60,8 +60,6 @@ pub(crate) const OUTCOMES_MAX: usize = 10_000;
 const LOOP_RETRY: Duration = Duration::from_secs(1);
 /// How long threads get after the token has fired.
 const THREADS_GRACE: Duration = Duration::from_secs(1);
-/// What a new task is told that was stored, although the store said to its caller that it was not.
-const NOT_CONFIRMED: &str = "it did not begin: the task store failed while it was added";
 /// How long the last writes may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -339,7 +337,7 @@ impl Engine {
     /// Lets go of a new task that was perhaps stored, and perhaps not.
     pub(crate) fn disown(self: &Arc<Self>, task: &Task) {
         let change = match task.life.status {
-            TaskStatus::Running => Change::interrupted(task, NOT_CONFIRMED, self.clock.now()),
+            TaskStatus::Running => Change::never_began(task),
             _ => Change::released(task),
         };
         let Ok(change) = change else {
