@@ -92,6 +92,8 @@ pub(crate) struct Who {
     pub(crate) knows_rare: bool,
     pub(crate) reads_shapes: bool,
     pub(crate) takeover_after: Option<Moment>,
+    /// The name that it goes by.
+    pub(crate) identity: Option<InstanceId>,
     /// Since when nothing has been wrong with it; nothing if something is.
     pub(crate) well_since: Option<Moment>,
 }
@@ -276,13 +278,7 @@ impl Checker {
 
     // ---- functions -------------------------------------------------------------------------------------------
 
-    pub(crate) fn begins(
-        &mut self,
-        who: Who,
-        identity: Option<InstanceId>,
-        id: TaskId,
-        epoch: u32,
-    ) {
+    pub(crate) fn begins(&mut self, who: Who, id: TaskId, epoch: u32) {
         let p = who.process;
         let Some(seen) = self.tasks.get(&id) else {
             return self.broken("P1", &format!("p{p} runs a task that is not stored"));
@@ -324,7 +320,7 @@ impl Checker {
             .map(|seen| seen.attempts.entry(epoch).or_default());
         if let Some(attempt) = attempt {
             attempt.process = p;
-            attempt.identity = attempt.identity.or(identity);
+            attempt.identity = attempt.identity.or(who.identity);
             (attempt.began, attempt.inside) = (true, true);
         }
         let inside = self.inside.entry(p).or_default();
@@ -704,6 +700,9 @@ impl Checker {
         };
         let idle: Vec<Who> = processes.iter().filter(can_start).copied().collect();
         let rescuer = processes.iter().any(|who| who.well_for(now, TAKEOVER_MAX));
+        for who in processes {
+            self.look_who_knows(who);
+        }
         let mut wrong = None;
         for seen in self.tasks.values() {
             let since = now - seen.changed_at;
@@ -743,6 +742,54 @@ impl Checker {
         }
         if let Some(wrong) = wrong {
             self.broken("P6", &wrong);
+        }
+    }
+
+    /// An instance that was taken for dead hears of it, stops what it runs and goes on as another.
+    fn look_who_knows(&mut self, who: &Who) {
+        let (now, p) = (self.now, who.process);
+        if !who.well_for(now, TAKEOVER_MAX) {
+            return;
+        }
+        let gone_at = who
+            .identity
+            .and_then(|id| self.identities.get(&id)?.gone_at);
+        if gone_at.is_some_and(|gone_at| now - gone_at > TAKEOVER_MAX) {
+            self.broken(
+                "P6",
+                &format!("p{p} was taken for dead and does not notice"),
+            );
+        }
+        let runs_on = |seen: &&Seen| {
+            let former = |attempt: &Attempt| {
+                let gone = attempt
+                    .identity
+                    .and_then(|id| self.identities.get(&id)?.gone_at);
+                attempt.inside
+                    && attempt.process == p
+                    && gone.is_some_and(|gone_at| now - gone_at > TAKEOVER_MAX)
+            };
+            seen.attempts.values().any(former)
+        };
+        if let Some(n) = self.tasks.values().find(runs_on).map(|seen| seen.n) {
+            self.broken(
+                "P2",
+                &format!("t{n} runs on in p{p}, which was taken for dead"),
+            );
+        }
+    }
+
+    /// A process that was well has shut down.
+    pub(crate) fn shut_down(&mut self, process: usize) {
+        let holds = |seen: &&Seen| {
+            let owner = seen.life.owner.and_then(|id| self.process_of(id));
+            owner == Some(process)
+        };
+        if let Some(n) = self.tasks.values().find(holds).map(|seen| seen.n) {
+            self.broken(
+                "P6",
+                &format!("p{process} shut down and did not hand over t{n}"),
+            );
         }
     }
 
