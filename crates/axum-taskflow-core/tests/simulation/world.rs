@@ -135,8 +135,8 @@ pub(crate) struct Process {
     weather_since: AtomicU64,
     /// Since when nothing is wrong with it; nothing if something is.
     well_since: Mutex<Option<Moment>>,
-    /// The name that it goes by.
-    identity: Mutex<Option<InstanceId>>,
+    /// The name that it goes by, and since when.
+    identity: Mutex<Option<(InstanceId, Moment)>>,
     manager: Mutex<Option<TaskManager>>,
     leaving: AtomicBool,
     calls: AtomicUsize,
@@ -322,7 +322,10 @@ impl Deed {
                 0
             },
             priority: if once_in(rng, 4) { rng.i32(-3..4) } else { 0 },
-            waits_ms: (0..rng.usize(0..4)).map(|_| rng.u64(0..900)).collect(),
+            waits_ms: match once_in(rng, 10) {
+                true => vec![rng.u64(2_000..8_000)],
+                false => (0..rng.usize(0..4)).map(|_| rng.u64(0..900)).collect(),
+            },
             kills,
         }
     }
@@ -382,7 +385,7 @@ impl Process {
             runs_tasks: self.settings.role.runs_tasks(),
             knows_rare: self.settings.knows_rare,
             reads_shapes: self.settings.reads_shapes,
-            identity: self.identity(),
+            identity: *self.identity.lock().unwrap(),
             takeover_after: match self.world.liveness {
                 Liveness::Takeover(after) => Some(after.as_millis() as Moment),
                 Liveness::Lock | Liveness::Lease => None,
@@ -413,11 +416,7 @@ impl Process {
     }
 
     pub(crate) fn goes_by(&self, id: InstanceId) {
-        *self.identity.lock().unwrap() = Some(id);
-    }
-
-    pub(crate) fn identity(&self) -> Option<InstanceId> {
-        *self.identity.lock().unwrap()
+        *self.identity.lock().unwrap() = Some((id, self.world.now()));
     }
 
     /// Counts a call until the guard is dropped. Nothing once a promise is broken: what spins must come to rest.
@@ -566,7 +565,11 @@ impl Process {
         });
         let well_since = self.who().well_since;
         let ended = tokio::time::timeout(Duration::from_secs(60), manager.shutdown()).await;
-        self.runs().await;
+        tokio::select! {
+            biased;
+            () = self.dead() => return, // something killed it meanwhile
+            () = self.runs() => {}
+        }
         let was_well = well_since.is_some() && self.who().well_since == well_since;
         if was_well && matches!(ended, Ok(Ok(()))) {
             self.world.check(|checker| checker.shut_down(self.n));
