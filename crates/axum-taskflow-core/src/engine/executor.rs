@@ -97,7 +97,10 @@ impl Engine {
                 return self.let_go(Change::held(&task, &why, again_at), &task);
             }
         };
-        let change = match Change::started(&task, self.me(), now) {
+        let me = self.me();
+        // Or this instance took it under a name by which it is dead: then others may have it by now.
+        let is_mine = task.life.owner == Some(me);
+        let change = match Change::started(&task, me, now) {
             Ok(change) => change,
             Err(refused) => {
                 warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
@@ -112,7 +115,11 @@ impl Engine {
             token: CancellationToken::new(),
             interrupted: OnceLock::new(),
         });
-        self.running().insert(task.id, running.clone());
+        let former = self.running().insert(task.id, running.clone());
+        if let Some(former) = former {
+            // The task was taken over from this instance and came back: what still runs of it must stop.
+            former.interrupt(SUPERSEDED);
+        }
         let attempt = Attempt {
             context: TaskContext::new(
                 task.clone(),
@@ -129,7 +136,7 @@ impl Engine {
             running,
         };
         // After a crash it must be known which tasks had begun: one that was in other hands before waits for the disk.
-        if attempt.task.requeue_on_interrupt && change.expects.1 == Epoch::ZERO {
+        if attempt.task.requeue_on_interrupt && change.expects.1 == Epoch::ZERO && is_mine {
             self.start_before_commit(change, attempt);
         } else {
             self.start_after_commit(change, attempt);
@@ -146,7 +153,7 @@ impl Engine {
             }
             Applied::Stale => {
                 // Cancelled, or taken by somebody else, before it began: not ours any more.
-                engine.running().remove(&change.id);
+                engine.forget_attempt(&attempt.task);
                 engine.ready.free_slot(&attempt.task);
             }
         });
@@ -164,6 +171,15 @@ impl Engine {
         tokio::spawn(attempt.run(self.clone()));
     }
 
+    /// The attempt does not run any more; a later one of the same task may.
+    fn forget_attempt(&self, task: &Task) {
+        let mut running = self.running();
+        let is_same = |running: &Arc<Running>| running.task.life.epoch == task.life.epoch;
+        if running.get(&task.id).is_some_and(is_same) {
+            running.remove(&task.id);
+        }
+    }
+
     /// Stores that this instance lets go of a task that it cannot start.
     fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, task: &Task) {
         self.ready.free_slot(task);
@@ -177,7 +193,7 @@ impl Engine {
     fn finish(self: &Arc<Self>, task: &Task, def: &TaskDef, outcome: Outcome) {
         let policy = self.options(task, def).retry_policy();
         let now = self.clock.now();
-        self.running().remove(&task.id);
+        self.forget_attempt(task);
         // The words of an error are made by its own code, which may panic, too.
         let finished =
             panics::catch(|| Change::finished(task, outcome, &policy, fastrand::f64(), now))
