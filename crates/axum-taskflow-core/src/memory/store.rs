@@ -223,7 +223,12 @@ impl Store {
     }
 
     pub(super) fn claim(&mut self, claim: &Claim) -> Claimed {
-        let ids = self.waiting.take(&claim.names, claim.limit, claim.now);
+        // What one claims that was taken for dead would be taken from it at once, as if it had crashed.
+        let limit = match self.instances.is_gone(claim.owner) {
+            true => 0,
+            false => claim.limit,
+        };
+        let ids = self.waiting.take(&claim.names, limit, claim.now);
         let tasks = ids.into_iter().map(|id| {
             let row = self.rows.get_mut(&id).expect("what waits is stored");
             row.life.owner = Some(claim.owner);
