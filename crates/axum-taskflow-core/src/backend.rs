@@ -69,6 +69,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// in one atomic step: highest priority first, then earliest `run_at`, then smallest id, over all functions in
     /// `names` together. Nothing else is touched, and of the tasks only [`Life::owner`](crate::Life) changes. Cost
     /// does not grow with what waits.
+    ///
+    /// An owner that was superseded gets nothing: it may not know it yet, and what it began would be taken from it as
+    /// if it had crashed.
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed>;
 
     /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means, has left or was

@@ -44,6 +44,16 @@ pub(super) async fn what_a_claim_leaves_out_waits_for_somebody_else(bench: &Benc
     assert_eq!(ids(&others.tasks), [tasks[0].id, tasks[1].id, tasks[3].id]);
 }
 
+pub(super) async fn a_superseded_instance_claims_nothing(bench: &Bench<'_>) {
+    let task = bench.task("f");
+    bench.add_one(&task).await;
+
+    bench.backend.supersede(bench.me).await.expect("superseded");
+
+    assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
+    bench.expect(&task).await;
+}
+
 pub(super) async fn claimers_at_once_share_what_waits(bench: &Bench<'_>) {
     let tasks: Vec<Task> = (0..500).map(|_| bench.task("f")).collect();
     bench.add(&tasks).await;

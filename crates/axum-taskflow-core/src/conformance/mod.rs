@@ -260,6 +260,7 @@ macro_rules! __conformance_checks {
             next_due_is_the_earliest_time_ahead_of_any_function
             a_clock_that_is_set_back_claims_nothing_early
             what_a_claim_leaves_out_waits_for_somebody_else
+            a_superseded_instance_claims_nothing
         }
         orphans {
             tasks_of_a_living_instance_or_of_nobody_are_no_orphans

@@ -154,7 +154,11 @@ impl Engine {
             token: CancellationToken::new(),
             interrupted: OnceLock::new(),
         });
-        self.running().insert(task.id, running.clone());
+        let former = self.running().insert(task.id, running.clone());
+        if let Some(former) = former {
+            // The task was taken over from this instance and came back: what still runs of it must stop.
+            former.interrupt(SUPERSEDED);
+        }
         let attempt = Attempt {
             context: TaskContext::new(
                 task.clone(),
@@ -198,7 +202,7 @@ impl Engine {
     /// The start was not stored: the task is not ours, or not there.
     pub(crate) fn begin_never(self: &Arc<Self>, beginning: &Beginning) {
         let task = &beginning.attempt.task;
-        self.running().remove(&task.id);
+        self.forget_attempt(task);
         self.ready.free_slot(task);
         self.dispatch();
     }
@@ -226,6 +230,15 @@ impl Engine {
         tokio::spawn(attempt.run(self.clone()));
     }
 
+    /// The attempt does not run any more; a later one of the same task may.
+    fn forget_attempt(&self, task: &Task) {
+        let mut running = self.running();
+        let is_same = |running: &Arc<Running>| running.task.life.epoch == task.life.epoch;
+        if running.get(&task.id).is_some_and(is_same) {
+            running.remove(&task.id);
+        }
+    }
+
     /// Stores that this instance lets go of a task that it cannot start.
     fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, task: &Task) {
         self.ready.free_slot(task);
@@ -239,7 +252,7 @@ impl Engine {
     fn finish(self: &Arc<Self>, task: &Task, def: &TaskDef, outcome: Outcome) {
         let policy = self.options(task, def).retry_policy();
         let now = self.clock.now();
-        self.running().remove(&task.id);
+        self.forget_attempt(task);
         // The words of an error are made by its own code, which may panic, too.
         let finished =
             panics::catch(|| Change::finished(task, outcome, &policy, fastrand::f64(), now))

@@ -55,6 +55,11 @@ impl Instances {
         }
     }
 
+    /// True if it was superseded or has left.
+    pub(super) fn is_gone(&self, id: InstanceId) -> bool {
+        self.gone.contains(&id)
+    }
+
     /// Those whose tasks are orphaned.
     pub(super) fn gone(&self) -> impl Iterator<Item = &InstanceId> {
         self.gone.iter()

@@ -21,6 +21,8 @@ pub(crate) type Moment = u64;
 const TRACE_MAX: usize = 150;
 /// A task of a dead instance is taken over by then, if somebody is well.
 const TAKEOVER_MAX: Moment = 4_000;
+/// What an instance runs that knows that it was taken for dead stops by then.
+const STOP_MAX: Moment = 1_000;
 /// A task that may start, and a free slot, meet by then: a listener looks at least every 6.25 s.
 const START_MAX: Moment = 10_000;
 
@@ -92,6 +94,8 @@ pub(crate) struct Who {
     pub(crate) knows_rare: bool,
     pub(crate) reads_shapes: bool,
     pub(crate) takeover_after: Option<Moment>,
+    /// The name that it goes by, and since when.
+    pub(crate) identity: Option<(InstanceId, Moment)>,
     /// Since when nothing has been wrong with it; nothing if something is.
     pub(crate) well_since: Option<Moment>,
 }
@@ -276,18 +280,16 @@ impl Checker {
 
     // ---- functions -------------------------------------------------------------------------------------------
 
-    pub(crate) fn begins(
-        &mut self,
-        who: Who,
-        identity: Option<InstanceId>,
-        id: TaskId,
-        epoch: u32,
-    ) {
+    pub(crate) fn begins(&mut self, who: Who, id: TaskId, epoch: u32) {
         let p = who.process;
         let Some(seen) = self.tasks.get(&id) else {
             return self.broken("P1", &format!("p{p} runs a task that is not stored"));
         };
         let n = seen.n;
+        let identity = who.identity.map(|(id, _)| id);
+        let counts = identity.is_some_and(|id| !self.is_gone(id));
+        let others = seen.attempts.iter().filter(|(e, _)| **e != epoch);
+        let another_is_inside = others.clone().any(|(_, a)| a.inside && !self.is_out(a));
         let once_only = !seen.task.requeue_on_interrupt;
         let lags = !once_only && epoch == 1;
         let wrong = if seen.attempts.get(&epoch).is_some_and(|a| a.began) {
@@ -296,12 +298,8 @@ impl Checker {
             Some(("P3", "its function begins before its start is stored"))
         } else if seen.cancelled && !lags {
             Some(("P4", "it begins, and somebody was told that it never will"))
-        } else if seen
-            .attempts
-            .range(..epoch)
-            .any(|(_, a)| a.inside && !self.is_out(a))
-        {
-            Some(("P2", "an earlier attempt of it is inside its function"))
+        } else if counts && another_is_inside {
+            Some(("P2", "another attempt of it is inside its function"))
         } else if once_only
             && seen
                 .attempts
@@ -720,6 +718,9 @@ impl Checker {
         };
         let idle: Vec<Who> = processes.iter().filter(can_start).copied().collect();
         let rescuer = processes.iter().any(|who| who.well_for(now, TAKEOVER_MAX));
+        for who in processes {
+            self.look_who_knows(who);
+        }
         let mut wrong = None;
         for seen in self.tasks.values() {
             let since = now - seen.changed_at;
@@ -759,6 +760,55 @@ impl Checker {
         }
         if let Some(wrong) = wrong {
             self.broken("P6", &wrong);
+        }
+    }
+
+    /// An instance that was taken for dead hears of it, stops what it runs and goes on as another.
+    fn look_who_knows(&mut self, who: &Who) {
+        let (now, p) = (self.now, who.process);
+        if !who.well_for(now, STOP_MAX) {
+            return;
+        }
+        let Some((identity, since)) = who.identity else {
+            return;
+        };
+        let gone_at = self.identities.get(&identity).and_then(|it| it.gone_at);
+        if who.well_for(now, TAKEOVER_MAX)
+            && gone_at.is_some_and(|gone_at| now - gone_at > TAKEOVER_MAX)
+        {
+            self.broken(
+                "P6",
+                &format!("p{p} was taken for dead and does not notice"),
+            );
+        }
+        let runs_on = |seen: &&Seen| {
+            let former = |attempt: &Attempt| {
+                let is_of_process = attempt.inside && attempt.process == p;
+                is_of_process && attempt.identity.is_some_and(|id| id != identity)
+            };
+            seen.attempts.values().any(former)
+        };
+        if now - since > STOP_MAX
+            && let Some(n) = self.tasks.values().find(runs_on).map(|seen| seen.n)
+        {
+            self.broken(
+                "P2",
+                &format!("t{n} runs on in p{p}, which was taken for dead"),
+            );
+        }
+    }
+
+    /// A process that was well has shut down.
+    pub(crate) fn shut_down(&mut self, process: usize) {
+        let holds = |seen: &&Seen| {
+            let owner = seen.life.owner.and_then(|id| self.process_of(id));
+            owner == Some(process)
+        };
+        if let Some(n) = self.tasks.values().find(holds).map(|seen| seen.n) {
+            self.broken(
+                "P6",
+                &format!("p{process} shut down and did not hand over t{n}"),
+            );
         }
     }
 

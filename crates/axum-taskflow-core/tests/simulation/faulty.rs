@@ -85,7 +85,9 @@ impl Faulty {
         let process = self.process.clone();
         Box::pin(async move {
             process.runs().await;
-            let _call = process.call();
+            let Some(_call) = process.call() else {
+                return std::future::pending().await;
+            };
             let fate = fate(&process, verb);
             if fate == Fate::Direct {
                 return act(&process);
@@ -306,18 +308,23 @@ impl Backend for Faulty {
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
+        let names_none = claim.names.is_empty(); // for the threads, where nothing runs here
         let claimed = self.call(Verb::Claim, move |process| {
             let mut claimed = now(process.world.memory.claim(claim.clone()))?;
             let who = process.who();
             process
                 .world
                 .check(|checker| checker.claimed(who, &claim, &claimed));
-            process.also_unheard(&mut claimed, claim.owner);
+            if !names_none {
+                process.also_unheard(&mut claimed, claim.owner);
+            }
             Ok(claimed)
         });
         Box::pin(async move {
             let claimed = claimed.await?;
-            self.process.heard_claims();
+            if !names_none {
+                self.process.heard_claims();
+            }
             Ok(claimed)
         })
     }

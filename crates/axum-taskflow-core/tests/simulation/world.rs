@@ -32,6 +32,8 @@ pub(crate) const START_MS: i64 = 1_795_300_000_000;
 pub(crate) const CRASHES_MAX: u32 = 3;
 /// An instance that has not beaten for so long is dead, where the store tells it by a lease.
 const LEASE_MS: Moment = 10_000;
+/// More would be a loop that spins.
+const CALLS_IN_A_ROW_MAX: usize = 500;
 
 pub(crate) struct World {
     pub(crate) memory: Memory,
@@ -133,11 +135,13 @@ pub(crate) struct Process {
     weather_since: AtomicU64,
     /// Since when nothing is wrong with it; nothing if something is.
     well_since: Mutex<Option<Moment>>,
-    /// The name that it goes by.
-    identity: Mutex<Option<InstanceId>>,
+    /// The name that it goes by, and since when.
+    identity: Mutex<Option<(InstanceId, Moment)>>,
     manager: Mutex<Option<TaskManager>>,
     leaving: AtomicBool,
     calls: AtomicUsize,
+    /// Calls in the last millisecond that had some.
+    lately: Mutex<(Moment, usize)>,
     /// What its claims took since the last one that was answered.
     unheard: Mutex<Vec<(TaskId, InstanceId)>>,
     /// How often it was stopped.
@@ -318,7 +322,10 @@ impl Deed {
                 0
             },
             priority: if once_in(rng, 4) { rng.i32(-3..4) } else { 0 },
-            waits_ms: (0..rng.usize(0..4)).map(|_| rng.u64(0..900)).collect(),
+            waits_ms: match once_in(rng, 10) {
+                true => vec![rng.u64(2_000..8_000)],
+                false => (0..rng.usize(0..4)).map(|_| rng.u64(0..900)).collect(),
+            },
             kills,
         }
     }
@@ -338,6 +345,7 @@ impl Process {
             manager: Mutex::default(),
             leaving: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
+            lately: Mutex::default(),
             unheard: Mutex::default(),
             stops: AtomicUsize::new(0),
         })
@@ -377,6 +385,7 @@ impl Process {
             runs_tasks: self.settings.role.runs_tasks(),
             knows_rare: self.settings.knows_rare,
             reads_shapes: self.settings.reads_shapes,
+            identity: *self.identity.lock().unwrap(),
             takeover_after: match self.world.liveness {
                 Liveness::Takeover(after) => Some(after.as_millis() as Moment),
                 Liveness::Lock | Liveness::Lease => None,
@@ -407,15 +416,11 @@ impl Process {
     }
 
     pub(crate) fn goes_by(&self, id: InstanceId) {
-        *self.identity.lock().unwrap() = Some(id);
+        *self.identity.lock().unwrap() = Some((id, self.world.now()));
     }
 
-    pub(crate) fn identity(&self) -> Option<InstanceId> {
-        *self.identity.lock().unwrap()
-    }
-
-    /// Calls that are under way; the guard ends one.
-    pub(crate) fn call(self: &Arc<Self>) -> impl Drop + use<> {
+    /// Counts a call until the guard is dropped. Nothing once a promise is broken: what spins must come to rest.
+    pub(crate) fn call(self: &Arc<Self>) -> Option<impl Drop + use<>> {
         struct Call(Arc<Process>);
         impl Drop for Call {
             fn drop(&mut self) {
@@ -428,7 +433,23 @@ impl Process {
             let what = format!("p{} has {n} calls under way", self.n);
             self.world.check(|checker| checker.broken("P9", &what));
         }
-        Call(self.clone())
+        let call = Call(self.clone());
+        let in_a_row = self.calls_of(self.world.now());
+        if in_a_row > CALLS_IN_A_ROW_MAX {
+            let what = format!("p{} makes {in_a_row} calls in a millisecond", self.n);
+            self.world.check(|checker| checker.broken("P9", &what));
+        }
+        (!self.world.failed.is_cancelled()).then_some(call)
+    }
+
+    /// Calls in this millisecond.
+    fn calls_of(&self, now: Moment) -> usize {
+        let mut lately = self.lately.lock().unwrap();
+        if lately.0 != now {
+            *lately = (now, 0);
+        }
+        lately.1 += 1;
+        lately.1
     }
 
     /// As a driver has to that can lose an answer: what a claim took that was not heard of, the next one gives.
@@ -542,8 +563,17 @@ impl Process {
             checker.step(&format!("p{} shuts down", self.n));
             checker.count("clean shutdown");
         });
+        let well_since = self.who().well_since;
         let ended = tokio::time::timeout(Duration::from_secs(60), manager.shutdown()).await;
-        self.runs().await;
+        tokio::select! {
+            biased;
+            () = self.dead() => return, // something killed it meanwhile
+            () = self.runs() => {}
+        }
+        let was_well = well_since.is_some() && self.who().well_since == well_since;
+        if was_well && matches!(ended, Ok(Ok(()))) {
+            self.world.check(|checker| checker.shut_down(self.n));
+        }
         if ended.is_err() {
             let what = format!("p{} does not end", self.n);
             self.world.check(|checker| checker.broken("P8", &what));
@@ -688,7 +718,7 @@ impl Inside {
         process.runs().await;
         let (id, epoch) = (ctx.id(), ctx.epoch().get());
         process.world.check(|checker| {
-            checker.begins(process.who(), process.identity(), id, epoch);
+            checker.begins(process.who(), id, epoch);
         });
         Self {
             process: process.clone(),
