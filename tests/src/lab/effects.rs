@@ -78,7 +78,10 @@ pub fn read(folder: &Path) -> io::Result<Vec<Effect>> {
     };
     let n_whole = text.matches('\n').count();
     let lines = text.lines().take(n_whole);
-    let effects = lines.map(|line| serde_json::from_str(line).map_err(io::Error::from));
+    // A process that is killed while it writes over the end of a page leaves a part of its line, and the next one
+    // follows it at once.
+    let whole = lines.filter_map(|line| line.get(line.rfind('{')?..));
+    let effects = whole.map(|line| serde_json::from_str(line).map_err(io::Error::from));
     let mut effects: Vec<Effect> = effects.collect::<io::Result<_>>()?;
     effects.sort_by_key(|effect| effect.at_us);
     Ok(effects)
@@ -91,4 +94,30 @@ pub fn now_us() -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "this is test code")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_torn_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let effect = Effect {
+            id: TaskId::floor(axum_taskflow::Timestamp::default()),
+            attempt: 1,
+            epoch: 2,
+            pid: 3,
+            at_us: 4,
+            what: "began".to_owned(),
+            label: "5".to_owned(),
+        };
+        let line = serde_json::to_string(&effect).unwrap();
+        let torn = &line[..30];
+        let text = format!("{line}\n{torn}{line}\n{torn}");
+        std::fs::write(folder.path().join("effects"), text).unwrap();
+
+        assert_eq!(read(folder.path()).unwrap(), [effect.clone(), effect]);
+    }
 }

@@ -378,18 +378,14 @@ pub(crate) struct Effect {
 
 /// Everything that tasks wrote in this folder, in all lives of the service.
 pub(crate) fn effects(folder: &Path) -> Vec<Effect> {
-    let text = fs::read_to_string(folder.join("effects")).unwrap_or_default();
-    let whole = text.lines().take(text.matches('\n').count()); // the last one may be half written
-    whole
-        .map(|line| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            let text = |name: &str| line[name].as_str().unwrap().to_owned();
-            Effect {
-                id: text("id"),
-                attempt: line["attempt"].as_u64().unwrap(),
-                what: text("what"),
-                label: text("label"),
-            }
+    let effects = tests::lab::effects::read(folder).unwrap();
+    effects
+        .into_iter()
+        .map(|effect| Effect {
+            id: effect.id.to_string(),
+            attempt: effect.attempt.into(),
+            what: effect.what,
+            label: effect.label,
         })
         .collect()
 }
