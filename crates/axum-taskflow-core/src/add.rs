@@ -137,7 +137,8 @@ macro_rules! shared_setters {
 ///
 /// # Errors
 /// The future answers with the [`TaskId`] once the task is safe, or with an [`Error`] and then nothing was added,
-/// unless its kind is [`ErrorKind::TimedOut`].
+/// unless its kind is [`ErrorKind::TimedOut`], or [`ErrorKind::Unavailable`] and the store did it without being able to
+/// say so. With an idempotency key it is safe to add it again.
 ///
 /// # Cancel safety
 /// Dropped before it is awaited, nothing happens. Dropped while it is awaited, the task may be added or not.
@@ -178,7 +179,8 @@ impl<'a> AddTask<'a> {
 ///
 /// # Errors
 /// The future answers with the ids in the order of the arguments, or with an [`Error`] and then nothing was added,
-/// unless its kind is [`ErrorKind::TimedOut`].
+/// unless its kind is [`ErrorKind::TimedOut`], or [`ErrorKind::Unavailable`] and the store did it without being able to
+/// say so. With an idempotency key it is safe to add it again.
 ///
 /// # Cancel safety
 /// As for [`AddTask`]: all are added or none.

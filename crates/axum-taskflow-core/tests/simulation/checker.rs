@@ -674,6 +674,10 @@ impl Checker {
             );
             self.broken("P9", &what);
         }
+        if !claimed.tasks.is_empty() && self.is_gone(claim.owner) {
+            let what = format!("p{p} was taken for dead, and was given tasks");
+            self.broken("P2", &what);
+        }
         for task in &claimed.tasks {
             let Some(seen) = self.tasks.get_mut(&task.id) else {
                 self.broken("P1", "a task was claimed that is not stored");
