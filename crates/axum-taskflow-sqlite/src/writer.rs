@@ -32,6 +32,14 @@ use crate::{
     watcher::{Lookout, News, Watcher},
 };
 
+/// Ends the process here if a test wants it (feature `failpoints`).
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| std::process::abort());
+    };
+}
+
 /// How many requests may wait for the writer. When they are as many, the next caller waits before it may ask.
 const WAITING_MAX: usize = 1_024;
 /// How many requests share one transaction at most: the first of them waits for the last.
@@ -370,13 +378,17 @@ impl<'c> Session<'c> {
     /// # Errors
     /// If no transaction could begin: the database is locked or its disk is gone, which is nobody's fault here.
     fn work_off(&mut self, mut group: Vec<Box<dyn Work>>, path: &Path) -> Result<(), Arc<Fault>> {
+        crash_point!("writer::before-begin");
         if let Err(fault) = self.tx.begin() {
             let fault = Arc::new(fault);
             tell(group, &fault, path);
             return Err(fault);
         }
         match self.perform(&mut group) {
-            Ok(()) => group.into_iter().for_each(|work| work.answer(Ok(()))),
+            Ok(()) => {
+                crash_point!("writer::committed");
+                group.into_iter().for_each(|work| work.answer(Ok(())));
+            }
             Err(fault) if group.len() == 1 => tell(group, &Arc::new(fault), path),
             Err(fault) => {
                 let n = group.len();
@@ -399,7 +411,10 @@ impl<'c> Session<'c> {
         let outcome = group
             .iter_mut()
             .try_for_each(|work| work.perform(self))
-            .and_then(|()| self.tx.commit());
+            .and_then(|()| {
+                crash_point!("writer::before-commit");
+                self.tx.commit()
+            });
         if outcome.is_err() {
             self.tx.rollback()?;
         }

@@ -394,6 +394,7 @@ fn view(task: &Task) -> Value {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     end_with_parent();
+    let _crash_points = fail::FailScenario::setup(); // as FAILPOINTS says
     tracing_subscriber::fmt()
         .with_ansi(false)
         .with_writer(std::io::stderr)

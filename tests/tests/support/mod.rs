@@ -59,6 +59,11 @@ impl Settings {
         self.with("CRASHES_MAX", n)
     }
 
+    /// The process ends the next time that it comes to this place, after it has passed it `n` times.
+    pub(crate) fn crash_at(self, point: &str, n: usize) -> Self {
+        self.with("FAILPOINTS", format!("{point}={n}*off->return"))
+    }
+
     pub(crate) fn add_timeout(self, timeout: Duration) -> Self {
         self.with("ADD_TIMEOUT_MS", timeout.as_millis())
     }
@@ -100,6 +105,17 @@ impl Settings {
 
     /// Starts the service in this folder and waits until it listens.
     pub(crate) async fn start(self, folder: &Path) -> Service {
+        match self.try_start(folder).await {
+            Some(service) => service,
+            None => panic!(
+                "the service does not start: {}",
+                fs::read_to_string(folder.join("log")).unwrap_or_default()
+            ),
+        }
+    }
+
+    /// The same, unless the process ends before.
+    pub(crate) async fn try_start(self, folder: &Path) -> Option<Service> {
         let mut child = self.spawn(folder);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut service = Service {
@@ -116,13 +132,10 @@ impl Settings {
             None
         };
         let url = tokio::time::timeout(DEADLINE, listening).await;
-        service.caller.url = match url {
-            Ok(Some(url)) => url,
-            _ => panic!("the service does not start: {}", service.log()),
-        };
+        service.caller.url = url.expect("it neither listens nor ends")?;
         // Read on, so that the service never waits for us.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        service
+        Some(service)
     }
 }
 

@@ -101,6 +101,7 @@ impl Engine {
                         return Err(failure);
                     }
                 };
+                crash_point!("claimer::claimed");
                 if let Some(due) = claimed.next_due {
                     self.next_due.lower(due);
                 }

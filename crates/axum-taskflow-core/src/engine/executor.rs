@@ -194,6 +194,7 @@ impl Engine {
 
     /// The start is stored.
     pub(crate) fn begin_now(self: &Arc<Self>, beginning: Beginning) {
+        crash_point!("executor::start-stored");
         let Beginning { change, attempt } = beginning;
         self.feed.changed(&change, change.life.run_at);
         tokio::spawn(attempt.run(self.clone()));
@@ -250,6 +251,7 @@ impl Engine {
 
     /// Stores what an attempt came to, and goes on with the next one without waiting for the disk.
     fn finish(self: &Arc<Self>, task: &Task, def: &TaskDef, outcome: Outcome) {
+        crash_point!("executor::returned");
         let policy = self.options(task, def).retry_policy();
         let now = self.clock.now();
         self.forget_attempt(task);

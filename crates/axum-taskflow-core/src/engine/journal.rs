@@ -314,6 +314,7 @@ impl Journal {
                 }
                 continue;
             };
+            crash_point!("journal::before-write");
             let mut writing = self.backend.write(flight.batch.clone());
             let at_once = poll_once(&mut writing).await;
             if let Some((flight, written)) = unanswered.take() {
@@ -323,6 +324,7 @@ impl Journal {
                 Some(outcome) => outcome,
                 None => writing.await,
             };
+            crash_point!("journal::written");
             match outcome {
                 Ok(written) if !flight.is_answered_by(&written) => {
                     let wrong = "the store gave fewer or more answers than it was asked for";

@@ -4,6 +4,14 @@
 //!
 //! Each `select!` is biased: with the order of its branches left to chance, a simulation could not be replayed.
 
+/// Ends the process here if a test wants it (feature `failpoints`).
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| std::process::abort());
+    };
+}
+
 mod beat;
 mod claimer;
 mod executor;
@@ -259,6 +267,7 @@ impl Engine {
             .begin(Duty::Serve, self.clock.now(), &Duty::Serve.complaint());
         self.stopping.cancel();
         info!("task manager is shutting down");
+        crash_point!("stop::begun");
         self.let_others_have(self.ready.stop());
         let done = async {
             tokio::select! {
@@ -283,6 +292,7 @@ impl Engine {
                 self.give_up_on_threads();
             }
         }
+        crash_point!("stop::before-flush");
         // A claim that was under way brings tasks that others may have.
         let ended = within(FLUSH_TIMEOUT, self.loops.wait()).await;
         if !(within(FLUSH_TIMEOUT, self.journal.flushed()).await && ended) {

@@ -134,7 +134,9 @@ impl Engine {
             return Ok(false);
         }
         let batch = Arc::new(batch);
+        crash_point!("rescuer::found");
         let written = self.backend.write(batch.clone()).await?;
+        crash_point!("rescuer::written");
         let mut rescued = 0;
         for (change, applied) in batch.changes.iter().zip(written.changes) {
             if applied == Applied::Applied {

@@ -1,0 +1,174 @@
+//! A process that ends at every place where the engine writes: before a batch, in the middle of a transaction, after
+//! it and before anybody knows. Whatever the place, what was accepted comes to its end, and nothing is repeated
+//! unasked.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::process::ExitStatusExt,
+};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{Caller, Service, Settings, effects, until};
+use tempfile::tempdir;
+
+/// Places that every batch comes to, or every task, and how often each is passed before the process ends there.
+const WHILE_IT_WORKS: [&str; 8] = [
+    "writer::before-begin",
+    "writer::before-commit",
+    "writer::committed",
+    "journal::before-write",
+    "journal::written",
+    "claimer::claimed",
+    "executor::start-stored",
+    "executor::returned",
+];
+const PASSED: [usize; 4] = [1, 2, 7, 23];
+
+/// What was accepted: the ids by the number of the order.
+type Accepted = BTreeMap<usize, BTreeSet<String>>;
+
+/// One order after the other, of every kind, until nobody answers any more or there are `orders`.
+async fn order(caller: &Caller, orders: usize, accepted: &mut Accepted) {
+    for n in 0..orders {
+        let label: Value = format!("{n}").into();
+        let (function, args, options) = match n % 6 {
+            0 => ("effect", label, json!({})),
+            1 => ("effect", label, json!({ "requeue": true })),
+            2 => ("effect_blocking", label, json!({})),
+            3 => ("fails_before", json!([label, 2]), json!({ "retries": 3 })),
+            4 => ("effect", label, json!({ "delay_by_ms": 100 })),
+            _ => ("effect", label, json!({ "key": format!("key {n}") })),
+        };
+        let times = if n % 6 == 5 { 2 } else { 1 };
+        for _ in 0..times {
+            let Ok(response) = caller
+                .try_add(function, args.clone(), options.clone())
+                .await
+            else {
+                return;
+            };
+            if let Ok(answer) = response.json::<Value>().await
+                && let Some(id) = answer["id"].as_str()
+            {
+                accepted.entry(n).or_default().insert(id.to_owned());
+            }
+        }
+    }
+}
+
+/// Waits until all is calm, and checks what came of it.
+async fn check(service: &Service, accepted: &Accepted, place: &str) {
+    until(&format!("{place}: all at their end"), async || {
+        let stored = service.all_seen().await;
+        let is_live = |task: &Value| task["status"] == "pending" || task["status"] == "running";
+        (!stored.iter().any(is_live)).then_some(())
+    })
+    .await;
+    let stored: BTreeMap<String, Value> = service
+        .all_seen()
+        .await
+        .into_iter()
+        .map(|task| (task["id"].as_str().unwrap().to_owned(), task))
+        .collect();
+    let effects = effects(&service.folder);
+    for (n, ids) in accepted {
+        assert_eq!(
+            ids.len(),
+            1,
+            "{place}: order {n} has several tasks: {ids:?}"
+        );
+        for id in ids {
+            assert!(stored.contains_key(id), "{place}: order {n} was lost");
+        }
+    }
+    for (id, task) in &stored {
+        let ran = effects.iter().filter(|it| it.id == *id && it.what == "ran");
+        let attempts: Vec<u64> = ran.map(|effect| effect.attempt).collect();
+        let may_repeat = task["may_repeat"] == true;
+        let distinct: BTreeSet<u64> = attempts.iter().copied().collect();
+        assert!(
+            may_repeat || distinct.len() == attempts.len(),
+            "{place}: {task} ran at attempts {attempts:?}"
+        );
+        match task["status"].as_str().unwrap() {
+            "success" => assert!(!attempts.is_empty(), "{place}: {task} never ran"),
+            "interrupted" => assert!(!may_repeat, "{place}: {task} may be repeated"),
+            _ => panic!("{place}: {task}"),
+        }
+    }
+}
+
+async fn end_at(point: &str, passed: usize) {
+    let (place, folder) = (format!("{point} after {passed}"), tempdir().unwrap());
+    let mut accepted = Accepted::new();
+    let settings = Settings::default().concurrency(2).crash_at(point, passed);
+    // It may end before it listens: at the start there is something to write, too.
+    if let Some(service) = settings.try_start(folder.path()).await {
+        order(&service.caller, 1_000, &mut accepted).await;
+        let status = service.ended().await;
+        assert!(status.signal().is_some(), "{place}: {status}");
+    }
+
+    let service = Service::start(folder.path()).await;
+    check(&service, &accepted, &place).await;
+}
+
+#[tokio::test]
+async fn wherever_a_process_ends_while_it_works_nothing_accepted_is_lost_or_repeated() {
+    for point in WHILE_IT_WORKS {
+        for passed in PASSED {
+            end_at(point, passed).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_process_ends_while_it_shuts_down_nothing_accepted_is_lost_or_repeated() {
+    for point in ["stop::begun", "stop::before-flush"] {
+        let folder = tempdir().unwrap();
+        let mut accepted = Accepted::new();
+        let service = Settings::default()
+            .concurrency(2)
+            .crash_at(point, 0)
+            .start(folder.path())
+            .await;
+        order(&service.caller, 60, &mut accepted).await;
+        service.signal(Signal::TERM);
+        let status = service.ended().await;
+        assert!(status.signal().is_some(), "{point}: {status}");
+
+        let service = Service::start(folder.path()).await;
+        check(&service, &accepted, point).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rescuer_that_dies_in_the_middle_leaves_its_work_to_the_next() {
+    for point in ["rescuer::found", "rescuer::written"] {
+        let folder = tempdir().unwrap();
+        let mut accepted = Accepted::new();
+        let dies = Settings::default()
+            .concurrency(2)
+            .start(folder.path())
+            .await;
+        for door in ["a", "b"] {
+            let id = dies.add("waits", door).await;
+            dies.effect(&id, "began").await;
+        }
+        order(&dies.caller, 60, &mut accepted).await;
+        dies.kill().await;
+        let rescuer = Settings::default().crash_at(point, 0);
+        assert!(
+            rescuer.try_start(folder.path()).await.is_none(),
+            "{point}: it had nothing to rescue"
+        );
+
+        let service = Service::start(folder.path()).await;
+        check(&service, &accepted, point).await;
+    }
+}
