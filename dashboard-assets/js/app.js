@@ -125,6 +125,7 @@
   let strangers = new Set(); // inside the page's range, and now of the status that the page shows
   let lines = [];
   let counts = {};
+  let instances = null; // how many there are, and the state of each
 
   function say(state, text) {
     live.dataset.s = state;
@@ -160,6 +161,7 @@
         if (changed.n !== undefined) fresh = changed.n;
       }),
     );
+    on("instances", (told) => later(() => (instances = told)));
     on("log", (more) => later(() => lines.push(more)));
     on("reset", () => renewSoon());
     on("bye", (bye) => {
@@ -229,6 +231,8 @@
       if (count) count.textContent = text;
     }
     counts = {};
+    if (instances && !showsInstances(instances)) renewPart("instances");
+    instances = null;
     pill();
     // A button that a patch has hidden cannot keep the focus: its row's link is next to it.
     if (focused && focused !== body && focused.offsetParent === null) $(".name", focused.closest("tr") ?? body)?.focus();
@@ -314,6 +318,26 @@
       [node.getAttribute("formaction"), node.getAttribute("href"), node.id].includes(key),
     );
     (same ?? $("#main")).focus({ preventScroll: true });
+  }
+
+  /** Reads one part of the page again; the rest stays where it is. */
+  async function renewPart(name) {
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      if (!answer.ok || answer.redirected) return; // the next whole copy deals with it
+      const copy = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const [part, other] = [document, copy].map((page) => $(`[data-part="${name}"]`, page));
+      if (part && other) replace(part, other);
+      dress();
+    } catch {
+      // Not reachable: the stream says so, too.
+    }
+  }
+
+  function showsInstances(told) {
+    const section = $("#instances");
+    const rows = section ? [...section.querySelectorAll("li")] : [];
+    return !section || (Number(section.dataset.n) === told.n && rows.every((row) => row.dataset.s === told.s[row.dataset.id]));
   }
 
   // ---- One task ----------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 //! A block with a `main` that builds a task manager is marked `standalone_crate`: doctests share one program
 //! otherwise, and a manager takes every `#[task]` of its program.
 
+pub mod lab;
+
 macro_rules! guides {
     ($($name:ident: $path:literal),+ $(,)?) => {
         $(#[cfg(doctest)]

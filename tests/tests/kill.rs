@@ -215,7 +215,7 @@ async fn over_many_kills_nothing_accepted_is_lost_and_nothing_runs_twice_unasked
     let seed = 0x7a5c_f10e;
     let mut rng = Rng::with_seed(seed);
     let folder = tempdir().unwrap();
-    let settings = Settings::default().concurrency(16);
+    let settings = Settings::default().concurrency(16).crashes_max(1_000);
     let (mut accepted, mut begun) = (Accepted::new(), Vec::new());
 
     for round in 0..ROUNDS {

@@ -11,6 +11,7 @@
 
 mod limits;
 mod report;
+mod shared;
 mod workloads;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
     let outcome = match args.first().map(String::as_str) {
         // A round: measures one workload in this process, and prints the figures as JSON.
         Some("round") => round(&args[1..]),
+        // One of several processes of a round.
+        Some("share") => share(&args[1..]),
         _ => Options::parse(&args).and_then(|options| all(&options)),
     };
     match outcome {
@@ -140,4 +143,14 @@ fn round(args: &[String]) -> Result<(), String> {
     .map_err(|error| error.to_string())?;
     println!("{}", serde_json::json!(figures));
     Ok(())
+}
+
+fn share(args: &[String]) -> Result<(), String> {
+    let [path, tasks] = args else {
+        return Err("share PATH TASKS".to_owned());
+    };
+    let tasks = tasks
+        .parse()
+        .map_err(|_| format!("{tasks:?} is no number"))?;
+    shared::share(path.as_ref(), tasks).map_err(|error| error.to_string())
 }

@@ -15,9 +15,9 @@ use axum_taskflow_core::{
 use axum_taskflow_sqlite::{Durability, SqliteOptions};
 use tokio::sync::mpsc;
 
-use crate::{limits, report::Figure};
+use crate::{limits, report::Figure, shared};
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Producers that add one by one, and slots that run.
 const PRODUCERS: usize = 64;
@@ -45,6 +45,8 @@ pub(crate) enum Workload {
     W2Requeue,
     /// As W2, safe against power loss.
     W2Full,
+    /// As W2, by three processes on one file.
+    W2Shared,
     /// As W2, with many finished tasks in the store.
     W2History,
     /// From an add to the function's first line.
@@ -54,12 +56,13 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::L1,
         Self::W1,
         Self::W2,
         Self::W2Requeue,
         Self::W2Full,
+        Self::W2Shared,
         Self::W2History,
         Self::W3,
         Self::W4,
@@ -78,7 +81,7 @@ impl Workload {
     /// True if it makes sense on this store.
     pub(crate) fn fits(self, store: Store) -> bool {
         match self {
-            Self::L1 | Self::W2Full | Self::W2History => store == Store::Sqlite,
+            Self::L1 | Self::W2Full | Self::W2Shared | Self::W2History => store == Store::Sqlite,
             _ => true,
         }
     }
@@ -92,6 +95,7 @@ impl fmt::Display for Workload {
             Self::W2 => "w2",
             Self::W2Requeue => "w2-requeue",
             Self::W2Full => "w2-full",
+            Self::W2Shared => "w2-shared",
             Self::W2History => "w2-history",
             Self::W3 => "w3",
             Self::W4 => "w4",
@@ -130,13 +134,16 @@ pub(crate) fn run(
     if workload == Workload::L1 {
         return limits::sqlite(&path, tasks);
     }
+    if workload == Workload::W2Shared {
+        return shared::run(&path, tasks);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(async {
         match workload {
-            Workload::L1 => unreachable!("answered above"),
+            Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
             Workload::W1 => w1(store, &path, tasks).await,
             Workload::W2 => w2(open(store, &path, Durability::Process)?, tasks, false).await,
             Workload::W2Requeue => w2(open(store, &path, Durability::Process)?, tasks, true).await,
@@ -162,7 +169,7 @@ fn open(store: Store, path: &Path, durability: Durability) -> Result<Arc<dyn Bac
     })
 }
 
-fn config(backend: Arc<dyn Backend>) -> Config {
+pub(crate) fn config(backend: Arc<dyn Backend>) -> Config {
     let mut config = Config::default();
     config.backend = backend;
     config.collect = false;
@@ -234,6 +241,16 @@ async fn w2(backend: Arc<dyn Backend>, tasks: usize, requeue: bool) -> Result<Ve
 async fn end_to_end(manager: &TaskManager, tasks: usize, requeue: bool) -> Result<Duration> {
     let already = succeeded(manager).await?;
     let begun = Instant::now();
+    produce(manager, tasks, requeue).await?;
+    let wanted = already + (tasks / PRODUCERS * PRODUCERS) as u64;
+    while succeeded(manager).await? < wanted {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(begun.elapsed())
+}
+
+/// Adds tasks one by one, by all producers at once.
+pub(crate) async fn produce(manager: &TaskManager, tasks: usize, requeue: bool) -> Result<()> {
     let mut producers = tokio::task::JoinSet::new();
     for _ in 0..PRODUCERS {
         let manager = manager.clone();
@@ -250,11 +267,16 @@ async fn end_to_end(manager: &TaskManager, tasks: usize, requeue: bool) -> Resul
     while let Some(done) = producers.join_next().await {
         done??;
     }
-    let wanted = already + (tasks / PRODUCERS * PRODUCERS) as u64;
-    while succeeded(manager).await? < wanted {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Ok(begun.elapsed())
+    Ok(())
+}
+
+/// Tasks that have not ended.
+pub(crate) async fn live(manager: &TaskManager) -> Result<u64> {
+    let counts = manager.counts().await?;
+    let live = counts
+        .into_iter()
+        .filter(|count| !count.status.is_terminal());
+    Ok(live.map(|count| count.n).sum())
 }
 
 async fn succeeded(manager: &TaskManager) -> Result<u64> {

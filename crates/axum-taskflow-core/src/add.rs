@@ -8,7 +8,7 @@ use crate::{
     backend::Enqueued,
     clock::Timestamp,
     engine::{
-        Engine, OUTCOMES_MAX,
+        Beginning, Engine, OUTCOMES_MAX, Promise,
         journal::{ThenAdded, Wanted, unavailable},
     },
     error::{BackendError, Error, ErrorKind},
@@ -307,19 +307,17 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
     let begun = tokio::time::Instant::now();
     engine.journal.place(n, engine.add_timeout).await?;
     let now = engine.clock.now();
-    let tasks: Vec<Arc<Task>> = tasks
+    let promised: Vec<Promised> = tasks
         .into_iter()
-        .map(|mut task| {
-            // Not while the store fails: each task that may be stored all the same has to be disowned.
-            if engine.journal.changes_waiting() < OUTCOMES_MAX && engine.ready.promise(&task, now) {
-                task.life.owner = Some(engine.me());
-            }
-            Arc::new(task)
-        })
+        .map(|task| Promised::to(engine, task, now))
+        .collect();
+    let tasks = promised
+        .iter()
+        .map(|promised| promised.task().clone())
         .collect();
     let promises = Promises {
         engine: engine.clone(),
-        tasks: tasks.clone(),
+        promised,
     };
     let (sender, answer) = oneshot::channel();
     let then: ThenAdded = Box::new(move |written| {
@@ -350,10 +348,78 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
     }
 }
 
-/// The places that were promised to new tasks: kept, or broken if they are not stored for whatever reason.
+/// A new task, and what it was promised.
+enum Promised {
+    Slot(Beginning),
+    Place(Arc<Task>),
+    Nothing(Arc<Task>),
+}
+
+impl Promised {
+    fn to(engine: &Arc<Engine>, mut task: Task, now: Timestamp) -> Self {
+        // Not while the store fails: each task that may be stored all the same has to be disowned.
+        if engine.journal.changes_waiting() >= OUTCOMES_MAX {
+            return Self::Nothing(Arc::new(task));
+        }
+        match engine.ready.promise(&task, now) {
+            Promise::Slot => match engine.beginning_of_new(&task, now) {
+                Some(beginning) => Self::Slot(beginning),
+                None => Self::Nothing(Arc::new(task)),
+            },
+            Promise::Place => {
+                task.life.owner = Some(engine.me());
+                Self::Place(Arc::new(task))
+            }
+            Promise::Nothing => Self::Nothing(Arc::new(task)),
+        }
+    }
+
+    /// The task as it is to be stored.
+    fn task(&self) -> &Arc<Task> {
+        match self {
+            Self::Slot(beginning) => beginning.task(),
+            Self::Place(task) | Self::Nothing(task) => task,
+        }
+    }
+
+    /// The task was stored. Gives one back that has no place any more.
+    fn keep(self, engine: &Arc<Engine>, now: Timestamp) -> Option<Arc<Task>> {
+        engine.feed.added(self.task());
+        if self
+            .task()
+            .life
+            .owner
+            .is_some_and(|owner| owner != engine.me())
+        {
+            // This instance was taken for dead while the task was stored: it is for all.
+            engine.disown(self.task());
+            self.break_it(engine);
+            return None;
+        }
+        match self {
+            Self::Slot(beginning) => engine.begin_now(beginning),
+            Self::Place(task) => return engine.ready.keep_promise(task),
+            Self::Nothing(task) => {
+                engine.waits_on_disk(Some(task.executor), task.life.run_at, now);
+            }
+        }
+        None
+    }
+
+    /// The task was not stored.
+    fn break_it(&self, engine: &Arc<Engine>) {
+        match self {
+            Self::Slot(beginning) => engine.begin_never(beginning),
+            Self::Place(task) => engine.ready.break_promise(task.executor),
+            Self::Nothing(_) => {}
+        }
+    }
+}
+
+/// What was promised to new tasks: kept, or broken if they are not stored for whatever reason.
 struct Promises {
     engine: Arc<Engine>,
-    tasks: Vec<Arc<Task>>,
+    promised: Vec<Promised>,
 }
 
 impl Promises {
@@ -366,7 +432,8 @@ impl Promises {
             Err(failure) => {
                 if !failure.is_refused() {
                     // It may be stored, and the answer lost: then it would wait for us for ever.
-                    let ours = self.tasks.iter().filter(|task| task.life.owner.is_some());
+                    let tasks = self.promised.iter().map(Promised::task);
+                    let ours = tasks.filter(|task| task.life.owner.is_some());
                     ours.for_each(|task| self.engine.disown(task));
                 }
                 return Err(unavailable(failure));
@@ -374,22 +441,11 @@ impl Promises {
         };
         let now = self.engine.clock.now();
         let mut refused = Vec::new();
-        for (task, enqueued) in std::mem::take(&mut self.tasks).into_iter().zip(written) {
-            let promised = task.life.owner.is_some();
+        let promised = std::mem::take(&mut self.promised);
+        for (promised, enqueued) in promised.into_iter().zip(written) {
             match enqueued {
-                Enqueued::Created => {
-                    self.engine.feed.added(&task);
-                    if promised {
-                        refused.extend(self.engine.ready.keep_promise(task));
-                    } else {
-                        let (executor, run_at) = (task.executor, task.life.run_at);
-                        self.engine.waits_on_disk(Some(executor), run_at, now);
-                    }
-                }
-                Enqueued::Exists { .. } if promised => {
-                    self.engine.ready.break_promise(task.executor);
-                }
-                Enqueued::Exists { .. } => {}
+                Enqueued::Created => refused.extend(promised.keep(&self.engine, now)),
+                Enqueued::Exists { .. } => promised.break_it(&self.engine),
             }
         }
         self.engine.let_others_have(refused);
@@ -399,10 +455,8 @@ impl Promises {
 
 impl Drop for Promises {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            if task.life.owner.is_some() {
-                self.engine.ready.break_promise(task.executor);
-            }
+        for promised in &self.promised {
+            promised.break_it(&self.engine);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The contract between the engine and whatever stores its tasks.
 
-use std::{fmt, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -238,7 +238,8 @@ impl Peer {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Batch {
-    /// New tasks, pending, as they are to be stored: [`Life::owner`](crate::Life) says whether somebody holds them.
+    /// New tasks as they are to be stored: pending, and [`Life::owner`](crate::Life) says whether somebody holds them;
+    /// or running, if their owner begins at once.
     pub tasks: Vec<Arc<Task>>,
     /// Changes of stored tasks, or of those above, in their order.
     pub changes: Vec<Change>,
@@ -321,6 +322,8 @@ pub struct Claim {
     pub owner: InstanceId,
     /// Of which functions. None: none.
     pub names: Arc<[Arc<str>]>,
+    /// Not these: the claimer cannot read their arguments, and leaves them to somebody who can. A few at most.
+    pub except: Arc<BTreeSet<TaskId>>,
     /// At most how many.
     pub limit: usize,
     /// What is due by then.

@@ -181,6 +181,25 @@ impl Change {
         Ok(change)
     }
 
+    /// The start of the current attempt is stored, and its function was surely not called: any instance may claim the
+    /// task, and no attempt is burnt.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not running.
+    pub fn never_began(task: &Task) -> Result<Self, Refused> {
+        let status = task.life.status.on(Cause::Requeued)?;
+        let life = Life {
+            status,
+            epoch: task.life.epoch.next(),
+            attempt: task.life.attempt.saturating_sub(1),
+            owner: None,
+            instance: None,
+            started_at: None,
+            ..task.life.clone()
+        };
+        Ok(Self::of(task, life))
+    }
+
     /// Somebody cancelled a task that no attempt has begun.
     ///
     /// # Errors

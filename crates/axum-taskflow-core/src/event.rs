@@ -96,7 +96,14 @@ impl Feed {
 
     pub(crate) fn added(&self, task: &Arc<Task>) {
         debug!(task = %task.id, function = %task.name, "task added");
-        self.send(|| TaskEvent::Added(task.clone()));
+        self.send(|| {
+            // One that begins at once was never stored as waiting, but it is told like all others.
+            let mut task = task.clone();
+            if task.life.status == TaskStatus::Running {
+                Arc::make_mut(&mut task).life = Life::new(task.life.run_at);
+            }
+            TaskEvent::Added(task)
+        });
     }
 
     pub(crate) fn changed(&self, change: &Change, now: Timestamp) {

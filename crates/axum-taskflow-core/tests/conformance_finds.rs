@@ -47,6 +47,11 @@ flaws! {
     claims_the_oldest_first: "claim::higher_priority_goes_first_then_earlier_then_older" model;
     forgets_what_is_due_next: "claim::next_due_is_the_earliest_time_ahead_of_any_function" model;
     tells_no_owner: "claim::a_claimed_task_belongs_to_the_claimer" model;
+    claims_what_is_left_out: "claim::what_a_claim_leaves_out_waits_for_somebody_else";
+    leaves_the_superseded_their_tasks: "orphans::tasks_of_a_superseded_instance_are_orphans";
+    tells_nobody_that_it_was_superseded: "instances::a_superseded_instance_learns_it_from_its_beat";
+    shows_no_beats: "instances::a_beat_is_seen";
+    remembers_those_who_left: "instances::an_instance_that_left_without_tasks_is_not_seen";
     looks_at_all_to_claim: "pace::a_claim_is_not_slowed_down_by_what_it_cannot_take";
     calls_stale_changes_applied: "apply::a_change_from_another_status_or_epoch_is_stale" model;
     calls_what_is_written_again_stale: "apply::a_change_that_is_written_again_is_applied_and_changes_nothing";
@@ -165,7 +170,11 @@ impl Backend for Flawed {
     }
 
     fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
-        self.memory.beat(id, now)
+        match self.flaw {
+            Flaw::tells_nobody_that_it_was_superseded => Box::pin(async { Ok(Standing::Alive) }),
+            Flaw::shows_no_beats => Box::pin(async { Ok(Standing::Alive) }),
+            _ => self.memory.beat(id, now),
+        }
     }
 
     fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
@@ -177,7 +186,10 @@ impl Backend for Flawed {
     }
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        self.memory.leave(id)
+        match self.flaw {
+            Flaw::remembers_those_who_left => Box::pin(async { Ok(()) }),
+            _ => self.memory.leave(id),
+        }
     }
 
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
@@ -215,6 +227,7 @@ impl Backend for Flawed {
                         .clone()
                         .into();
                 }
+                Flaw::claims_what_is_left_out => claim.except = Arc::default(),
                 Flaw::claims_without_limit => claim.limit = usize::MAX,
                 Flaw::claims_too_early => {
                     claim.now = claim.now.saturating_add(Duration::from_millis(1));
@@ -243,7 +256,10 @@ impl Backend for Flawed {
     }
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
-        self.memory.orphans(limit)
+        match self.flaw {
+            Flaw::leaves_the_superseded_their_tasks => Box::pin(async { Ok(Vec::new()) }),
+            _ => self.memory.orphans(limit),
+        }
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {

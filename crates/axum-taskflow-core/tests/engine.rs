@@ -1031,6 +1031,41 @@ async fn a_task_whose_arguments_cannot_be_read_is_held_and_says_why() {
     assert!(!manager.knows("somebody_elses"));
 }
 
+/// Two programs that know one function by different arguments, as while a new version is rolled out.
+#[tokio::test]
+async fn a_task_that_one_program_cannot_read_is_run_by_another_at_once() {
+    async fn by_name(_name: String) -> String {
+        "by name".to_owned()
+    }
+    async fn by_number(_number: u32) -> String {
+        "by number".to_owned()
+    }
+    let clock = Clock::system();
+    let backend: Arc<dyn axum_taskflow_core::Backend> =
+        Arc::new(axum_taskflow_core::Memory::default());
+    let config = |def: TaskDef| {
+        let mut config = config();
+        config.backend = backend.clone();
+        config.tasks = vec![def.name("greet")];
+        config
+    };
+    let old = start(config(TaskDef::new(by_name))).await;
+    let is_held = async |id| {
+        support::until(async || old.get(id).await.unwrap().unwrap().life.error).await;
+    };
+    let before = support::stored(&backend, &clock, "greet", "[1]").await;
+    old.add_task(add, (1, 1)).await.unwrap(); // wakes it
+    is_held(before).await;
+
+    let new = start(config(TaskDef::new(by_number))).await;
+    let after = support::stored(&backend, &clock, "greet", "[2]").await;
+
+    for id in [before, after] {
+        let result = tokio::time::timeout(SOON / 2, new.wait::<String>(id)).await;
+        assert_eq!(result.unwrap().unwrap(), "by number");
+    }
+}
+
 #[derive(serde::Serialize)]
 struct PanicsWhenRead(u32);
 
@@ -1265,6 +1300,9 @@ async fn a_store_that_stalls_makes_adds_fail_within_their_deadline() {
         (1..=2).contains(&unsure),
         "only what was being written is unsure: {kinds:?}"
     );
+    let id = manager.add_task(add, (1, 1)).await.unwrap();
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(sum.expect("it works again").unwrap(), 2);
 }
 
 #[tokio::test]

@@ -4,11 +4,11 @@ use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use axum::Router;
 use axum_taskflow_core::{Error, ErrorKind, TaskManager};
-use tokio::sync::Semaphore;
 
 use crate::{
     Shared,
     auth::{self, Auth, Rights, TokenSetting, UserSetting},
+    stream::Streams,
 };
 
 /// The routes of the REST API and the dashboard.
@@ -161,7 +161,7 @@ impl TaskAdmin {
     }
 
     /// Live streams that may be open at once; further ones are answered with 503, and their pages stay as they are.
-    /// 64 unless set.
+    /// 64 unless set. Eight of them may be of one session, or of one user or token that signs in with each request.
     #[must_use]
     pub fn streams_max(mut self, n: usize) -> Self {
         self.streams_max = n;
@@ -244,7 +244,7 @@ impl TaskAdmin {
                 .public_path
                 .map(|path| path.trim_end_matches('/').to_owned()),
             is_https: self.is_https,
-            streams: Arc::new(Semaphore::new(self.streams_max)),
+            streams: Streams::new(self.streams_max),
         })))
     }
 
@@ -310,10 +310,6 @@ impl TaskAdmin {
             complaints.push(format!(
                 "public_path must be a path such as \"/ops/tasks\", not {path:?}"
             ));
-        }
-        if self.streams_max > Semaphore::MAX_PERMITS {
-            let max = Semaphore::MAX_PERMITS;
-            complaints.push(format!("streams_max must be at most {max}"));
         }
         complaints
     }

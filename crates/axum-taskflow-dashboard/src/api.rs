@@ -21,6 +21,7 @@ use crate::{
     guard::{Call, redirect},
     problem::{Problem, json},
     query::{Filter, Params},
+    runners::Runners,
     view::{AuditJson, TaskJson},
 };
 
@@ -38,6 +39,9 @@ const BULK_MAX: usize = 1_000;
 const RETRY_FAILED_MAX: usize = 10_000;
 /// Tasks that are read at once on the way there.
 const RETRY_FAILED_PAGE: usize = 500;
+/// Short pages of each status on the way there. A store gives one when it has looked at as much as it may for a page and
+/// those that fit are rare: the next call goes on from there.
+const SHORT_PAGES_MAX: usize = 3;
 /// Retries that wait for the store together, so that they share a commit.
 const RETRIES_AT_ONCE: usize = 64;
 
@@ -59,9 +63,12 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     for task in &page.tasks {
         logs.push(logs_of(manager, task, LOGS_IN_LIST, &mut bytes_left).await?);
     }
-    let tasks = page.tasks.iter().zip(&logs);
-    let tasks: Vec<TaskJson<'_>> = tasks.map(|(task, logs)| TaskJson::of(task, logs)).collect();
-    let mut response = json(&tasks);
+    let runners = Runners::of_tasks(manager, &page.tasks).await?;
+    let tasks = page.tasks.iter().zip(&logs).map(|(task, logs)| {
+        let can_run = runners.can_run(manager, &task.name, &task.life);
+        TaskJson::of(task, logs, can_run)
+    });
+    let mut response = json(&tasks.collect::<Vec<_>>());
     if let Some(next) = page.next {
         let mut query = form_urlencoded::Serializer::new(String::new());
         filter.write(&mut query);
@@ -122,10 +129,33 @@ pub(crate) async fn task(call: Call) -> Result<Response, Problem> {
 }
 
 async fn one_task(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
-    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
-    let mut bytes_left = LOGS_BYTES_MAX;
-    let logs = logs_of(manager, &task, LOGS_OF_TASK, &mut bytes_left).await?;
-    Ok(json(&TaskJson::of(&task, &logs)))
+    let told = Told::of(manager, id).await?;
+    Ok(json(&told.json(manager)))
+}
+
+/// A task with everything that is told of it.
+struct Told {
+    task: Task,
+    logs: Vec<LogLine>,
+    runners: Runners,
+}
+
+impl Told {
+    async fn of(manager: &TaskManager, id: TaskId) -> Result<Self, Problem> {
+        let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
+        let mut bytes_left = LOGS_BYTES_MAX;
+        Ok(Self {
+            logs: logs_of(manager, &task, LOGS_OF_TASK, &mut bytes_left).await?,
+            runners: Runners::of_tasks(manager, std::slice::from_ref(&task)).await?,
+            task,
+        })
+    }
+
+    fn json(&self, manager: &TaskManager) -> TaskJson<'_> {
+        let task = &self.task;
+        let can_run = self.runners.can_run(manager, &task.name, &task.life);
+        TaskJson::of(task, &self.logs, can_run)
+    }
 }
 
 #[derive(Serialize)]
@@ -140,6 +170,8 @@ struct Metrics {
     success_rate: f64,
     /// Of the attempts that ended tasks in the last hour.
     avg_duration_seconds: f64,
+    /// Here, since the start.
+    stale_results: u64,
 }
 
 /// `GET /metrics`: from counters, whose number does not grow with the tasks.
@@ -169,6 +201,7 @@ pub(crate) async fn metrics(call: Call) -> Result<Response, Problem> {
         cancelled: n(TaskStatus::Cancelled),
         success_rate: share(success as f64, total),
         avg_duration_seconds: (share(ran.as_secs_f64(), ended) * 1e6).round() / 1e6,
+        stale_results: manager.stale_results(),
     }))
 }
 
@@ -212,11 +245,10 @@ pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
 }
 
 async fn acted(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
-    let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
-    let logs = logs_of(manager, &task, LOGS_OF_TASK, &mut LOGS_BYTES_MAX.clone()).await?;
+    let told = Told::of(manager, id).await?;
     Ok(json(&Acted {
         task_id: id,
-        task: TaskJson::of(&task, &logs),
+        task: told.json(manager),
     }))
 }
 
@@ -388,11 +420,9 @@ pub(crate) async fn retry_failed(call: Call) -> Result<Response, Problem> {
     let mut looked_at = 0;
     let mut last = None;
     let mut outcome = Ok(());
-    while looked_at < RETRY_FAILED_MAX && outcome.is_ok() {
-        match failed
-            .next(manager, RETRY_FAILED_PAGE.min(RETRY_FAILED_MAX - looked_at))
-            .await
-        {
+    while looked_at < RETRY_FAILED_MAX {
+        let limit = RETRY_FAILED_PAGE.min(RETRY_FAILED_MAX - looked_at);
+        match failed.next(manager, limit).await {
             Ok(ids) if ids.is_empty() => break,
             Ok(ids) => {
                 looked_at += ids.len();
@@ -401,13 +431,24 @@ pub(crate) async fn retry_failed(call: Call) -> Result<Response, Problem> {
             }
             Err(error) => outcome = Err(error),
         }
+        if outcome.is_err() {
+            break;
+        }
     }
-    if outcome.is_ok() && looked_at >= RETRY_FAILED_MAX {
-        let has_more = failed.has_more(manager).await?;
-        retried.more = Some(has_more);
-        retried.next_before = last.filter(|_| has_more);
-    } else {
-        retried.more = Some(outcome.is_err());
+    let mut rest = Ok(None);
+    if outcome.is_ok() {
+        rest = failed.rest(manager, last).await;
+    }
+    match rest {
+        Ok(next_before) => {
+            retried.more = Some(next_before.is_some() || outcome.is_err());
+            retried.next_before = next_before;
+        }
+        // What was done is told and recorded all the same.
+        Err(error) => {
+            (retried.more, retried.next_before) = (Some(true), last);
+            outcome = Err(error);
+        }
     }
     let detail = serde_json::json!({
         "since": since, "func_name": func_name, "dispatched": retried.dispatched, "skipped": retried.skipped,
@@ -449,6 +490,8 @@ struct Lane {
     /// Read and not handed out yet.
     ids: VecDeque<TaskId>,
     is_over: bool,
+    /// Short pages that may still be read.
+    short_pages_left: usize,
 }
 
 impl Failed {
@@ -465,24 +508,18 @@ impl Failed {
                 query,
                 ids: VecDeque::new(),
                 is_over: false,
+                short_pages_left: SHORT_PAGES_MAX,
             }
         };
         Self([TaskStatus::Failed, TaskStatus::Interrupted].map(lane))
     }
 
-    /// At most `limit` further ids; none if there are no more.
+    /// At most `limit` further ids; none if there are no more, or if looking on would take too long.
     async fn next(&mut self, manager: &TaskManager, limit: usize) -> Result<Vec<TaskId>, Error> {
         let mut ids = Vec::new();
         while ids.len() < limit {
-            for lane in &mut self.0 {
-                lane.fill(manager).await?;
-            }
-            let newest = self
-                .0
-                .iter_mut()
-                .filter(|lane| !lane.ids.is_empty())
-                .max_by_key(|lane| lane.ids.front().copied());
-            match newest.and_then(|lane| lane.ids.pop_front()) {
+            self.fill(manager).await?;
+            match self.newest().and_then(|lane| lane.ids.pop_front()) {
                 Some(id) => ids.push(id),
                 None => break,
             }
@@ -490,18 +527,52 @@ impl Failed {
         Ok(ids)
     }
 
-    async fn has_more(&mut self, manager: &TaskManager) -> Result<bool, Error> {
+    /// What to go on before, if there may be more; `last` was handed out last.
+    async fn rest(
+        &mut self,
+        manager: &TaskManager,
+        last: Option<TaskId>,
+    ) -> Result<Option<TaskId>, Error> {
+        self.fill(manager).await?;
+        Ok(match self.newest() {
+            Some(_) => last,
+            None => self.horizon(),
+        })
+    }
+
+    async fn fill(&mut self, manager: &TaskManager) -> Result<(), Error> {
         for lane in &mut self.0 {
             lane.fill(manager).await?;
         }
-        Ok(self.0.iter().any(|lane| !lane.ids.is_empty()))
+        Ok(())
+    }
+
+    /// The lane whose turn it is. What lies beyond the horizon has to wait: the other lane may have newer ones.
+    fn newest(&mut self) -> Option<&mut Lane> {
+        let horizon = self.horizon();
+        self.0
+            .iter_mut()
+            .filter(|lane| lane.ids.front().is_some_and(|id| Some(*id) >= horizon))
+            .max_by_key(|lane| lane.ids.front().copied())
+    }
+
+    /// How far back everything was looked at; nothing if that is all there is.
+    fn horizon(&self) -> Option<TaskId> {
+        let unread = self
+            .0
+            .iter()
+            .filter(|lane| lane.ids.is_empty() && !lane.is_over);
+        unread.filter_map(|lane| lane.query.before).max()
     }
 }
 
 impl Lane {
     async fn fill(&mut self, manager: &TaskManager) -> Result<(), Error> {
-        while self.ids.is_empty() && !self.is_over {
+        while self.ids.is_empty() && !self.is_over && self.short_pages_left > 0 {
             let page = manager.list(self.query.clone()).await?;
+            if page.tasks.len() < self.query.limit {
+                self.short_pages_left -= 1;
+            }
             self.ids.extend(page.tasks.iter().map(|task| task.id));
             self.is_over = page.next.is_none();
             self.query.before = page.next;

@@ -39,7 +39,7 @@ pub(crate) struct Access {
     pub(crate) form_token: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Session {
     nonce: [u8; 16],
     pub(crate) expires_at: Timestamp,

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use axum_taskflow_core::{TaskId, Timestamp};
+use tracing::Instrument;
 
 use crate::{
     ROUTES, Right, Route, Shared,
@@ -162,7 +163,10 @@ pub(crate) async fn guard(
         None => {
             let told = visit.flash.is_some() && visit.wants_html;
             request.extensions_mut().insert(Arc::new(visit));
-            let mut response = next.run(request).await;
+            let mut response = match right_of(request.method(), request.uri().path()) {
+                Right::Operate => to_the_end(next.run(request)).await,
+                Right::Open | Right::Read => next.run(request).await,
+            };
             if told && response.status() == StatusCode::OK {
                 response
                     .headers_mut()
@@ -173,6 +177,22 @@ pub(crate) async fn guard(
     };
     secure(response.headers_mut(), asset);
     response
+}
+
+/// Answers in a task of its own. When a client hangs up, what answers it is dropped where it stands, and an action
+/// would be done without its record in the audit log. It is not waited for at shutdown; the store's deadlines end it.
+async fn to_the_end(answer: impl Future<Output = Response> + Send + 'static) -> Response {
+    match tokio::spawn(answer.in_current_span()).await {
+        Ok(response) => response,
+        Err(failed) => match failed.try_into_panic() {
+            // As if it had been here: whoever catches panics of handlers wants this one, too.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => {
+                let detail = "the service is shutting down: what was asked for may have been done";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+            }
+        },
+    }
 }
 
 const ASSETS: &str = "/dashboard/assets/";

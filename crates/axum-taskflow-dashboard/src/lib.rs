@@ -9,8 +9,8 @@
 //! router is built from it, the guard asks it, and a test walks it.
 //!
 //! # Who may
-//! Everything but the sign-in and the stylesheet needs a sign-in, unless [`TaskAdmin::insecure_no_auth`] is written
-//! in code. Users and tokens have [`Rights`]: to look, or to act as well. One layer around the router judges every
+//! Everything but the sign-in, the files of the page and `GET /tasks/health`, which shows no data, needs a sign-in,
+//! unless [`TaskAdmin::insecure_no_auth`] is written in code. Users and tokens have [`Rights`]: to look, or to act as well. One layer around the router judges every
 //! request, so that no handler can forget to.
 //!
 //! # What it costs
@@ -21,14 +21,17 @@
 mod text;
 mod problem;
 mod query;
+mod runners;
 mod view;
 mod auth;
 mod guard;
+mod instances;
 mod stream;
 mod actions;
 mod pages;
 mod sign_in;
 mod api;
+mod health;
 mod admin;
 
 use std::sync::Arc;
@@ -41,7 +44,6 @@ use axum::{
     routing::{MethodRouter, delete, get, post},
 };
 use axum_taskflow_core::TaskManager;
-use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 
 pub use crate::{admin::TaskAdmin, auth::Rights};
@@ -52,6 +54,10 @@ const ROUTES: &[Route] = &[
     Route::new(Verb::Get, "/", Right::Read, || get(api::list)),
     Route::new(Verb::Get, "/metrics", Right::Read, || get(api::metrics)),
     Route::new(Verb::Get, "/audit", Right::Read, || get(api::audit)),
+    Route::new(Verb::Get, "/instances", Right::Read, || {
+        get(instances::list)
+    }),
+    Route::new(Verb::Get, "/health", Right::Open, || get(health::health)),
     Route::new(Verb::Post, "/bulk-retry", Right::Operate, || {
         post(api::bulk_retry)
     }),
@@ -165,8 +171,7 @@ struct Shared {
     title: String,
     public_path: Option<String>,
     is_https: bool,
-    /// One permit for each stream that may be open.
-    streams: Arc<Semaphore>,
+    streams: stream::Streams,
 }
 
 /// Bytes of a request's body at most: a thousand ids, and room to spare.
@@ -243,13 +248,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_open_routes_are_these_three() {
+    async fn the_open_routes_are_the_door_the_files_of_the_page_and_the_health_that_shows_no_data()
+    {
         let open = ROUTES.iter().filter(|route| route.right == Right::Open);
         let open: Vec<_> = open.map(|route| (route.verb, route.path)).collect();
 
         assert_eq!(
             open,
             [
+                (Verb::Get, "/health"),
                 (Verb::Get, "/dashboard/assets/{file}"),
                 (Verb::Get, "/auth/login"),
                 (Verb::Post, "/auth/login"),

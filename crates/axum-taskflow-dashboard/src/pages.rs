@@ -17,8 +17,10 @@ use axum_taskflow_dashboard_assets as assets;
 use crate::{
     auth::Rights,
     guard::{Call, Flash, redirect},
+    instances::Instances,
     problem::{Problem, json},
     query::{Filter, Wanted},
+    runners::Runners,
     text,
     view::{Detail, LogText, Logs, Row},
 };
@@ -167,6 +169,7 @@ struct ListPage {
     looked_back_to: Option<String>,
     /// Nothing has this name: these sound like it.
     proposals: Option<Vec<Chip>>,
+    instances: Instances,
 }
 
 /// `GET /dashboard`: the tasks, newest first.
@@ -198,12 +201,14 @@ async fn list_page(
         None => filter.page(manager, query).await?,
     };
     let counts = manager.counts().await?;
+    let peers = manager.instances().await?;
+    let runners = Runners::of(&peers);
     let is_top = before.is_none() && after.is_none();
     let now = call.visit.now;
     let rows: Vec<Row> = page
         .tasks
         .iter()
-        .map(|task| Row::of(task, manager, now))
+        .map(|task| Row::of(task, manager, &runners, now))
         .collect();
     let mut frame = Frame::of(call);
     frame.names = names(manager, &counts);
@@ -254,6 +259,7 @@ async fn list_page(
             older,
             looked_back_to,
             proposals,
+            instances: Instances::of(&peers, manager, now),
             rows,
             frame,
         },
@@ -510,6 +516,7 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
         0 => Logs::default(),
         _ => last_lines(manager, id).await?,
     };
+    let runners = Runners::of_tasks(manager, std::slice::from_ref(&task)).await?;
     let mut frame = Frame::of(call);
     if !task.life.status.is_terminal() {
         frame.refreshes = true;
@@ -520,7 +527,7 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
             .finish();
         frame.stream = format!("{}/stream?{query}", call.visit.dashboard());
     }
-    let detail = Detail::of(&task, logs, manager, call.visit.now);
+    let detail = Detail::of(&task, logs, manager, &runners, call.visit.now);
     Ok(print(
         StatusCode::OK,
         &TaskPage {

@@ -10,8 +10,9 @@ pub(crate) const LIMIT_DEFAULT: usize = 100;
 pub(crate) const LIMIT_MAX: usize = 1_000;
 /// Bytes of a parameter at most; nothing that is stored has longer names.
 const PARAM_BYTES_MAX: usize = 1_024;
-/// How often the store is asked for one page. A store may answer with a short page, so that its work is bounded.
-const READS_MAX: usize = 10;
+/// How often the store is asked for one page. A store may answer with a short page, so that its work is bounded; ours is
+/// bounded by this, and the reader goes on where we stopped.
+const READS_MAX: usize = 3;
 
 /// The parameters of a query, in their order.
 #[derive(Clone, Debug, Default)]

@@ -5,9 +5,9 @@
 //! frames, and a stuck one falls behind in the feed, which costs nobody else anything.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,19 +21,18 @@ use axum::{
 use axum_taskflow_core::{Error, EventStream, TaskEvent, TaskId, TaskStatus, Timestamp};
 use futures_util::stream;
 use serde::Serialize;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::StreamExt;
 
 use crate::{
     Shared,
     auth::Session,
     guard::Call,
+    instances::Told,
     pages,
     problem::Problem,
     query::{Filter, Wanted},
+    runners::Runners,
     text,
     view::{Delta, LogText},
 };
@@ -44,10 +43,15 @@ const FRAME_EVERY: Duration = Duration::from_millis(250);
 const FRAME_AFTER: Duration = Duration::from_millis(40);
 /// Between two readings of the counters.
 const COUNTS_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at the instances.
+const INSTANCES_EVERY: Duration = Duration::from_secs(5);
 /// Silence that is broken by a comment, so that proxies do not hang up.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks at whether the session is still good.
 const SESSION_EVERY: Duration = Duration::from_secs(30);
+/// Live pages of one session, or of one user or token without a session: a person with all tabs open must not leave
+/// none to others.
+const STREAMS_OF_ONE_MAX: usize = 8;
 /// Rows in a frame, about 8 KB.
 const ROWS_IN_FRAME: usize = 60;
 /// Changed rows that wait for a frame; with more, what is on the screen is read again instead.
@@ -68,18 +72,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// `GET /dashboard/stream`: of one task (`id`), or of a page of the list (`lo`, `hi` and the page's filter).
 pub(crate) async fn open(call: Call, headers: HeaderMap) -> Result<Response, Problem> {
     let view = View::of(&call)?;
-    let permit = call
-        .shared
-        .streams
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| {
-            Problem::try_later(
-                StatusCode::SERVICE_UNAVAILABLE,
-                10,
-                "too many pages are live already: this one stays as it is",
-            )
-        })?;
+    let permit = call.shared.streams.permit(&call)?;
     let viewer = Viewer::new(&call, view, synced_at(&call, &headers)?, permit);
     let frames = stream::unfold(viewer, |mut viewer| async move {
         let frame = viewer.next().await?;
@@ -96,6 +89,95 @@ pub(crate) async fn open(call: Call, headers: HeaderMap) -> Result<Response, Pro
             .insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
+}
+
+/// Who has how many pages open.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    max: usize,
+    /// A std mutex: held for one look-up.
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    n: usize,
+    /// Those of each person; nobody is in it with none.
+    of: HashMap<Person, usize>,
+}
+
+/// Whose pages are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Person {
+    Session(Session),
+    /// Signed in with each request.
+    Name(Arc<str>),
+    /// Anybody, where nobody has to sign in: they cannot be told apart, so only all streams together have a bound.
+    Anybody,
+}
+
+/// Given back when the stream is dropped.
+struct Permit {
+    shared: Arc<Shared>,
+    person: Person,
+}
+
+impl Streams {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            open: Mutex::default(),
+        }
+    }
+
+    fn permit(&self, call: &Call) -> Result<Permit, Problem> {
+        let person = match &call.visit.who {
+            _ if call.shared.auth.is_open() => Person::Anybody,
+            Some(who) => match who.session {
+                Some(session) => Person::Session(session),
+                None => Person::Name(who.name.clone()),
+            },
+            None => Person::Anybody, // the guard lets nobody come here
+        };
+        let mut open = self.open();
+        let n_own = open.of.get(&person).copied().unwrap_or(0);
+        if n_own >= STREAMS_OF_ONE_MAX && person != Person::Anybody {
+            return Err(too_many(format!(
+                "{n_own} of your pages are live, and more are not allowed: close one of them, and this one will be"
+            )));
+        }
+        if open.n >= self.max {
+            let detail = "too many pages are live already: this one stays as it is";
+            return Err(too_many(detail));
+        }
+        open.n += 1;
+        *open.of.entry(person.clone()).or_default() += 1;
+        Ok(Permit {
+            shared: call.shared.clone(),
+            person,
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut open = self.shared.streams.open();
+        open.n = open.n.saturating_sub(1);
+        if let Some(n) = open.of.get_mut(&self.person) {
+            *n = n.saturating_sub(1);
+            if *n == 0 {
+                open.of.remove(&self.person);
+            }
+        }
+    }
+}
+
+fn too_many(detail: impl Into<String>) -> Problem {
+    Problem::try_later(StatusCode::SERVICE_UNAVAILABLE, 10, detail)
 }
 
 /// Up to when the page knows everything: by the id of the last frame that it got, or by when it was printed.
@@ -172,8 +254,14 @@ struct Viewer {
     /// Something was missed: what is on the screen has to be read again.
     must_read: bool,
     must_read_log: bool,
+    /// Tasks on the screen that others may have changed: each has to be read.
+    doubtful: BTreeSet<TaskId>,
     must_count: bool,
     counts: BTreeMap<&'static str, u64>,
+    /// What the page shows of the instances, and what they can run.
+    instances: Option<Told>,
+    runners: Runners,
+    instances_due: Instant,
     /// When the next frame may be sent, and when it is due because something waits for it.
     frame_from: Instant,
     frame_due: Option<Instant>,
@@ -181,8 +269,7 @@ struct Viewer {
     session_due: Instant,
     heartbeat_due: Instant,
     is_over: bool,
-    /// Given back when the stream is dropped.
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 #[derive(Serialize)]
@@ -216,7 +303,7 @@ struct Bye {
 }
 
 impl Viewer {
-    fn new(call: &Call, view: View, synced_at: Timestamp, permit: OwnedSemaphorePermit) -> Self {
+    fn new(call: &Call, view: View, synced_at: Timestamp, permit: Permit) -> Self {
         let now = Instant::now();
         let mut viewer = Self {
             shared: call.shared.clone(),
@@ -231,8 +318,12 @@ impl Viewer {
             synced_at: synced_at.saturating_sub(OVERLAP),
             must_read: true,
             must_read_log: true,
+            doubtful: BTreeSet::new(),
             must_count: true,
             counts: BTreeMap::new(),
+            instances: None,
+            runners: Runners::default(),
+            instances_due: now,
             frame_from: now,
             frame_due: Some(now),
             counts_from: now,
@@ -282,7 +373,7 @@ impl Viewer {
     /// When there is something to do, whatever happens until then.
     fn due(&self) -> Instant {
         let counts = self.must_count.then_some(self.counts_from);
-        [self.frame_due, counts]
+        [self.frame_due, counts, Some(self.instances_due)]
             .into_iter()
             .flatten()
             .fold(self.session_due.min(self.heartbeat_due), Instant::min)
@@ -301,7 +392,11 @@ impl Viewer {
             }
         }
         let mut outcome = Ok(());
-        if self.frame_due.is_some_and(|due| now >= due) {
+        if now >= self.instances_due {
+            self.instances_due = now + INSTANCES_EVERY;
+            outcome = self.look_at_instances().await;
+        }
+        if outcome.is_ok() && self.frame_due.is_some_and(|due| now >= due) {
             self.frame_due = None;
             self.frame_from = now + FRAME_EVERY;
             outcome = self.frame().await;
@@ -381,8 +476,8 @@ impl Viewer {
                     }
                 };
                 if is_shown {
-                    let is_known = manager.knows(&name);
-                    let delta = Delta::of_life(id, &name, &life, is_known, manager.now());
+                    let can_run = self.runners.can_run(manager, &name, &life);
+                    let delta = Delta::of_life(id, &name, &life, can_run, manager.now());
                     self.changed(delta);
                 }
             }
@@ -399,6 +494,20 @@ impl Viewer {
                 // Told after it was stored: it is read from there, in order and without a gap.
                 if matches!(&self.view, View::Task { id: shown, .. } if *shown == id) {
                     self.must_read_log = true;
+                    self.frame_soon();
+                }
+            }
+            TaskEvent::Stale { id, name, .. } => {
+                // Another instance took the task over, and the feed tells only what happens in this one.
+                let is_shown = match &self.view {
+                    View::Task { id: shown, .. } => *shown == id,
+                    View::List { filter, lo, hi, .. } => {
+                        fits(filter, &name, None) && (*lo..=*hi).contains(&id)
+                    }
+                };
+                if is_shown {
+                    self.doubtful.insert(id); // at most as many as there are rows
+                    self.must_count |= self.is_list();
                     self.frame_soon();
                 }
             }
@@ -436,9 +545,11 @@ impl Viewer {
     /// There is more to tell than is remembered: what is on the screen is read instead.
     fn lost(&mut self) {
         self.rows.clear();
-        self.must_read = true;
         self.must_read_log = true;
         self.must_count |= self.is_list();
+        if std::mem::replace(&mut self.must_read, true) && self.frame_due.is_some() {
+            return; // it is due already, and a flood that goes on must not put it off again and again
+        }
         // Not with each frame, or a flood would be one of reads.
         let due = self.frame_from.max(Instant::now() + COUNTS_EVERY);
         self.frame_due = Some(self.frame_due.unwrap_or(due).max(due));
@@ -457,6 +568,9 @@ impl Viewer {
         if self.must_read {
             within(self.read()).await?;
             self.must_read = false;
+        }
+        for id in std::mem::take(&mut self.doubtful) {
+            within(self.read_one(id)).await?;
         }
         self.synced_at = now;
         let deltas: Vec<Delta> = std::mem::take(&mut self.rows).into_values().collect();
@@ -482,6 +596,17 @@ impl Viewer {
         Ok(())
     }
 
+    async fn read_one(&mut self, id: TaskId) -> Result<(), Error> {
+        let manager = &self.shared.manager;
+        if let Some(task) = manager.get(id).await? {
+            let can_run = self.runners.can_run(manager, &task.name, &task.life);
+            let now = manager.now();
+            let delta = Delta::of_life(id, &task.name, &task.life, can_run, now);
+            self.rows.insert(id, delta);
+        }
+        Ok(())
+    }
+
     /// Reads what is on the screen, and tells what has changed of it since it was in step.
     async fn read(&mut self) -> Result<(), Error> {
         let manager = &self.shared.manager;
@@ -489,8 +614,8 @@ impl Viewer {
         match &self.view {
             View::Task { id, .. } => match manager.get(*id).await? {
                 Some(task) => {
-                    let is_known = manager.knows(&task.name);
-                    let delta = Delta::of_life(task.id, &task.name, &task.life, is_known, now);
+                    let can_run = self.runners.can_run(manager, &task.name, &task.life);
+                    let delta = Delta::of_life(task.id, &task.name, &task.life, can_run, now);
                     self.rows.insert(task.id, delta);
                 }
                 None => self.push("reset", &serde_json::json!({ "why": "gone" })),
@@ -515,10 +640,10 @@ impl Viewer {
                 for task in &page.tasks {
                     let life = &task.life;
                     let changed_at = life.started_at.max(life.finished_at);
-                    let is_known = manager.knows(&task.name);
+                    let can_run = self.runners.can_run(manager, &task.name, life);
                     let is_held = life.status == TaskStatus::Pending && life.error.is_some();
                     if changed_at.is_some_and(|at| at >= self.synced_at) || is_held {
-                        let delta = Delta::of_life(task.id, &task.name, life, is_known, now);
+                        let delta = Delta::of_life(task.id, &task.name, life, can_run, now);
                         self.rows.insert(task.id, delta);
                     }
                 }
@@ -558,6 +683,18 @@ impl Viewer {
         if has_more {
             self.must_read_log = true;
             self.frame_soon();
+        }
+        Ok(())
+    }
+
+    async fn look_at_instances(&mut self) -> Result<(), String> {
+        let manager = &self.shared.manager;
+        let peers = within(manager.instances()).await?;
+        self.runners = Runners::of(&peers);
+        let told = Told::of(&peers, manager.now());
+        if self.is_list() && self.instances.as_ref() != Some(&told) {
+            self.push("instances", &told);
+            self.instances = Some(told);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use axum_taskflow_core::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::text;
+use crate::{runners::Runners, text};
 
 /// A task as fastapi-taskflow's clients know it, and our fields beside theirs.
 #[derive(Debug, Serialize)]
@@ -32,6 +32,8 @@ pub(crate) struct TaskJson<'a> {
     queue: &'static str,
     run_at: Timestamp,
     attempt: u32,
+    crashes: u32,
+    held_reason: Option<String>,
     result: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     result_truncated: bool,
@@ -41,7 +43,8 @@ pub(crate) struct TaskJson<'a> {
 }
 
 impl<'a> TaskJson<'a> {
-    pub(crate) fn of(task: &'a Task, logs: &[LogLine]) -> Self {
+    /// Whether somebody `can_run` it counts for a task that waits.
+    pub(crate) fn of(task: &'a Task, logs: &[LogLine], can_run: bool) -> Self {
         let life = &task.life;
         // Between two attempts a task has an end of its own as little as while it runs.
         let end_time = life.finished_at.filter(|_| life.status.is_terminal());
@@ -67,6 +70,8 @@ impl<'a> TaskJson<'a> {
             queue: "default",
             run_at: life.run_at,
             attempt: life.attempt,
+            crashes: life.crashes,
+            held_reason: held_reason(&task.name, life, can_run),
             result_truncated: matches!(result, Some(Err(_))),
             result: result.and_then(Result::ok),
             progress: task.progress.as_ref(),
@@ -105,7 +110,12 @@ pub(crate) struct AuditJson<'a> {
 
 impl<'a> AuditJson<'a> {
     pub(crate) fn of(entry: &'a AuditEntry) -> Self {
-        let many = (entry.action == "bulk_retry").then(|| "bulk".to_owned());
+        // Clients that know only fastapi-taskflow expect a text.
+        let many = match &*entry.action {
+            "bulk_retry" => Some("bulk".to_owned()),
+            "delete_history" => Some("history".to_owned()),
+            _ => None,
+        };
         Self {
             entry_id: entry.id,
             action: &entry.action,
@@ -126,7 +136,7 @@ pub(crate) enum State {
     Running,
     /// Pending between two attempts.
     Retrying,
-    /// Pending, and nothing here can run it.
+    /// Pending, and nobody can run it.
     Held,
     Success,
     Failed,
@@ -135,9 +145,9 @@ pub(crate) enum State {
 }
 
 impl State {
-    pub(crate) fn of(life: &Life, is_known: bool, now: Timestamp) -> Self {
+    pub(crate) fn of(life: &Life, can_run: bool, now: Timestamp) -> Self {
         match life.status {
-            TaskStatus::Pending if !is_known || is_held(life) => Self::Held,
+            TaskStatus::Pending if !can_run || is_held(life) => Self::Held,
             TaskStatus::Pending if life.attempt > 0 => Self::Retrying,
             TaskStatus::Pending if life.run_at > now => Self::Scheduled,
             TaskStatus::Running => Self::Running,
@@ -181,17 +191,23 @@ fn is_held(life: &Life) -> bool {
     matches!(&life.error, Some(error) if error.kind == FailureKind::Held)
 }
 
-/// Why a task failed or waits, on one line.
-fn error_head(name: &str, life: &Life, is_known: bool) -> Option<String> {
+/// Why a pending task waits whatever the time is.
+fn held_reason(name: &str, life: &Life, can_run: bool) -> Option<String> {
     match &life.error {
-        Some(error) => Some(text::head(&error.message, ERROR_HEAD_MAX)),
-        None if is_known || life.status.is_terminal() => None,
-        None => Some(text::head(&unknown_function(name), ERROR_HEAD_MAX)),
+        _ if life.status != TaskStatus::Pending => None,
+        Some(error) if error.kind == FailureKind::Held => Some(error.message.clone()),
+        _ if can_run => None,
+        _ => Some(format!(
+            "no running instance knows a function called {name}"
+        )),
     }
 }
 
-fn unknown_function(name: &str) -> String {
-    format!("no function called {name} is registered in this process: waits for one that has it")
+/// Why a task waits or failed, on one line.
+fn error_head(name: &str, life: &Life, can_run: bool) -> Option<String> {
+    let error = || life.error.as_ref().map(|error| error.message.clone());
+    let why = held_reason(name, life, can_run).or_else(error)?;
+    Some(text::head(&why, ERROR_HEAD_MAX))
 }
 
 /// Characters of an error in a row.
@@ -212,7 +228,7 @@ pub(crate) struct At {
 }
 
 impl At {
-    fn of(at: Timestamp, now: Timestamp) -> Self {
+    pub(crate) fn of(at: Timestamp, now: Timestamp) -> Self {
         Self {
             iso: at.to_string(),
             title: text::absolute(at),
@@ -242,10 +258,15 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn of(task: &Task, manager: &TaskManager, now: Timestamp) -> Self {
+    pub(crate) fn of(
+        task: &Task,
+        manager: &TaskManager,
+        runners: &Runners,
+        now: Timestamp,
+    ) -> Self {
         let life = &task.life;
-        let is_known = manager.knows(&task.name);
-        let state = State::of(life, is_known, now);
+        let can_run = runners.can_run(manager, &task.name, life);
+        let state = State::of(life, can_run, now);
         let waits = wait(life, now);
         Self {
             id: task.id,
@@ -259,7 +280,7 @@ impl Row {
             when: waits
                 .map(|at| format!("runs {}", text::relative(at, now)))
                 .unwrap_or_default(),
-            error: error_head(&task.name, life, is_known).unwrap_or_default(),
+            error: error_head(&task.name, life, can_run).unwrap_or_default(),
             args: text::head(&task.args, ARGS_HEAD_MAX),
             attempt: life.attempt,
             attempts_max: attempts_max(task, manager),
@@ -335,7 +356,7 @@ impl Delta {
         id: TaskId,
         name: &str,
         life: &Life,
-        is_known: bool,
+        can_run: bool,
         now: Timestamp,
     ) -> Self {
         let ended = match life.status {
@@ -344,12 +365,12 @@ impl Delta {
         };
         Self {
             id,
-            s: Some(State::of(life, is_known, now).word()),
+            s: Some(State::of(life, can_run, now).word()),
             a: Some(life.attempt),
             d: ended.map(text::duration),
             t: since(life).map(Timestamp::as_unix_ms),
             r: wait(life, now).map(Timestamp::as_unix_ms),
-            e: error_head(name, life, is_known),
+            e: error_head(name, life, can_run),
             p: None,
             m: None,
         }
@@ -468,7 +489,13 @@ pub(crate) struct AttemptText {
 const ATTEMPTS_MAX: usize = 50;
 
 impl Detail {
-    pub(crate) fn of(task: &Task, logs: Logs, manager: &TaskManager, now: Timestamp) -> Self {
+    pub(crate) fn of(
+        task: &Task,
+        logs: Logs,
+        manager: &TaskManager,
+        runners: &Runners,
+        now: Timestamp,
+    ) -> Self {
         let life = &task.life;
         let first_start = task
             .past_attempts
@@ -478,11 +505,11 @@ impl Detail {
             Some(started) => started.since(task.created_at()),
             None => life.finished_at.unwrap_or(now).since(task.created_at()),
         };
-        let is_known = manager.knows(&task.name);
+        let can_run = runners.can_run(manager, &task.name, life);
         let args_bytes = u64::try_from(task.args.len()).unwrap_or(u64::MAX);
         Self {
-            row: Row::of(task, manager, now),
-            error: error_text(task, is_known),
+            row: Row::of(task, manager, runners, now),
+            error: error_text(task, can_run),
             progress: task.progress.as_ref().map(|progress| ProgressText {
                 fraction: progress.fraction,
                 percent: percent(progress.fraction),
@@ -522,13 +549,16 @@ impl Detail {
     }
 }
 
-fn error_text(task: &Task, is_known: bool) -> Option<ErrorText> {
-    let Some(error) = task.life.error.as_deref() else {
-        return (!is_known && !task.life.status.is_terminal()).then(|| ErrorText {
+fn error_text(task: &Task, can_run: bool) -> Option<ErrorText> {
+    let error = task.life.error.as_deref();
+    let is_held = error.is_some_and(|error| error.kind == FailureKind::Held);
+    if let Some(why) = held_reason(&task.name, &task.life, can_run).filter(|_| !is_held) {
+        return Some(ErrorText {
             title: "Why it waits",
-            text: text::clean(&unknown_function(&task.name)),
+            text: text::clean(&why),
         });
-    };
+    }
+    let error = error?;
     let title = match (error.kind, task.life.status) {
         (FailureKind::Held, _) => "Why it waits",
         (FailureKind::Panic, _) => "Panic",
@@ -616,13 +646,23 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_function_is_named_as_the_reason_to_wait_only_while_the_task_waits() {
+    fn a_function_that_nobody_knows_is_the_reason_to_wait_only_while_the_task_waits() {
         let mut task = task();
-        let reason = error_head(&task.name, &task.life, false).unwrap();
-        assert!(reason.contains("no function called send_email"), "{reason}");
+        let unknown = Some("no running instance knows a function called send_email".to_owned());
+        assert_eq!(held_reason(&task.name, &task.life, true), None);
+        assert_eq!(held_reason(&task.name, &task.life, false), unknown);
+
+        let report = |kind| Some(Arc::new(FailureReport::new(kind, "why")));
+        task.life.error = report(FailureKind::Error);
+        assert_eq!(error_head(&task.name, &task.life, false), unknown);
+        assert_eq!(error_text(&task, false).unwrap().title, "Why it waits");
+        task.life.error = report(FailureKind::Held);
+        let stored = Some("why".to_owned());
+        assert_eq!(held_reason(&task.name, &task.life, false), stored);
+        assert_eq!(held_reason(&task.name, &task.life, true), stored);
 
         task.life.status = TaskStatus::Success;
-        assert_eq!(error_head(&task.name, &task.life, false), None);
+        assert_eq!(held_reason(&task.name, &task.life, false), None);
     }
 
     #[test]
@@ -631,11 +671,11 @@ mod tests {
         task.life.attempt = 1;
         task.life.started_at = Some(NOW);
         task.life.finished_at = Some(later(1_500));
-        let json = serde_json::to_value(TaskJson::of(&task, &[])).unwrap();
+        let json = serde_json::to_value(TaskJson::of(&task, &[], true)).unwrap();
         assert!(json["end_time"].is_null() && json["duration"].is_null());
 
         task.life.status = TaskStatus::Failed;
-        let json = serde_json::to_value(TaskJson::of(&task, &[])).unwrap();
+        let json = serde_json::to_value(TaskJson::of(&task, &[], true)).unwrap();
         assert_eq!(json["duration"], 1.5);
         assert_eq!(json["end_time"], "2026-11-21T22:26:41.5+00:00");
     }
@@ -644,12 +684,12 @@ mod tests {
     fn a_result_that_was_cut_is_said_to_be_and_not_printed_as_another_one() {
         let mut task = task();
         task.life.result = Some("\"abc".into());
-        let json = serde_json::to_value(TaskJson::of(&task, &[])).unwrap();
+        let json = serde_json::to_value(TaskJson::of(&task, &[], true)).unwrap();
         assert!(json["result"].is_null());
         assert_eq!(json["result_truncated"], true);
 
         task.life.result = Some("{\"a\":1}".into());
-        let json = serde_json::to_value(TaskJson::of(&task, &[])).unwrap();
+        let json = serde_json::to_value(TaskJson::of(&task, &[], true)).unwrap();
         assert_eq!(json["result"]["a"], 1);
         assert!(json.get("result_truncated").is_none());
     }

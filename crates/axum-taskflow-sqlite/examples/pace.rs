@@ -204,6 +204,7 @@ impl Bench {
             let asked = Claim {
                 owner: self.me,
                 names: Arc::from([Arc::from("send_email")]),
+                except: Arc::default(),
                 limit: n_batch,
                 now: self.clock.now(),
             };

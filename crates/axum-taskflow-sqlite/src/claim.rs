@@ -25,6 +25,7 @@ pub(crate) struct ClaimVerb<'c> {
     take: Statement<'c>,
     hold: Statement<'c>,
     read: Statement<'c>,
+    is_gone: Statement<'c>,
 }
 
 /// A task that may be claimed, in the order of claiming.
@@ -43,6 +44,10 @@ impl<'c> ClaimVerb<'c> {
             take: conn.prepare("UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2")?,
             hold: conn.prepare("UPDATE task SET shelf = NULL WHERE rowid = ?1")?,
             read: conn.prepare(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?,
+            is_gone: conn.prepare(
+                "SELECT 1 FROM instance
+                 WHERE no = ?1 AND (superseded IS NOT NULL OR gone IS NOT NULL)",
+            )?,
         })
     }
 
@@ -53,6 +58,10 @@ impl<'c> ClaimVerb<'c> {
     ) -> Result<Claimed, Fault> {
         let owner = tx.interned.instance(tx.conn, claim.owner)?;
         let mut tasks = Vec::new();
+        if self.is_gone.exists([owner])? {
+            let next_due = next_due(tx.conn, claim.now, tx.latest)?;
+            return Ok(Claimed { tasks, next_due });
+        }
         for (.., rowid) in self.candidates(tx, claim)? {
             match self.read(tx, rowid) {
                 Ok(mut task) => {
@@ -89,10 +98,13 @@ impl<'c> ClaimVerb<'c> {
                 continue;
             };
             self.promote.execute((func, now, at_most(promoted_max)))?;
-            let mut rows = self.waiting.query((func, now, at_most(claim.limit)))?;
+            let n = at_most(claim.limit.saturating_add(claim.except.len()));
+            let mut rows = self.waiting.query((func, now, n))?;
             while let Some(row) = rows.next()? {
-                let priority = Reverse(row.get(0)?);
-                candidates.push((priority, row.get(1)?, row::read_id(row, 2)?, row.get(3)?));
+                let (priority, id) = (Reverse(row.get(0)?), row::read_id(row, 2)?);
+                if !claim.except.contains(&id) {
+                    candidates.push((priority, row.get(1)?, id, row.get(3)?));
+                }
             }
         }
         candidates.sort_unstable();

@@ -145,6 +145,12 @@ impl Sqlite {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
         SqliteOptions::new(path.as_ref()).open()
     }
+
+    /// The longest that this process has waited until it could write, while others wrote.
+    #[must_use]
+    pub fn longest_lock_wait(&self) -> Duration {
+        self.writer.waits.longest()
+    }
 }
 
 impl Backend for Sqlite {

@@ -1,11 +1,33 @@
 //! The transaction that everything is written in, and the sums that are written once at its end.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum_taskflow_core::{Life, Timestamp};
 use rusqlite::{Connection, Statement};
 
 use crate::{fault::Fault, interned::Interned};
+
+/// How long the writer waited for other processes. An atomic, in microseconds: written by the writer, read by anybody.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LockWaits(Arc<AtomicU64>);
+
+impl LockWaits {
+    pub(crate) fn longest(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    fn add(&self, wait: Duration) {
+        let us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        self.0.fetch_max(us, Ordering::Relaxed);
+    }
+}
 
 /// What the verbs of the writer share.
 #[derive(Debug)]
@@ -18,6 +40,7 @@ pub(crate) struct Transaction<'c> {
     counts: HashMap<(i64, i64), i64>,
     /// By minute, function and status: how many, and how long they ran in milliseconds.
     minutes: HashMap<(i64, i64, i64), (i64, i64)>,
+    waits: LockWaits,
     begin: Statement<'c>,
     commit: Statement<'c>,
     rollback: Statement<'c>,
@@ -26,13 +49,14 @@ pub(crate) struct Transaction<'c> {
 }
 
 impl<'c> Transaction<'c> {
-    pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
+    pub(crate) fn prepare(conn: &'c Connection, waits: LockWaits) -> rusqlite::Result<Self> {
         Ok(Self {
             conn,
             interned: Interned::default(),
             latest: Timestamp::default(),
             counts: HashMap::new(),
             minutes: HashMap::new(),
+            waits,
             // Not deferred: a transaction that reads first and then finds another writer ahead must fail.
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
@@ -49,7 +73,10 @@ impl<'c> Transaction<'c> {
     }
 
     pub(crate) fn begin(&mut self) -> Result<(), Fault> {
-        self.begin.raw_execute()?;
+        let asked = Instant::now();
+        let begun = self.begin.raw_execute();
+        self.waits.add(asked.elapsed());
+        begun?;
         Ok(())
     }
 

@@ -27,12 +27,21 @@ const EVERY: Duration = Duration::from_millis(10);
 const EVERY_ALONE: Duration = Duration::from_millis(250);
 
 /// What the watcher, the writer and those who wait for news share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct News {
     /// Counts the news. A watch: it remembers for those who look away.
     count: Arc<watch::Sender<u64>>,
     /// True while other processes use the file. An atomic: written by the writer, read by the watcher.
     has_company: Arc<AtomicBool>,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self {
+            count: Arc::default(),
+            has_company: Arc::new(AtomicBool::new(true)), // until it is known
+        }
+    }
 }
 
 impl News {
@@ -71,11 +80,12 @@ impl<'c> Lookout<'c> {
         })
     }
 
-    /// Outside a transaction. Only the writer can ask: to its own connection its own commits are no change.
-    pub(crate) fn look(&mut self, conn: &Connection, news: &News) -> Result<(), Fault> {
+    /// True if another process has written. Outside a transaction. Only the writer can ask: to its own connection its
+    /// own commits are no change.
+    pub(crate) fn look(&mut self, conn: &Connection, news: &News) -> Result<bool, Fault> {
         let version = self.data_version.query_row([], |row| row.get(0))?;
         if version == self.seen_version {
-            return Ok(());
+            return Ok(false);
         }
         self.seen_version = version;
         let due = claim::next_due(conn, Timestamp::default(), Timestamp::default())?;
@@ -84,7 +94,7 @@ impl<'c> Lookout<'c> {
         if is_new || self.waits.exists([])? {
             news.tell();
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     logs::Notes,
     place::Place,
     prune::PruneVerb,
-    transaction::Transaction,
+    transaction::{LockWaits, Transaction},
     watcher::{Lookout, News, Watcher},
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct Writer {
     requests: mpsc::Sender<Request>,
     thread: Option<thread::JoinHandle<()>>,
     pub(crate) news: News,
+    pub(crate) waits: LockWaits,
     watcher: Watcher,
 }
 
@@ -93,12 +94,12 @@ impl Writer {
     pub(crate) fn start(conn: Connection, path: PathBuf) -> Result<Self, BackendError> {
         let (requests, inbox) = mpsc::channel(WAITING_MAX);
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-        let news = News::default();
+        let (news, waits) = (News::default(), LockWaits::default());
         let thread = thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn({
-                let (path, news) = (path.clone(), news.clone());
-                move || run(conn, &path, news, inbox, &ready)
+                let (path, shared) = (path.clone(), (news.clone(), waits.clone()));
+                move || run(conn, &path, shared, inbox, &ready)
             })
             .map_err(cannot_start)?;
         let watcher = Watcher::start(news.clone(), {
@@ -119,6 +120,7 @@ impl Writer {
             requests,
             thread: Some(thread),
             news,
+            waits,
             watcher,
         };
         match is_ready.recv() {
@@ -177,12 +179,12 @@ impl Drop for Writer {
 fn run(
     conn: Connection,
     path: &Path,
-    news: News,
+    shared: (News, LockWaits),
     mut inbox: mpsc::Receiver<Request>,
     ready: &std::sync::mpsc::SyncSender<Result<(), BackendError>>,
 ) {
     let (closing, locks) = {
-        let mut session = match Session::prepare(&conn, path, news) {
+        let mut session = match Session::prepare(&conn, path, shared) {
             Ok(session) => session,
             Err(error) => {
                 // An error here means that the opener is gone, and with it the need for a writer.
@@ -234,9 +236,13 @@ pub(crate) struct Session<'c> {
 }
 
 impl<'c> Session<'c> {
-    fn prepare(conn: &'c Connection, path: &Path, news: News) -> Result<Self, Fault> {
+    fn prepare(
+        conn: &'c Connection,
+        path: &Path,
+        (news, waits): (News, LockWaits),
+    ) -> Result<Self, Fault> {
         Ok(Self {
-            tx: Transaction::prepare(conn)?,
+            tx: Transaction::prepare(conn, waits)?,
             enqueue: Enqueue::prepare(conn)?,
             apply: Apply::prepare(conn)?,
             notes: Notes::prepare(conn)?,
@@ -253,12 +259,13 @@ impl<'c> Session<'c> {
 
     pub(crate) fn join(&mut self, instance: &Instance) -> Result<(), Fault> {
         self.locks.take(instance.id)?;
-        self.tx.interned.join(self.tx.conn, instance)
+        self.tx.interned.join(self.tx.conn, instance)?;
+        self.news.keep_company(self.instances.has_others()?);
+        Ok(())
     }
 
     pub(crate) fn beat(&mut self, id: InstanceId, now: Timestamp) -> Result<Standing, Fault> {
         self.place.is_same()?;
-        self.news.keep_company(self.instances.has_others()?);
         self.instances.beat(id, now)
     }
 
@@ -272,6 +279,7 @@ impl<'c> Session<'c> {
         if self.instances.bury(&mut self.tx, id)? {
             self.locks.remove(id)?;
         }
+        self.news.keep_company(self.instances.has_others()?);
         Ok(())
     }
 
@@ -341,12 +349,20 @@ impl<'c> Session<'c> {
             if closing.is_some() {
                 return closing;
             }
-            if look && let Err(fault) = self.lookout.look(self.tx.conn, &self.news) {
+            if look && let Err(fault) = self.look() {
                 // It is a hint, and the next one comes soon.
                 tracing::debug!(%fault, ?path, "cannot see whether other processes have left something");
             }
         }
         None
+    }
+
+    /// Looks whether another process has left something, or has come.
+    fn look(&mut self) -> Result<(), Fault> {
+        if self.lookout.look(self.tx.conn, &self.news)? {
+            self.news.keep_company(self.instances.has_others()?);
+        }
+        Ok(())
     }
 
     /// All of a group in one transaction; if that fails, each in its own, so that one bad request harms nobody else.

@@ -34,6 +34,7 @@ async fn a_late_start_is_stale_when_its_own_instance_holds_the_task_once_more() 
     let claim = Claim {
         owner: boot.me,
         names: Arc::from([task.name.clone()]),
+        except: Arc::default(),
         limit: 1,
         now: NOW,
     };

@@ -1,9 +1,9 @@
 //! Setters that judge nothing; [`Builder::build`] judges everything.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{env::VarError, path::PathBuf, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
-    Backend, BackendError, Clock, Config, Error, ErrorKind, TaskDef, TaskOptions,
+    Backend, BackendError, Clock, Config, Error, ErrorKind, Role, TaskDef, TaskOptions,
 };
 use axum_taskflow_sqlite::{Durability, SqliteOptions};
 
@@ -36,7 +36,11 @@ pub struct Builder {
     config: Config,
     sqlite: Option<SqliteOptions>,
     durability: Option<Durability>,
+    role: Option<Role>,
 }
+
+/// Says what an instance does with tasks, unless the builder does.
+const ROLE_VARIABLE: &str = "TASKFLOW_ROLE";
 
 impl Builder {
     /// Stores tasks in this SQLite file, which is made if it is not there. Its folder must be on a local disk.
@@ -160,6 +164,34 @@ impl Builder {
         self
     }
 
+    /// What this instance does with tasks: run them, only add them, or both, which it is unless set here or by the
+    /// environment variable `TASKFLOW_ROLE` (`both`, `web`, `worker`). What is set here counts.
+    pub fn role(mut self, role: Role) -> Self {
+        self.role = Some(role);
+        self
+    }
+
+    /// After so many deaths of a process while it ran a task with `requeue_on_interrupt`, the task is failed: it may be
+    /// what kills them. 3 unless set.
+    pub fn crashes_max(mut self, crashes_max: u32) -> Self {
+        self.config.crashes_max = crashes_max;
+        self
+    }
+
+    /// Takes the tasks of an instance that lives and shows no sign of life for so long, such as a process that was
+    /// stopped. Off unless set, since a process may come back: its results are dropped then, but whatever its
+    /// functions still do to the outside world happens twice. At least 3 s.
+    pub fn takeover_after(mut self, limit: Duration) -> Self {
+        self.config.takeover_after = Some(limit);
+        self
+    }
+
+    /// The version of your program, shown with its instances: `env!("CARGO_PKG_VERSION")`.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.config.version = version.into();
+        self
+    }
+
     /// What time it is; for tests.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.config.clock = clock;
@@ -171,6 +203,10 @@ impl Builder {
     /// # Errors
     /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
     pub async fn build(mut self) -> Result<TaskManager, Error> {
+        self.config.role = match self.role {
+            Some(role) => role,
+            None => role_of_environment()?,
+        };
         if self.durability.is_some() && self.sqlite.is_none() {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -186,6 +222,19 @@ impl Builder {
         Ok(TaskManager(
             axum_taskflow_core::TaskManager::start(self.config).await?,
         ))
+    }
+}
+
+fn role_of_environment() -> Result<Role, Error> {
+    match std::env::var(ROLE_VARIABLE) {
+        Ok(role) => role
+            .parse()
+            .map_err(|error| Error::new(ErrorKind::Invalid, format!("{ROLE_VARIABLE}: {error}"))),
+        Err(VarError::NotPresent) => Ok(Role::default()),
+        Err(error @ VarError::NotUnicode(_)) => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{ROLE_VARIABLE}: {error}"),
+        )),
     }
 }
 

@@ -1,12 +1,15 @@
 //! Shutdown that plugs into axum's.
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::manager::TaskManager;
 
 impl TaskManager {
     /// Waits for SIGTERM or Ctrl-C, then [drains](axum_taskflow_core::TaskManager::drain): the future for axum's
     /// `with_graceful_shutdown`.
+    ///
+    /// A second signal means: leave now. What still runs is cancelled, everything is stored, and if the process is not
+    /// done by then it ends all the same, with the exit code 130 (Ctrl-C) or 143 (SIGTERM).
     ///
     /// The server goes on answering while tasks come to their end, and closes when they have: what handlers add
     /// meanwhile is safe in the store and waits for another process or the next start.
@@ -30,13 +33,25 @@ impl TaskManager {
         let manager = self.clone();
         async move {
             signal().await;
+            // Beside what is to come: the server may wait for its clients long after the tasks are done.
+            tokio::spawn(leave_at_second_signal(manager.clone()));
             manager.drain().await;
         }
     }
 }
 
-/// Returns at SIGTERM or Ctrl-C.
-async fn signal() {
+async fn leave_at_second_signal(manager: TaskManager) {
+    let code = signal().await;
+    warn!("asked to stop twice: leaving now");
+    manager.hurry();
+    if let Err(error) = manager.shutdown().await {
+        error!(%error, "the task store could not be closed");
+    }
+    std::process::exit(code);
+}
+
+/// Returns at SIGTERM or Ctrl-C, with the exit code of a process that ends by it.
+async fn signal() -> i32 {
     let interrupt = async {
         if let Err(error) = tokio::signal::ctrl_c().await {
             error!(%error, "cannot listen for Ctrl-C");
@@ -60,7 +75,13 @@ async fn signal() {
     let terminate = std::future::pending::<()>();
 
     tokio::select! {
-        () = interrupt => info!("asked to stop by Ctrl-C"),
-        () = terminate => info!("asked to stop by SIGTERM"),
+        () = interrupt => {
+            info!("asked to stop by Ctrl-C");
+            130
+        }
+        () = terminate => {
+            info!("asked to stop by SIGTERM");
+            143
+        }
     }
 }

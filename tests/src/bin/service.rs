@@ -3,15 +3,7 @@
 //! Tasks are stored in `tasks.db` in the folder, and each task writes what it does to `effects` there, a line at a
 //! time, so that a test can tell what has run even if the process is gone. Prints its address once it listens.
 
-use std::{
-    collections::HashSet,
-    env,
-    fs::{File, OpenOptions},
-    io::{Read, Write},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, env, io::Read, path::PathBuf, time::Duration};
 
 use axum::{
     Json, Router,
@@ -25,30 +17,10 @@ use axum_taskflow::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tests::lab::{effects::Effects, errand::Errand};
 use tokio::sync::watch;
 
 // ---- the tasks -----------------------------------------------------------------------------------------------
-
-/// What tasks have done, on disk.
-#[derive(Clone)]
-struct Effects(Arc<File>);
-
-impl Effects {
-    fn open(folder: &Path) -> std::io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.create(true).append(true);
-        Ok(Self(Arc::new(file.open(folder.join("effects"))?)))
-    }
-
-    /// Appends a line in one write, so that no two lines mix and none is torn.
-    fn note(&self, ctx: &TaskContext, what: &str, label: &str) -> std::io::Result<()> {
-        let line =
-            json!({ "id": ctx.id(), "attempt": ctx.attempt(), "what": what, "label": label });
-        let mut file = &*self.0;
-        file.write_all(format!("{line}\n").as_bytes())?;
-        file.sync_data()
-    }
-}
 
 /// Doors behind which tasks wait until a test opens them.
 #[derive(Clone)]
@@ -198,6 +170,41 @@ async fn talks(ctx: TaskContext, Data(doors): Data<Doors>, line: String, door: S
     42
 }
 
+/// An errand of the crash laboratory.
+#[task(retries = 5, delay = "10ms")]
+async fn lab_errand(ctx: TaskContext, Data(effects): Data<Effects>, errand: Errand) -> Done {
+    begin_errand(&ctx, &effects, &errand)?;
+    tokio::time::sleep(Duration::from_millis(errand.ms)).await;
+    end_errand(&ctx, &effects, &errand)
+}
+
+#[task(retries = 5, delay = "10ms")]
+fn lab_errand_blocking(ctx: TaskContext, Data(effects): Data<Effects>, errand: Errand) -> Done {
+    begin_errand(&ctx, &effects, &errand)?;
+    std::thread::sleep(Duration::from_millis(errand.ms));
+    end_errand(&ctx, &effects, &errand)
+}
+
+fn begin_errand(ctx: &TaskContext, effects: &Effects, errand: &Errand) -> Done {
+    let label = errand.n.to_string();
+    effects.note(ctx, "began", &label)?;
+    // Once: what it writes last is there when it runs again.
+    if errand.aborts && ctx.epoch().get() == 1 {
+        effects.note(ctx, "aborting", &label)?;
+        std::process::abort();
+    }
+    Ok(())
+}
+
+fn end_errand(ctx: &TaskContext, effects: &Effects, errand: &Errand) -> Done {
+    let label = errand.n.to_string();
+    if ctx.attempt() < errand.good_at {
+        effects.note(ctx, "failed", &label)?;
+        return Err(Failure::retry("not yet"));
+    }
+    Ok(effects.note(ctx, "ended", &label)?)
+}
+
 // ---- the routes ----------------------------------------------------------------------------------------------
 
 #[derive(Clone, FromRef)]
@@ -311,6 +318,29 @@ fn invalid(message: String) -> TaskError {
     axum_taskflow::Error::new(axum_taskflow::ErrorKind::Invalid, message).into()
 }
 
+/// An order of the crash laboratory.
+async fn lab(tasks: Tasks, Json(errand): Json<Errand>) -> Result<Json<TaskId>, TaskError> {
+    let add = match errand.blocking {
+        true => tasks.add_task(lab_errand_blocking, (errand.clone(),)),
+        false => tasks.add_task(lab_errand, (errand.clone(),)),
+    };
+    let mut add = add.requeue_on_interrupt(errand.requeue);
+    if let Some(key) = errand.key() {
+        add = add.idempotency_key(key);
+    }
+    if errand.delay_ms > 0 {
+        add = add.delay_by(Duration::from_millis(errand.delay_ms));
+    }
+    Ok(Json(add.await?))
+}
+
+/// How many tasks have not ended.
+async fn left(tasks: Tasks) -> Result<Json<u64>, TaskError> {
+    let counts = tasks.counts().await?;
+    let live = counts.iter().filter(|count| !count.status.is_terminal());
+    Ok(Json(live.map(|count| count.n).sum()))
+}
+
 async fn open_door(State(doors): State<Doors>, UrlPath(name): UrlPath<String>) -> StatusCode {
     doors.open(name);
     StatusCode::NO_CONTENT
@@ -322,6 +352,10 @@ async fn seen(tasks: Tasks, UrlPath(id): UrlPath<TaskId>) -> Result<Json<Value>,
         Some(task) => view(&task),
         None => Value::Null,
     }))
+}
+
+async fn instance(tasks: Tasks) -> Json<axum_taskflow::InstanceId> {
+    Json(tasks.instance().id)
 }
 
 /// The same of all tasks.
@@ -360,6 +394,10 @@ fn view(task: &Task) -> Value {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     end_with_parent();
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let folder = PathBuf::from(env::args_os().nth(1).ok_or("which folder?")?);
     let doors = Doors(watch::Sender::default());
     let mut builder = TaskManager::builder()
@@ -368,6 +406,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .state(doors.clone());
     if let Some(n) = setting("CONCURRENCY")? {
         builder = builder.concurrency(usize::try_from(n)?);
+    }
+    if let Some(n) = setting("CRASHES_MAX")? {
+        builder = builder.crashes_max(u32::try_from(n)?);
+    }
+    if let Some(ms) = setting("ADD_TIMEOUT_MS")? {
+        builder = builder.add_timeout(Duration::from_millis(ms));
+    }
+    if let Some(ms) = setting("TAKEOVER_AFTER_MS")? {
+        builder = builder.takeover_after(Duration::from_millis(ms));
     }
     if let Some(ms) = setting("SHUTDOWN_TIMEOUT_MS")? {
         builder = builder.shutdown_timeout(Duration::from_millis(ms));
@@ -382,8 +429,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let app = Router::new()
         .route("/add", post(add))
+        .route("/lab", post(lab))
+        .route("/left", get(left))
         .route("/add_many", post(add_many))
         .route("/open/{door}", post(open_door))
+        .route("/instance", get(instance))
         .route("/seen", get(all_seen))
         .route("/seen/{id}", get(seen))
         .with_state(App {

@@ -47,6 +47,22 @@ impl Settings {
         self.with("SHUTDOWN_TIMEOUT_MS", timeout.as_millis())
     }
 
+    pub(crate) fn role(self, role: &str) -> Self {
+        self.with("TASKFLOW_ROLE", role)
+    }
+
+    pub(crate) fn takeover_after(self, limit: Duration) -> Self {
+        self.with("TAKEOVER_AFTER_MS", limit.as_millis())
+    }
+
+    pub(crate) fn crashes_max(self, n: usize) -> Self {
+        self.with("CRASHES_MAX", n)
+    }
+
+    pub(crate) fn add_timeout(self, timeout: Duration) -> Self {
+        self.with("ADD_TIMEOUT_MS", timeout.as_millis())
+    }
+
     /// Sessions do not outlive the process.
     pub(crate) fn forget_sessions(self) -> Self {
         self.with("FORGET_SESSIONS", 1)
@@ -61,16 +77,30 @@ impl Settings {
         self
     }
 
-    /// Starts the service in this folder and waits until it listens.
-    pub(crate) async fn start(self, folder: &Path) -> Service {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_service"))
+    /// What the service says that must not start with these settings.
+    pub(crate) async fn fails(self, folder: &Path) -> String {
+        let mut child = self.spawn(folder);
+        let _stdin = child.stdin.take();
+        let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
+        assert!(!ended.expect("it starts").unwrap().success());
+        fs::read_to_string(folder.join("log")).unwrap()
+    }
+
+    fn spawn(self, folder: &Path) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_service"))
             .arg(folder)
             .envs(self.0)
             .stdin(Stdio::piped()) // closed when we are gone, and then the service ends
             .stdout(Stdio::piped())
             .stderr(log(folder))
+            .kill_on_drop(true)
             .spawn()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Starts the service in this folder and waits until it listens.
+    pub(crate) async fn start(self, folder: &Path) -> Service {
+        let mut child = self.spawn(folder);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut service = Service {
             child,
@@ -192,6 +222,18 @@ impl Service {
     /// What is stored of a task; null if nothing is.
     pub(crate) async fn seen(&self, id: &str) -> Value {
         self.caller.get(&format!("/seen/{id}")).await
+    }
+
+    /// The same, unless the service is gone.
+    pub(crate) async fn try_seen(&self, id: &str) -> Option<Value> {
+        let url = format!("{}/seen/{id}", self.caller.url);
+        let response = self.caller.http.get(url).send().await.ok()?;
+        response.json().await.ok()
+    }
+
+    /// The name that the instance goes by.
+    pub(crate) async fn instance(&self) -> Value {
+        self.caller.get("/instance").await
     }
 
     /// What is stored of all tasks, newest first.
@@ -336,18 +378,14 @@ pub(crate) struct Effect {
 
 /// Everything that tasks wrote in this folder, in all lives of the service.
 pub(crate) fn effects(folder: &Path) -> Vec<Effect> {
-    let text = fs::read_to_string(folder.join("effects")).unwrap_or_default();
-    let whole = text.lines().take(text.matches('\n').count()); // the last one may be half written
-    whole
-        .map(|line| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            let text = |name: &str| line[name].as_str().unwrap().to_owned();
-            Effect {
-                id: text("id"),
-                attempt: line["attempt"].as_u64().unwrap(),
-                what: text("what"),
-                label: text("label"),
-            }
+    let effects = tests::lab::effects::read(folder).unwrap();
+    effects
+        .into_iter()
+        .map(|effect| Effect {
+            id: effect.id.to_string(),
+            attempt: effect.attempt.into(),
+            what: effect.what,
+            label: effect.label,
         })
         .collect()
 }

@@ -216,6 +216,7 @@ impl<'a> Bench<'a> {
         Claim {
             owner: self.me,
             names: names.iter().map(|name| Arc::from(*name)).collect(),
+            except: Arc::default(),
             limit,
             now: self.now(),
         }

@@ -1,6 +1,6 @@
 //! Claims: which tasks, in which order, and for whom.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::bench::{Bench, ids};
 use crate::{backend::ListQuery, change::Change, clock::Timestamp, id::TaskId, task::Task};
@@ -27,6 +27,31 @@ pub(super) async fn a_task_is_claimed_once(bench: &Bench<'_>) {
     assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
     bench.advance(SECOND);
     assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
+}
+
+pub(super) async fn what_a_claim_leaves_out_waits_for_somebody_else(bench: &Bench<'_>) {
+    let tasks: Vec<Task> = (0..6).map(|_| bench.task("f")).collect();
+    bench.add(&tasks).await;
+    let mut claim = bench.claim_of(&["f"], 2);
+    claim.except = Arc::new([0, 1, 3].map(|n: usize| tasks[n].id).into());
+
+    let first = bench.backend.claim(claim.clone()).await.expect("claimed");
+    let second = bench.backend.claim(claim).await.expect("claimed");
+    let others = bench.claim(&["f"], 9).await;
+
+    assert_eq!(ids(&first.tasks), [tasks[2].id, tasks[4].id]);
+    assert_eq!(ids(&second.tasks), [tasks[5].id]);
+    assert_eq!(ids(&others.tasks), [tasks[0].id, tasks[1].id, tasks[3].id]);
+}
+
+pub(super) async fn a_superseded_instance_claims_nothing(bench: &Bench<'_>) {
+    let task = bench.task("f");
+    bench.add_one(&task).await;
+
+    bench.backend.supersede(bench.me).await.expect("superseded");
+
+    assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
+    bench.expect(&task).await;
 }
 
 pub(super) async fn claimers_at_once_share_what_waits(bench: &Bench<'_>) {

@@ -12,6 +12,23 @@ use crate::{
     task::{Executor, IdempotencyKey, Source, Tags, Task, TaskOptions},
 };
 
+pub(super) async fn a_task_can_be_stored_as_one_that_has_begun(bench: &Bench<'_>) {
+    let mut task = bench.keyed("k", Duration::from_secs(60));
+    let start = Change::started(&task, bench.me, bench.now()).expect("it waits");
+    task.life = start.life;
+
+    assert_eq!(bench.enqueue(&task).await, Enqueued::Created);
+
+    bench.expect(&task).await;
+    assert_eq!(bench.claim(&["f"], 9).await.tasks, []);
+    let counts = bench.counts().await;
+    let expected = (("f".to_owned(), TaskStatus::Running), 1);
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [expected]);
+    bench.advance(Duration::from_secs(1));
+    bench.succeed(&mut task).await;
+    bench.expect(&task).await;
+}
+
 pub(super) async fn a_task_is_stored_as_it_is_given(bench: &Bench<'_>) {
     let mut task = Task::new(bench.id(), "resize", r#"["a.png",{"width":200}]"#);
     task.priority = -3;

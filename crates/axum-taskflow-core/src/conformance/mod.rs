@@ -24,8 +24,8 @@
 //! and on [`Memory`](crate::Memory) and compares every answer; a history that differs is shrunk and printed.
 //! `PROPTEST_CASES` says how many are played, 64 if it is not set.
 //!
-//! The death of an owner is the one thing that the suite cannot stage: [`Backend::orphans`] of a driver that has
-//! processes needs tests of its own.
+//! The death of a process is the one thing that the suite cannot stage: a driver that has processes needs tests of
+//! its own for how it learns of one, and for [`Backend::changed`].
 
 mod apply;
 mod audit;
@@ -34,6 +34,7 @@ mod claim;
 mod close;
 mod counts;
 mod enqueue;
+mod instances;
 mod keys;
 mod list;
 mod model;
@@ -197,6 +198,7 @@ macro_rules! __conformance_table {
 macro_rules! __conformance_checks {
     ($then:ident($($open:expr)?)) => { $crate::$then! { ($($open)?)
         enqueue {
+            a_task_can_be_stored_as_one_that_has_begun
             a_task_is_stored_as_it_is_given
             each_field_is_stored_without_the_others
             an_id_that_is_not_stored_is_no_task
@@ -257,9 +259,22 @@ macro_rules! __conformance_checks {
             two_thousand_names_are_not_too_many
             next_due_is_the_earliest_time_ahead_of_any_function
             a_clock_that_is_set_back_claims_nothing_early
+            what_a_claim_leaves_out_waits_for_somebody_else
+            a_superseded_instance_claims_nothing
         }
         orphans {
             tasks_of_a_living_instance_or_of_nobody_are_no_orphans
+            tasks_of_a_superseded_instance_are_orphans
+            what_a_superseded_instance_adds_later_is_orphaned_too
+            tasks_of_an_instance_that_left_are_orphans
+            orphans_come_in_parts
+        }
+        instances {
+            an_instance_is_seen_with_all_that_it_said
+            a_beat_is_seen
+            a_superseded_instance_learns_it_from_its_beat
+            an_instance_that_left_without_tasks_is_not_seen
+            one_that_is_not_known_cannot_be_superseded
         }
         list {
             the_newest_task_comes_first

@@ -247,6 +247,7 @@ impl History<'_> {
                 let claim = Claim {
                     owner: self.owners[*by],
                     names: names.iter().map(|name| NAMES[*name].into()).collect(),
+                    except: Arc::default(),
                     limit: *limit,
                     now: self.bench.now().saturating_sub(set_back),
                 };

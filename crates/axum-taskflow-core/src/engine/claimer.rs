@@ -88,6 +88,7 @@ impl Engine {
                 let claim = Claim {
                     owner: self.me(),
                     names: self.registry.names(executor),
+                    except: self.unreadable.ids(now),
                     limit,
                     now,
                 };

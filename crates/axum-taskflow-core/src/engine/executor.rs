@@ -13,6 +13,7 @@ use super::{Engine, panics};
 use crate::{
     backend::Applied,
     change::{Change, Outcome},
+    clock::Timestamp,
     context::TaskContext,
     handler::{Invocation, Returned},
     id::Epoch,
@@ -29,7 +30,8 @@ pub(crate) struct Running {
     interrupted: OnceLock<&'static str>,
 }
 
-/// How long a task waits that this program cannot read, before it is tried again: by then another program may be here.
+/// How long a task waits that this program cannot read, if too many of them are remembered already to leave it to
+/// others at once.
 const HELD_FOR: Duration = Duration::from_secs(60);
 /// What an attempt is told that the end of the process cut off.
 pub(crate) const BY_SHUTDOWN: &str = "interrupted by shutdown";
@@ -45,6 +47,25 @@ struct Attempt {
     call: Prepared,
     running: Arc<Running>,
     timeout: Option<Duration>,
+}
+
+/// An attempt that is called as soon as its start is stored.
+pub(crate) struct Beginning {
+    change: Change,
+    attempt: Attempt,
+}
+
+impl Beginning {
+    /// The task as it is to be stored.
+    pub(crate) fn task(&self) -> &Arc<Task> {
+        &self.attempt.task
+    }
+}
+
+/// Why no attempt can begin here.
+enum Unable {
+    Unreadable(String),
+    Refused(Refused),
 }
 
 impl Running {
@@ -88,26 +109,44 @@ impl Engine {
             // Claims name the functions that are known, so this is a task that outlived its registration.
             return self.let_go(Change::released(&task), &task);
         };
+        match self.beginning(&task, def, now) {
+            // This instance was taken for dead since it took the task. Looked at when the attempt can be interrupted
+            // already: there is no moment in between.
+            Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it),
+            // After a crash it must be known which tasks had begun: one that was in other hands before waits for the
+            // disk.
+            Ok(it) if task.requeue_on_interrupt && task.life.epoch == Epoch::ZERO => {
+                self.start_before_commit(it);
+            }
+            Ok(it) => self.start_after_commit(it),
+            Err(Unable::Refused(refused)) => {
+                warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
+                self.ready.free_slot(&task);
+            }
+            Err(Unable::Unreadable(why)) => {
+                let again_at = match self.unreadable.remember(task.id, now) {
+                    true => now, // at once, by anybody else
+                    false => now.saturating_add(HELD_FOR),
+                };
+                self.let_go(Change::held(&task, &why, again_at), &task);
+            }
+        }
+    }
+
+    /// The next attempt of a task that has a slot, up to the point where its start is to be stored.
+    fn beginning(
+        self: &Arc<Self>,
+        task: &Task,
+        def: Arc<TaskDef>,
+        now: Timestamp,
+    ) -> Result<Beginning, Unable> {
         // A type's own code reads the arguments, and may panic.
         let read = panics::catch(|| def.prepare(&task.args));
-        let call = match read.unwrap_or_else(|report| Err(report.message)) {
-            Ok(call) => call,
-            Err(why) => {
-                let again_at = now.saturating_add(HELD_FOR);
-                return self.let_go(Change::held(&task, &why, again_at), &task);
-            }
-        };
-        let me = self.me();
-        // Or this instance took it under a name by which it is dead: then others may have it by now.
-        let is_mine = task.life.owner == Some(me);
-        let change = match Change::started(&task, me, now) {
-            Ok(change) => change,
-            Err(refused) => {
-                warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
-                return self.ready.free_slot(&task);
-            }
-        };
-        let mut task = Arc::unwrap_or_clone(task);
+        let call = read
+            .unwrap_or_else(|report| Err(report.message))
+            .map_err(Unable::Unreadable)?;
+        let change = Change::started(task, self.me(), now).map_err(Unable::Refused)?;
+        let mut task = task.clone();
         task.life = change.life.clone();
         let task = Arc::new(task);
         let running = Arc::new(Running {
@@ -135,33 +174,53 @@ impl Engine {
             call,
             running,
         };
-        // After a crash it must be known which tasks had begun: one that was in other hands before waits for the disk.
-        if attempt.task.requeue_on_interrupt && change.expects.1 == Epoch::ZERO && is_mine {
-            self.start_before_commit(change, attempt);
-        } else {
-            self.start_after_commit(change, attempt);
+        Ok(Beginning { change, attempt })
+    }
+
+    /// A new task that has a slot: stored as one that has begun, it costs one write and not two, and its function is
+    /// called as soon as that is done. Nothing if it cannot begin here; then the slot is free again.
+    pub(crate) fn beginning_of_new(
+        self: &Arc<Self>,
+        task: &Task,
+        now: Timestamp,
+    ) -> Option<Beginning> {
+        let def = self.registry.by_name(&task.name);
+        let beginning = def.and_then(|def| self.beginning(task, def, now).ok());
+        if beginning.is_none() {
+            self.ready.free_slot(task);
         }
+        beginning
+    }
+
+    /// The start is stored.
+    pub(crate) fn begin_now(self: &Arc<Self>, beginning: Beginning) {
+        let Beginning { change, attempt } = beginning;
+        self.feed.changed(&change, change.life.run_at);
+        tokio::spawn(attempt.run(self.clone()));
+    }
+
+    /// The start was not stored: the task is not ours, or not there.
+    pub(crate) fn begin_never(self: &Arc<Self>, beginning: &Beginning) {
+        let task = &beginning.attempt.task;
+        self.forget_attempt(task);
+        self.ready.free_slot(task);
+        self.dispatch();
     }
 
     /// The start is on disk before the function's first line runs: it is never repeated unasked.
-    fn start_after_commit(self: &Arc<Self>, change: Change, attempt: Attempt) {
-        let engine = self.clone();
-        let then = Box::new(move |change: &Change, applied| match applied {
-            Applied::Applied => {
-                engine.feed.changed(change, change.life.run_at);
-                tokio::spawn(attempt.run(engine));
-            }
-            Applied::Stale => {
-                // Cancelled, or taken by somebody else, before it began: not ours any more.
-                engine.forget_attempt(&attempt.task);
-                engine.ready.free_slot(&attempt.task);
-            }
+    fn start_after_commit(self: &Arc<Self>, beginning: Beginning) {
+        let (engine, change) = (self.clone(), beginning.change.clone());
+        let then = Box::new(move |_: &Change, applied| match applied {
+            Applied::Applied => engine.begin_now(beginning),
+            // Cancelled, or taken by somebody else, before it began.
+            Applied::Stale => engine.begin_never(&beginning),
         });
         self.journal.change(change, then);
     }
 
     /// The task may be repeated, so its function need not wait for the disk.
-    fn start_before_commit(self: &Arc<Self>, change: Change, attempt: Attempt) {
+    fn start_before_commit(self: &Arc<Self>, beginning: Beginning) {
+        let Beginning { change, attempt } = beginning;
         let (engine, running) = (self.clone(), attempt.running.clone());
         let then = Box::new(move |change: &Change, applied| match applied {
             Applied::Applied => engine.feed.changed(change, change.life.run_at),

@@ -380,7 +380,7 @@ impl Journal {
             thens: Vec::new(),
             audits: Vec::new(),
         };
-        let mut places = 0;
+        let mut given_up = Vec::new();
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
         while !only_changes
             && batch.tasks.len() < BATCH_MAX
@@ -390,7 +390,7 @@ impl Journal {
                 flight.adds.push((add.tasks.len(), add.then));
                 batch.tasks.extend(add.tasks);
             } else {
-                places += self.place_size(add.tasks.len()) as usize;
+                given_up.push(add);
             }
         }
         let n = queue.changes.len().min(changes_max);
@@ -421,7 +421,11 @@ impl Journal {
             }
         }
         drop(queue);
-        self.places.add_permits(places);
+        // Only now: what was promised to these tasks is broken, and that looks into the queue.
+        for add in given_up {
+            self.places
+                .add_permits(self.place_size(add.tasks.len()) as usize);
+        }
         if dropped > 0 {
             warn!(
                 dropped,

@@ -14,6 +14,7 @@ mod pruner;
 mod ready;
 mod rescuer;
 mod threads;
+mod unreadable;
 
 use std::{
     collections::HashMap,
@@ -35,7 +36,9 @@ use self::{
     journal::Journal,
     ready::Ready,
     threads::Threads,
+    unreadable::Unreadable,
 };
+pub(crate) use self::{executor::Beginning, ready::Promise};
 use crate::{
     backend::{Applied, Backend, Instance, Note, Said},
     change::Change,
@@ -79,6 +82,7 @@ pub(crate) struct Engine {
     waiters: Mutex<HashMap<TaskId, Vec<oneshot::Sender<()>>>>,
     /// Waiters, so that a finished task need not look into the map when there are none.
     n_waiters: AtomicUsize,
+    unreadable: Unreadable,
     next_due: NextDue,
     /// A lane wants tasks, or one is due earlier than the claimer knows.
     claimer_wake: Notify,
@@ -213,6 +217,7 @@ impl Engine {
             running: Mutex::default(),
             waiters: Mutex::default(),
             n_waiters: AtomicUsize::new(0),
+            unreadable: Unreadable::default(),
             next_due: NextDue::new(),
             claimer_wake: Notify::new(),
             draining: AtomicBool::new(false),
@@ -331,8 +336,12 @@ impl Engine {
 
     /// Lets go of a new task that was perhaps stored, and perhaps not.
     pub(crate) fn disown(self: &Arc<Self>, task: &Task) {
-        let Ok(change) = Change::released(task) else {
-            return; // new tasks are pending
+        let change = match task.life.status {
+            TaskStatus::Running => Change::never_began(task),
+            _ => Change::released(task),
+        };
+        let Ok(change) = change else {
+            return; // a new task is pending or running
         };
         let engine = self.clone();
         let then = Box::new(move |change: &Change, applied| {
@@ -395,6 +404,7 @@ impl Engine {
                 Said::Progress(progress) => self.feed.progressed(note.id, progress),
             }
         }
+        self.ready.tick();
         self.dispatch();
     }
 

@@ -42,18 +42,41 @@ struct Lane {
     limit: usize,
     /// Tasks that could run may wait on disk.
     waiting_on_disk: bool,
-    /// Places kept for a claim that is under way.
-    claiming: usize,
+    /// A claim is under way; what it brings comes before new tasks.
+    claiming: bool,
+    /// New tasks that were stored meanwhile. They wait for the claim, and not on disk: otherwise a lane that was full
+    /// once would go on claiming for as long as tasks are added.
+    late: Vec<Arc<Task>>,
+    /// Slots that came free since the last write to the store, and how many that is from one write to the next.
+    freed: usize,
+    pace: usize,
     /// The suspect that runs.
     suspect: Option<TaskId>,
 }
 
 impl Lane {
     fn free(&self) -> usize {
-        // As many again as may run: enough to fill the slots that come free during one claim.
-        let taken = self.running + self.held.len() + self.promised + self.claiming;
-        (2 * self.limit).saturating_sub(taken)
+        let taken = self.running + self.held.len() + self.late.len() + self.promised;
+        self.places().saturating_sub(taken)
     }
+
+    /// As many again as may run: enough to fill the slots that come free during one claim. More if tasks are short:
+    /// what ends within a few writes to the store is not worth a way over the disk. Tasks that are long lie on disk,
+    /// where others can take them.
+    fn places(&self) -> usize {
+        2 * self.limit + (4 * self.pace).min(6 * self.limit)
+    }
+}
+
+/// What a new task may expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// A slot: it starts as soon as it is stored.
+    Slot,
+    /// A place among those that are held.
+    Place,
+    /// It waits on disk, for any instance.
+    Nothing,
 }
 
 fn order(task: &Task) -> (Reverse<i32>, Timestamp, TaskId) {
@@ -69,7 +92,10 @@ impl Ready {
                 running: 0,
                 limit,
                 waiting_on_disk: true,
-                claiming: 0,
+                claiming: false,
+                late: Vec::new(),
+                freed: 0,
+                pace: 0,
                 suspect: None,
             })
         };
@@ -81,25 +107,30 @@ impl Ready {
         }
     }
 
-    /// Promises a place to a new task that is due, if it may be held.
-    pub(crate) fn promise(&self, task: &Task, now: Timestamp) -> bool {
+    /// What a new task may expect. A slot is taken at once: the task is stored as one that has begun.
+    pub(crate) fn promise(&self, task: &Task, now: Timestamp) -> Promise {
         if task.life.run_at > now || self.stopped.load(Ordering::Acquire) {
-            return false;
+            return Promise::Nothing;
         }
         let mut lane = self.lane(task.executor);
+        let others_wait = lane.waiting_on_disk;
+        let is_next = lane.held.is_empty() && !others_wait && !lane.claiming;
+        if lane.running < lane.limit && is_next {
+            lane.running += 1;
+            return Promise::Slot;
+        }
         let comes_first = match lane.held.last_key_value() {
             Some((last, _)) => order(task) < *last,
             None => false,
         };
-        // While a claim is under way, what it brings comes first.
-        let fits = lane.free() > 0 && !lane.waiting_on_disk && lane.claiming == 0;
-        if fits || comes_first {
+        if comes_first || (lane.free() > 0 && !others_wait) {
             lane.promised += 1;
+            return Promise::Place;
         }
-        fits || comes_first
+        Promise::Nothing
     }
 
-    /// A task with a promise was stored. Gives one back if that makes too many, the last one, or this one after
+    /// A task with a place was stored. Gives one back if that makes too many, the last one, or this one after
     /// [`Ready::stop`].
     #[must_use]
     pub(crate) fn keep_promise(&self, task: Arc<Task>) -> Option<Arc<Task>> {
@@ -108,15 +139,20 @@ impl Ready {
         if self.stopped.load(Ordering::Acquire) {
             return Some(task);
         }
+        if lane.claiming {
+            lane.late.push(task);
+            return None;
+        }
         lane.held.insert(order(&task), task);
-        if lane.running + lane.held.len() <= 2 * lane.limit {
+        // A claim may have brought more than there are places.
+        if lane.running + lane.held.len() <= lane.places() + lane.limit {
             return None;
         }
         lane.waiting_on_disk = true;
         lane.held.pop_last().map(|(_, last)| last)
     }
 
-    /// A task with a promise was not stored.
+    /// A task with a place was not stored.
     pub(crate) fn break_promise(&self, executor: Executor) {
         self.lane(executor).promised -= 1;
     }
@@ -126,11 +162,13 @@ impl Ready {
     pub(crate) fn hold(&self, executor: Executor, tasks: Vec<Task>) -> Vec<Arc<Task>> {
         let tasks = tasks.into_iter().map(Arc::new);
         let mut lane = self.lane(executor);
-        lane.claiming = 0;
+        lane.claiming = false;
+        let late = std::mem::take(&mut lane.late);
         if self.stopped.load(Ordering::Acquire) {
-            return tasks.collect();
+            return tasks.chain(late).collect();
         }
-        lane.held.extend(tasks.map(|task| (order(&task), task)));
+        let all = tasks.chain(late);
+        lane.held.extend(all.map(|task| (order(&task), task)));
         Vec::new()
     }
 
@@ -144,15 +182,15 @@ impl Ready {
         let lane = self.lane(executor);
         lane.waiting_on_disk
             && !self.stopped.load(Ordering::Acquire)
-            && lane.held.len() + lane.promised <= lane.limit / 2
+            && lane.held.len() + lane.late.len() + lane.promised <= lane.limit / 2
     }
 
     /// How many tasks to claim; from now on nothing else is known to be on disk. [`Ready::hold`] ends it.
     pub(crate) fn begin_claim(&self, executor: Executor) -> usize {
         let mut lane = self.lane(executor);
         lane.waiting_on_disk = false;
-        lane.claiming = lane.free();
-        lane.claiming
+        lane.claiming = true;
+        lane.free()
     }
 
     /// The next task to start, if a slot is free; the slot is taken.
@@ -184,10 +222,19 @@ impl Ready {
     pub(crate) fn free_slot(&self, task: &Task) {
         let mut lane = self.lane(task.executor);
         lane.running -= 1;
+        lane.freed += 1;
         lane.suspect.take_if(|suspect| *suspect == task.id);
         drop(lane);
         if self.stopped.load(Ordering::Acquire) {
             self.idle.notify_waiters();
+        }
+    }
+
+    /// A batch was stored: the measure of what is short.
+    pub(crate) fn tick(&self) {
+        for executor in [Executor::Async, Executor::Thread] {
+            let mut lane = self.lane(executor);
+            lane.pace = (lane.pace + std::mem::take(&mut lane.freed)) / 2;
         }
     }
 
@@ -201,7 +248,11 @@ impl Ready {
     pub(crate) fn forget(&self) -> Vec<Arc<Task>> {
         [Executor::Async, Executor::Thread]
             .into_iter()
-            .flat_map(|executor| std::mem::take(&mut self.lane(executor).held).into_values())
+            .flat_map(|executor| {
+                let mut lane = self.lane(executor);
+                let held = std::mem::take(&mut lane.held).into_values();
+                held.chain(std::mem::take(&mut lane.late))
+            })
             .collect()
     }
 
@@ -286,11 +337,31 @@ mod tests {
     fn a_full_lane_promises_nothing() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
 
-        let promised = (0..10)
-            .filter(|_| ready.promise(&task(&ids, 0), NOW))
-            .count();
+        let promised = [(); 5].map(|()| ready.promise(&task(&ids, 0), NOW));
 
-        assert_eq!(promised, 4, "two that run and two that follow");
+        use Promise::{Nothing, Place, Slot};
+        assert_eq!(promised, [Slot, Slot, Place, Place, Nothing]);
+    }
+
+    #[test]
+    fn short_tasks_get_more_places_than_long_ones() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(4));
+        let promised = || {
+            let places = std::iter::repeat_with(|| ready.promise(&task(&ids, 0), NOW));
+            places.take_while(|it| *it != Promise::Nothing).count()
+        };
+        assert_eq!(promised(), 8);
+
+        for _ in 0..8 {
+            (0..4).for_each(|_| ready.free_slot(&task(&ids, 0)));
+            (0..4).for_each(|_| assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Slot));
+            ready.tick();
+        }
+        assert_eq!(promised(), 12);
+        (0..8).for_each(|_| ready.tick());
+
+        ready.break_promise(Executor::Async);
+        assert_eq!(promised(), 0, "no slot came free for some time");
     }
 
     #[test]
@@ -299,23 +370,28 @@ mod tests {
         let _ = ready.hold(Executor::Async, vec![task(&ids, 3)]);
         ready.more_on_disk(Executor::Async);
 
-        assert!(
-            !ready.promise(&task(&ids, 3), NOW),
-            "it would overtake those on disk"
-        );
-        assert!(ready.promise(&task(&ids, 4), NOW));
+        let late = ready.promise(&task(&ids, 3), NOW);
+        assert_eq!(late, Promise::Nothing, "it would overtake those on disk");
+        assert_eq!(ready.promise(&task(&ids, 4), NOW), Promise::Place);
     }
 
     #[test]
     fn a_new_task_does_not_overtake_what_is_being_claimed() {
         let (ids, ready) = (IdSource::default(), Ready::new(10, 1, 3));
+        let (claimed, new) = (task(&ids, 0), task(&ids, 0));
+        let wanted = [claimed.id, new.id];
 
         let n = ready.begin_claim(Executor::Async);
-
         assert_eq!(n, 20);
-        assert!(!ready.promise(&task(&ids, 0), NOW));
-        let _ = ready.hold(Executor::Async, vec![task(&ids, 0)]);
-        assert!(ready.promise(&task(&ids, 0), NOW));
+        assert_eq!(ready.promise(&new, NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(new)), None);
+        assert_eq!(ready.take(Executor::Async), None);
+        let _ = ready.hold(Executor::Async, vec![claimed]);
+
+        let order: Vec<TaskId> =
+            std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
+        assert_eq!(order, wanted);
+        assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Slot);
     }
 
     #[test]
@@ -323,15 +399,17 @@ mod tests {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(1));
         let (low, lower) = (task(&ids, 2), task(&ids, 1));
         let lower_id = lower.id;
-        let _ = ready.hold(Executor::Async, vec![low, lower]);
+        let _ = ready.hold(Executor::Async, vec![task(&ids, 3), low, lower]);
         let high = task(&ids, 9);
 
-        assert!(ready.promise(&high, NOW));
+        assert_eq!(ready.promise(&high, NOW), Promise::Place);
         let displaced = ready.keep_promise(Arc::new(high.clone())).unwrap();
 
         assert_eq!(displaced.id, lower_id);
         assert_eq!(ready.take(Executor::Async).unwrap().id, high.id);
         ready.free_slot(&high);
+        let third = ready.take(Executor::Async).unwrap();
+        ready.free_slot(&third);
         let _low = ready.take(Executor::Async).unwrap();
         assert!(ready.wants(Executor::Async), "and it is looked for on disk");
     }
@@ -366,7 +444,7 @@ mod tests {
         let mut later = task(&ids, 0);
         later.life.run_at = NOW.saturating_add(std::time::Duration::from_millis(1));
 
-        assert!(!ready.promise(&later, NOW));
+        assert_eq!(ready.promise(&later, NOW), Promise::Nothing);
     }
 
     #[test]
@@ -378,6 +456,6 @@ mod tests {
 
         assert_eq!(held.len(), 1);
         assert!(ready.take(Executor::Async).is_none());
-        assert!(!ready.promise(&task(&ids, 0), NOW));
+        assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Nothing);
     }
 }

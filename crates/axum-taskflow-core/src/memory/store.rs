@@ -223,12 +223,11 @@ impl Store {
     }
 
     pub(super) fn claim(&mut self, claim: &Claim) -> Claimed {
-        // What one claims that was taken for dead would be taken from it at once, as if it had crashed.
-        let limit = match self.instances.is_gone(claim.owner) {
-            true => 0,
-            false => claim.limit,
+        let ids = match self.instances.is_gone(claim.owner) {
+            // What one claims that was taken for dead would be taken from it at once, as if it had crashed.
+            true => Vec::new(),
+            false => self.waiting.take(claim),
         };
-        let ids = self.waiting.take(&claim.names, limit, claim.now);
         let tasks = ids.into_iter().map(|id| {
             let row = self.rows.get_mut(&id).expect("what waits is stored");
             row.life.owner = Some(claim.owner);

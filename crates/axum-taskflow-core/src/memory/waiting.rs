@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{clock::Timestamp, id::TaskId};
+use crate::{backend::Claim, clock::Timestamp, id::TaskId};
 
 /// Smaller runs first.
 type Place = (Reverse<i32>, Timestamp, TaskId);
@@ -47,10 +47,10 @@ impl Waiting {
         }
     }
 
-    /// Takes the first `limit` of these functions that are due at `now`.
-    pub(super) fn take(&mut self, names: &[Arc<str>], limit: usize, now: Timestamp) -> Vec<TaskId> {
-        self.move_horizon(now);
-        let mut names: Vec<&Arc<str>> = names.iter().collect();
+    /// Takes the first tasks that the claim asks for.
+    pub(super) fn take(&mut self, claim: &Claim) -> Vec<TaskId> {
+        self.move_horizon(claim.now);
+        let mut names: Vec<&Arc<str>> = claim.names.iter().collect();
         names.sort_unstable();
         names.dedup();
         // The first of each function; the smallest of these is the next one of all.
@@ -59,13 +59,18 @@ impl Waiting {
             .filter_map(|name| Some(Reverse((*self.due.get(name)?.first()?, name))))
             .collect();
         let mut taken = Vec::new();
-        while taken.len() < limit
-            && let Some(Reverse(((priority, run_at, id), name))) = heads.pop()
+        while taken.len() < claim.limit
+            && let Some(Reverse((place, name))) = heads.pop()
         {
-            taken.push(id);
-            self.remove(name, priority.0, run_at, id);
-            if let Some(next) = self.due.get(name).and_then(BTreeSet::first) {
+            if let Some(due) = self.due.get(name)
+                && let Some(next) = due.range((Excluded(place), Unbounded)).next()
+            {
                 heads.push(Reverse((*next, name)));
+            }
+            let (priority, run_at, id) = place;
+            if !claim.except.contains(&id) {
+                taken.push(id);
+                self.remove(name, priority.0, run_at, id);
             }
         }
         taken
@@ -139,11 +144,18 @@ mod tests {
         waiting.insert(&f, 0, at(30), low);
         waiting.insert(&g, 7, at(40), other);
 
-        assert_eq!(waiting.take(&[], 9, at(50)), []);
+        let claim = |names: &[Arc<str>], now| Claim {
+            owner: ids.instance(at(0)),
+            names: names.into(),
+            except: Arc::default(),
+            limit: 9,
+            now: at(now),
+        };
+        assert_eq!(waiting.take(&claim(&[], 50)), []);
         let names = [f, g];
-        assert_eq!(waiting.take(&names, 9, at(15)), [early]);
+        assert_eq!(waiting.take(&claim(&names, 15)), [early]);
         assert_eq!(waiting.next_due(), Some(at(20)));
-        assert_eq!(waiting.take(&names, 9, at(50)), [other, late, low]);
+        assert_eq!(waiting.take(&claim(&names, 50)), [other, late, low]);
         assert_eq!(waiting.next_due(), None);
         assert!(waiting.due.is_empty() && waiting.ahead.is_empty());
     }

@@ -444,13 +444,21 @@ impl Checker {
                     }
                     self.keys.entry(key.key.clone()).or_default().push(task.id);
                 }
+                let mut attempts: BTreeMap<u32, Attempt> = BTreeMap::new();
+                if task.life.status == TaskStatus::Running {
+                    // It begins at once: stored in one step with its start.
+                    let attempt = attempts.entry(task.life.epoch.get()).or_default();
+                    attempt.start_stored = true;
+                    attempt.process = p;
+                    attempt.identity = task.life.instance;
+                }
                 let seen = Seen {
                     n,
                     task: task.clone(),
                     deed,
                     life: task.life.clone(),
                     changed_at: self.now,
-                    attempts: BTreeMap::new(),
+                    attempts,
                     cancel_asked: false,
                     cancelled: false,
                     accepted: false,
@@ -606,6 +614,14 @@ impl Checker {
             if after.status == S::Running {
                 return None;
             }
+        } else if after.status == S::Pending && after.epoch == before.epoch.next() {
+            // Stored without an answer, or by one that was taken for dead meanwhile: for all, if it surely never began.
+            let attempt = seen.attempts.get(&before.epoch.get());
+            let began = attempt.is_some_and(|a| a.began);
+            return began.then_some((
+                "P3",
+                "it had begun, and is given to others as if it had not",
+            ));
         } else if after.epoch != before.epoch {
             return Some(("P4", "the outcome is not of the newest attempt"));
         }
@@ -651,7 +667,7 @@ impl Checker {
     pub(crate) fn claimed(&mut self, who: Who, claim: &Claim, claimed: &Claimed) {
         let p = who.process;
         // No function here runs on a thread: claims for those name none.
-        if !claim.names.is_empty() && claim.limit > 2 * who.concurrency {
+        if !claim.names.is_empty() && claim.limit > 8 * who.concurrency {
             let what = format!(
                 "p{p} claims {} tasks, with {} slots",
                 claim.limit, who.concurrency

@@ -8,24 +8,24 @@ use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 
-use crate::site::{Site, greet, people, request, stays};
+use crate::site::{Site, TOKEN, greet, people, request, soon, stays};
 
 /// An open stream.
-struct Live {
+pub(crate) struct Live {
     body: axum::body::BodyDataStream,
     text: String,
 }
 
 #[derive(Debug)]
-struct Frame {
-    event: String,
+pub(crate) struct Frame {
+    pub(crate) event: String,
     id: Option<String>,
-    data: Value,
+    pub(crate) data: Value,
     bytes: usize,
 }
 
 impl Live {
-    async fn open(site: &Site, path: &str, headers: &[(&str, &str)]) -> Self {
+    pub(crate) async fn open(site: &Site, path: &str, headers: &[(&str, &str)]) -> Self {
         let request = request(Method::GET, path, headers, "");
         let response = site.app.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -43,7 +43,7 @@ impl Live {
     }
 
     /// The stream that a page names.
-    async fn of_page(site: &Site, path: &str) -> Self {
+    pub(crate) async fn of_page(site: &Site, path: &str) -> Self {
         let page = site.page(path).await;
         let stream = page.attribute("data-stream");
         let accept = [("accept", "text/event-stream"), ("accept-encoding", "gzip")];
@@ -51,7 +51,7 @@ impl Live {
     }
 
     /// The next frame; nothing at the end of the stream.
-    async fn next(&mut self) -> Option<Frame> {
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some((frame, rest)) = self.text.split_once("\n\n") {
                 let frame = parse(frame);
@@ -65,7 +65,7 @@ impl Live {
     }
 
     /// The next frame of this kind; others are left out.
-    async fn until(&mut self, event: &str) -> Frame {
+    pub(crate) async fn until(&mut self, event: &str) -> Frame {
         loop {
             let frame = self.next().await.expect("the stream goes on");
             if frame.event == event {
@@ -76,7 +76,7 @@ impl Live {
     }
 
     /// The next change of this task.
-    async fn change_of(&mut self, id: TaskId) -> (Value, usize) {
+    pub(crate) async fn change_of(&mut self, id: TaskId) -> (Value, usize) {
         loop {
             let frame = self.until("tasks").await;
             let deltas = frame.data["u"].as_array().cloned().unwrap_or_default();
@@ -134,7 +134,7 @@ async fn a_visible_row_is_patched_in_at_most_160_bytes_a_change() {
     live.until("counts").await;
 
     site.clock.advance(Duration::from_secs(60));
-    let _: String = site.manager.wait(id).await.unwrap();
+    let _: String = soon(site.manager.wait(id)).await.unwrap();
 
     loop {
         let (delta, bytes) = live.change_of(id).await;
@@ -306,6 +306,50 @@ async fn a_flood_reaches_a_slow_reader_as_few_frames_with_the_last_state() {
     assert!(frames < 10, "{frames} frames");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_flood_that_goes_on_does_not_put_off_the_rows_for_ever() {
+    let site = Site::open().await;
+    let mut live = Live::of_page(&site, "/tasks/dashboard").await;
+    live.until("counts").await;
+
+    for _ in 0..6 {
+        // More than the feed keeps, so that each time something is missed.
+        let names = (0..5_000).map(|n| n.to_string());
+        let hour = Duration::from_secs(3_600);
+        let add = site.manager.add_tasks(greet, names).delay_by(hour);
+        add.await.unwrap();
+        let until = tokio::time::Instant::now() + Duration::from_millis(600);
+        while let Ok(frame) = tokio::time::timeout_at(until, live.next()).await {
+            if frame.expect("the stream goes on").event == "tasks" {
+                return;
+            }
+        }
+    }
+    panic!("no rows in 3.6 s");
+}
+
+#[tokio::test]
+async fn a_task_that_was_taken_over_elsewhere_is_shown_as_it_is_stored() {
+    let site = Site::open().await;
+    let id = site.running().await;
+    let mut list = Live::of_page(&site, "/tasks/dashboard").await;
+    let mut page = Live::of_page(&site, &format!("/tasks/dashboard/t/{id}")).await;
+    list.until("counts").await;
+    let (delta, _) = page.change_of(id).await;
+    assert_eq!(delta["s"], "running");
+    site.taken(id).await;
+
+    site.manager.cancel(id).await.unwrap();
+
+    for live in [&mut list, &mut page] {
+        let mut told = live.change_of(id).await.0;
+        while told["s"] != "interrupted" {
+            told = live.change_of(id).await.0; // how far it is was told before
+        }
+        assert_eq!(told["e"], "taken over");
+    }
+}
+
 #[tokio::test]
 async fn a_frame_stays_small_however_much_changes() {
     let site = Site::open().await;
@@ -406,7 +450,7 @@ async fn a_stream_ends_when_the_manager_stops() {
     let mut live = Live::of_page(&site, "/tasks/dashboard").await;
     live.until("counts").await;
 
-    site.manager.shutdown().await.unwrap();
+    soon(site.manager.shutdown()).await.unwrap();
 
     assert_eq!(
         live.until("bye").await.data,
@@ -477,6 +521,49 @@ async fn more_streams_than_allowed_are_refused_until_one_ends() {
     refused.detail(503);
     drop(one);
     Live::open(&site, path, &[]).await;
+}
+
+#[tokio::test]
+async fn one_session_or_token_has_eight_streams_at_most_and_leaves_the_rest_to_others() {
+    let site = Site::closed().await;
+    let (ada, again, bob) = (
+        site.sign_in("ada").await,
+        site.sign_in("ada").await,
+        site.sign_in("bob").await,
+    );
+    let token = format!("Bearer {TOKEN}");
+    let path = "/tasks/dashboard/stream";
+
+    for own in [("cookie", &*ada), ("authorization", &*token)] {
+        let mut open = Vec::new();
+        for _ in 0..8 {
+            open.push(Live::open(&site, path, &[own]).await);
+        }
+
+        let ninth = site.ask(Method::GET, path, &[own]).await;
+
+        assert_eq!(ninth.header("retry-after"), "10");
+        let detail = ninth.detail(503);
+        assert!(detail.starts_with("8 of your pages are live"), "{detail}");
+        for other in [&again, &bob] {
+            Live::open(&site, path, &[("cookie", other)]).await;
+        }
+        open.pop();
+        Live::open(&site, path, &[own]).await;
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_signs_in_only_all_streams_together_have_a_bound() {
+    let site = Site::open().await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(Live::open(&site, "/tasks/dashboard/stream", &[]).await);
+    }
+
+    let more = site.get("/tasks/dashboard/stream").await;
+
+    assert!(more.detail(503).starts_with("too many pages are live"));
 }
 
 #[tokio::test]

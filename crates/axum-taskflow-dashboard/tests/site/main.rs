@@ -3,6 +3,8 @@
 
 mod site;
 mod rest;
+mod health;
+mod instances;
 mod doors;
 mod pages;
 mod live;

@@ -8,9 +8,9 @@ use axum_taskflow_core::{
 };
 use axum_taskflow_dashboard::TaskAdmin;
 
-use crate::site::{Answer, START, Site, flaky, greet, people, unescape};
+use crate::site::{Answer, START, Site, flaky, greet, people, soon, unescape};
 
-fn row_of(page: &Answer, id: TaskId) -> String {
+pub(crate) fn row_of(page: &Answer, id: TaskId) -> String {
     let start = format!("<tr id=\"t-{id}\"");
     let (_, rest) = page
         .body
@@ -66,7 +66,11 @@ async fn each_row_shows_what_its_task_is_doing() {
         ),
         (
             unknown,
-            ["data-s=\"held\"", "no function called gone", "/cancel\""],
+            [
+                "data-s=\"held\"",
+                "no running instance knows a function called gone",
+                "/cancel\"",
+            ],
         ),
         (
             retrying,
@@ -196,7 +200,7 @@ async fn a_task_page_tells_everything() {
         .tag("k", "a&b")
         .idempotency_key("once");
     let ok = ok.await.unwrap();
-    let _: String = site.manager.wait(ok).await.unwrap();
+    let _: String = soon(site.manager.wait(ok)).await.unwrap();
 
     let page = site.page(&format!("/tasks/dashboard/t/{failed}")).await;
     for part in [

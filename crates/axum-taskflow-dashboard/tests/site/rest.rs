@@ -1,12 +1,12 @@
 //! The routes for programs.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use axum::http::Method;
 use axum_taskflow_core::{FailureKind, FailureReport, TaskId, TaskStatus, Timestamp};
 use serde_json::json;
 
-use crate::site::{START, Site, greet, request};
+use crate::site::{START, Site, greet, request, soon};
 
 #[tokio::test]
 async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
@@ -19,7 +19,7 @@ async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
         .idempotency_key("once")
         .await
         .unwrap();
-    let _: String = site.manager.wait(id).await.unwrap();
+    let _: String = soon(site.manager.wait(id)).await.unwrap();
 
     let task = site.get(&format!("/tasks/{id}")).await.json();
 
@@ -32,7 +32,8 @@ async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
             "end_time": "2026-11-21T22:26:40+00:00", "duration": 0.0, "retries_used": 0, "error": null,
             "logs": [], "stacktrace": null, "tags": { "plan": "pro" }, "source": "manual", "priority": 7,
             "executor": "async", "queue": "default",
-            "run_at": "2026-11-21T22:26:40+00:00", "attempt": 1, "result": "hello ada", "progress": null,
+            "run_at": "2026-11-21T22:26:40+00:00", "attempt": 1, "crashes": 0, "held_reason": null,
+            "result": "hello ada", "progress": null,
             "instance": instance, "idempotency_key": "once",
         })
     );
@@ -195,6 +196,45 @@ async fn a_retry_makes_a_new_task_and_is_kept_in_the_audit_log() {
     assert_eq!(audit[0]["actor"], "anonymous");
     assert_eq!(audit[0]["detail"]["new_task_id"], new);
     assert_eq!(audit[0]["timestamp"], "2026-11-21T22:26:40+00:00");
+}
+
+#[tokio::test]
+async fn who_hangs_up_in_the_middle_of_an_action_is_in_the_audit_log_all_the_same() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let waiting = site.waiting().await;
+    let retry = format!("/tasks/{failed}/retry");
+    let cancel = format!("/tasks/{waiting}/cancel");
+    let page = site.page("/tasks/dashboard").await;
+    let from_page = format!("/tasks/dashboard/t/{failed}/retry");
+    let csrf = format!("csrf={}", page.csrf());
+    let delete = "/tasks/history?value=1&unit=min".to_owned();
+    for (method, path, body, action) in [
+        (Method::POST, retry, "", "retry"),
+        (Method::POST, cancel, "", "cancel"),
+        (Method::POST, from_page, &*csrf, "retry"),
+        (Method::DELETE, delete, "", "delete_history"),
+    ] {
+        let before = site.actors().await.len();
+        site.backend.hold();
+        let mut asked = Box::pin(site.send(request(method, &path, &[], body)));
+        tokio::select! {
+            biased; // so that it has begun
+            _ = &mut asked => panic!("{path} did not ask the store"),
+            () = site.backend.holds() => {}
+        }
+
+        drop(asked);
+        site.backend.let_go();
+
+        let recorded = async {
+            while site.actors().await.len() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(recorded).await;
+        assert_eq!(site.actors().await[0].1, action);
+    }
 }
 
 #[tokio::test]
@@ -394,6 +434,113 @@ async fn retry_failed_stops_at_its_bound_and_says_where_to_go_on() {
 }
 
 #[tokio::test]
+async fn retry_failed_tells_and_records_what_was_done_when_the_store_fails_at_its_last_read() {
+    let site = Site::open().await;
+    for _ in 0..10_001 {
+        site.stored("gone", |task| {
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        })
+        .await;
+    }
+    // 20 pages of the failed and one of the interrupted; not the look at whether there are more.
+    site.backend.lists_left.store(21, Ordering::SeqCst);
+
+    let answer = site.post("/tasks/retry-failed?since=all").await;
+
+    assert_eq!(answer.json()["skipped"], 10_000, "{}", answer.body);
+    assert_eq!(answer.json()["more"], true);
+    assert!(answer.json()["next_before"].is_string());
+    assert!(answer.detail(503).contains("out of reach"));
+    let audit = site.get("/tasks/audit").await.json();
+    assert_eq!(
+        (&audit[0]["action"], &audit[0]["detail"]["skipped"]),
+        (&json!("bulk_retry"), &json!(10_000))
+    );
+}
+
+/// Tasks of which few are what the tests below ask for: each 30th failed, each 70th was interrupted.
+async fn rare(site: &Site) -> (Vec<String>, Vec<String>) {
+    let (mut failed, mut both) = (Vec::new(), Vec::new());
+    for n in 1..=600 {
+        let status = match n {
+            _ if n % 30 == 0 => TaskStatus::Failed,
+            _ if n % 70 == 0 => TaskStatus::Interrupted,
+            _ => TaskStatus::Success,
+        };
+        let id = site.stored("gone", |task| {
+            task.life.status = status;
+            task.life.finished_at = Some(START);
+        });
+        let id = id.await.to_string();
+        match status {
+            TaskStatus::Failed => {
+                failed.push(id.clone());
+                both.push(id);
+            }
+            TaskStatus::Interrupted => both.push(id),
+            _ => {}
+        }
+    }
+    failed.reverse();
+    both.reverse();
+    (failed, both)
+}
+
+#[tokio::test]
+async fn a_list_of_what_is_rare_asks_the_store_three_times_and_gives_the_link_to_go_on() {
+    let site = Site::open().await;
+    let (failed, _) = rare(&site).await;
+    site.backend.looked_at_max.store(2, Ordering::SeqCst);
+
+    let mut found = Vec::new();
+    let mut n_empty = 0;
+    let mut next = Some("/tasks?status=failed&func_name=gone".to_owned());
+    while let Some(path) = next {
+        site.backend.lists_left.store(1_000, Ordering::SeqCst);
+        let answer = site.get(&path).await;
+        let n_lists = 1_000 - site.backend.lists_left.load(Ordering::SeqCst);
+        assert!(n_lists <= 3, "{n_lists} lists for one page");
+        let ids = answer.ids();
+        n_empty += usize::from(ids.is_empty());
+        found.extend(ids);
+        let link = answer.header("link").strip_suffix(">; rel=\"next\"");
+        next = link.map(|link| link[1..].to_owned());
+    }
+
+    assert!(n_empty > 0, "a page was to be empty and not the last one");
+    assert_eq!(found, failed);
+}
+
+#[tokio::test]
+async fn retry_failed_stops_where_failures_are_rare_and_goes_on_from_there() {
+    let site = Site::open().await;
+    let (_, both) = rare(&site).await;
+    site.backend.looked_at_max.store(7, Ordering::SeqCst);
+
+    let mut skipped = 0;
+    let mut n_calls = 0;
+    let mut query = "since=all".to_owned();
+    loop {
+        site.backend.lists_left.store(1_000, Ordering::SeqCst);
+        let answer = site.post(&format!("/tasks/retry-failed?{query}")).await;
+        let n_lists = 1_000 - site.backend.lists_left.load(Ordering::SeqCst);
+        assert!(n_lists <= 2 * 3, "{n_lists} lists for one call");
+        skipped += answer.json()["skipped"].as_u64().unwrap();
+        n_calls += 1;
+        let Some(next) = answer.json()["next_before"].as_str().map(str::to_owned) else {
+            assert_eq!(answer.json()["more"], false);
+            break;
+        };
+        assert_eq!(answer.json()["more"], true);
+        query = format!("since=all&before={next}");
+    }
+
+    assert!(n_calls > 10, "{n_calls}");
+    assert_eq!(skipped, both.len() as u64, "each one once");
+}
+
+#[tokio::test]
 async fn history_is_deleted_by_age() {
     let site = Site::open().await;
     let old = site.ended(TaskStatus::Success).await;
@@ -425,6 +572,8 @@ async fn history_is_deleted_by_age() {
         site.actors().await,
         [("anonymous".to_owned(), "delete_history".to_owned())]
     );
+    let audit = site.get("/tasks/audit").await.json();
+    assert_eq!(audit[0]["task_id"], "history");
 }
 
 #[tokio::test]
@@ -478,9 +627,39 @@ async fn metrics_come_from_the_counters() {
         metrics,
         json!({
             "total": 4, "success": 2, "failed": 1, "running": 0, "pending": 1, "interrupted": 0,
-            "cancelled": 0, "success_rate": 0.5, "avg_duration_seconds": 0.0,
+            "cancelled": 0, "success_rate": 0.5, "avg_duration_seconds": 0.0, "stale_results": 0,
         })
     );
+}
+
+#[tokio::test]
+async fn a_result_that_came_too_late_is_counted() {
+    let site = Site::open().await;
+    let id = site.running().await;
+    site.taken(id).await;
+
+    site.manager.cancel(id).await.unwrap();
+
+    let counted = async {
+        while site.manager.stale_results() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(counted).await;
+    assert_eq!(site.get("/tasks/metrics").await.json()["stale_results"], 1);
+}
+
+#[tokio::test]
+async fn crashes_are_told() {
+    let site = Site::open().await;
+    let id = site.stored("greet", |task| {
+        task.life.crashes = 2;
+        task.life.run_at = Timestamp::MAX;
+    });
+    let id = id.await;
+
+    assert_eq!(site.get(&format!("/tasks/{id}")).await.json()["crashes"], 2);
+    assert_eq!(site.get("/tasks").await.json()[0]["crashes"], 2);
 }
 
 #[tokio::test]
@@ -542,7 +721,7 @@ async fn a_long_result_is_cut_in_a_list_and_whole_by_itself() {
     let site = Site::open().await;
     let name = "x".repeat(10_000);
     let id = site.manager.add_task(greet, name.clone()).await.unwrap();
-    let result: String = site.manager.wait(id).await.unwrap();
+    let result: String = soon(site.manager.wait(id)).await.unwrap();
 
     let listed = site.get("/tasks").await.json()[0].clone();
     assert_eq!(
@@ -573,4 +752,5 @@ async fn a_held_task_says_why_it_waits() {
             &json!("argument `name` of greet: missing")
         )
     );
+    assert_eq!(task["held_reason"], task["error"]);
 }

@@ -4,7 +4,7 @@ use std::{
     future::pending,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,12 +15,13 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use axum_taskflow_core::{
-    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Clock, Config, Count,
-    Failure, IdSource, Instance, InstanceId, ListQuery, LogLevel, LogLine, Memory, Minute, Page,
-    Peer, Prune, Pruned, Standing, Task, TaskContext, TaskDef, TaskId, TaskManager, TaskStatus,
-    Timestamp, Written,
+    Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
+    Clock, Config, Count, Failure, IdSource, Instance, InstanceId, ListQuery, LogLevel, LogLine,
+    Memory, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskContext, TaskDef, TaskId,
+    TaskManager, TaskStatus, Timestamp, Written,
 };
 use axum_taskflow_dashboard::{Rights, TaskAdmin};
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 pub(crate) const START: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
@@ -62,6 +63,12 @@ pub(crate) async fn stays(ctx: TaskContext) {
     ctx.progress(0.42, "half way");
     ctx.log("it stays");
     pending::<()>().await;
+}
+
+/// What has to come, but not at once: the machine may have more to do.
+pub(crate) async fn soon<T>(awaited: impl Future<Output = T>) -> T {
+    let awaited = tokio::time::timeout(Duration::from_secs(30), awaited);
+    awaited.await.expect("it does not come to its end")
 }
 
 /// The routes, and the manager below them.
@@ -109,9 +116,13 @@ impl Site {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.app.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        // A stream that should have been refused never ends.
+        let (parts, bytes) = soon(async {
+            let response = self.app.clone().oneshot(request).await.unwrap();
+            let (parts, body) = response.into_parts();
+            (parts, to_bytes(body, usize::MAX).await.unwrap())
+        })
+        .await;
         Answer {
             status: parts.status,
             headers: parts.headers,
@@ -183,7 +194,7 @@ impl Site {
             other => panic!("no function ends as {other}"),
         };
         // The error says how it ended; the caller has asked for just that.
-        let _ = self.manager.wait::<serde_json::Value>(id).await;
+        let _ = soon(self.manager.wait::<serde_json::Value>(id)).await;
         id
     }
 
@@ -216,6 +227,32 @@ impl Site {
         id
     }
 
+    /// Another instance that uses the store, seen last at `beat_at`.
+    pub(crate) async fn joined(
+        &self,
+        beat_at: Timestamp,
+        change: impl FnOnce(&mut Instance),
+    ) -> InstanceId {
+        let now = self.clock.now();
+        let mut instance = Instance::new(self.ids.instance(now), now);
+        instance.host = "host-b".to_owned();
+        change(&mut instance);
+        let id = instance.id;
+        self.backend.join(instance).await.unwrap();
+        self.backend.beat(id, beat_at).await.unwrap();
+        id
+    }
+
+    /// Another instance takes a task from us that runs here.
+    pub(crate) async fn taken(&self, id: TaskId) {
+        let task = self.manager.get(id).await.unwrap().unwrap();
+        let change = Change::interrupted(&task, "taken over", self.clock.now()).unwrap();
+        let mut batch = Batch::at(self.clock.now());
+        batch.changes.push(change);
+        let written = self.backend.write(Arc::new(batch)).await.unwrap();
+        assert_eq!(written.changes, [Applied::Applied]);
+    }
+
     /// Looks at a task until it is as expected.
     pub(crate) async fn until(&self, id: TaskId, is_so: impl Fn(&Task) -> bool) {
         let look = async {
@@ -223,9 +260,7 @@ impl Site {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), look)
-            .await
-            .expect("the task does not become what is expected");
+        soon(look).await;
     }
 
     pub(crate) async fn actors(&self) -> Vec<(String, String)> {
@@ -323,11 +358,21 @@ pub(crate) fn unescape(html: &str) -> String {
         .replace("&#39;", "'")
 }
 
-/// Memory that can be out of reach.
+/// Memory that can be out of reach, or answer late.
 #[derive(Debug)]
 pub(crate) struct Outage {
     memory: Memory,
     is_out: AtomicBool,
+    /// True while answers are kept back.
+    is_held: watch::Sender<bool>,
+    /// How many answers wait to be let go.
+    n_held: watch::Sender<usize>,
+    /// Lists that are answered before lists are out of reach.
+    pub(crate) lists_left: AtomicUsize,
+    /// What a list looks at before it ends its page short.
+    pub(crate) looked_at_max: AtomicUsize,
+    /// How often somebody asked for the instances.
+    pub(crate) n_instances: AtomicUsize,
 }
 
 impl Default for Outage {
@@ -335,6 +380,11 @@ impl Default for Outage {
         Self {
             memory: Memory::with_history(50_000),
             is_out: AtomicBool::new(false),
+            is_held: watch::Sender::new(false),
+            n_held: watch::Sender::new(0),
+            lists_left: AtomicUsize::new(usize::MAX),
+            looked_at_max: AtomicUsize::new(usize::MAX),
+            n_instances: AtomicUsize::new(0),
         }
     }
 }
@@ -344,11 +394,77 @@ impl Outage {
         self.is_out.store(true, Ordering::SeqCst);
     }
 
-    fn or<'a, T: 'a>(&self, answer: BackendFuture<'a, T>) -> BackendFuture<'a, T> {
+    pub(crate) async fn beat_now(&self, id: InstanceId, now: Timestamp) {
+        let standing = self.memory.beat(id, now).await.unwrap();
+        assert_eq!(standing, Standing::Alive);
+    }
+
+    pub(crate) async fn supersede_now(&self, id: InstanceId) {
+        self.memory.supersede(id).await.unwrap();
+    }
+
+    pub(crate) fn end(&self) {
+        self.is_out.store(false, Ordering::SeqCst);
+    }
+
+    /// Keeps all questions back until [`Outage::let_go`].
+    pub(crate) fn hold(&self) {
+        self.is_held.send_replace(true);
+    }
+
+    /// Returns once an answer is held.
+    pub(crate) async fn holds(&self) {
+        let mut n_held = self.n_held.subscribe();
+        let held = n_held.wait_for(|n| *n > 0);
+        soon(held).await.unwrap();
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.n_held.send_replace(0);
+        self.is_held.send_replace(false);
+    }
+
+    fn or<'a, T: Send + 'a>(&'a self, answer: BackendFuture<'a, T>) -> BackendFuture<'a, T> {
         if self.is_out.load(Ordering::SeqCst) {
             return Box::pin(async { Err(BackendError::unavailable("out of reach")) });
         }
-        answer
+        if !*self.is_held.borrow() {
+            return answer;
+        }
+        Box::pin(async {
+            self.n_held.send_modify(|n| *n += 1);
+            let mut is_held = self.is_held.subscribe();
+            // The sender is ours, so it does not go away.
+            let _ = is_held.wait_for(|is_held| !is_held).await;
+            answer.await
+        })
+    }
+}
+
+impl Outage {
+    /// As a store lists that looks at every task, and at so many of them for one page.
+    async fn list_within(&self, query: ListQuery) -> Result<Page, BackendError> {
+        let looked_at_max = self.looked_at_max.load(Ordering::SeqCst);
+        if looked_at_max == usize::MAX {
+            return self.memory.list(query).await;
+        }
+        // Some statuses are found with less effort than others.
+        let looked_at_max = match query.status {
+            Some(TaskStatus::Failed) => looked_at_max * 3,
+            _ => looked_at_max,
+        };
+        let mut all = ListQuery::default();
+        (all.before, all.after, all.limit) = (query.before, query.after, looked_at_max);
+        let mut page = self.memory.list(all).await?;
+        page.tasks
+            .retain(|task| query.status.is_none_or(|status| status == task.life.status));
+        page.tasks
+            .retain(|task| query.name.as_deref().is_none_or(|name| name == &*task.name));
+        if page.tasks.len() > query.limit {
+            page.tasks.truncate(query.limit);
+            page.next = page.tasks.last().map(|task| task.id);
+        }
+        Ok(page)
     }
 }
 
@@ -363,6 +479,7 @@ impl Backend for Outage {
         self.or(self.memory.beat(id, now))
     }
     fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        self.n_instances.fetch_add(1, Ordering::SeqCst);
         self.or(self.memory.instances())
     }
     fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
@@ -384,7 +501,14 @@ impl Backend for Outage {
         self.or(self.memory.get(id))
     }
     fn list(&self, query: ListQuery) -> BackendFuture<'_, Page> {
-        self.or(self.memory.list(query))
+        let one_less = |n: usize| n.checked_sub(1);
+        let left = self
+            .lists_left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+        match left {
+            Ok(_) => self.or(Box::pin(self.list_within(query))),
+            Err(_) => Box::pin(async { Err(BackendError::unavailable("out of reach")) }),
+        }
     }
     fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>> {
         self.or(self.memory.logs(id, skip, limit))

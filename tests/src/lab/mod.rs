@@ -1,0 +1,58 @@
+//! The crash laboratory: a real service in several processes on one file, whose processes are killed, stopped and
+//! ended at random moments while tasks are added over HTTP; and a checker that reads what the tasks did and what is
+//! stored, and names each promise that was broken.
+//!
+//! `tests/tests/crash_lab.rs` plays a small one in every test run, `cargo run --release -p tests --bin lab` a long one.
+
+pub mod errand;
+pub mod effects;
+pub mod process;
+pub mod driver;
+pub mod checker;
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+pub use checker::{Report, Violation};
+
+/// What is to be played.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The program of the service.
+    pub service: PathBuf,
+    /// Where the file, the effects and the log lie.
+    pub folder: PathBuf,
+    /// How many tasks are ordered.
+    pub tasks: u64,
+    /// How often a process is killed, ended or stopped.
+    pub faults: u64,
+    /// Processes that share the file.
+    pub processes: usize,
+    /// What chance is drawn from.
+    pub seed: u64,
+    /// Chances that a fault is a stop and not an end, in percent.
+    pub stops_percent: u64,
+    /// How long the last tasks may take once everything is calm.
+    pub calm_max: Duration,
+}
+
+/// Why no laboratory could be played.
+pub type LabError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Plays the plan and checks what came of it.
+///
+/// # Errors
+/// If a process cannot be started, or what it left cannot be read. A broken promise is no error: see [`Report`].
+pub async fn play(plan: &Plan) -> Result<Report, LabError> {
+    let history = driver::drive(plan).await?;
+    Ok(checker::check(&history))
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} tasks, {} faults, {} processes, seed {}",
+            self.tasks, self.faults, self.processes, self.seed
+        )
+    }
+}
