@@ -45,7 +45,8 @@ pub(crate) struct World {
     checker: Mutex<Checker>,
     /// The process that stands at each place now.
     places: Mutex<Vec<Arc<Process>>>,
-    n_processes: AtomicUsize,
+    /// All processes that there ever were.
+    all: Mutex<Vec<Arc<Process>>>,
     clock: Clock,
     begun: Instant,
     /// Something was written.
@@ -159,7 +160,7 @@ impl World {
             deeds,
             rng: Mutex::new(rng),
             places: Mutex::default(),
-            n_processes: AtomicUsize::new(0),
+            all: Mutex::default(),
             clock: Clock::tokio(Timestamp::from_unix_ms(START_MS)),
             begun: Instant::now(),
             written: Notify::new(),
@@ -288,7 +289,8 @@ impl World {
 
     /// Breaks the circle of a process, its manager and the functions' states.
     pub(crate) fn end(&self) {
-        for process in std::mem::take(&mut *self.places.lock().unwrap()) {
+        self.places.lock().unwrap().clear();
+        for process in std::mem::take(&mut *self.all.lock().unwrap()) {
             *process.manager.lock().unwrap() = None;
         }
     }
@@ -333,8 +335,9 @@ impl Deed {
 
 impl Process {
     fn new(world: &Arc<World>, settings: Settings) -> Arc<Self> {
-        Arc::new(Self {
-            n: world.n_processes.fetch_add(1, Ordering::SeqCst),
+        let mut all = world.all.lock().unwrap();
+        let process = Arc::new(Self {
+            n: all.len(),
             world: world.clone(),
             settings,
             pulse: State::new(Pulse::Runs),
@@ -348,7 +351,9 @@ impl Process {
             lately: Mutex::default(),
             unheard: Mutex::default(),
             stops: AtomicUsize::new(0),
-        })
+        });
+        all.push(process.clone());
+        process
     }
 
     fn config(self: &Arc<Self>) -> Config {
