@@ -350,7 +350,7 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
 
 /// A new task, and what it was promised.
 enum Promised {
-    Slot(Beginning),
+    Slot(Box<Beginning>),
     Place(Arc<Task>),
     Nothing(Arc<Task>),
 }
@@ -363,7 +363,7 @@ impl Promised {
         }
         match engine.ready.promise(&task, now) {
             Promise::Slot => match engine.beginning_of_new(&task, now) {
-                Some(beginning) => Self::Slot(beginning),
+                Some(beginning) => Self::Slot(Box::new(beginning)),
                 None => Self::Nothing(Arc::new(task)),
             },
             Promise::Place => {
@@ -397,7 +397,7 @@ impl Promised {
             return None;
         }
         match self {
-            Self::Slot(beginning) => engine.begin_now(beginning),
+            Self::Slot(beginning) => engine.begin_now(*beginning),
             Self::Place(task) => return engine.ready.keep_promise(task),
             Self::Nothing(task) => {
                 engine.waits_on_disk(Some(task.executor), task.life.run_at, now);
