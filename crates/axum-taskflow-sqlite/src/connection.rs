@@ -191,7 +191,7 @@ fn patience(lock_wait: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
         if slept >= lock_wait {
             return false;
         }
-        let step = Duration::from_micros(fastrand::u64(100..1_000));
+        let step = Duration::from_micros(fastrand::u64(50..400));
         std::thread::sleep(step);
         slept += step;
         true
@@ -292,8 +292,8 @@ mod tests {
         let n_tries = (0..).take_while(|n| patience(*n)).count();
 
         assert!(
-            (3..=30).contains(&n_tries),
-            "{n_tries} tries of 0.1 to 1 ms"
+            (3..=60).contains(&n_tries),
+            "{n_tries} tries of 0.05 to 0.4 ms"
         );
         assert!(patience(0), "the next lock is waited for as long");
     }
