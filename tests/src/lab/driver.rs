@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::{
     LabError, Plan,
-    effects::{self, Effect, now_us},
-    errand::Errand,
+    effects::{self, Effect, Moment},
+    errand::{Cancel, Errand},
     process::{Process, ask},
 };
 
@@ -29,9 +29,11 @@ const CALLERS: usize = 24;
 const CALLERS_OF_A_KEY: usize = 3;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 const STOPPED_MAX_MS: u64 = 1_500;
+/// Starts in a row that fail before something else than a task must be the reason.
+const STARTS_MAX: usize = 20;
 
 /// What happened, for the checker.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     /// What was ordered, by number.
     pub errands: HashMap<u64, Errand>,
@@ -39,20 +41,48 @@ pub struct History {
     pub accepted: Vec<(u64, TaskId)>,
     /// Orders without an answer: a task may be there or not.
     pub unknown: u64,
-    /// When processes were killed or told to end, by number.
-    pub ended_at_us: HashMap<u32, u64>,
-    /// Kills, ends and stops.
+    /// What came of wishes to cancel a task, and when that was known.
+    pub cancels: Vec<(TaskId, Cancel, Moment)>,
+    /// The processes that came to listen.
+    pub lives: Vec<Life>,
+    /// From when to when a process was stopped.
+    pub stops: Vec<(Moment, Moment)>,
+    /// Processes that were killed.
     pub n_kills: u64,
     /// Processes that were told to end.
     pub n_terms: u64,
     /// Processes that were stopped for a while.
     pub n_stops: u64,
-    /// Processes that a task aborted.
+    /// Processes that ended by themselves: a task or a crash point aborted them.
     pub n_aborts: u64,
     /// What tasks did.
     pub effects: Vec<Effect>,
     /// What is stored.
     pub stored: Vec<Task>,
+}
+
+/// One process, from the moment when it listened.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// Its number.
+    pub pid: u32,
+    /// Since when it listened.
+    pub from: Moment,
+    /// When it was killed or told to end; nothing if it ended by itself.
+    pub told: Option<Moment>,
+    /// When it was seen to be gone, and how it went.
+    pub gone: Option<(Moment, Gone)>,
+}
+
+/// How a process went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// By `SIGKILL`: it was dead soon after it was sent.
+    Killed,
+    /// By `SIGTERM`: it may have lived until it was seen to be gone.
+    Ended,
+    /// By itself: it was dead some time before it was seen to be gone.
+    Fell,
 }
 
 /// The processes that run, as the callers see them.
@@ -85,14 +115,27 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
         .no_proxy()
         .timeout(REQUEST_TIMEOUT)
         .build()?;
+    let mut history = History::default();
     let mut processes = Vec::new();
-    for _ in 0..plan.processes {
-        processes.push(Process::start(&plan.service, &plan.folder).await?);
+    for n in 0..plan.processes {
+        let crash_at = plan.crash_at.as_deref().filter(|_| n == 0);
+        let process = match Process::start(&plan.service, &plan.folder, crash_at).await {
+            // At the start there is something to write, too.
+            Err(_) if crash_at.is_some() => {
+                history.n_aborts += 1;
+                Process::start(&plan.service, &plan.folder, None).await?
+            }
+            process => process?,
+        };
+        history.begins(&process);
+        processes.push(process);
     }
     let urls = processes.iter().map(|p| Some(p.url.clone())).collect();
     let cluster = Arc::new(Cluster {
         urls: Mutex::new(urls),
     });
+    let last_order = plan.orders_max.map(|limit| Instant::now() + limit);
+    let is_over = move || last_order.is_some_and(|last| Instant::now() > last);
     let n_accepted = Arc::new(AtomicU64::new(0));
     let next = Arc::new(AtomicU64::new(0));
     let mut callers = tokio::task::JoinSet::new();
@@ -100,7 +143,7 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
         let (cluster, http) = (cluster.clone(), http.clone());
         let (next, n_accepted, tasks) = (next.clone(), n_accepted.clone(), plan.tasks);
         let rng = Rng::with_seed(plan.seed ^ (caller as u64 + 1));
-        let seed = plan.seed;
+        let (seed, aborts) = (plan.seed, plan.aborts_permille);
         callers.spawn(async move {
             let mut orders = Orders {
                 cluster,
@@ -110,17 +153,17 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
             };
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= tasks {
+                if n >= tasks || is_over() {
                     return orders.history;
                 }
-                let errand = Errand::draw(n, &mut Rng::with_seed(seed.wrapping_add(n << 8)));
+                let mut drawn = Rng::with_seed(seed.wrapping_add(n << 8));
+                let errand = Errand::draw(n, aborts, &mut drawn);
                 orders.place(errand).await;
                 n_accepted.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
 
-    let mut history = History::default();
     let mut faults = Faults {
         plan,
         rng: Rng::with_seed(plan.seed),
@@ -131,14 +174,21 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
     for fault in 1..=plan.faults {
         // Spread over the whole of it.
         while n_accepted.load(Ordering::Relaxed) * (plan.faults + 1) < fault * plan.tasks {
-            faults.replace_aborted().await?;
+            if is_over() {
+                break;
+            }
+            faults.replace_fallen().await?;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        if is_over() {
+            break;
+        }
         faults.strike().await?;
+        (plan.progress)(n_accepted.load(Ordering::Relaxed), fault);
     }
     let mut done = Vec::new();
     while !callers.is_empty() {
-        faults.replace_aborted().await?;
+        faults.replace_fallen().await?;
         let joined = tokio::time::timeout(Duration::from_millis(50), callers.join_next()).await;
         if let Ok(Some(history)) = joined {
             done.push(history?);
@@ -149,14 +199,52 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
         history.errands.extend(of_caller.errands);
         history.accepted.extend(of_caller.accepted);
         history.unknown += of_caller.unknown;
+        history.cancels.extend(of_caller.cancels);
     }
     for process in &mut processes {
+        history.is_told(process.pid, Moment::now());
         process.signal(Signal::TERM)?;
         process.ended().await?;
+        let last = history.n_terms;
+        history.is_gone(process.pid, Gone::Ended);
+        history.n_terms = last; // that was no fault
     }
     history.effects = effects::read(&plan.folder)?;
     history.stored = stored(&plan.folder).await?;
     Ok(history)
+}
+
+impl History {
+    fn begins(&mut self, process: &Process) {
+        self.lives.push(Life {
+            pid: process.pid,
+            from: Moment::now(),
+            told: None,
+            gone: None,
+        });
+    }
+
+    fn is_told(&mut self, pid: u32, told: Moment) {
+        if let Some(life) = self.latest(pid) {
+            life.told = Some(told);
+        }
+    }
+
+    fn is_gone(&mut self, pid: u32, how: Gone) {
+        match how {
+            Gone::Killed => self.n_kills += 1,
+            Gone::Ended => self.n_terms += 1,
+            Gone::Fell => self.n_aborts += 1,
+        }
+        if let Some(life) = self.latest(pid) {
+            life.gone = Some((Moment::now(), how));
+        }
+    }
+
+    /// Numbers come back: the process that has this one now.
+    fn latest(&mut self, pid: u32) -> Option<&mut Life> {
+        self.lives.iter_mut().rfind(|life| life.pid == pid)
+    }
 }
 
 /// What one caller orders.
@@ -172,7 +260,12 @@ impl Orders {
         self.history.errands.insert(errand.n, errand.clone());
         if !errand.keyed {
             match self.order(&errand).await {
-                Some(id) => self.history.accepted.push((errand.n, id)),
+                Some(id) => {
+                    self.history.accepted.push((errand.n, id));
+                    if errand.cancelled {
+                        self.cancel(id).await;
+                    }
+                }
                 None => self.history.unknown += 1,
             }
             return;
@@ -196,6 +289,20 @@ impl Orders {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.history.unknown += waiting as u64;
+    }
+
+    async fn cancel(&mut self, id: TaskId) {
+        let Some(url) = self.cluster.any(&mut self.rng) else {
+            return; // nobody is there to be asked
+        };
+        let answer = async {
+            let request = self.http.post(format!("{url}/lab/{id}/cancel")).send();
+            request.await?.error_for_status()?.json().await
+        };
+        let answer: reqwest::Result<Cancel> = answer.await;
+        // Without an answer it may have been told to stop all the same.
+        let cancel = answer.unwrap_or(Cancel::Asked);
+        self.history.cancels.push((id, cancel, Moment::now()));
     }
 
     async fn order(&mut self, errand: &Errand) -> Option<TaskId> {
@@ -231,29 +338,34 @@ impl Faults<'_> {
         let pid = self.processes[n].pid;
         if self.rng.u64(..100) < self.plan.stops_percent {
             self.history.n_stops += 1;
+            let from = Moment::now();
             self.processes[n].signal(Signal::STOP)?;
             let ms = self.rng.u64(1..STOPPED_MAX_MS);
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            return self.processes[n].signal(Signal::CONT);
+            self.processes[n].signal(Signal::CONT)?;
+            self.history.stops.push((from, Moment::now()));
+            return Ok(());
         }
         self.cluster.set(n, None);
-        self.history.ended_at_us.insert(pid, now_us());
-        if self.rng.u64(..100) < 25 {
-            self.history.n_terms += 1;
-            self.processes[n].signal(Signal::TERM)?;
-        } else {
-            self.history.n_kills += 1;
-            self.processes[n].signal(Signal::KILL)?;
-        }
-        self.processes[n].ended().await?;
+        let told = Moment::now();
+        self.history.is_told(pid, told);
+        let is_end = self.rng.u64(..100) < self.plan.ends_percent;
+        let signal = if is_end { Signal::TERM } else { Signal::KILL };
+        self.processes[n].signal(signal)?;
+        let how = match self.processes[n].ended().await? {
+            true => Gone::Fell, // before it heard us
+            false if is_end => Gone::Ended,
+            false => Gone::Killed,
+        };
+        self.history.is_gone(pid, how);
         self.start(n).await
     }
 
-    /// Starts those again that a task has aborted.
-    async fn replace_aborted(&mut self) -> Result<(), LabError> {
+    /// Starts those again that have ended by themselves.
+    async fn replace_fallen(&mut self) -> Result<(), LabError> {
         for n in 0..self.processes.len() {
             if self.processes[n].has_ended() {
-                self.history.n_aborts += 1;
+                self.history.is_gone(self.processes[n].pid, Gone::Fell);
                 self.cluster.set(n, None);
                 self.start(n).await?;
             }
@@ -262,25 +374,29 @@ impl Faults<'_> {
     }
 
     async fn start(&mut self, n: usize) -> Result<(), LabError> {
-        loop {
-            match Process::start(&self.plan.service, &self.plan.folder).await {
+        for _ in 0..STARTS_MAX {
+            match Process::start(&self.plan.service, &self.plan.folder, None).await {
                 Ok(process) => {
                     self.cluster.set(n, Some(process.url.clone()));
+                    self.history.begins(&process);
                     self.processes[n] = process;
                     return Ok(());
                 }
                 // One that took over what aborts its process may die of it before it listens.
-                Err(_) if self.history.n_aborts < 10_000 => self.history.n_aborts += 1,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    eprintln!("lab: {error}");
+                    self.history.n_aborts += 1;
+                }
             }
         }
+        Err(format!("the service does not start, {STARTS_MAX} times in a row").into())
     }
 
     /// Waits until nothing waits or runs any more, or the time for that is over.
     async fn calm_down(&mut self, http: &Client) -> Result<(), LabError> {
         let deadline = Instant::now() + self.plan.calm_max;
         while Instant::now() < deadline {
-            self.replace_aborted().await?;
+            self.replace_fallen().await?;
             let url = self.processes[0].url.clone();
             if let Ok(left) = ask(http, &url, "/left").await
                 && left == 0
