@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use axum_taskflow::{InstanceId, Task, TaskId, TaskStatus};
 
 use super::{
-    driver::{Gone, History, Life},
     effects::{Effect, Moment},
     errand::{Cancel, Errand},
+    history::{Gone, History, Life},
     report::Report,
 };
 

@@ -7,6 +7,9 @@
 pub mod errand;
 pub mod effects;
 pub mod process;
+pub mod history;
+mod orders;
+mod faults;
 pub mod driver;
 pub mod report;
 pub mod checker;
@@ -14,6 +17,9 @@ pub mod checker;
 use std::{fmt, path::PathBuf, time::Duration};
 
 pub use report::{Report, Violation};
+
+/// Between two looks at something that tells nobody when it changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What is to be played.
 #[derive(Clone, Debug)]

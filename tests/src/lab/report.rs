@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::driver::History;
+use super::history::History;
 
 /// Broken promises that are printed one by one.
 const PRINTED_MAX: usize = 20;
