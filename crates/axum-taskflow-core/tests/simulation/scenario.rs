@@ -140,7 +140,8 @@ async fn bad_weather(process: Arc<Process>, weather: Weather) {
     if process.weather() != Weather::Fair {
         return;
     }
-    let (began, stops) = (process.manager().is_some(), process.stops());
+    let began = process.manager().is_some() && process.pulse() == Pulse::Runs;
+    let stops = process.stops();
     process.set_weather(weather);
     process.world.wait(200..9_000).await;
     if process.weather() != weather {

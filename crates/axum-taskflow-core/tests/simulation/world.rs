@@ -145,7 +145,7 @@ pub(crate) struct Process {
     lately: Mutex<(Moment, usize)>,
     /// What its claims took since the last one that was answered.
     unheard: Mutex<Vec<(TaskId, InstanceId)>>,
-    /// How often it was stopped.
+    /// How often it was stopped or went on.
     stops: AtomicUsize,
 }
 
@@ -505,7 +505,6 @@ impl Process {
     }
 
     pub(crate) fn stop(&self) {
-        self.stops.fetch_add(1, Ordering::SeqCst);
         self.set_pulse(Pulse::Stopped, Pulse::Runs, "is stopped");
     }
 
@@ -522,6 +521,7 @@ impl Process {
             let what = format!("p{} {what}", self.n);
             self.world.check(|checker| checker.step(&what));
             self.pulse.set(to);
+            self.stops.fetch_add(1, Ordering::SeqCst);
             self.look_well();
         }
     }
