@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! cargo run --release -p tests --bin lab -- --tasks 200000 --faults 300
-//!     --processes N   --seed N   --stops PERCENT   --keep FOLDER
+//!     --processes N     --seed N     --minutes N: order no longer than that
+//!     --stops PERCENT   --ends PERCENT   --aborts PERMILLE
+//!     --crash-at POINT: the first process ends there, as in `writer::committed=7*off->return`
+//!     --keep FOLDER: play there, and leave it as it is
 //! ```
 //!
-//! Prints a report. Ends with 1 if a promise was broken, and then leaves the folder as it is.
+//! Prints a report. Ends with 1 if a promise was broken, and then leaves the folder and names it.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -23,16 +26,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<ExitCode, LabError> {
-    let folder = tempfile::Builder::new().prefix("lab").tempdir()?;
+    let mut folder = None;
+    let service = std::env::current_exe()?.with_file_name("service");
     let mut plan = Plan {
-        service: std::env::current_exe()?.with_file_name("service"),
-        folder: folder.path().to_owned(),
         tasks: 200_000,
         faults: 300,
-        processes: 3,
-        seed: fastrand::u64(..),
-        stops_percent: 15,
         calm_max: Duration::from_secs(120),
+        progress: say,
+        ..Plan::new(service, PathBuf::new(), fastrand::u64(..))
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -43,7 +44,13 @@ async fn run() -> Result<ExitCode, LabError> {
             "--processes" => plan.processes = value.parse()?,
             "--seed" => plan.seed = value.parse()?,
             "--stops" => plan.stops_percent = value.parse()?,
-            "--keep" => plan.folder = PathBuf::from(value),
+            "--ends" => plan.ends_percent = value.parse()?,
+            "--aborts" => plan.aborts_permille = value.parse()?,
+            "--minutes" => {
+                plan.orders_max = Some(Duration::from_secs(60 * value.parse::<u64>()?));
+            }
+            "--crash-at" => plan.crash_at = Some(value),
+            "--keep" => folder = Some(PathBuf::from(value)),
             _ => return Err(format!("{arg} is no option").into()),
         }
     }
@@ -51,6 +58,24 @@ async fn run() -> Result<ExitCode, LabError> {
         let service = plan.service.display();
         return Err(format!("{service} is missing: cargo build --release -p tests --bins").into());
     }
+    let mut passing = None;
+    plan.folder = match folder {
+        Some(folder) => {
+            std::fs::create_dir_all(&folder)?;
+            if std::fs::read_dir(&folder)?.next().is_some() {
+                let folder = folder.display();
+                return Err(format!(
+                    "{folder} is not empty: what lies there would be checked, too"
+                )
+                .into());
+            }
+            folder
+        }
+        None => {
+            let folder = tempfile::Builder::new().prefix("lab").tempdir()?;
+            passing.insert(folder).path().to_owned()
+        }
+    };
     println!("{plan}");
     let begun = std::time::Instant::now();
     let report = lab::play(&plan).await?;
@@ -59,6 +84,16 @@ async fn run() -> Result<ExitCode, LabError> {
     if report.violations.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("left in {}", folder.keep().display());
+    if let Some(folder) = passing {
+        let _ = folder.keep(); // it is named below
+    }
+    println!("left in {}", plan.folder.display());
     Ok(ExitCode::FAILURE)
+}
+
+/// Says now and then how far it is.
+fn say(ordered: u64, faults: u64) {
+    if faults.is_multiple_of(10) {
+        println!("{ordered} tasks ordered, {faults} faults");
+    }
 }

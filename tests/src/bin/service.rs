@@ -12,12 +12,15 @@ use axum::{
     routing::{get, post},
 };
 use axum_taskflow::{
-    AddTask, AddTasks, Data, Failure, ListQuery, Rights, Task, TaskAdmin, TaskContext, TaskError,
-    TaskId, TaskManager, Tasks, Timestamp, task,
+    AddTask, AddTasks, Cancelled, Data, Failure, ListQuery, Rights, Task, TaskAdmin, TaskContext,
+    TaskError, TaskId, TaskManager, Tasks, Timestamp, task,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tests::lab::{effects::Effects, errand::Errand};
+use tests::lab::{
+    effects::{Call, Effects},
+    errand::{Cancel, Errand},
+};
 use tokio::sync::watch;
 
 // ---- the tasks -----------------------------------------------------------------------------------------------
@@ -173,36 +176,34 @@ async fn talks(ctx: TaskContext, Data(doors): Data<Doors>, line: String, door: S
 /// An errand of the crash laboratory.
 #[task(retries = 5, delay = "10ms")]
 async fn lab_errand(ctx: TaskContext, Data(effects): Data<Effects>, errand: Errand) -> Done {
-    begin_errand(&ctx, &effects, &errand)?;
+    let call = begin_errand(&ctx, &effects, &errand)?;
     tokio::time::sleep(Duration::from_millis(errand.ms)).await;
-    end_errand(&ctx, &effects, &errand)
+    end_errand(&ctx, call, &errand)
 }
 
 #[task(retries = 5, delay = "10ms")]
 fn lab_errand_blocking(ctx: TaskContext, Data(effects): Data<Effects>, errand: Errand) -> Done {
-    begin_errand(&ctx, &effects, &errand)?;
+    let call = begin_errand(&ctx, &effects, &errand)?;
     std::thread::sleep(Duration::from_millis(errand.ms));
-    end_errand(&ctx, &effects, &errand)
+    end_errand(&ctx, call, &errand)
 }
 
-fn begin_errand(ctx: &TaskContext, effects: &Effects, errand: &Errand) -> Done {
-    let label = errand.n.to_string();
-    effects.note(ctx, "began", &label)?;
+fn begin_errand(ctx: &TaskContext, effects: &Effects, errand: &Errand) -> Result<Call, Failure> {
+    let call = effects.begin(ctx, &errand.n.to_string())?;
     // Once: what it writes last is there when it runs again.
     if errand.aborts && ctx.epoch().get() == 1 {
-        effects.note(ctx, "aborting", &label)?;
+        call.note("aborting")?;
         std::process::abort();
     }
-    Ok(())
+    Ok(call)
 }
 
-fn end_errand(ctx: &TaskContext, effects: &Effects, errand: &Errand) -> Done {
-    let label = errand.n.to_string();
+fn end_errand(ctx: &TaskContext, call: Call, errand: &Errand) -> Done {
     if ctx.attempt() < errand.good_at {
-        effects.note(ctx, "failed", &label)?;
+        call.end("failed")?;
         return Err(Failure::retry("not yet"));
     }
-    Ok(effects.note(ctx, "ended", &label)?)
+    Ok(call.end("ended")?)
 }
 
 // ---- the routes ----------------------------------------------------------------------------------------------
@@ -334,6 +335,15 @@ async fn lab(tasks: Tasks, Json(errand): Json<Errand>) -> Result<Json<TaskId>, T
     Ok(Json(add.await?))
 }
 
+/// What came of a wish to cancel an errand.
+async fn cancel_errand(tasks: Tasks, UrlPath(id): UrlPath<TaskId>) -> Json<Cancel> {
+    Json(match tasks.cancel(id).await {
+        Ok(Cancelled::Now) => Cancel::Done,
+        Ok(Cancelled::Asked) => Cancel::Asked,
+        Err(_) => Cancel::Refused, // it has ended, or runs elsewhere
+    })
+}
+
 /// How many tasks have not ended.
 async fn left(tasks: Tasks) -> Result<Json<u64>, TaskError> {
     let counts = tasks.counts().await?;
@@ -431,6 +441,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new()
         .route("/add", post(add))
         .route("/lab", post(lab))
+        .route("/lab/{id}/cancel", post(cancel_errand))
         .route("/left", get(left))
         .route("/add_many", post(add_many))
         .route("/open/{door}", post(open_door))

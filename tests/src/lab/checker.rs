@@ -1,44 +1,60 @@
 //! Reads what happened, and names each promise that was broken.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use axum_taskflow::{InstanceId, Task, TaskId, TaskStatus};
+
+use super::{
+    effects::{Effect, Moment},
+    errand::{Cancel, Errand},
+    history::{Gone, History, Life},
+    report::Report,
 };
 
-use axum_taskflow::{Task, TaskId, TaskStatus};
+/// How long what a dead process left may lie. A second is what is promised on a machine that has time for it; where
+/// tests run side by side, a process may wait for a processor that long.
+const TAKEOVER_MAX_MS: u64 = 5_000;
 
-use super::{driver::History, effects::Effect};
-
-/// A promise of `docs/promises.md` that was broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// `P1` to `P6`.
-    pub promise: &'static str,
-    /// By what.
-    pub what: String,
-}
-
-/// What came of a laboratory.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Orders that were answered with an id.
-    pub accepted: u64,
-    /// Orders without an answer.
-    pub unknown: u64,
-    /// Tasks that are stored.
-    pub stored: u64,
-    /// Tasks by what they came to.
-    pub by_status: BTreeMap<&'static str, u64>,
-    /// Tasks that began more than once because that was allowed: retries and repeats.
-    pub repeated: u64,
-    /// Accepted tasks that are not stored.
-    pub lost: u64,
-    /// Kills, ends, stops, aborts.
-    pub faults: [u64; 4],
-    /// The longest from the death of a process to the moment when its task was taken over, in milliseconds.
-    pub takeover_max_ms: u64,
-    /// What was broken.
-    pub violations: Vec<Violation>,
+/// Reads what happened.
+#[must_use]
+pub fn check(history: &History) -> Report {
+    let stored: HashMap<TaskId, &Task> =
+        history.stored.iter().map(|task| (task.id, task)).collect();
+    let spans = spans(&history.effects);
+    let mut checker = Checker {
+        history,
+        deaths: deaths(history),
+        instances: HashMap::new(),
+        report: Report::of(history),
+    };
+    for (n, id) in &history.accepted {
+        if !stored.contains_key(id) {
+            checker.report.lost += 1;
+            let what = format!("task {id} of errand {n} was accepted and is not stored");
+            checker.report.broken("P1", what);
+        }
+    }
+    for id in spans.keys().filter(|id| !stored.contains_key(id)) {
+        let what = format!("task {id} ran and is not stored");
+        checker.report.broken("P1", what);
+    }
+    checker.check_orders(&stored);
+    let none = Vec::new();
+    let of = |task: &Task| spans.get(&task.id).unwrap_or(&none);
+    for task in &history.stored {
+        checker.learn_instances(task, of(task));
+    }
+    for task in &history.stored {
+        checker.check_end(task, of(task));
+        checker.check_spans(task, of(task));
+        checker.check_takeover(task, of(task));
+    }
+    for (id, cancel, at) in &history.cancels {
+        if let Some(task) = stored.get(id).filter(|_| *cancel == Cancel::Done) {
+            checker.check_cancelled(task, of(task), *at);
+        }
+    }
+    checker.report
 }
 
 /// One call of a task's function.
@@ -49,59 +65,10 @@ struct Span<'a> {
     end: Option<&'a Effect>,
 }
 
-/// Reads what happened.
-#[must_use]
-pub fn check(history: &History) -> Report {
-    let mut report = Report {
-        accepted: history.accepted.len() as u64,
-        unknown: history.unknown,
-        stored: history.stored.len() as u64,
-        faults: [
-            history.n_kills,
-            history.n_terms,
-            history.n_stops,
-            history.n_aborts,
-        ],
-        ..Report::default()
-    };
-    let deaths = deaths(history);
-    let spans = spans(&history.effects);
-    let stored: HashMap<TaskId, &Task> =
-        history.stored.iter().map(|task| (task.id, task)).collect();
-
-    for (n, id) in &history.accepted {
-        if !stored.contains_key(id) {
-            report.lost += 1;
-            report.broken(
-                "P1",
-                format!("task {id} of errand {n} was accepted and is not stored"),
-            );
-        }
+impl Span<'_> {
+    fn ended_as(&self, what: &str) -> bool {
+        self.end.is_some_and(|end| end.what == what)
     }
-    report.check_keys(history);
-    let none = Vec::new();
-    for task in &history.stored {
-        let spans = spans.get(&task.id).unwrap_or(&none);
-        *report
-            .by_status
-            .entry(task.life.status.as_str())
-            .or_default() += 1;
-        report.repeated += u64::from(spans.len() > 1);
-        report.check_end(task, spans);
-        report.check_spans(task, spans, &deaths);
-        report.check_takeover(task, spans, &deaths);
-    }
-    report
-}
-
-/// When each process was dead or dying: from then on another may run its tasks.
-fn deaths(history: &History) -> HashMap<u32, u64> {
-    let mut deaths = history.ended_at_us.clone();
-    for effect in history.effects.iter().filter(|e| e.what == "aborting") {
-        let death = deaths.entry(effect.pid).or_insert(effect.at_us);
-        *death = effect.at_us.min(*death);
-    }
-    deaths
 }
 
 fn spans(effects: &[Effect]) -> HashMap<TaskId, Vec<Span<'_>>> {
@@ -113,7 +80,7 @@ fn spans(effects: &[Effect]) -> HashMap<TaskId, Vec<Span<'_>>> {
                 begin: effect,
                 end: None,
             }),
-            "ended" | "failed" => {
+            "ended" | "failed" | "dropped" => {
                 let is_its = |span: &&mut Span<'_>| {
                     let begin = span.begin;
                     (begin.pid, begin.epoch) == (effect.pid, effect.epoch) && span.end.is_none()
@@ -128,268 +95,312 @@ fn spans(effects: &[Effect]) -> HashMap<TaskId, Vec<Span<'_>>> {
     spans
 }
 
-impl Report {
-    fn broken(&mut self, promise: &'static str, what: String) {
-        self.violations.push(Violation { promise, what });
+/// From when on others may run what each process ran. Numbers of processes come back, so each has a list.
+fn deaths(history: &History) -> HashMap<u32, Vec<Moment>> {
+    let mut lines: HashMap<u32, Vec<Moment>> = HashMap::new();
+    for effect in &history.effects {
+        lines.entry(effect.pid).or_default().push(effect.at);
+    }
+    let mut deaths: HashMap<u32, Vec<Moment>> = HashMap::new();
+    for life in &history.lives {
+        deaths
+            .entry(life.pid)
+            .or_default()
+            .extend(death(life, &lines));
+    }
+    // Some wrote and never came to listen.
+    for (pid, lines) in lines {
+        deaths
+            .entry(pid)
+            .or_insert_with(|| lines.last().copied().into_iter().collect());
+    }
+    deaths
+}
+
+/// The first moment at which this process can have been dead: not before it was killed, nor before its last line.
+fn death(life: &Life, lines: &HashMap<u32, Vec<Moment>>) -> Option<Moment> {
+    let (gone, how) = life.gone?;
+    let mine = lines.get(&life.pid).map_or(&[][..], |it| it);
+    let n_before = mine.partition_point(|line| line.mono_us <= gone.mono_us);
+    let last_line = n_before.checked_sub(1).map(|n| mine[n]);
+    let not_before = match how {
+        Gone::Killed => life.told?,
+        Gone::Ended => gone,
+        Gone::Fell => life.from,
+    };
+    let moments = last_line.into_iter().chain([not_before]);
+    moments.max_by_key(|it| it.mono_us)
+}
+
+struct Checker<'a> {
+    history: &'a History,
+    deaths: HashMap<u32, Vec<Moment>>,
+    /// The process of each instance, as the epochs of what it ran tell it.
+    instances: HashMap<InstanceId, u32>,
+    report: Report,
+}
+
+impl Checker<'_> {
+    /// The end of the process that wrote this.
+    fn death_of(&self, writer: &Effect) -> Option<Moment> {
+        let deaths = self.deaths.get(&writer.pid)?;
+        let is_later = |dead: &&Moment| dead.mono_us >= writer.at.mono_us;
+        deaths.iter().find(is_later).copied()
     }
 
-    /// One task for each key.
-    fn check_keys(&mut self, history: &History) {
-        let mut ids: BTreeMap<u64, BTreeSet<TaskId>> = BTreeMap::new();
-        for (n, id) in &history.accepted {
-            ids.entry(*n).or_default().insert(*id);
+    /// An order makes one task, also one whose answer was lost, and so do all orders of one key.
+    fn check_orders(&mut self, stored: &HashMap<TaskId, &Task>) {
+        let mut made: BTreeMap<u64, BTreeSet<TaskId>> = BTreeMap::new();
+        for task in &self.history.stored {
+            match serde_json::from_str::<(Errand,)>(&task.args) {
+                Ok((errand,)) => {
+                    made.entry(errand.n).or_default().insert(task.id);
+                }
+                Err(error) => {
+                    let what = format!("task {} has no readable arguments: {error}", task.id);
+                    self.report.broken("P1", what);
+                }
+            }
         }
-        let status: HashMap<TaskId, TaskStatus> = history
-            .stored
-            .iter()
-            .map(|task| (task.id, task.life.status))
-            .collect();
-        for (n, ids) in ids {
+        for (n, id) in &self.history.accepted {
+            let is_of_order = made.get(n).is_some_and(|ids| ids.contains(id));
+            if stored.contains_key(id) && !is_of_order {
+                let what = format!("task {id} was accepted for errand {n} and is another one");
+                self.report.broken("P1", what);
+            }
+        }
+        for (n, ids) in made {
+            let is_keyed = self.history.errands.get(&n).is_some_and(|it| it.keyed);
             // A key is free again once its task was interrupted.
-            let n_kept = ids
-                .iter()
-                .filter(|id| status.get(id) != Some(&TaskStatus::Interrupted))
-                .count();
+            let keeps = |id: &&TaskId| stored[*id].life.status != TaskStatus::Interrupted;
+            let n_kept = match is_keyed {
+                true => ids.iter().filter(keeps).count(),
+                false => ids.len(),
+            };
             if n_kept > 1 {
-                self.broken(
-                    "P5",
-                    format!("errand {n} made {} tasks: {ids:?}", ids.len()),
+                let what = format!("errand {n} made {} tasks: {ids:?}", ids.len());
+                self.report.broken("P5", what);
+            }
+        }
+    }
+
+    /// An instance is one process: what is stored of an attempt and what the attempt wrote name the same one.
+    fn learn_instances(&mut self, task: &Task, spans: &[Span<'_>]) {
+        let past = task.past_attempts.iter().map(|it| (it.epoch, it.instance));
+        let attempts = past.chain([(task.life.epoch, task.life.instance)]);
+        for (epoch, instance) in attempts {
+            let span = spans.iter().find(|span| span.begin.epoch == epoch.get());
+            let (Some(span), Some(instance)) = (span, instance) else {
+                continue;
+            };
+            let pid = span.begin.pid;
+            let known = *self.instances.entry(instance).or_insert(pid);
+            if known != pid {
+                let what = format!(
+                    "task {} ran in process {pid}, and stored is instance {instance}, which is process {known}",
+                    task.id
                 );
+                self.report.broken("P4", what);
             }
         }
     }
 
     /// Every task comes to one end, and to the one that its function came to.
     fn check_end(&mut self, task: &Task, spans: &[Span<'_>]) {
-        let (id, status) = (task.id, task.life.status);
-        let has_ended = |span: &Span<'_>| span.end.is_some_and(|end| end.what == "ended");
-        if !status.is_terminal() {
-            self.broken("P1", format!("task {id} is {status} when all is calm"));
+        let (id, status, epoch) = (task.id, task.life.status, task.life.epoch.get());
+        let ended = |span: &&Span<'_>| span.ended_as("ended");
+        match status {
+            TaskStatus::Success => {
+                let ends = spans.iter().filter(ended);
+                let epochs: Vec<u32> = ends.map(|span| span.begin.epoch).collect();
+                if epochs.is_empty() {
+                    let what = format!("task {id} is a success and never ended");
+                    self.report.broken("P1", what);
+                } else if !epochs.contains(&epoch) {
+                    let what = format!(
+                        "task {id} succeeded by epoch {epoch}, and ended in those of {epochs:?}"
+                    );
+                    self.report.broken("P4", what);
+                }
+                if let Some(late) = spans.iter().find(|span| span.begin.epoch > epoch) {
+                    let what = format!(
+                        "task {id} succeeded by epoch {epoch}, and began in epoch {}",
+                        late.begin.epoch
+                    );
+                    self.report.broken("P4", what);
+                }
+            }
+            TaskStatus::Interrupted => self.check_interrupted(task, spans),
+            TaskStatus::Cancelled => {
+                let wished = |(of, _, _): &(TaskId, Cancel, Moment)| *of == id;
+                if !self.history.cancels.iter().any(wished) {
+                    let what = format!("task {id} is cancelled, which nobody wished");
+                    self.report.broken("P1", what);
+                }
+            }
+            status if !status.is_terminal() => {
+                let what = format!("task {id} is {status} when all is calm");
+                self.report.broken("P1", what);
+            }
+            status => {
+                let what = format!("task {id} is {status}, and was to succeed");
+                self.report.broken("P1", what);
+            }
         }
-        if status == TaskStatus::Success && !spans.iter().any(has_ended) {
-            self.broken("P1", format!("task {id} is a success and never ended"));
+    }
+
+    /// Only what had begun in a process that ended is interrupted, and only if it may not be repeated.
+    fn check_interrupted(&mut self, task: &Task, spans: &[Span<'_>]) {
+        let id = task.id;
+        if task.requeue_on_interrupt {
+            let what = format!("task {id} may be repeated, and was left interrupted");
+            self.report.broken("P3", what);
         }
-        if status == TaskStatus::Failed {
-            self.broken("P1", format!("task {id} failed, and was to succeed"));
-        }
-        let last = spans.iter().max_by_key(|span| span.begin.epoch);
-        if let Some(last) = last
-            && status == TaskStatus::Success
-            && task.life.epoch.get() != last.begin.epoch
-        {
-            let stored = task.life.epoch;
-            let what = format!(
-                "task {id} succeeded by epoch {stored}, and began in epoch {}",
-                last.begin.epoch
-            );
-            self.broken("P4", what);
+        // Its start may be stored and its first line not be reached: then its instance tells who ran it.
+        let of_epoch = |span: &&Span<'_>| span.begin.epoch == task.life.epoch.get();
+        let by_line = spans.iter().find(of_epoch).map(|span| span.begin.pid);
+        let by_name = || self.instances.get(&task.life.instance?).copied();
+        let Some(pid) = by_line.or_else(by_name) else {
+            return; // of a process that ended before any of its tasks wrote a line
+        };
+        let finished_us = task.life.finished_at.map_or(0, |at| wall_us(at) + 999);
+        let may_have_ended = |life: &Life| {
+            let told = life.told.is_some_and(|told| told.wall_us <= finished_us);
+            let fell = life.gone.is_some_and(|(_, how)| how == Gone::Fell);
+            life.pid == pid && (told || fell)
+        };
+        let lives = &self.history.lives;
+        let is_known = lives.iter().any(|life| life.pid == pid);
+        if is_known && !lives.iter().any(may_have_ended) {
+            let what = format!("task {id} is interrupted, and its process {pid} lived");
+            self.report.broken("P1", what);
         }
     }
 
     /// Nobody runs what another runs, and what had begun is repeated only if it may be.
-    fn check_spans(&mut self, task: &Task, spans: &[Span<'_>], deaths: &HashMap<u32, u64>) {
-        for pair in spans.windows(2) {
-            let (before, after) = (&pair[0], &pair[1]);
-            let (id, first, second) = (task.id, before.begin, after.begin);
+    fn check_spans(&mut self, task: &Task, spans: &[Span<'_>]) {
+        let id = task.id;
+        for (n, after) in spans.iter().enumerate() {
+            let second = after.begin;
+            for before in &spans[..n] {
+                let first = before.begin;
+                let is_over = |at: Moment| at.mono_us <= second.at.mono_us;
+                let ended = before.end.is_some_and(|end| is_over(end.at));
+                if !ended && !self.death_of(first).is_some_and(is_over) {
+                    let what = format!(
+                        "task {id} began in process {} while process {} ran it",
+                        second.pid, first.pid
+                    );
+                    self.report.broken("P2", what);
+                }
+            }
+            let Some(before) = n.checked_sub(1).map(|n| &spans[n]) else {
+                continue;
+            };
+            let first = before.begin;
             if second.epoch <= first.epoch {
                 let what = format!(
                     "task {id} began in epoch {} after epoch {}",
                     second.epoch, first.epoch
                 );
-                self.broken("P4", what);
+                self.report.broken("P4", what);
             }
-            let ended = before.end.is_some_and(|end| end.at_us <= second.at_us);
-            let dead = deaths
-                .get(&first.pid)
-                .is_some_and(|died| *died <= second.at_us);
-            if !ended && !dead {
-                let what = format!(
-                    "task {id} began in process {} while process {} ran it",
-                    second.pid, first.pid
-                );
-                self.broken("P2", what);
+            // A failure that was not stored before its process died counts as an interruption: only the next attempt
+            // shows that it was.
+            let is_retry = before.ended_as("failed") && second.attempt == first.attempt + 1;
+            if !task.requeue_on_interrupt && !is_retry {
+                let what = format!("task {id} had begun, and was repeated");
+                self.report.broken("P3", what);
             }
-            let has_failed = before.end.is_some_and(|end| end.what == "failed");
-            if !task.requeue_on_interrupt && !has_failed {
-                self.broken("P3", format!("task {id} had begun, and was repeated"));
-            }
+        }
+    }
+
+    /// What was cancelled stays so, and does not begin any more.
+    fn check_cancelled(&mut self, task: &Task, spans: &[Span<'_>], at: Moment) {
+        let (id, status) = (task.id, task.life.status);
+        if status != TaskStatus::Cancelled {
+            let what = format!("task {id} was cancelled, and is {status}");
+            self.report.broken("P1", what);
+        }
+        // The start of one that may be repeated need not be stored before it begins: it is told to stop.
+        let is_later = |span: &Span<'_>| span.begin.at.mono_us > at.mono_us;
+        if !task.requeue_on_interrupt && spans.iter().any(is_later) {
+            let what = format!("task {id} was cancelled, and began afterwards");
+            self.report.broken("P1", what);
         }
     }
 
     /// What a dead process left is taken over soon.
-    fn check_takeover(&mut self, task: &Task, spans: &[Span<'_>], deaths: &HashMap<u32, u64>) {
-        let by_death = |error: &str| error == "the process died while this ran";
-        let error = task.life.error.as_ref();
-        if task.life.status == TaskStatus::Interrupted
-            && error.is_some_and(|error| by_death(&error.message))
-            && let Some(last) = spans.last()
-            && let Some(died) = deaths.get(&last.begin.pid)
-            && let Some(at) = task.life.finished_at
-        {
-            let at_us = u64::try_from(at.as_unix_ms()).unwrap_or(0) * 1_000;
-            self.takeover_max_ms = self
-                .takeover_max_ms
-                .max(at_us.saturating_sub(*died) / 1_000);
-        }
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [kills, terms, stops, aborts] = self.faults;
-        writeln!(
-            f,
-            "faults     {kills} kills, {terms} clean ends, {stops} stops, {aborts} aborts in a task"
-        )?;
-        writeln!(
-            f,
-            "orders     {} accepted, {} without an answer",
-            self.accepted, self.unknown
-        )?;
-        write!(f, "stored     {} tasks:", self.stored)?;
-        for (status, n) in &self.by_status {
-            write!(f, " {n} {status}")?;
-        }
-        writeln!(f)?;
-        writeln!(f, "repeated   {} tasks, all of which may be", self.repeated)?;
-        writeln!(f, "takeover   {} ms at most", self.takeover_max_ms)?;
-        writeln!(f, "lost       {}", self.lost)?;
-        match self.violations.len() {
-            0 => writeln!(f, "every promise was kept"),
-            n => {
-                writeln!(f, "{n} times a promise was broken:")?;
-                for Violation { promise, what } in self.violations.iter().take(20) {
-                    writeln!(f, "  {promise}: {what}")?;
-                }
-                Ok(())
+    fn check_takeover(&mut self, task: &Task, spans: &[Span<'_>]) {
+        let past = task.past_attempts.iter().map(|it| {
+            let at = Some(it.finished_at);
+            (it.epoch, it.outcome, at, &it.error)
+        });
+        let life = &task.life;
+        let last = (life.epoch, life.status, life.finished_at, &life.error);
+        for (epoch, outcome, at, error) in past.chain([last]) {
+            let is_takeover = outcome == TaskStatus::Interrupted
+                && error.as_ref().is_some_and(|it| it.message == BY_DEATH);
+            let span = spans.iter().find(|span| span.begin.epoch == epoch.get());
+            let (true, Some(span), Some(at)) = (is_takeover, span, at) else {
+                continue;
+            };
+            let Some(died) = self.death_of(span.begin) else {
+                continue;
+            };
+            let waited_ms = self.waited_us(span.begin.pid, died.wall_us, wall_us(at)) / 1_000;
+            self.report.takeovers_ms.push(waited_ms);
+            if waited_ms > TAKEOVER_MAX_MS {
+                let what = format!(
+                    "task {} waited {waited_ms} ms after the death of process {}",
+                    task.id, span.begin.pid
+                );
+                self.report.broken("P6", what);
             }
         }
     }
+
+    /// The part of this time in which somebody was there to take over: another process listened, and none was stopped,
+    /// since one that is stopped in the middle of a write holds the others up.
+    fn waited_us(&self, pid: u32, from: u64, until: u64) -> u64 {
+        let lives = self.history.lives.iter();
+        let there: Vec<(u64, u64)> = lives
+            .filter(|life| life.pid != pid)
+            .map(|life| {
+                let by_itself = || self.deaths.get(&life.pid).and_then(|it| it.last().copied());
+                let until = life.told.or_else(by_itself);
+                (life.from.wall_us, until.map_or(u64::MAX, |it| it.wall_us))
+            })
+            .filter(|it| it.0 < until && from < it.1)
+            .collect();
+        let stops = self.history.stops.iter();
+        let stops: Vec<(u64, u64)> = stops
+            .map(|(stop, go)| (stop.wall_us, go.wall_us))
+            .filter(|it| it.0 < until && from < it.1)
+            .collect();
+        let mut marks: Vec<u64> = there
+            .iter()
+            .chain(&stops)
+            .flat_map(|it| [it.0, it.1])
+            .chain([from, until])
+            .filter(|mark| (from..=until).contains(mark))
+            .collect();
+        marks.sort_unstable();
+        let covers = |part: &[u64], all: &[(u64, u64)]| {
+            all.iter().any(|it| it.0 <= part[0] && part[1] <= it.1)
+        };
+        let counts = |part: &&[u64]| covers(part, &there) && !covers(part, &stops);
+        let parts = marks.windows(2).filter(counts);
+        parts.map(|part| part[1] - part[0]).sum()
+    }
+}
+
+/// What the engine says of an attempt whose process died.
+const BY_DEATH: &str = "the process died while this ran";
+
+fn wall_us(at: axum_taskflow::Timestamp) -> u64 {
+    u64::try_from(at.as_unix_ms()).unwrap_or(0) * 1_000
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "this is test code")]
-mod tests {
-    use axum_taskflow::{Change, Epoch, IdSource, Outcome, RetryPolicy, Timestamp};
-
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
-
-    /// A task that was accepted, ran once in process 1 and succeeded.
-    fn good() -> History {
-        let ids = IdSource::default();
-        let mut task = Task::new(ids.task(NOW), "f", "[]");
-        let start = Change::started(&task, ids.instance(NOW), NOW).unwrap();
-        task.life = start.life;
-        let done = Outcome::Done(None);
-        let end = Change::finished(&task, done, &RetryPolicy::default(), 0.0, NOW).unwrap();
-        task.life = end.life;
-        History {
-            accepted: vec![(0, task.id)],
-            effects: vec![
-                effect(&task, 1, 1, 10, "began"),
-                effect(&task, 1, 1, 20, "ended"),
-            ],
-            stored: vec![task],
-            ..History::default()
-        }
-    }
-
-    fn effect(task: &Task, pid: u32, epoch: u32, at_us: u64, what: &str) -> Effect {
-        Effect {
-            id: task.id,
-            attempt: 1,
-            epoch,
-            pid,
-            at_us,
-            what: what.to_owned(),
-            label: "0".to_owned(),
-        }
-    }
-
-    fn broken(history: &History) -> Vec<&'static str> {
-        let report = check(history);
-        report.violations.iter().map(|it| it.promise).collect()
-    }
-
-    #[test]
-    fn what_went_well_breaks_no_promise() {
-        assert_eq!(broken(&good()), [""; 0]);
-    }
-
-    #[test]
-    fn an_accepted_task_that_is_not_stored_is_lost() {
-        let mut history = good();
-        history.stored.clear();
-
-        assert_eq!(broken(&history), ["P1"]);
-        assert_eq!(check(&history).lost, 1);
-    }
-
-    #[test]
-    fn a_task_that_never_ends_and_a_success_that_never_ran_break_p1() {
-        let mut waits = good();
-        waits.stored[0].life.status = TaskStatus::Pending;
-        let mut never_ran = good();
-        never_ran.effects.clear();
-
-        assert_eq!(broken(&waits), ["P1"]);
-        assert_eq!(broken(&never_ran), ["P1"]);
-    }
-
-    /// As good, and it begins once more in process 2 at 15, while process 1 runs it.
-    fn twice() -> History {
-        let mut history = good();
-        let task = &mut history.stored[0];
-        task.requeue_on_interrupt = true;
-        task.life.epoch = Epoch::from_u32(2);
-        history.effects.push(effect(task, 2, 2, 15, "began"));
-        history.effects.push(effect(task, 2, 2, 30, "ended"));
-        history.effects.sort_by_key(|effect| effect.at_us);
-        history
-    }
-
-    #[test]
-    fn two_processes_that_run_one_task_break_p2_unless_one_is_dead() {
-        let mut history = twice();
-        assert_eq!(broken(&history), ["P2"]);
-
-        history.ended_at_us.insert(1, 12);
-        assert_eq!(broken(&history), [""; 0]);
-    }
-
-    #[test]
-    fn a_repeat_that_was_not_allowed_breaks_p3() {
-        let mut history = twice();
-        history.ended_at_us.insert(1, 12);
-        history.stored[0].requeue_on_interrupt = false;
-
-        assert_eq!(broken(&history), ["P3"]);
-    }
-
-    #[test]
-    fn an_epoch_that_does_not_grow_and_a_stale_result_break_p4() {
-        let mut same = twice();
-        same.ended_at_us.insert(1, 12);
-        for effect in &mut same.effects {
-            effect.epoch = 2;
-        }
-        let mut stale = twice();
-        stale.ended_at_us.insert(1, 12);
-        stale.stored[0].life.epoch = Epoch::from_u32(1);
-
-        assert_eq!(broken(&same), ["P4"]);
-        assert_eq!(broken(&stale), ["P4"]);
-    }
-
-    #[test]
-    fn two_tasks_of_one_key_break_p5() {
-        let (mut history, other) = (good(), good());
-        history.accepted.extend(other.accepted);
-        history.effects.extend(other.effects);
-        history.stored.extend(other.stored);
-
-        assert_eq!(broken(&history), ["P5"]);
-    }
-}
+mod tests;

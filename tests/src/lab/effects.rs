@@ -9,7 +9,31 @@ use std::{
 };
 
 use axum_taskflow::{TaskContext, TaskId};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+/// When something happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Microseconds of the clock that all processes of this machine share and nobody can set: it tells what was first.
+    pub mono_us: u64,
+    /// Microseconds of the clock on the wall, to compare with what is stored.
+    pub wall_us: u64,
+}
+
+impl Moment {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        let mono = clock_gettime(ClockId::Monotonic);
+        let mono_us = mono.tv_sec * 1_000_000 + mono.tv_nsec / 1_000;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            mono_us: u64::try_from(mono_us).unwrap_or(0),
+            wall_us: wall.map_or(0, |it| u64::try_from(it.as_micros()).unwrap_or(u64::MAX)),
+        }
+    }
+}
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +46,10 @@ pub struct Effect {
     pub epoch: u32,
     /// The process.
     pub pid: u32,
-    /// When, in microseconds of the machine's clock.
-    pub at_us: u64,
-    /// What happened: `began`, `ended`, `failed`, `aborting`, and whatever else a task wants to say.
+    /// When. Flat, since what a torn line leaves is told by the last brace that opens.
+    #[serde(flatten)]
+    pub at: Moment,
+    /// What happened: `began`, `ended`, `failed`, `dropped`, `aborting`, and whatever else a task wants to say.
     pub what: String,
     /// What for.
     pub label: String,
@@ -55,7 +80,7 @@ impl Effects {
             attempt: ctx.attempt(),
             epoch: ctx.epoch().get(),
             pid: std::process::id(),
-            at_us: now_us(),
+            at: Moment::now(),
             what: what.to_owned(),
             label: label.to_owned(),
         };
@@ -64,6 +89,57 @@ impl Effects {
         let mut file = &*self.0;
         file.write_all(&line)?;
         file.sync_data()
+    }
+
+    /// Notes that a function begins.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn begin(&self, ctx: &TaskContext, label: &str) -> io::Result<Call> {
+        self.note(ctx, "began", label)?;
+        Ok(Call {
+            effects: self.clone(),
+            ctx: ctx.clone(),
+            label: label.to_owned(),
+            is_over: false,
+        })
+    }
+}
+
+/// A call of a function, from its first line on. Notes `dropped` if it is cut off, as at a shutdown: whatever runs
+/// elsewhere from then on does not run beside it.
+#[derive(Debug)]
+pub struct Call {
+    effects: Effects,
+    ctx: TaskContext,
+    label: String,
+    is_over: bool,
+}
+
+impl Call {
+    /// Notes something on the way.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn note(&self, what: &str) -> io::Result<()> {
+        self.effects.note(&self.ctx, what, &self.label)
+    }
+
+    /// Notes how the function ends: `ended` or `failed`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn end(mut self, what: &str) -> io::Result<()> {
+        self.is_over = true;
+        self.note(what)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let _ = self.note("dropped"); // without it the checker is only stricter
+        }
     }
 }
 
@@ -83,17 +159,8 @@ pub fn read(folder: &Path) -> io::Result<Vec<Effect>> {
     let whole = lines.filter_map(|line| line.get(line.rfind('{')?..));
     let effects = whole.map(|line| serde_json::from_str(line).map_err(io::Error::from));
     let mut effects: Vec<Effect> = effects.collect::<io::Result<_>>()?;
-    effects.sort_by_key(|effect| effect.at_us);
+    effects.sort_by_key(|effect| effect.at.mono_us);
     Ok(effects)
-}
-
-/// The time now, in microseconds of the machine's clock.
-#[must_use]
-pub fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-    })
 }
 
 #[cfg(test)]
@@ -109,7 +176,7 @@ mod tests {
             attempt: 1,
             epoch: 2,
             pid: 3,
-            at_us: 4,
+            at: Moment::default(),
             what: "began".to_owned(),
             label: "5".to_owned(),
         };

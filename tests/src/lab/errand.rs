@@ -22,11 +22,24 @@ pub struct Errand {
     pub keyed: bool,
     /// Not before so long.
     pub delay_ms: u64,
+    /// Somebody tries to cancel it as soon as it is accepted.
+    pub cancelled: bool,
+}
+
+/// What came of a wish to cancel a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cancel {
+    /// It is cancelled.
+    Done,
+    /// It runs, and was told to stop.
+    Asked,
+    /// Nothing, or nobody knows.
+    Refused,
 }
 
 impl Errand {
-    /// The errand of this number. Few abort: each costs a process.
-    pub fn draw(n: u64, rng: &mut Rng) -> Self {
+    /// The errand of this number. Of a thousand so many abort: few, since each costs a process.
+    pub fn draw(n: u64, aborts_permille: u32, rng: &mut Rng) -> Self {
         let plain = Self {
             n,
             ms: rng.u64(0..4),
@@ -36,7 +49,15 @@ impl Errand {
             requeue: false,
             keyed: false,
             delay_ms: 0,
+            cancelled: false,
         };
+        if rng.u32(0..1_000) < aborts_permille {
+            return Self {
+                aborts: true,
+                requeue: rng.bool(),
+                ..plain
+            };
+        }
         match rng.u32(0..1_000) {
             0..350 => plain,
             350..480 => Self {
@@ -62,14 +83,23 @@ impl Errand {
                 requeue: rng.bool(),
                 ..plain
             },
-            950..999 => Self {
+            950..980 => Self {
                 ms: rng.u64(50..400),
                 requeue: rng.bool(),
                 ..plain
             },
+            // Cancelled while it waits,
+            980..990 => Self {
+                cancelled: true,
+                delay_ms: rng.u64(50..500),
+                requeue: rng.bool(),
+                ..plain
+            },
+            // or while it runs.
             _ => Self {
-                aborts: true,
-                requeue: true,
+                cancelled: true,
+                ms: rng.u64(50..400),
+                requeue: rng.bool(),
                 ..plain
             },
         }

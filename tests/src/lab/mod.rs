@@ -7,12 +7,19 @@
 pub mod errand;
 pub mod effects;
 pub mod process;
+pub mod history;
+mod orders;
+mod faults;
 pub mod driver;
+pub mod report;
 pub mod checker;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-pub use checker::{Report, Violation};
+pub use report::{Report, Violation};
+
+/// Between two looks at something that tells nobody when it changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What is to be played.
 #[derive(Clone, Debug)]
@@ -29,10 +36,42 @@ pub struct Plan {
     pub processes: usize,
     /// What chance is drawn from.
     pub seed: u64,
-    /// Chances that a fault is a stop and not an end, in percent.
+    /// Chances that a fault is a stop, in percent.
     pub stops_percent: u64,
+    /// Chances that one that is no stop is a clean end and not a kill, in percent.
+    pub ends_percent: u64,
+    /// Of a thousand tasks so many abort their process the first time.
+    pub aborts_permille: u32,
+    /// Where the first process ends, as `FAILPOINTS` has it: `writer::committed=7*off->return`.
+    pub crash_at: Option<String>,
+    /// No more is ordered after this time.
+    pub orders_max: Option<Duration>,
     /// How long the last tasks may take once everything is calm.
     pub calm_max: Duration,
+    /// Is told after each fault how many tasks are ordered, and how many faults that was.
+    pub progress: fn(u64, u64),
+}
+
+impl Plan {
+    /// The one that runs in every test run: 5,000 tasks, 30 faults of every kind, three processes.
+    #[must_use]
+    pub fn new(service: PathBuf, folder: PathBuf, seed: u64) -> Self {
+        Self {
+            service,
+            folder,
+            tasks: 5_000,
+            faults: 30,
+            processes: 3,
+            seed,
+            stops_percent: 15,
+            ends_percent: 25,
+            aborts_permille: 1,
+            crash_at: None,
+            orders_max: None,
+            calm_max: Duration::from_secs(60),
+            progress: |_, _| {},
+        }
+    }
 }
 
 /// Why no laboratory could be played.
@@ -53,6 +92,10 @@ impl fmt::Display for Plan {
             f,
             "{} tasks, {} faults, {} processes, seed {}",
             self.tasks, self.faults, self.processes, self.seed
-        )
+        )?;
+        match &self.crash_at {
+            Some(point) => write!(f, ", the first ends at {point}"),
+            None => Ok(()),
+        }
     }
 }

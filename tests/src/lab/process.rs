@@ -1,6 +1,6 @@
 //! One process of the service.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{os::unix::process::ExitStatusExt, path::Path, process::Stdio, time::Duration};
 
 use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,11 +26,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the service in this folder, and waits until it listens.
+    /// Starts the service in this folder, and waits until it listens. It ends at a crash point if one is named, as
+    /// `FAILPOINTS` has it.
     ///
     /// # Errors
     /// If it ends before.
-    pub async fn start(service: &Path, folder: &Path) -> Result<Self, LabError> {
+    pub async fn start(
+        service: &Path,
+        folder: &Path,
+        crash_at: Option<&str>,
+    ) -> Result<Self, LabError> {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -40,6 +45,7 @@ impl Process {
             .env("CRASHES_MAX", "1000") // whoever is killed so often is no poison
             .env("SHUTDOWN_TIMEOUT_MS", "200")
             .env("CONCURRENCY", "16")
+            .env("FAILPOINTS", crash_at.unwrap_or_default())
             .stdin(Stdio::piped()) // closed when we are gone, and then the service ends
             .stdout(Stdio::piped())
             .stderr(log)
@@ -77,16 +83,16 @@ impl Process {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Returns once it has ended.
+    /// Returns once it has ended: true if it aborted.
     ///
     /// # Errors
     /// If it does not end in time.
-    pub async fn ended(&mut self) -> Result<(), LabError> {
+    pub async fn ended(&mut self) -> Result<bool, LabError> {
         let stdin = self.child.stdin.take(); // `wait` would close it, and that would end the service
         let ended = tokio::time::timeout(DEADLINE, self.child.wait()).await;
         drop(stdin);
-        ended.map_err(|_| "a process that was told to end goes on")??;
-        Ok(())
+        let status = ended.map_err(|_| "a process that was told to end goes on")??;
+        Ok(status.signal() == Some(Signal::ABORT.as_raw()))
     }
 }
 
