@@ -67,8 +67,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Gives at most `limit` tasks that wait, are due (`run_at` is not after `now`) and belong to nobody to `owner`,
     /// in one atomic step: highest priority first, then earliest `run_at`, then smallest id, over all functions in
-    /// `names` together. Nothing else is touched, and of the tasks only [`Life::owner`](crate::Life) changes. Cost
-    /// does not grow with what waits.
+    /// `names` together. Cost does not grow with what waits.
+    ///
+    /// Each has [begun](crate::Life::begun) by that step: its owner has a slot for it. Only of those whose process died
+    /// before ([`crashes`](crate::Life) is not 0) nothing but the owner changes: they are not started together.
     ///
     /// An owner that was superseded gets nothing: it may not know it yet, and what it began would be taken from it as
     /// if it had crashed.
@@ -324,9 +326,9 @@ pub struct Claim {
     pub names: Arc<[Arc<str>]>,
     /// Not these: the claimer cannot read their arguments, and leaves them to somebody who can. A few at most.
     pub except: Arc<BTreeSet<TaskId>>,
-    /// At most how many.
+    /// At most how many: as many as can begin at once.
     pub limit: usize,
-    /// What is due by then.
+    /// What is due by then, and when it begins.
     pub now: Timestamp,
 }
 

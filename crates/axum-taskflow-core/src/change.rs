@@ -65,23 +65,19 @@ impl Change {
     /// # Errors
     /// [`Refused`] if the task is not pending.
     pub fn started(task: &Task, instance: InstanceId, now: Timestamp) -> Result<Self, Refused> {
-        let status = task.life.status.on(Cause::Started)?;
-        Ok(Self::of(
-            task,
-            Life {
-                status,
-                epoch: task.life.epoch.next(),
-                attempt: task.life.attempt.saturating_add(1),
-                crashes: task.life.crashes,
-                owner: Some(instance),
-                instance: Some(instance),
-                run_at: task.life.run_at,
-                started_at: Some(now),
-                finished_at: None,
-                error: None,
-                result: None,
-            },
-        ))
+        task.life.status.on(Cause::Started)?;
+        Ok(Self::of(task, task.life.begun(instance, now)))
+    }
+
+    /// The beginning of an attempt that a claim has stored.
+    pub(crate) fn claimed(task: &Task) -> Self {
+        Self {
+            expects: (
+                TaskStatus::Pending,
+                Epoch::from_u32(task.life.epoch.get().saturating_sub(1)),
+            ),
+            ..Self::of(task, task.life.clone())
+        }
     }
 
     /// The current attempt ended with `outcome`; `chance` from 0.0 to 1.0 is for the jitter.
@@ -181,25 +177,6 @@ impl Change {
         Ok(change)
     }
 
-    /// The start of the current attempt is stored, and its function was surely not called: any instance may claim the
-    /// task, and no attempt is burnt.
-    ///
-    /// # Errors
-    /// [`Refused`] if the task is not running.
-    pub fn never_began(task: &Task) -> Result<Self, Refused> {
-        let status = task.life.status.on(Cause::Requeued)?;
-        let life = Life {
-            status,
-            epoch: task.life.epoch.next(),
-            attempt: task.life.attempt.saturating_sub(1),
-            owner: None,
-            instance: None,
-            started_at: None,
-            ..task.life.clone()
-        };
-        Ok(Self::of(task, life))
-    }
-
     /// Somebody cancelled a task that no attempt has begun.
     ///
     /// # Errors
@@ -222,36 +199,25 @@ impl Change {
         })
     }
 
-    /// An instance lets go of a task that it has not begun, or is made to; any instance may claim it. The epoch grows:
-    /// whoever held the task cannot start it any more.
+    /// An instance lets go of a task whose function it has not called, or is made to; any instance may claim it. No
+    /// attempt is burnt. The epoch grows: whoever held the task cannot start it any more.
     ///
     /// # Errors
-    /// [`Refused`] if the task is not pending.
+    /// [`Refused`] if the task is finished.
     pub fn released(task: &Task) -> Result<Self, Refused> {
-        let status = task.life.status.on(Cause::Released)?;
-        let life = Life {
-            status,
-            epoch: task.life.epoch.next(),
-            owner: None,
-            ..task.life.clone()
-        };
-        Ok(Self::of(task, life))
+        Ok(Self::of(task, let_go(task, Cause::Released)?))
     }
 
     /// This program cannot read the task's arguments: it waits until `again_at` for one that can. The epoch grows, as
     /// in [`Change::released`]: written once more, it must not take the task from whoever holds it by then.
     ///
     /// # Errors
-    /// [`Refused`] if the task is not pending.
+    /// [`Refused`] if the task is finished.
     pub fn held(task: &Task, why: &str, again_at: Timestamp) -> Result<Self, Refused> {
-        let status = task.life.status.on(Cause::Held)?;
         let life = Life {
-            status,
-            epoch: task.life.epoch.next(),
-            owner: None,
             run_at: again_at,
             error: Some(Arc::new(FailureReport::new(FailureKind::Held, why))),
-            ..task.life.clone()
+            ..let_go(task, Cause::Held)?
         };
         Ok(Self::of(task, life))
     }
@@ -328,6 +294,22 @@ impl Change {
         self.key = next.key;
         Ok(())
     }
+}
+
+/// What a task is whose function was surely not called, even if the start of its attempt is stored.
+fn let_go(task: &Task, cause: Cause) -> Result<Life, Refused> {
+    let mut life = Life {
+        status: task.life.status.on(cause)?,
+        epoch: task.life.epoch.next(),
+        owner: None,
+        ..task.life.clone()
+    };
+    if task.life.status == TaskStatus::Running {
+        life.attempt = task.life.attempt.saturating_sub(1);
+        life.instance = None;
+        life.started_at = None;
+    }
+    Ok(life)
 }
 
 fn freed(task: &Task) -> KeyFate {

@@ -45,7 +45,7 @@ pub enum Cause {
     Requeued,
     /// The attempt was cut off by the death of its process, and too many were before.
     Poisoned,
-    /// An instance lets go of a task that it has not begun, or is made to.
+    /// An instance lets go of a task whose function it has not called, or is made to.
     Released,
     /// This instance cannot decode the arguments; the task waits for one that can.
     Held,
@@ -82,7 +82,7 @@ impl TaskStatus {
         Ok(match (self, cause) {
             (S::Pending, C::Started) => S::Running,
             (S::Pending, C::Cancelled) => S::Cancelled,
-            (S::Pending, C::Released | C::Held) => S::Pending,
+            (S::Pending | S::Running, C::Released | C::Held) => S::Pending,
             (S::Running, C::Succeeded) => S::Success,
             (S::Running, C::WillRetry) => S::Pending,
             (S::Running, C::GaveUp) => S::Failed,

@@ -130,6 +130,24 @@ impl Life {
             result: None,
         }
     }
+
+    /// This life with its next attempt begun by `instance`: what [`Backend::claim`](crate::Backend::claim) stores.
+    #[must_use]
+    pub fn begun(&self, instance: InstanceId, now: Timestamp) -> Self {
+        Self {
+            status: TaskStatus::Running,
+            epoch: self.epoch.next(),
+            attempt: self.attempt.saturating_add(1),
+            crashes: self.crashes,
+            owner: Some(instance),
+            instance: Some(instance),
+            run_at: self.run_at,
+            started_at: Some(now),
+            finished_at: None,
+            error: None,
+            result: None,
+        }
+    }
 }
 
 /// A caller's promise that two calls with one key mean one task.

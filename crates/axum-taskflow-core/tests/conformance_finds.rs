@@ -47,6 +47,8 @@ flaws! {
     claims_the_oldest_first: "claim::higher_priority_goes_first_then_earlier_then_older" model;
     forgets_what_is_due_next: "claim::next_due_is_the_earliest_time_ahead_of_any_function" model;
     tells_no_owner: "claim::a_claimed_task_belongs_to_the_claimer" model;
+    begins_none: "claim::a_claimed_task_belongs_to_the_claimer" model;
+    begins_what_processes_died_of: "claim::what_a_process_died_of_is_claimed_and_not_begun";
     claims_what_is_left_out: "claim::what_a_claim_leaves_out_waits_for_somebody_else";
     leaves_the_superseded_their_tasks: "orphans::tasks_of_a_superseded_instance_are_orphans";
     tells_nobody_that_it_was_superseded: "instances::a_superseded_instance_learns_it_from_its_beat";
@@ -239,10 +241,21 @@ impl Backend for Flawed {
                 }
                 _ => {}
             }
+            let (owner, now) = (claim.owner, claim.now);
             let mut claimed = self.memory.claim(claim).await?;
             match self.flaw {
                 Flaw::claims_the_oldest_first => claimed.tasks.sort_by_key(|task| task.id),
                 Flaw::forgets_what_is_due_next => claimed.next_due = None,
+                Flaw::begins_none => {
+                    for task in &mut claimed.tasks {
+                        task.life.status = TaskStatus::Pending;
+                    }
+                }
+                Flaw::begins_what_processes_died_of => {
+                    for task in claimed.tasks.iter_mut().filter(|it| it.life.crashes > 0) {
+                        task.life = task.life.begun(owner, now);
+                    }
+                }
                 Flaw::tells_no_owner => {
                     claimed
                         .tasks

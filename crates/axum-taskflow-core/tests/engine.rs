@@ -12,8 +12,8 @@ use std::{
 
 use axum_taskflow_core::{
     Cancelled, Change, Clock, Config, Data, ErrorKind, Executor, Failure, FailureKind, ListQuery,
-    LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent, TaskManager, TaskOptions, TaskStatus,
-    Timestamp, WaitError,
+    LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions,
+    TaskStatus, Timestamp, WaitError,
 };
 use support::{Backstage, Probe, config, ended, start};
 use tokio::sync::{Notify, Semaphore};
@@ -284,14 +284,18 @@ async fn the_start_is_stored_before_the_functions_first_line_runs() {
     let mut config = config();
     config.backend = backend;
     config.state(probe.clone());
-    let manager = start(config).await;
-
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    // One that a process died of: a claim does not begin it, its start is a write of its own.
+    let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    task.life.crashes = 1;
     backstage.hold_starts(true);
-    let id = manager.add_task(entered, ()).await.unwrap();
+    backstage.store(&task).await;
+
+    let manager = start(config).await;
     backstage.start_held().await;
     let before = probe.total();
     backstage.hold_starts(false);
-    manager.wait::<()>(id).await.unwrap();
+    manager.wait::<()>(task.id).await.unwrap();
 
     assert_eq!((before, probe.total()), (0, 1));
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Statement};
 use crate::{
     fault::Fault,
     interned::Interned,
-    row,
+    row::{self, LifeRow},
     transaction::{Transaction, at_most},
 };
 
@@ -23,6 +23,7 @@ pub(crate) struct ClaimVerb<'c> {
     promote: Statement<'c>,
     waiting: Statement<'c>,
     take: Statement<'c>,
+    begin: Statement<'c>,
     hold: Statement<'c>,
     read: Statement<'c>,
     is_gone: Statement<'c>,
@@ -42,6 +43,7 @@ impl<'c> ClaimVerb<'c> {
             )?,
             waiting: conn.prepare(include_str!("claim.sql"))?,
             take: conn.prepare("UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2")?,
+            begin: conn.prepare(include_str!("claim_begun.sql"))?,
             hold: conn.prepare("UPDATE task SET shelf = NULL WHERE rowid = ?1")?,
             read: conn.prepare(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?,
             is_gone: conn.prepare(
@@ -65,8 +67,12 @@ impl<'c> ClaimVerb<'c> {
         for (.., rowid) in self.candidates(tx, claim)? {
             match self.read(tx, rowid) {
                 Ok(mut task) => {
-                    self.take.execute((owner, rowid))?;
-                    task.life.owner = Some(claim.owner);
+                    if task.life.crashes == 0 {
+                        self.begin(tx, &mut task, rowid, claim)?;
+                    } else {
+                        self.take.execute((owner, rowid))?;
+                        task.life.owner = Some(claim.owner);
+                    }
                     tasks.push(task);
                 }
                 // One row that cannot be read must not keep all others waiting: it stays, and waits for nobody.
@@ -111,6 +117,30 @@ impl<'c> ClaimVerb<'c> {
         candidates.dedup(); // a name may be given twice
         candidates.truncate(claim.limit);
         Ok(candidates)
+    }
+
+    fn begin(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        task: &mut Task,
+        rowid: i64,
+        claim: &Claim,
+    ) -> Result<(), Fault> {
+        let func = tx.interned.function(tx.conn, &task.name)?;
+        tx.went(func, row::status_no(task.life.status)?);
+        task.life = task.life.begun(claim.owner, claim.now);
+        let life = LifeRow::new(&task.life, claim.now, tx.conn, &mut tx.interned)?;
+        self.begin.execute((
+            rowid,
+            life.status,
+            life.epoch,
+            life.attempt,
+            life.owner,
+            life.instance,
+            life.started_at,
+        ))?;
+        tx.came(func, life.status);
+        Ok(())
     }
 
     fn read(&mut self, tx: &mut Transaction<'c>, rowid: i64) -> Result<Task, Fault> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum_taskflow_core::BackendError;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 use crate::{
     Durability,
@@ -135,6 +135,8 @@ fn set_up_writer(
     set(conn, "journal_size_limit", "67108864", "67108864")?;
     // 8 MB: the inner pages of the indexes, the live tasks and the end of the table.
     set(conn, "cache_size", "-8000", "-8000")?;
+    // A statement is planned once, not again for each value that is compared with the condition of an index.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     set_up_any(conn)
 }
 

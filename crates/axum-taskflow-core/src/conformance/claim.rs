@@ -1,6 +1,10 @@
 //! Claims: which tasks, in which order, and for whom.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::bench::{Bench, ids};
 use crate::{backend::ListQuery, change::Change, clock::Timestamp, id::TaskId, task::Task};
@@ -15,9 +19,47 @@ pub(super) async fn a_claimed_task_belongs_to_the_claimer(bench: &Bench<'_>) {
 
     let claimed = bench.claim(&["f"], 9).await.tasks;
 
-    task.life.owner = Some(bench.me);
+    task.life = task.life.begun(bench.me, bench.now());
     assert_eq!(claimed, [task.clone()]);
     bench.expect(&task).await;
+}
+
+pub(super) async fn a_claimed_task_can_end(bench: &Bench<'_>) {
+    bench.add_one(&bench.task("f")).await;
+    let mut claimed = bench.claim(&["f"], 9).await.tasks;
+    let mut task = claimed.remove(0);
+
+    bench.succeed(&mut task).await;
+
+    bench.expect(&task).await;
+    let one = (("f".to_owned(), task.life.status), 1);
+    assert_eq!(bench.counts().await, [one].into());
+}
+
+pub(super) async fn what_a_process_died_of_is_claimed_and_not_begun(bench: &Bench<'_>) {
+    let (mut suspect, mut innocent) = (bench.owned("f"), bench.task("f"));
+    suspect.requeue_on_interrupt = true;
+    bench.add(&[suspect.clone(), innocent.clone()]).await;
+    bench.start(&mut suspect).await;
+    let change = Change::crashed(&suspect, "it died", 9, bench.now(), bench.now());
+    bench.change(&mut suspect, change).await;
+    bench.advance(SECOND);
+
+    let claimed = bench.claim(&["f"], 9).await.tasks;
+
+    suspect.life.owner = Some(bench.me);
+    innocent.life = innocent.life.begun(bench.me, bench.now());
+    let without_attempts = Task {
+        past_attempts: Vec::new(),
+        ..suspect.clone()
+    };
+    let by_id = |tasks: Vec<Task>| -> BTreeMap<TaskId, Task> {
+        tasks.into_iter().map(|task| (task.id, task)).collect()
+    };
+    let wanted = by_id(vec![without_attempts, innocent.clone()]);
+    assert_eq!(by_id(claimed), wanted);
+    bench.expect(&suspect).await;
+    bench.expect(&innocent).await;
 }
 
 pub(super) async fn a_task_is_claimed_once(bench: &Bench<'_>) {
@@ -192,7 +234,7 @@ pub(super) async fn a_task_that_was_let_go_is_claimed_again(bench: &Bench<'_>) {
         let change = Change::released(&owned);
         bench.change(&mut owned, change).await;
         let claimed = bench.claim(&["f"], 9).await.tasks;
-        owned.life.owner = Some(bench.me);
+        owned.life = owned.life.begun(bench.me, bench.now());
         assert_eq!(claimed, [owned.clone()]);
     }
 }
@@ -212,11 +254,12 @@ pub(super) async fn a_task_between_two_attempts_is_claimed_when_it_is_due(bench:
     );
     bench.advance(SECOND);
     let claimed = bench.claim(&["f"], 9).await;
+    let claimed_life = retried.life.begun(bench.me, bench.now());
     assert_eq!(claimed.next_due, Some(held.life.run_at));
     bench.advance(SECOND);
 
     assert_eq!(bench.claim_ids(&["f"], 9).await, [held.id]);
-    retried.life.owner = Some(bench.me);
+    retried.life = claimed_life;
     retried.past_attempts.clear();
     assert_eq!(claimed.tasks, [retried]);
 }

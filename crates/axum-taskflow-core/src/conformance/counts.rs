@@ -22,9 +22,11 @@ pub(super) async fn counts_follow_tasks_through_their_lives(bench: &Bench<'_>) {
     bench.add(&[one.clone(), two.clone(), three.clone()]).await;
     assert_eq!(counts(bench).await, ["f pending 2", "g pending 1"]);
 
-    bench.claim(&["f"], 1).await;
-    assert_eq!(counts(bench).await, ["f pending 2", "g pending 1"]);
-    bench.start(&mut one).await;
+    one = bench.claim(&["f"], 1).await.tasks.remove(0);
+    assert_eq!(
+        counts(bench).await,
+        ["f pending 1", "f running 1", "g pending 1"]
+    );
     bench.start(&mut three).await;
     assert_eq!(
         counts(bench).await,

@@ -132,9 +132,7 @@ pub(super) async fn filters_follow_a_task_through_its_life(bench: &Bench<'_>) {
     };
 
     only_in(TaskStatus::Pending).await;
-    bench.claim(&["f"], 1).await;
-    only_in(TaskStatus::Pending).await;
-    bench.start(&mut task).await;
+    task = bench.claim(&["f"], 1).await.tasks.remove(0);
     only_in(TaskStatus::Running).await;
     bench.fail_and_wait(&mut task).await;
     only_in(TaskStatus::Pending).await;

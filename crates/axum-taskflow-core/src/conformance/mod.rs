@@ -245,6 +245,8 @@ macro_rules! __conformance_checks {
         }
         claim {
             a_claimed_task_belongs_to_the_claimer
+            a_claimed_task_can_end
+            what_a_process_died_of_is_claimed_and_not_begun
             a_task_is_claimed_once
             claimers_at_once_share_what_waits
             higher_priority_goes_first_then_earlier_then_older

@@ -77,8 +77,7 @@ pub(super) async fn only_ends_count(bench: &Bench<'_>) {
     bench.add_one(&task).await;
     let change = Change::released(&task);
     bench.change(&mut task, change).await;
-    bench.claim(&["f"], 1).await;
-    bench.start(&mut task).await;
+    task = bench.claim(&["f"], 1).await.tasks.remove(0);
     bench.fail_and_wait(&mut task).await;
     bench.start(&mut task).await;
 

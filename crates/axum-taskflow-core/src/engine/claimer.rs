@@ -8,7 +8,13 @@ use std::sync::{
 use tracing::error;
 
 use super::Engine;
-use crate::{backend::Claim, clock::Timestamp, error::BackendError, health::Duty, task::Executor};
+use crate::{
+    backend::Claim,
+    clock::Timestamp,
+    error::BackendError,
+    health::Duty,
+    task::{Executor, Task},
+};
 
 /// When the next task on disk is due. An atomic: lowered whenever a task is stored for later.
 pub(crate) struct NextDue(AtomicI64);
@@ -78,45 +84,61 @@ impl Engine {
             self.more_on_disk();
         }
         for executor in [Executor::Async, Executor::Thread] {
+            // What was begun last and is short ends first: one claim for all slots, instead of many for some.
+            tokio::task::yield_now().await;
             // Once for each lane, so that neither keeps the other waiting.
-            if self.ready.wants(executor) {
-                // Before the claim: a task that is stored for later meanwhile lowers it again.
-                if self.next_due.forget(now) {
-                    self.more_on_disk();
-                }
-                let limit = self.ready.begin_claim(executor);
-                let claim = Claim {
-                    owner: self.me(),
-                    names: self.registry.names(executor),
-                    except: self.unreadable.ids(now),
-                    limit,
-                    now,
-                };
-                let claimed = match self.backend.claim(claim).await {
-                    Ok(claimed) => claimed,
-                    Err(failure) => {
-                        let _nothing = self.ready.hold(executor, Vec::new());
-                        // Both: what was forgotten above may be the other's.
-                        self.more_on_disk();
-                        return Err(failure);
-                    }
-                };
-                crash_point!("claimer::claimed");
-                if let Some(due) = claimed.next_due {
-                    self.next_due.lower(due);
-                }
-                if claimed.tasks.len() == limit {
-                    self.ready.more_on_disk(executor);
-                }
-                // Claimed by the name of its function here, wherever it was meant to run when it was stored.
-                let mut tasks = claimed.tasks;
-                tasks.iter_mut().for_each(|task| task.executor = executor);
-                let refused = self.ready.hold(executor, tasks);
-                self.let_others_have(refused);
-                self.dispatch(); // and wakes us again if a lane wants more
+            if !self.wants_tasks(executor) {
+                continue;
             }
+            // Before the claim: a task that is stored for later meanwhile lowers it again.
+            if self.next_due.forget(now) {
+                self.more_on_disk();
+            }
+            let limit = self.ready.begin_claim(executor);
+            let claim = Claim {
+                owner: self.me(),
+                names: self.registry.names(executor),
+                except: self.unreadable.ids(now),
+                limit,
+                now,
+            };
+            let claimed = match self.backend.claim(claim).await {
+                Ok(claimed) => claimed,
+                Err(failure) => {
+                    self.claim_ended(executor, Vec::new());
+                    // Both: what was forgotten above may be the other's.
+                    self.more_on_disk();
+                    return Err(failure);
+                }
+            };
+            crash_point!("claimer::claimed");
+            if let Some(due) = claimed.next_due {
+                self.next_due.lower(due);
+            }
+            if claimed.tasks.len() == limit {
+                self.ready.more_on_disk(executor);
+            }
+            // Claimed by the name of its function here, wherever it was meant to run when it was stored.
+            let mut tasks = claimed.tasks;
+            tasks.iter_mut().for_each(|task| task.executor = executor);
+            self.claim_ended(executor, tasks);
+            self.dispatch(); // and wakes us again if a lane wants more
         }
         Ok(self.next_due.get())
+    }
+
+    fn claim_ended(self: &Arc<Self>, executor: Executor, tasks: Vec<Task>) {
+        let brought = self.ready.end_claim(executor, tasks);
+        self.let_others_have(brought.given_back);
+        for task in brought.begun {
+            self.begin_claimed(task);
+        }
+    }
+
+    /// True if a claim for this lane is worth while. Bounded: outcomes that cannot be stored are kept, and no more are
+    /// made than we can keep.
+    pub(crate) fn wants_tasks(&self, executor: Executor) -> bool {
+        self.ready.wants(executor) && self.journal.changes_waiting() < super::OUTCOMES_MAX
     }
 
     fn more_on_disk(&self) {

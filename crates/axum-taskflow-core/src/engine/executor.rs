@@ -96,7 +96,7 @@ impl Engine {
             {
                 self.begin(task);
             }
-            if self.ready.wants(executor) {
+            if self.wants_tasks(executor) {
                 self.claimer_wake.notify_one();
             }
         }
@@ -109,7 +109,10 @@ impl Engine {
             // Claims name the functions that are known, so this is a task that outlived its registration.
             return self.let_go(Change::released(&task), &task);
         };
-        match self.beginning(&task, def, now) {
+        let beginning = Change::started(&task, self.me(), now)
+            .map_err(Unable::Refused)
+            .and_then(|change| self.beginning(&task, def, change));
+        match beginning {
             // This instance was taken for dead since it took the task. Looked at when the attempt can be interrupted
             // already: there is no moment in between.
             Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it),
@@ -119,33 +122,51 @@ impl Engine {
                 self.start_before_commit(it);
             }
             Ok(it) => self.start_after_commit(it),
-            Err(Unable::Refused(refused)) => {
+            Err(unable) => self.cannot_begin(&task, unable, now),
+        }
+    }
+
+    /// Calls the function of a task that a claim has begun. The slot is taken already.
+    pub(crate) fn begin_claimed(self: &Arc<Self>, task: Task) {
+        let Some(def) = self.registry.by_name(&task.name) else {
+            return self.let_go(Change::released(&task), &task);
+        };
+        match self.beginning(&task, def, Change::claimed(&task)) {
+            Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it), // as above
+            Ok(it) => self.begin_now(it),
+            Err(unable) => self.cannot_begin(&task, unable, self.clock.now()),
+        }
+    }
+
+    /// Gives the slot back, and the task to somebody who can read it.
+    fn cannot_begin(self: &Arc<Self>, task: &Task, unable: Unable, now: Timestamp) {
+        match unable {
+            Unable::Refused(refused) => {
                 warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
-                self.ready.free_slot(&task);
+                self.ready.free_slot(task);
             }
-            Err(Unable::Unreadable(why)) => {
+            Unable::Unreadable(why) => {
                 let again_at = match self.unreadable.remember(task.id, now) {
                     true => now, // at once, by anybody else
                     false => now.saturating_add(HELD_FOR),
                 };
-                self.let_go(Change::held(&task, &why, again_at), &task);
+                self.let_go(Change::held(task, &why, again_at), task);
             }
         }
     }
 
-    /// The next attempt of a task that has a slot, up to the point where its start is to be stored.
+    /// The next attempt of a task that has a slot, up to the point where its start is stored: by `change`.
     fn beginning(
         self: &Arc<Self>,
         task: &Task,
         def: Arc<TaskDef>,
-        now: Timestamp,
+        change: Change,
     ) -> Result<Beginning, Unable> {
         // A type's own code reads the arguments, and may panic.
         let read = panics::catch(|| def.prepare(&task.args));
         let call = read
             .unwrap_or_else(|report| Err(report.message))
             .map_err(Unable::Unreadable)?;
-        let change = Change::started(task, self.me(), now).map_err(Unable::Refused)?;
         let mut task = task.clone();
         task.life = change.life.clone();
         let task = Arc::new(task);
@@ -185,7 +206,10 @@ impl Engine {
         now: Timestamp,
     ) -> Option<Beginning> {
         let def = self.registry.by_name(&task.name);
-        let beginning = def.and_then(|def| self.beginning(task, def, now).ok());
+        let change = Change::started(task, self.me(), now).ok();
+        let beginning = def
+            .zip(change)
+            .and_then(|(def, change)| self.beginning(task, def, change).ok());
         if beginning.is_none() {
             self.ready.free_slot(task);
         }

@@ -332,13 +332,13 @@ impl Engine {
         }
     }
 
-    /// Lets go of tasks that were held and not begun.
+    /// Lets go of tasks whose functions were not called.
     pub(crate) fn let_others_have(self: &Arc<Self>, tasks: Vec<Arc<Task>>) {
         for task in tasks {
             match Change::released(&task) {
                 Ok(change) => self.store(change),
                 Err(refused) => {
-                    warn!(task = %task.id, %refused, "a task that was held is not pending");
+                    warn!(task = %task.id, %refused, "a task that was held is finished");
                 }
             }
         }
@@ -346,11 +346,7 @@ impl Engine {
 
     /// Lets go of a new task that was perhaps stored, and perhaps not.
     pub(crate) fn disown(self: &Arc<Self>, task: &Task) {
-        let change = match task.life.status {
-            TaskStatus::Running => Change::never_began(task),
-            _ => Change::released(task),
-        };
-        let Ok(change) = change else {
+        let Ok(change) = Change::released(task) else {
             return; // a new task is pending or running
         };
         let engine = self.clone();
@@ -398,7 +394,7 @@ impl Engine {
         };
         if run_at <= now {
             self.ready.more_on_disk(executor);
-            if self.ready.wants(executor) {
+            if self.wants_tasks(executor) {
                 self.claimer_wake.notify_one();
             }
         } else if self.next_due.lower(run_at) {

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::{
     clock::Timestamp,
     id::TaskId,
+    status::TaskStatus,
     task::{Executor, Task},
 };
 
@@ -39,6 +40,8 @@ struct Lane {
     /// Places promised to tasks that are being stored.
     promised: usize,
     running: usize,
+    /// Slots for what a claim brings.
+    reserved: usize,
     limit: usize,
     /// Tasks that could run may wait on disk.
     waiting_on_disk: bool,
@@ -55,14 +58,22 @@ struct Lane {
 }
 
 impl Lane {
-    fn free(&self) -> usize {
-        let taken = self.running + self.held.len() + self.late.len() + self.promised;
-        self.places().saturating_sub(taken)
+    fn taken(&self) -> usize {
+        self.running + self.reserved + self.held.len() + self.late.len() + self.promised
     }
 
-    /// As many again as may run: enough to fill the slots that come free during one claim. More if tasks are short:
-    /// what ends within a few writes to the store is not worth a way over the disk. Tasks that are long lie on disk,
-    /// where others can take them.
+    /// Places that nobody has.
+    fn free(&self) -> usize {
+        self.places().saturating_sub(self.taken())
+    }
+
+    /// Slots that nothing here will fill.
+    fn idle(&self) -> usize {
+        self.limit.saturating_sub(self.taken())
+    }
+
+    /// As many again as may run. More if tasks are short: what ends within a few writes to the store is not worth a
+    /// way over the disk. Tasks that are long lie on disk, where others can take them.
     fn places(&self) -> usize {
         2 * self.limit + (4 * self.pace).min(6 * self.limit)
     }
@@ -79,6 +90,15 @@ pub(crate) enum Promise {
     Nothing,
 }
 
+/// What a claim brought.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Brought {
+    /// Have a slot.
+    pub(crate) begun: Vec<Task>,
+    /// Have none.
+    pub(crate) given_back: Vec<Arc<Task>>,
+}
+
 fn order(task: &Task) -> (Reverse<i32>, Timestamp, TaskId) {
     (Reverse(task.priority), task.life.run_at, task.id)
 }
@@ -90,6 +110,7 @@ impl Ready {
                 held: BTreeMap::new(),
                 promised: 0,
                 running: 0,
+                reserved: 0,
                 limit,
                 waiting_on_disk: true,
                 claiming: false,
@@ -115,7 +136,7 @@ impl Ready {
         let mut lane = self.lane(task.executor);
         let others_wait = lane.waiting_on_disk;
         let is_next = lane.held.is_empty() && !others_wait && !lane.claiming;
-        if lane.running < lane.limit && is_next {
+        if lane.running + lane.reserved < lane.limit && is_next {
             lane.running += 1;
             return Promise::Slot;
         }
@@ -157,40 +178,51 @@ impl Ready {
         self.lane(executor).promised -= 1;
     }
 
-    /// Holds tasks that were claimed: the end of a claim. After [`Ready::stop`] they are given back.
-    #[must_use]
-    pub(crate) fn hold(&self, executor: Executor, tasks: Vec<Task>) -> Vec<Arc<Task>> {
-        let tasks = tasks.into_iter().map(Arc::new);
-        let mut lane = self.lane(executor);
-        lane.claiming = false;
-        let late = std::mem::take(&mut lane.late);
-        if self.stopped.load(Ordering::Acquire) {
-            return tasks.chain(late).collect();
-        }
-        let all = tasks.chain(late);
-        lane.held.extend(all.map(|task| (order(&task), task)));
-        Vec::new()
-    }
-
     /// Remembers that tasks which could run wait on disk.
     pub(crate) fn more_on_disk(&self, executor: Executor) {
         self.lane(executor).waiting_on_disk = true;
     }
 
-    /// True if a claim for this lane is worth while: something may be on disk, and half the places are free.
+    /// True if a claim for this lane is worth while: something may be on disk, and there is a slot for it.
     pub(crate) fn wants(&self, executor: Executor) -> bool {
         let lane = self.lane(executor);
-        lane.waiting_on_disk
-            && !self.stopped.load(Ordering::Acquire)
-            && lane.held.len() + lane.late.len() + lane.promised <= lane.limit / 2
+        lane.waiting_on_disk && lane.idle() > 0 && !self.stopped.load(Ordering::Acquire)
     }
 
-    /// How many tasks to claim; from now on nothing else is known to be on disk. [`Ready::hold`] ends it.
+    /// How many tasks to claim; their slots are kept for them until [`Ready::end_claim`]. From now on nothing else is
+    /// known to be on disk.
     pub(crate) fn begin_claim(&self, executor: Executor) -> usize {
         let mut lane = self.lane(executor);
         lane.waiting_on_disk = false;
         lane.claiming = true;
-        lane.free()
+        lane.reserved = lane.idle();
+        lane.reserved
+    }
+
+    /// Tasks were claimed. Those that have begun get a slot, the others a place. After [`Ready::stop`] all are given
+    /// back.
+    pub(crate) fn end_claim(&self, executor: Executor, tasks: Vec<Task>) -> Brought {
+        let mut lane = self.lane(executor);
+        lane.claiming = false;
+        lane.reserved = 0;
+        let late = std::mem::take(&mut lane.late);
+        if self.stopped.load(Ordering::Acquire) {
+            let given_back = tasks.into_iter().map(Arc::new).chain(late).collect();
+            return Brought {
+                given_back,
+                begun: Vec::new(),
+            };
+        }
+        let (begun, waiting): (Vec<Task>, Vec<Task>) = tasks
+            .into_iter()
+            .partition(|task| task.life.status == TaskStatus::Running);
+        lane.running += begun.len();
+        let held = waiting.into_iter().map(Arc::new).chain(late);
+        lane.held.extend(held.map(|task| (order(&task), task)));
+        Brought {
+            begun,
+            given_back: Vec::new(),
+        }
     }
 
     /// The next task to start, if a slot is free; the slot is taken.
@@ -199,7 +231,7 @@ impl Ready {
             return None;
         }
         let mut lane = self.lane(executor);
-        if lane.running >= lane.limit {
+        if lane.running + lane.reserved >= lane.limit {
             return None;
         }
         let suspect_runs = lane.suspect.is_some();
@@ -296,7 +328,10 @@ mod tests {
     fn ready_with_nothing_on_disk(limit: usize) -> Ready {
         let ready = Ready::new(limit, 1, 3);
         ready.begin_claim(Executor::Async);
-        assert_eq!(ready.hold(Executor::Async, Vec::new()), []);
+        assert_eq!(
+            ready.end_claim(Executor::Async, Vec::new()),
+            Brought::default()
+        );
         ready
     }
 
@@ -312,7 +347,7 @@ mod tests {
         );
         late.life.run_at = NOW.saturating_add(std::time::Duration::from_secs(1));
         let wanted = [high.id, first.id, second.id, late.id, low.id];
-        let _ = ready.hold(Executor::Async, vec![late, low, first, second, high]);
+        let _ = ready.end_claim(Executor::Async, vec![late, low, first, second, high]);
 
         let order: Vec<TaskId> =
             std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
@@ -323,7 +358,7 @@ mod tests {
     #[test]
     fn no_more_run_than_the_limit_and_a_freed_slot_is_used() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
-        let _ = ready.hold(Executor::Async, (0..3).map(|_| task(&ids, 0)).collect());
+        let _ = ready.end_claim(Executor::Async, (0..3).map(|_| task(&ids, 0)).collect());
 
         let first = ready.take(Executor::Async).unwrap();
         assert!(ready.take(Executor::Async).is_some());
@@ -367,7 +402,7 @@ mod tests {
     #[test]
     fn while_tasks_wait_on_disk_a_new_one_is_held_only_if_it_comes_before_those_held() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(10));
-        let _ = ready.hold(Executor::Async, vec![task(&ids, 3)]);
+        let _ = ready.end_claim(Executor::Async, vec![task(&ids, 3)]);
         ready.more_on_disk(Executor::Async);
 
         let late = ready.promise(&task(&ids, 3), NOW);
@@ -382,11 +417,11 @@ mod tests {
         let wanted = [claimed.id, new.id];
 
         let n = ready.begin_claim(Executor::Async);
-        assert_eq!(n, 20);
+        assert_eq!(n, 10);
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new)), None);
         assert_eq!(ready.take(Executor::Async), None);
-        let _ = ready.hold(Executor::Async, vec![claimed]);
+        let _ = ready.end_claim(Executor::Async, vec![claimed]);
 
         let order: Vec<TaskId> =
             std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
@@ -395,11 +430,43 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_kept_for_what_a_claim_brings() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(3));
+        assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Slot);
+        ready.more_on_disk(Executor::Async);
+        let mut begun = task(&ids, 0);
+        begun.life.status = TaskStatus::Running;
+
+        assert_eq!(ready.begin_claim(Executor::Async), 2);
+        assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(task(&ids, 0))), None);
+        let brought = ready.end_claim(Executor::Async, vec![begun.clone()]);
+
+        assert_eq!(brought.begun, [begun]);
+        assert!(ready.take(Executor::Async).is_some(), "one slot was left");
+        assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Place);
+    }
+
+    #[test]
+    fn what_a_claim_brings_after_stop_comes_back() {
+        let (ids, ready) = (IdSource::default(), Ready::new(2, 1, 3));
+        let mut begun = task(&ids, 0);
+        begun.life.status = TaskStatus::Running;
+        ready.begin_claim(Executor::Async);
+        let _nothing = ready.stop();
+
+        let brought = ready.end_claim(Executor::Async, vec![begun, task(&ids, 0)]);
+
+        assert_eq!((brought.begun.len(), brought.given_back.len()), (0, 2));
+        assert_eq!(ready.n_running(), 0);
+    }
+
+    #[test]
     fn a_task_that_comes_first_displaces_the_last_one_of_a_full_lane() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(1));
         let (low, lower) = (task(&ids, 2), task(&ids, 1));
         let lower_id = lower.id;
-        let _ = ready.hold(Executor::Async, vec![task(&ids, 3), low, lower]);
+        let _ = ready.end_claim(Executor::Async, vec![task(&ids, 3), low, lower]);
         let high = task(&ids, 9);
 
         assert_eq!(ready.promise(&high, NOW), Promise::Place);
@@ -410,7 +477,8 @@ mod tests {
         ready.free_slot(&high);
         let third = ready.take(Executor::Async).unwrap();
         ready.free_slot(&third);
-        let _low = ready.take(Executor::Async).unwrap();
+        let low = ready.take(Executor::Async).unwrap();
+        ready.free_slot(&low);
         assert!(ready.wants(Executor::Async), "and it is looked for on disk");
     }
 
@@ -424,7 +492,7 @@ mod tests {
         };
         let tasks = [2, 2, 1, 0].map(crashed);
         let [first, second, once, never] = tasks.each_ref().map(|task| task.id);
-        let _ = ready.hold(Executor::Async, tasks.to_vec());
+        let _ = ready.end_claim(Executor::Async, tasks.to_vec());
 
         let began: Vec<TaskId> =
             std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
@@ -450,7 +518,7 @@ mod tests {
     #[test]
     fn nothing_starts_after_stop_and_what_was_held_comes_back() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
-        let _ = ready.hold(Executor::Async, vec![task(&ids, 0)]);
+        let _ = ready.end_claim(Executor::Async, vec![task(&ids, 0)]);
 
         let held = ready.stop();
 

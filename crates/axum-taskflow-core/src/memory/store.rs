@@ -228,14 +228,20 @@ impl Store {
             true => Vec::new(),
             false => self.waiting.take(claim),
         };
-        let tasks = ids.into_iter().map(|id| {
-            let row = self.rows.get_mut(&id).expect("what waits is stored");
-            row.life.owner = Some(claim.owner);
-            self.owned.insert((claim.owner, id));
-            row.task(id)
-        });
+        let mut tasks = Vec::with_capacity(ids.len());
+        for id in ids {
+            let mut row = self.rows.remove(&id).expect("what waits is stored");
+            self.index.remove(&row.name, row.life.status, id);
+            if row.life.crashes == 0 {
+                row.life = row.life.begun(claim.owner, claim.now);
+            } else {
+                row.life.owner = Some(claim.owner);
+            }
+            tasks.push(row.task(id));
+            self.put(id, row);
+        }
         Claimed {
-            tasks: tasks.collect(),
+            tasks,
             next_due: self.waiting.next_due(),
         }
     }

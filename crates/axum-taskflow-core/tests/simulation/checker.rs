@@ -618,10 +618,21 @@ impl Checker {
             // Stored without an answer, or by one that was taken for dead meanwhile: for all, if it surely never began.
             let attempt = seen.attempts.get(&before.epoch.get());
             let began = attempt.is_some_and(|a| a.began);
-            return began.then_some((
-                "P3",
-                "it had begun, and is given to others as if it had not",
-            ));
+            if began {
+                return Some((
+                    "P3",
+                    "it had begun, and is given to others as if it had not",
+                ));
+            }
+            let is_held = after
+                .error
+                .as_ref()
+                .is_some_and(|e| e.kind == FailureKind::Held);
+            if is_held && who.can_run(self.deeds[seen.deed].function) {
+                return Some(("P10", "it can run it, and says that it cannot"));
+            }
+            self.count(if is_held { "held" } else { "released" });
+            return None;
         } else if after.epoch != before.epoch {
             return Some(("P4", "the outcome is not of the newest attempt"));
         }
@@ -667,7 +678,7 @@ impl Checker {
     pub(crate) fn claimed(&mut self, who: Who, claim: &Claim, claimed: &Claimed) {
         let p = who.process;
         // No function here runs on a thread: claims for those name none.
-        if !claim.names.is_empty() && claim.limit > 8 * who.concurrency {
+        if !claim.names.is_empty() && claim.limit > who.concurrency {
             let what = format!(
                 "p{p} claims {} tasks, with {} slots",
                 claim.limit, who.concurrency
@@ -686,9 +697,21 @@ impl Checker {
             let n = seen.n;
             let free = seen.life.status == TaskStatus::Pending && seen.life.owner.is_none();
             let due = seen.life.run_at <= claim.now;
-            seen.life.owner = Some(claim.owner);
+            seen.life = match seen.life.crashes {
+                0 => seen.life.begun(claim.owner, claim.now),
+                _ => Life {
+                    owner: Some(claim.owner),
+                    ..seen.life.clone()
+                },
+            };
             seen.changed_at = self.now;
             let same = seen.life == task.life;
+            if seen.life.status == TaskStatus::Running {
+                let attempt = seen.attempts.entry(seen.life.epoch.get()).or_default();
+                attempt.start_stored = true;
+                attempt.process = p;
+                attempt.identity = Some(claim.owner);
+            }
             let unknown = self.deeds[seen.deed].function == Function::Rare && !who.knows_rare;
             self.step(&format!("p{p} t{n} is claimed"));
             if !free {

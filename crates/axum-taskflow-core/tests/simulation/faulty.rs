@@ -310,20 +310,29 @@ impl Backend for Faulty {
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
         let names_none = claim.names.is_empty(); // for the threads, where nothing runs here
         let claimed = self.call(Verb::Claim, move |process| {
-            let mut claimed = now(process.world.memory.claim(claim.clone()))?;
+            if names_none {
+                return now(process.world.memory.claim(claim));
+            }
+            let mut tasks = process.unheard(claim.owner);
+            tasks.truncate(claim.limit);
+            let rest = Claim {
+                limit: claim.limit - tasks.len(),
+                ..claim
+            };
+            let mut claimed = now(process.world.memory.claim(rest.clone()))?;
             let who = process.who();
             process
                 .world
-                .check(|checker| checker.claimed(who, &claim, &claimed));
-            if !names_none {
-                process.also_unheard(&mut claimed, claim.owner);
-            }
+                .check(|checker| checker.claimed(who, &rest, &claimed));
+            process.claims(&claimed.tasks);
+            tasks.append(&mut claimed.tasks);
+            claimed.tasks = tasks;
             Ok(claimed)
         });
         Box::pin(async move {
             let claimed = claimed.await?;
             if !names_none {
-                self.process.heard_claims();
+                self.process.heard(&claimed.tasks);
             }
             Ok(claimed)
         })

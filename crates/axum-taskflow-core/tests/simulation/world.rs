@@ -10,8 +10,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Claimed, Clock, Config, Data, Failure, InstanceId, Life, Memory, Role, TaskContext,
-    TaskDef, TaskId, TaskManager, TaskStatus, Timestamp,
+    Backend, Clock, Config, Data, Failure, InstanceId, Memory, Role, Task, TaskContext, TaskDef,
+    TaskId, TaskManager, Timestamp,
 };
 use fastrand::Rng;
 use futures_util::FutureExt;
@@ -144,7 +144,7 @@ pub(crate) struct Process {
     /// Calls in the last millisecond that had some.
     lately: Mutex<(Moment, usize)>,
     /// What its claims took since the last one that was answered.
-    unheard: Mutex<Vec<(TaskId, InstanceId)>>,
+    unheard: Mutex<Vec<Task>>,
     /// How often it was stopped or went on.
     stops: AtomicUsize,
 }
@@ -457,26 +457,27 @@ impl Process {
         lately.1
     }
 
-    /// As a driver has to that can lose an answer: what a claim took that was not heard of, the next one gives.
-    pub(crate) fn also_unheard(&self, claimed: &mut Claimed, owner: InstanceId) {
-        let mut unheard = self.unheard.lock().unwrap();
-        for (id, claimed_by) in &*unheard {
-            let task = now(self.world.memory.get(*id)).expect("memory does not fail");
-            let waits = |life: &Life| {
-                life.status == TaskStatus::Pending
-                    && life.owner == Some(owner)
-                    && *claimed_by == owner
-            };
-            if let Some(task) = task.filter(|task| waits(&task.life)) {
-                claimed.tasks.push(task);
-            }
-        }
-        *unheard = claimed.tasks.iter().map(|task| (task.id, owner)).collect();
+    /// As a driver has to that can lose an answer: what a claim took that was not heard of, the next one gives again,
+    /// as part of what it may.
+    pub(crate) fn unheard(&self, owner: InstanceId) -> Vec<Task> {
+        let unheard = self.unheard.lock().unwrap();
+        let as_claimed = unheard.iter().filter_map(|claimed| {
+            let task = now(self.world.memory.get(claimed.id)).expect("memory does not fail")?;
+            let is_as_claimed = task.life == claimed.life && task.life.owner == Some(owner);
+            is_as_claimed.then_some(task)
+        });
+        as_claimed.collect()
     }
 
-    /// An answer to a claim came: it told everything.
-    pub(crate) fn heard_claims(&self) {
-        self.unheard.lock().unwrap().clear();
+    /// These were claimed, and the answer is on its way.
+    pub(crate) fn claims(&self, tasks: &[Task]) {
+        self.unheard.lock().unwrap().extend_from_slice(tasks);
+    }
+
+    /// The answer to a claim came.
+    pub(crate) fn heard(&self, tasks: &[Task]) {
+        let is_told = |it: &mut Task| tasks.iter().any(|task| task.id == it.id);
+        self.unheard.lock().unwrap().retain_mut(|it| !is_told(it));
     }
 
     /// Waits while the process is stopped, for ever if it is dead. What follows without an await is done by one that

@@ -12,9 +12,9 @@ use std::{
 
 use axum_taskflow_core::{
     Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
-    Clock, Config, Count, EventStream, IdSource, Instance, InstanceId, ListQuery, LogLine, Memory,
-    Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskEvent, TaskId, TaskManager, TaskStatus,
-    Timestamp, Written,
+    Clock, Config, Count, Enqueued, EventStream, IdSource, Instance, InstanceId, ListQuery,
+    LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskEvent, TaskId,
+    TaskManager, TaskStatus, Timestamp, Written,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
@@ -219,6 +219,14 @@ impl Backstage {
         batch.changes.push(change);
         let written = self.0.memory.write(Arc::new(batch)).await.unwrap();
         assert_eq!(written.changes, [Applied::Applied]);
+    }
+
+    /// Stores a task as somebody else would.
+    pub(crate) async fn store(&self, task: &Task) {
+        let mut batch = Batch::at(task.life.run_at);
+        batch.tasks.push(Arc::new(task.clone()));
+        let written = self.0.memory.write(Arc::new(batch)).await.unwrap();
+        assert_eq!(written.tasks, [Enqueued::Created]);
     }
 
     pub(crate) async fn task(&self, id: TaskId) -> Task {
