@@ -1,0 +1,40 @@
+//! A cluster that loses a master.
+
+use servers::{RedisCluster, RedisServer};
+
+#[test]
+fn a_cluster_survives_the_kill_of_a_master() {
+    let cluster = RedisCluster::start(6);
+    assert_eq!(cluster.urls().len(), 6);
+    let keys = ["a", "b", "c", "d", "e"];
+    for key in keys {
+        let master = cluster.master_of(key);
+        master.command(&["SET", key, "value"]);
+        assert_eq!(master.command(&["WAIT", "1", "5000"]), "1");
+    }
+
+    let killed = cluster.kill_master_of("a");
+    assert!(!killed.is_running());
+    cluster.wait_ok();
+
+    assert_ne!(cluster.master_of("a").port(), killed.port());
+    for key in keys {
+        assert_eq!(cluster.master_of(key).command(&["GET", key]), "value");
+    }
+    cluster.master_of("a").command(&["SET", "a", "newer"]);
+
+    killed.restart();
+    cluster.wait_ok();
+
+    assert_ne!(cluster.master_of("a").port(), killed.port());
+    let replication = killed.command(&["INFO", "replication"]);
+    assert!(replication.contains("role:slave"), "{replication}");
+    let n_running = cluster.nodes().iter().filter(|node| node.is_running());
+    assert_eq!(n_running.count(), 6);
+    let n_keys: u32 = cluster.nodes().iter().map(n_keys).sum();
+    assert_eq!(n_keys, 2 * 5, "each key is with a master and its replica");
+}
+
+fn n_keys(node: &RedisServer) -> u32 {
+    node.command(&["DBSIZE"]).parse().unwrap()
+}
