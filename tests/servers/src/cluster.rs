@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, thread, time::Duration};
 
-use crate::{HOST, RedisServer, wait::until};
+use crate::{
+    HOST, RedisServer,
+    replica::{is_in_step, replication},
+    wait::until,
+};
 
 /// How long nodes may take to agree, after the start or a failover.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -99,13 +103,9 @@ impl RedisCluster {
         let mut agreed = None;
         for node in self.running() {
             let port = node.port();
-            let info = ask(node, &["CLUSTER", "INFO"])?;
+            let info = node.ask(&["CLUSTER", "INFO"])?;
             if !info.contains("cluster_state:ok") {
                 return Err(format!("the cluster is not ok for node {port}"));
-            }
-            let replication = ask(node, &["INFO", "replication"])?;
-            if replication.contains("master_link_status:down") {
-                return Err(format!("replica {port} is not in step"));
             }
             let shape = shape(view(node)?, &running);
             let shape = shape.map_err(|missing| format!("{missing} for node {port}"))?;
@@ -113,9 +113,21 @@ impl RedisCluster {
                 return Err(format!("node {port} disagrees about who does what"));
             }
         }
-        match agreed {
-            Some(_) => Ok(()),
-            None => Err("no node runs".to_owned()),
+        if agreed.is_none() {
+            return Err("no node runs".to_owned());
+        }
+        self.running().try_for_each(|node| self.follows(node))
+    }
+
+    /// What is missing for a node, if it is a replica, to have all that its master has.
+    fn follows(&self, node: &RedisServer) -> Result<(), String> {
+        let Some(port) = replication(node)?.remove("master_port") else {
+            return Ok(()); // a master
+        };
+        let mut nodes = self.running();
+        match nodes.find(|master| master.port().to_string() == port) {
+            Some(master) => is_in_step(node, master),
+            None => Err(format!("node {} follows a dead one", node.port())),
         }
     }
 
@@ -155,7 +167,7 @@ impl RedisCluster {
         for (master, replica) in masters.iter().zip(replicas) {
             let id = master.command(&["CLUSTER", "MYID"]);
             // Refused until the two have met.
-            until(DEADLINE, || ask(replica, &["CLUSTER", "REPLICATE", &id]))
+            until(DEADLINE, || replica.ask(&["CLUSTER", "REPLICATE", &id]))
                 .unwrap_or_else(|missing| panic!("cannot appoint a replica: {missing}"));
         }
     }
@@ -182,11 +194,6 @@ fn start_nodes(n_nodes: usize) -> Vec<RedisServer> {
     })
 }
 
-fn ask(node: &RedisServer, words: &[&str]) -> Result<String, String> {
-    node.try_command(words)
-        .map_err(|error| format!("{words:?} to node {}: {error}", node.port()))
-}
-
 /// A node, as another one sees it.
 struct Seen {
     id: String,
@@ -200,7 +207,7 @@ struct Seen {
 
 /// What a node says of all nodes.
 fn view(node: &RedisServer) -> Result<Vec<Seen>, String> {
-    let text = ask(node, &["CLUSTER", "NODES"])?;
+    let text = node.ask(&["CLUSTER", "NODES"])?;
     text.lines()
         .map(|line| parse(line).ok_or_else(|| format!("not a line of CLUSTER NODES: {line}")))
         .collect()
@@ -230,12 +237,11 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
     Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
-/// Of each running node its master's id and its own slots. An error if a running node is not seen as well, or if a
-/// slot is not with one.
-fn shape(
-    view: Vec<Seen>,
-    running: &[u16],
-) -> Result<BTreeMap<u16, (String, Vec<RangeInclusive<u16>>)>, String> {
+/// Of each running node its master's id and its own slots.
+type Shape = BTreeMap<u16, (String, Vec<RangeInclusive<u16>>)>;
+
+/// The shape in a node's view. An error if a running node is not seen as well, or if a slot is not with one.
+fn shape(view: Vec<Seen>, running: &[u16]) -> Result<Shape, String> {
     let mut shape = BTreeMap::new();
     let mut n_slots = 0;
     for seen in view.into_iter().filter(|seen| running.contains(&seen.port)) {

@@ -22,6 +22,8 @@ mod wait;
 
 mod server;
 
+mod replica;
+
 mod cluster;
 mod proxy;
 mod sentinel;

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{HOST, RedisServer, wait::until};
+use crate::{
+    HOST, RedisServer,
+    replica::{is_in_step, replication},
+    wait::until,
+};
 
 /// How long the sentinels may take to agree, after the start or a failover.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -11,6 +15,17 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const NAME: &str = "taskflow";
 
 const N_SENTINELS: usize = 3;
+
+/// Sentinels look at servers every ten seconds and tell of themselves every two. In milliseconds, tests do not wait so
+/// long. They forget it when they restart.
+const HASTE: &[&str] = &[
+    "SENTINEL",
+    "DEBUG",
+    "INFO-PERIOD",
+    "500",
+    "PUBLISH-PERIOD",
+    "200",
+];
 
 /// A master, a replica and three sentinels, two of which must agree that the master is dead. All are killed when this
 /// is dropped.
@@ -31,7 +46,7 @@ impl Sentinel {
             .setting("replicaof", &format!("{HOST} {}", master.port()))
             .start();
         // The sentinels ask the master for its replicas at once, and then every ten seconds.
-        until(DEADLINE, || is_in_step(&replica, master.port()))
+        until(DEADLINE, || is_in_step(&replica, &master))
             .unwrap_or_else(|missing| panic!("there is no replica: {missing}"));
 
         let sentinel = RedisServer::builder()
@@ -47,6 +62,9 @@ impl Sentinel {
             sentinels: (0..N_SENTINELS).map(|_| sentinel.clone().start()).collect(),
             servers: vec![master, replica],
         };
+        for one in &sentinel.sentinels {
+            one.command(HASTE);
+        }
         sentinel.wait_ok();
         sentinel
     }
@@ -96,7 +114,7 @@ impl Sentinel {
     }
 
     /// Waits until all running sentinels name the same running master, and until the other server, if it runs, is its
-    /// replica and in step. After a kill: until the failover is done.
+    /// replica and has all that it has. After a kill: until the failover is done.
     ///
     /// # Panics
     ///
@@ -116,16 +134,16 @@ impl Sentinel {
             if *agreed.get_or_insert(master.port()) != master.port() {
                 return Err(format!("sentinel {port} names another master"));
             }
-            let seen = records(&ask(sentinel, &["SENTINEL", "MASTER", NAME])?);
+            let seen = records(&sentinel.ask(&["SENTINEL", "MASTER", NAME])?);
             if seen.first().is_none_or(|seen| seen["flags"] != "master") {
                 return Err(format!("the master is not well for sentinel {port}"));
             }
-            let others = records(&ask(sentinel, &["SENTINEL", "SENTINELS", NAME])?);
+            let others = records(&sentinel.ask(&["SENTINEL", "SENTINELS", NAME])?);
             let n_well = others.iter().filter(|seen| seen["flags"] == "sentinel");
             if n_well.count() < n_others {
                 return Err(format!("sentinel {port} does not know all the others"));
             }
-            let replicas = records(&ask(sentinel, &["SENTINEL", "REPLICAS", NAME])?);
+            let replicas = records(&sentinel.ask(&["SENTINEL", "REPLICAS", NAME])?);
             for replica in self.replicas_of(master) {
                 let own = replica.port().to_string();
                 let is_well = |seen: &Record| seen["port"] == own && seen["flags"] == "slave";
@@ -136,16 +154,19 @@ impl Sentinel {
         }
 
         let master = self.master();
-        if !ask(master, &["INFO", "replication"])?.contains("role:master") {
+        if replication(master)?
+            .get("role")
+            .is_none_or(|role| role != "master")
+        {
             return Err(format!("{} is not yet a master", master.port()));
         }
         self.replicas_of(master)
-            .try_for_each(|replica| is_in_step(replica, master.port()))
+            .try_for_each(|replica| is_in_step(replica, master))
     }
 
     /// The running master that a sentinel names.
     fn named(&self, sentinel: &RedisServer) -> Result<&RedisServer, String> {
-        let address = ask(sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME])?;
+        let address = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME])?;
         let (_, port) = address.split_once('\n').unwrap_or_default();
         let mut servers = self.servers.iter();
         servers
@@ -165,26 +186,6 @@ impl Sentinel {
             .iter()
             .filter(move |server| server.port() != port && server.is_running())
     }
-}
-
-/// What is missing for a server to be a replica that has all that its master has.
-fn is_in_step(replica: &RedisServer, master_port: u16) -> Result<(), String> {
-    let replication = ask(replica, &["INFO", "replication"])?;
-    let wanted = [
-        "role:slave".to_owned(),
-        format!("master_port:{master_port}"),
-        "master_link_status:up".to_owned(),
-    ];
-    match wanted.iter().find(|line| !replication.contains(*line)) {
-        None => Ok(()),
-        Some(line) => Err(format!("{} does not say {line}", replica.port())),
-    }
-}
-
-fn ask(server: &RedisServer, words: &[&str]) -> Result<String, String> {
-    server
-        .try_command(words)
-        .map_err(|error| format!("{words:?} to {}: {error}", server.port()))
 }
 
 type Record = BTreeMap<String, String>;

@@ -155,8 +155,7 @@ impl RedisServer {
     ///
     /// If the reply is an error, or does not come within five seconds.
     pub fn command(&self, words: &[&str]) -> String {
-        self.try_command(words)
-            .unwrap_or_else(|error| panic!("{words:?} to {}: {error}", self.address()))
+        self.ask(words).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// As [`command`](Self::command), where a test expects an error.
@@ -168,6 +167,12 @@ impl RedisServer {
     pub fn try_command(&self, words: &[&str]) -> io::Result<String> {
         let password = self.password.as_deref();
         ask(&self.file(SOCKET), password, words, REPLY_DEADLINE)
+    }
+
+    /// As [`try_command`](Self::try_command), with an error that says what was asked.
+    pub(crate) fn ask(&self, words: &[&str]) -> Result<String, String> {
+        self.try_command(words)
+            .map_err(|error| format!("{words:?} to {}: {error}", self.address()))
     }
 
     /// Kills it with SIGKILL, as a crash does. What it has stored stays.
