@@ -77,11 +77,15 @@ fn a_stall_hides_the_death_of_the_server() {
 
     proxy.stall();
     server.kill();
+    let mut new = Client::of(&proxy);
     let stalled = client.read().unwrap_err();
+    let new_stalled = new.read().unwrap_err();
     proxy.heal();
 
     assert_eq!(stalled.kind(), ErrorKind::WouldBlock);
+    assert_eq!(new_stalled.kind(), ErrorKind::WouldBlock);
     assert_eq!(client.read().unwrap(), "", "the end of the connection");
+    assert_eq!(new.read().unwrap(), "", "the end of the connection");
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn restart_waits_until_everything_is_loaded() {
     let server = RedisServer::builder()
         .setting("enable-debug-command", "local")
         .setting("key-load-delay", "100") // microseconds a key
+        .setting("loading-process-events-interval-bytes", "1024") // says LOADING meanwhile
         .start();
     server.command(&["DEBUG", "POPULATE", "5000"]);
     server.command(&["SAVE"]);
