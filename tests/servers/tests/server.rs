@@ -61,10 +61,14 @@ fn a_stopped_server_is_silent_until_it_goes_on() {
 
     server.stop();
     let mut connection = connect(&server);
+    let short = Some(Duration::from_millis(300));
+    connection.set_read_timeout(short).unwrap();
     connection.write_all(b"PING\r\n").unwrap();
     let silence = read(&mut connection).unwrap_err();
     assert!(!server.is_running());
     server.cont();
+    let long = Some(Duration::from_secs(10));
+    connection.set_read_timeout(long).unwrap();
 
     assert_eq!(silence.kind(), ErrorKind::WouldBlock);
     assert_eq!(read(&mut connection).unwrap(), "+PONG\r\n");
@@ -216,7 +220,7 @@ fn no_server_outlives_a_killed_process() {
 
 fn connect(server: &RedisServer) -> TcpStream {
     let connection = TcpStream::connect(server.address()).unwrap();
-    let timeout = Duration::from_millis(300);
+    let timeout = Duration::from_secs(10);
     connection.set_read_timeout(Some(timeout)).unwrap();
     connection
 }
