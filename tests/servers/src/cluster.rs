@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, thread, time::Duration};
 
 use crate::{
-    HOST, RedisServer,
+    HOST, RedisServer, ServerBuilder,
     replica::{is_in_step, replication},
     wait::until,
 };
@@ -31,12 +31,22 @@ impl RedisCluster {
     /// If the number is odd or less than six, since fewer than three masters cannot outvote a dead one. If the nodes
     /// do not find together within thirty seconds.
     pub fn start(n_nodes: usize) -> Self {
+        Self::start_with(n_nodes, RedisServer::builder())
+    }
+
+    /// As [`start`](Self::start), with settings for each node. Passwords and TLS are not among them: nodes would also
+    /// need them for each other.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(n_nodes: usize, node: ServerBuilder) -> Self {
         assert!(
             n_nodes >= 6 && n_nodes.is_multiple_of(2),
             "{n_nodes} nodes make no cluster of at least three masters with a replica each"
         );
         let cluster = Self {
-            nodes: start_nodes(n_nodes),
+            nodes: start_nodes(n_nodes, node),
         };
         cluster.give_slots();
         cluster.introduce();
@@ -173,8 +183,8 @@ impl RedisCluster {
     }
 }
 
-fn start_nodes(n_nodes: usize) -> Vec<RedisServer> {
-    let node = RedisServer::builder()
+fn start_nodes(n_nodes: usize, node: ServerBuilder) -> Vec<RedisServer> {
+    let node = node
         .node()
         .setting("cluster-node-timeout", NODE_TIMEOUT_MS)
         // A replica may stand for election however long it was alone: on a busy machine that may be long.

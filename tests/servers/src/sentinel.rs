@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    HOST, RedisServer,
+    HOST, RedisServer, ServerBuilder,
     replica::{is_in_step, replication},
     wait::until,
 };
@@ -41,11 +41,21 @@ impl Sentinel {
     ///
     /// If that takes more than thirty seconds.
     pub fn start() -> Self {
-        let master = RedisServer::start();
-        let replica = RedisServer::builder()
+        Self::start_with(RedisServer::builder())
+    }
+
+    /// As [`start`](Self::start), with settings for the master and the replica. Passwords and TLS are not among them:
+    /// the servers and the sentinels would also need them for each other.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(server: ServerBuilder) -> Self {
+        let master = server.clone().start();
+        let replica = server
             .setting("replicaof", &format!("{HOST} {}", master.port()))
             .start();
-        // The sentinels ask the master for its replicas at once, and then every ten seconds.
+        // The sentinels ask the master for its replicas at once, and then only now and then.
         until(DEADLINE, || is_in_step(&replica, &master))
             .unwrap_or_else(|missing| panic!("there is no replica: {missing}"));
 
@@ -126,7 +136,7 @@ impl Sentinel {
 
     /// What is missing.
     fn check(&self) -> Result<(), String> {
-        let n_others = self.running_sentinels().count() - 1;
+        let n_others = self.running_sentinels().count().saturating_sub(1);
         let mut agreed = None;
         for sentinel in self.running_sentinels() {
             let port = sentinel.port();

@@ -6,7 +6,7 @@ use servers::{RedisCluster, RedisServer};
 
 #[test]
 fn a_cluster_survives_the_kill_of_a_master() {
-    let cluster = RedisCluster::start(6);
+    let cluster = RedisCluster::start_with(6, RedisServer::builder().append_only("always"));
     assert_eq!(cluster.urls().len(), 6);
     let keys = ["a", "b", "c", "d", "e"];
     for key in keys {
@@ -30,6 +30,8 @@ fn a_cluster_survives_the_kill_of_a_master() {
     assert_ne!(cluster.master_of("a").port(), killed.port());
     let replication = killed.command(&["INFO", "replication"]);
     assert!(replication.contains("role:slave"), "{replication}");
+    let fsync = killed.command(&["CONFIG", "GET", "appendfsync"]);
+    assert_eq!(fsync, "appendfsync\nalways");
     let n_running = cluster.nodes().iter().filter(|node| node.is_running());
     assert_eq!(n_running.count(), 6);
     let n_keys: u32 = cluster.nodes().iter().map(n_keys).sum();
