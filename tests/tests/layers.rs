@@ -16,7 +16,7 @@ use serde_json::Value;
 use source::{Modules, files};
 
 /// Our crates from the bottom up, each with those that it may depend on.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("axum-taskflow-core", &[]),
     ("axum-taskflow-macros", &[]),
     ("axum-taskflow-dashboard-assets", &[]),
@@ -43,12 +43,14 @@ const CRATES: [(&str, &[&str]); 9] = [
             "axum-taskflow-sqlite",
         ],
     ),
+    ("servers", &[]),
     (
         "tests",
         &[
             "axum-taskflow",
             "axum-taskflow-core",
             "axum-taskflow-sqlite",
+            "servers",
         ],
     ),
 ];
