@@ -1273,6 +1273,39 @@ async fn while_the_store_fails_adds_are_refused_and_outcomes_are_kept() {
 }
 
 #[tokio::test]
+async fn a_beat_that_is_stored_does_not_hide_that_outcomes_cannot_be() {
+    async fn waits(Data(gate): Data<Arc<Semaphore>>) {
+        gate.acquire().await.unwrap().forget();
+    }
+    let (backend, backstage) = Backstage::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(waits, ()).await.unwrap();
+    support::until(async || {
+        let task = manager.get(id).await.unwrap().unwrap();
+        (task.life.status == TaskStatus::Running).then_some(())
+    })
+    .await;
+
+    backstage.fail_all_but_beats();
+    gate.add_permits(1);
+    support::until(async || (!manager.health().is_ready()).then_some(())).await;
+    let beats = backstage.beats();
+    support::until(async || {
+        assert!(!manager.health().is_ready());
+        (backstage.beats() >= beats + 3).then_some(())
+    })
+    .await;
+    backstage.fail(false);
+
+    manager.wait::<()>(id).await.unwrap();
+    support::until(async || manager.health().is_ready().then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_store_that_stalls_makes_adds_fail_within_their_deadline() {
     let (backend, backstage) = Backstage::new();
     let mut config = config();

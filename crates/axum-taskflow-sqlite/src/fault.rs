@@ -78,9 +78,13 @@ impl Fault {
                 Some(ErrorCode::TooBig) => {
                     BackendError::refused(said("; a value is larger than SQLite can hold"))
                 }
+                // A file that turns read-only while it is open is no more to SQLite than this.
+                Some(ErrorCode::SystemIoFailure) => BackendError::unavailable(said(
+                    "; the file or its file system is read-only or over a limit, or the disk is broken (the system's \
+                     log may say more)",
+                )),
                 Some(
-                    ErrorCode::SystemIoFailure
-                    | ErrorCode::FileLockingProtocolFailed
+                    ErrorCode::FileLockingProtocolFailed
                     | ErrorCode::OperationAborted
                     | ErrorCode::OutOfMemory
                     | ErrorCode::OperationInterrupted,

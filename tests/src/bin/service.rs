@@ -1,6 +1,6 @@
 //! A small service for the tests to start, ask and kill: `service <folder>`.
 //!
-//! Tasks are stored in `tasks.db` in the folder, and each task writes what it does to `effects` there, a line at a
+//! Tasks are stored in `tasks.db` in the folder (or where DATABASE says), and each task writes what it does to `effects` there, a line at a
 //! time, so that a test can tell what has run even if the process is gone. Prints its address once it listens.
 
 use std::{collections::HashSet, env, io::Read, path::PathBuf, time::Duration};
@@ -15,13 +15,17 @@ use axum_taskflow::{
     AddTask, AddTasks, Cancelled, Data, Failure, ListQuery, Rights, Task, TaskAdmin, TaskContext,
     TaskError, TaskId, TaskManager, Tasks, Timestamp, task,
 };
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tests::lab::{
     effects::{Call, Effects},
     errand::{Cancel, Errand},
 };
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 // ---- the tasks -----------------------------------------------------------------------------------------------
 
@@ -411,8 +415,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .init();
     let folder = PathBuf::from(env::args_os().nth(1).ok_or("which folder?")?);
     let doors = Doors(watch::Sender::default());
+    let database = env::var_os("DATABASE").map(PathBuf::from);
+    // The default action would end the process at a write beyond its limit, and no error would be seen.
+    let too_large = SignalKind::from_raw(Signal::XFSZ.as_raw());
+    let _caught_for_ever = signal(too_large)?;
     let mut builder = TaskManager::builder()
-        .sqlite(folder.join("tasks.db"))
+        .sqlite(database.unwrap_or_else(|| folder.join("tasks.db")))
         .state(Effects::open(&folder)?)
         .state(doors.clone());
     if let Some(n) = setting("CONCURRENCY")? {

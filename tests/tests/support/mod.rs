@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
+pub(crate) mod disk;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -66,6 +68,11 @@ impl Settings {
 
     pub(crate) fn add_timeout(self, timeout: Duration) -> Self {
         self.with("ADD_TIMEOUT_MS", timeout.as_millis())
+    }
+
+    /// The tasks are stored in this file.
+    pub(crate) fn database(self, path: &Path) -> Self {
+        self.with("DATABASE", path.display())
     }
 
     /// Sessions do not outlive the process.

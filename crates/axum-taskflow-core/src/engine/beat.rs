@@ -48,8 +48,11 @@ impl Engine {
             match beaten {
                 Ok(()) => {
                     self.troubles.end(Duty::Beat);
-                    // It was a write: others will be stored, too.
-                    self.troubles.end(Duty::Write);
+                    // It was a write: others will be stored, too. But a full disk may have room for a beat and none for
+                    // what waits; that is tried again, and its success says so itself.
+                    if self.journal.is_idle() {
+                        self.troubles.end(Duty::Write);
+                    }
                 }
                 Err(failure) => {
                     error!(error = %failure, "cannot show that this instance is alive");

@@ -274,6 +274,11 @@ impl Journal {
         self.queue().changes.len()
     }
 
+    /// True if nothing waits to be stored, or is being stored.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue().is_idle()
+    }
+
     /// Takes no new tasks from now on; true if it was so already.
     pub(crate) fn close(&self) -> bool {
         std::mem::replace(&mut self.queue().closed, true)
@@ -288,7 +293,7 @@ impl Journal {
     pub(crate) async fn flushed(&self) {
         loop {
             let idle = self.idle.notified();
-            if self.queue().is_idle() {
+            if self.is_idle() {
                 return;
             }
             idle.await;

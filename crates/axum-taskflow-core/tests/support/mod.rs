@@ -134,6 +134,9 @@ struct Stage {
     writes: AtomicUsize,
     failed: AtomicUsize,
     failing: AtomicBool,
+    /// Beats are written although everything else fails.
+    beating: AtomicBool,
+    beats: AtomicUsize,
     failed_once_more: Notify,
     gate: Semaphore,
     /// Writes that start an attempt wait while this is set.
@@ -155,6 +158,8 @@ impl Backstage {
             writes: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
+            beating: AtomicBool::new(false),
+            beats: AtomicUsize::new(0),
             failed_once_more: Notify::new(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             holding_starts: watch::Sender::new(false),
@@ -173,6 +178,16 @@ impl Backstage {
 
     pub(crate) fn fail(&self, failing: bool) {
         self.0.failing.store(failing, Ordering::SeqCst);
+    }
+
+    /// As a disk does that has room for a beat and for nothing else.
+    pub(crate) fn fail_all_but_beats(&self) {
+        self.0.beating.store(true, Ordering::SeqCst);
+        self.fail(true);
+    }
+
+    pub(crate) fn beats(&self) -> usize {
+        self.0.beats.load(Ordering::SeqCst)
     }
 
     pub(crate) async fn failed_writes(&self, n: usize) {
@@ -245,9 +260,10 @@ impl Backend for Backstage {
 
     fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
         Box::pin(async move {
-            if self.0.failing.load(Ordering::SeqCst) {
+            if self.0.failing.load(Ordering::SeqCst) && !self.0.beating.load(Ordering::SeqCst) {
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
+            self.0.beats.fetch_add(1, Ordering::SeqCst);
             self.0.memory.beat(id, now).await
         })
     }
