@@ -16,11 +16,12 @@ use serde_json::Value;
 use source::{Modules, files};
 
 /// Our crates from the bottom up, each with those that it may depend on.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("axum-taskflow-core", &[]),
     ("axum-taskflow-macros", &[]),
     ("axum-taskflow-dashboard-assets", &[]),
     ("axum-taskflow-sqlite", &["axum-taskflow-core"]),
+    ("axum-taskflow-redis", &["axum-taskflow-core", "servers"]),
     (
         "axum-taskflow-dashboard",
         &["axum-taskflow-core", "axum-taskflow-dashboard-assets"],
@@ -31,6 +32,7 @@ const CRATES: [(&str, &[&str]); 10] = [
             "axum-taskflow-core",
             "axum-taskflow-macros",
             "axum-taskflow-sqlite",
+            "axum-taskflow-redis",
             "axum-taskflow-dashboard",
         ],
     ),
@@ -40,7 +42,9 @@ const CRATES: [(&str, &[&str]); 10] = [
         &[
             "axum-taskflow",
             "axum-taskflow-core",
+            "axum-taskflow-redis",
             "axum-taskflow-sqlite",
+            "servers",
         ],
     ),
     ("servers", &[]),
@@ -56,7 +60,8 @@ const CRATES: [(&str, &[&str]); 10] = [
 ];
 
 /// Crates of others that few of ours may name, so that they can be replaced in one place.
-const KEPT_APART: [(&str, &[&str]); 3] = [
+const KEPT_APART: [(&str, &[&str]); 4] = [
+    ("redis", &["axum-taskflow-redis"]),
     (
         "rusqlite",
         &["axum-taskflow-sqlite", "axum-taskflow-bench", "tests"],

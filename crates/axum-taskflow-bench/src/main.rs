@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p axum-taskflow-bench              everything, 5 rounds, table and JSON
 //! cargo run --release -p axum-taskflow-bench -- w2 w3     some workloads
-//!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --json FILE
+//!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --redis-only   --json FILE
 //! ```
 //!
 //! Each figure is the median of the rounds, with the smallest and the largest; rounds of all backends alternate, so
@@ -53,7 +53,7 @@ impl Options {
     fn parse(args: &[String]) -> Result<Self, String> {
         let mut options = Self {
             workloads: Vec::new(),
-            stores: vec![Store::Memory, Store::Sqlite],
+            stores: vec![Store::Memory, Store::Sqlite, Store::Redis, Store::RedisAof],
             rounds: 5,
             tasks: 100_000,
             history: 1_000_000,
@@ -70,6 +70,7 @@ impl Options {
                 "--json" => options.json = Some(value()?.clone()),
                 "--memory-only" => options.stores = vec![Store::Memory],
                 "--sqlite-only" => options.stores = vec![Store::Sqlite],
+                "--redis-only" => options.stores = vec![Store::Redis, Store::RedisAof],
                 name => options.workloads.push(Workload::named(name)?),
             }
         }

@@ -12,7 +12,9 @@ use axum_taskflow_core::{
     Backend, Change, Config, Data, IdSource, ListQuery, Memory, Outcome, RetryPolicy, Task,
     TaskDef, TaskManager, TaskStatus, Timestamp,
 };
+use axum_taskflow_redis::RedisOptions;
 use axum_taskflow_sqlite::{Durability, SqliteOptions};
+use servers::RedisServer;
 use tokio::sync::mpsc;
 
 use crate::{limits, report::Figure, shared};
@@ -30,6 +32,10 @@ pub(crate) enum Store {
     Memory,
     /// In an SQLite file, `synchronous=NORMAL`.
     Sqlite,
+    /// In a redis-server on this machine, which keeps nothing on disk.
+    Redis,
+    /// In a redis-server on this machine, with its log flushed once a second.
+    RedisAof,
 }
 
 /// What is measured.
@@ -108,6 +114,8 @@ impl Store {
         match name {
             "memory" => Ok(Self::Memory),
             "sqlite" => Ok(Self::Sqlite),
+            "redis" => Ok(Self::Redis),
+            "redis-aof" => Ok(Self::RedisAof),
             _ => Err(format!("{name:?} is no store")),
         }
     }
@@ -118,6 +126,8 @@ impl fmt::Display for Store {
         f.write_str(match self {
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",
+            Self::Redis => "redis",
+            Self::RedisAof => "redis-aof",
         })
     }
 }
@@ -141,15 +151,26 @@ pub(crate) fn run(
         .worker_threads(2)
         .enable_all()
         .build()?;
+    // Before everything else: a server needs its time to start.
+    let _server = server(store)?;
     runtime.block_on(async {
         match workload {
             Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
             Workload::W1 => w1(store, &path, tasks).await,
-            Workload::W2 => w2(open(store, &path, Durability::Process)?, tasks, false).await,
-            Workload::W2Requeue => w2(open(store, &path, Durability::Process)?, tasks, true).await,
-            Workload::W2Full => w2(open(store, &path, Durability::PowerLoss)?, tasks, false).await,
+            Workload::W2 => w2(open(store, &path, Durability::Process).await?, tasks, false).await,
+            Workload::W2Requeue => {
+                w2(open(store, &path, Durability::Process).await?, tasks, true).await
+            }
+            Workload::W2Full => {
+                w2(
+                    open(store, &path, Durability::PowerLoss).await?,
+                    tasks,
+                    false,
+                )
+                .await
+            }
             Workload::W2History => w2_history(&path, tasks, history).await,
-            Workload::W3 => w3(open(store, &path, Durability::Process)?).await,
+            Workload::W3 => w3(open(store, &path, Durability::Process).await?).await,
             Workload::W4 => w4(store, &path).await,
         }
     })
@@ -161,11 +182,31 @@ fn argument() -> String {
     "a".repeat(38) // 40 bytes as JSON
 }
 
-fn open(store: Store, path: &Path, durability: Durability) -> Result<Arc<dyn Backend>> {
+/// Where the server of this round is.
+static SERVER: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+fn server(store: Store) -> Result<Option<RedisServer>> {
+    let settings = match store {
+        Store::Memory | Store::Sqlite => return Ok(None),
+        Store::Redis => RedisServer::builder(),
+        Store::RedisAof => RedisServer::builder().append_only("everysec"),
+    };
+    let server = settings.start();
+    SERVER.get_or_init(|| server.url());
+    Ok(Some(server))
+}
+
+async fn open(store: Store, path: &Path, durability: Durability) -> Result<Arc<dyn Backend>> {
     Ok(match store {
         // Ended tasks are counted here, so none may be forgotten.
         Store::Memory => Arc::new(Memory::with_history(usize::MAX)),
         Store::Sqlite => Arc::new(SqliteOptions::new(path).durability(durability).open()?),
+        Store::Redis | Store::RedisAof => {
+            let url = SERVER.get().ok_or("no server was started")?;
+            // Each store of a round has keys of its own.
+            let prefix = path.file_name().unwrap_or_default().to_string_lossy();
+            Arc::new(RedisOptions::new(url).prefix(prefix).open().await?)
+        }
     })
 }
 
@@ -184,7 +225,7 @@ async fn w1(store: Store, path: &Path, tasks: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let fresh = async |name: &str| -> Result<TaskManager> {
         let path = path.with_extension(name);
-        let backend = open(store, &path, Durability::Process)?;
+        let backend = open(store, &path, Durability::Process).await?;
         Ok(TaskManager::start(config(backend)).await?)
     };
     // Not due before the end: adding only, nothing runs.
@@ -292,7 +333,7 @@ async fn w2_history(path: &Path, tasks: usize, history: usize) -> Result<Vec<Fig
     let run_empty = async |name: &str| {
         let path = path.with_extension(name);
         w2(
-            open(Store::Sqlite, &path, Durability::Process)?,
+            open(Store::Sqlite, &path, Durability::Process).await?,
             tasks,
             false,
         )
@@ -302,7 +343,7 @@ async fn w2_history(path: &Path, tasks: usize, history: usize) -> Result<Vec<Fig
     run_empty("warm").await?;
     let empty = run_empty("empty").await?;
     let without_mb = resident_mb()?;
-    let backend = open(Store::Sqlite, path, Durability::Process)?;
+    let backend = open(Store::Sqlite, path, Durability::Process).await?;
     let manager = TaskManager::start(config(backend.clone())).await?;
     write_history(&*backend, manager.instance().id, history).await?;
     let elapsed = end_to_end(&manager, tasks, false).await?;
@@ -394,7 +435,7 @@ async fn w3(backend: Arc<dyn Backend>) -> Result<Vec<Figure>> {
 
 async fn w4(store: Store, path: &Path) -> Result<Vec<Figure>> {
     const WAITING: usize = 100_000;
-    let manager = TaskManager::start(config(open(store, path, Durability::Process)?)).await?;
+    let manager = TaskManager::start(config(open(store, path, Durability::Process).await?)).await?;
     // Warm: one of everything, so that only the tasks are measured.
     let id = manager.add_task(noop, argument()).await?;
     manager.wait::<()>(id).await?;

@@ -34,6 +34,14 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Shows the others that this instance is well, and learns whether they still take it for alive.
     fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing>;
 
+    /// How long an instance counts as alive after a [beat](Backend::beat). One that could not beat for nearly so long
+    /// stops what it runs, before others may start it.
+    ///
+    /// None, unless a driver says otherwise: as long as its process lives, which the driver knows by its own means.
+    fn lease(&self) -> Option<Duration> {
+        None
+    }
+
     /// All instances that joined and have not left, oldest first; of the dead at least those that tasks still
     /// belong to.
     fn instances(&self) -> BackendFuture<'_, Vec<Peer>>;

@@ -1,1 +1,601 @@
+//! Tasks of axum-taskflow in Redis or Valkey: the same promises, for services on several hosts.
+//!
+//! Every verb is one Lua script, so every step is atomic, whatever else happens. All keys lie under one prefix and in
+//! one slot of a cluster. Whether an instance lives is a key with a lifetime, which the server lets expire by its own
+//! clock. Other instances hear by publish and subscribe that something waits; a lost hint costs time, never a task.
+//!
+//! ```no_run
+//! use axum_taskflow_redis::RedisOptions;
+//!
+//! # async fn open() -> Result<(), axum_taskflow_core::BackendError> {
+//! let backend = RedisOptions::new("redis://127.0.0.1/")
+//!     .prefix("shop")
+//!     .open()
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod answer;
+mod link;
+mod news;
+mod read;
+mod record;
+mod server;
+mod write;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_taskflow_core::{
+    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
+    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskId,
+    Timestamp, Written,
+};
+use redis::{Client, IntoConnectionInfo, Value, cluster::ClusterClient, sentinel};
+use uuid::Uuid;
+
+use crate::{
+    link::{BEAT, CLAIM, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE, PRUNE_REST, SUPERSEDE, Way},
+    news::{News, Source},
+};
+
+/// How many tasks one claim or one look for orphans brings at most: the server does nothing else meanwhile.
+const TASKS_MAX: usize = 1_000;
+/// How many minutes and audit entries are deleted by one call.
+const REST_MAX: usize = 1_000;
+
+/// How tasks are kept in Redis.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    urls: Vec<String>,
+    sentinel: Option<String>,
+    cluster: bool,
+    prefix: String,
+    lease: Duration,
+    deadline: Duration,
+    min_replicas: usize,
+    allow_eviction: bool,
+}
+
+impl RedisOptions {
+    /// The server at `url`: `redis://[user:password@]host[:port][/db]`, or `rediss://` with TLS.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            urls: vec![url.into()],
+            sentinel: None,
+            cluster: false,
+            prefix: "taskflow".to_owned(),
+            lease: Duration::from_secs(10),
+            deadline: Duration::from_secs(2),
+            min_replicas: 0,
+            allow_eviction: false,
+        }
+    }
+
+    /// One more node of the cluster, or one more sentinel, to begin with.
+    #[must_use]
+    pub fn node(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// The server is a Redis Cluster, and the urls are some of its nodes.
+    #[must_use]
+    pub fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self
+    }
+
+    /// The urls are those of sentinels; they know the server by this name. User, password and database of the first url
+    /// are those of the server.
+    #[must_use]
+    pub fn sentinel(mut self, master_name: impl Into<String>) -> Self {
+        self.sentinel = Some(master_name.into());
+        self
+    }
+
+    /// What all keys begin with, in braces; `taskflow` if nothing is said. Applications that share a server need one
+    /// each.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long an instance counts as alive that says nothing; ten seconds if nothing is said, at least one.
+    ///
+    /// Tasks of a dead instance are taken over after that time. An instance that cannot reach the server stops its
+    /// tasks shortly before.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long the server may take for one answer; two seconds if nothing is said.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How many replicas must have a write before it counts; none if nothing is said. See `WAIT` in the manual of Redis
+    /// for what that does not promise.
+    #[must_use]
+    pub fn min_replicas(mut self, n: usize) -> Self {
+        self.min_replicas = n;
+        self
+    }
+
+    /// Takes a server that deletes keys when its memory is full, and tasks with them.
+    #[must_use]
+    pub fn allow_eviction(mut self, allow: bool) -> Self {
+        self.allow_eviction = allow;
+        self
+    }
+
+    /// Connects, and looks whether the server can be trusted with tasks.
+    ///
+    /// # Errors
+    /// If an option cannot be used, the server cannot be reached, is too old, or evicts keys.
+    pub async fn open(self) -> Result<Redis, BackendError> {
+        if let Some(complaint) = self.complaint() {
+            return Err(BackendError::refused(complaint));
+        }
+        let way = self.way()?;
+        let sources = self.sources(&way)?;
+        let prefix: Arc<str> = format!("{{{}}}", self.prefix).into();
+        let link = |way| Link::new(way, prefix.clone(), self.deadline, self.min_replicas);
+        let tasks = link(way.clone());
+        server::check(&tasks, self.allow_eviction)
+            .await
+            .map_err(|error| {
+                let message = format!("cannot use {}: {error}", self.place());
+                match error.is_refused() {
+                    true => BackendError::refused(message),
+                    false => BackendError::unavailable(message),
+                }
+                .with_source(error)
+            })?;
+        Ok(Redis {
+            place: self.place(),
+            tasks,
+            beats: link(way),
+            news: News::listen(sources, format!("{prefix}:news")),
+            lease: self.lease,
+            joined: Mutex::default(),
+            unheard: tokio::sync::Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    fn complaint(&self) -> Option<String> {
+        if self.prefix.is_empty() || self.prefix.contains(['{', '}']) {
+            return Some(format!(
+                "{:?} is no prefix: it must have at least one character, and no braces",
+                self.prefix
+            ));
+        }
+        if self.lease < Duration::from_secs(1) {
+            return Some(format!(
+                "a lease of {:?} is too short: one second at least",
+                self.lease
+            ));
+        }
+        if self.deadline.is_zero() || self.deadline * 2 > self.lease {
+            return Some(format!(
+                "a deadline of {:?} does not fit a lease of {:?}: at most half of it",
+                self.deadline, self.lease
+            ));
+        }
+        if self.cluster && self.sentinel.is_some() {
+            return Some("a cluster has no sentinels".to_owned());
+        }
+        if self.urls.len() > 1 && !self.cluster && self.sentinel.is_none() {
+            return Some("several urls need `cluster()` or `sentinel(name)`".to_owned());
+        }
+        None
+    }
+
+    fn way(&self) -> Result<Way, BackendError> {
+        if self.cluster {
+            let client = ClusterClient::builder(self.urls.clone())
+                .connection_timeout(self.deadline)
+                .response_timeout(self.deadline)
+                .build();
+            return client.map(Way::Cluster).map_err(|e| self.wrong_url(e));
+        }
+        if let Some(name) = &self.sentinel {
+            let client = self.sentinel_client(name).map_err(|e| self.wrong_url(e))?;
+            return Ok(Way::Sentinel(Arc::new(tokio::sync::Mutex::new(client))));
+        }
+        let client = Client::open(&*self.urls[0]).map_err(|e| self.wrong_url(e))?;
+        Ok(Way::Single(client))
+    }
+
+    fn sentinel_client(&self, name: &str) -> Result<sentinel::SentinelClient, redis::RedisError> {
+        let first = self.urls[0].as_str().into_connection_info()?;
+        let of_server = first.redis_settings().clone();
+        let is_tls = matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. });
+        let mut node =
+            sentinel::SentinelNodeConnectionInfo::default().set_redis_connection_info(of_server);
+        if is_tls {
+            node = node.set_tls_mode(redis::TlsMode::Secure);
+        }
+        let mut sentinels = Vec::new();
+        for url in &self.urls {
+            // The database and the password are the server's, not the sentinels'.
+            let info = url.as_str().into_connection_info()?;
+            sentinels.push(info.set_redis_settings(redis::RedisConnectionInfo::default()));
+        }
+        sentinel::SentinelClient::build(
+            sentinels,
+            name.to_owned(),
+            Some(node),
+            sentinel::SentinelServerType::Master,
+        )
+    }
+
+    fn sources(&self, way: &Way) -> Result<Vec<Source>, BackendError> {
+        match way {
+            Way::Single(client) => Ok(vec![Source::One(client.clone())]),
+            Way::Sentinel(client) => Ok(vec![Source::Sentinel(client.clone())]),
+            Way::Cluster(_) => {
+                let clients = self.urls.iter().map(|url| Client::open(&**url));
+                let clients: Result<Vec<Client>, _> = clients.collect();
+                let clients = clients.map_err(|e| self.wrong_url(e))?;
+                Ok(clients.into_iter().map(Source::One).collect())
+            }
+        }
+    }
+
+    fn wrong_url(&self, error: redis::RedisError) -> BackendError {
+        let message = format!("{} is no address of Redis: {error}", self.place());
+        BackendError::refused(message).with_source(error)
+    }
+
+    /// Where it is, without passwords.
+    fn place(&self) -> String {
+        let hosts: Vec<&str> = self
+            .urls
+            .iter()
+            .map(|url| {
+                let after_user = url.rsplit_once('@').map(|(_, host)| host);
+                after_user.unwrap_or_else(|| url.split_once("://").map_or(&**url, |(_, host)| host))
+            })
+            .collect();
+        format!("redis {} {{{}}}", hosts.join(","), self.prefix)
+    }
+}
+
+/// Tasks in Redis.
+pub struct Redis {
+    place: String,
+    tasks: Link,
+    /// Of its own, and used by the thread that beats: what is slow or blocked elsewhere does not make this instance look
+    /// dead.
+    beats: Link,
+    news: News,
+    lease: Duration,
+    /// The instances of this process. A std mutex: held for one look.
+    joined: Mutex<BTreeSet<InstanceId>>,
+    /// Whose last claim may have taken tasks that were not heard of. An async mutex: held during a claim.
+    unheard: tokio::sync::Mutex<HashMap<InstanceId, bool>>,
+    /// An atomic: set once, read by each call.
+    closed: AtomicBool,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Redis").field(&self.place).finish()
+    }
+}
+
+impl Redis {
+    fn is_open(&self) -> Result<(), BackendError> {
+        match self.closed.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(BackendError::unavailable("the task store is closed")),
+        }
+    }
+
+    fn lease_ms(&self) -> u64 {
+        u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn join_as(&self, instance: &Instance) -> Result<(), BackendError> {
+        self.is_open()?;
+        let mut call = self.tasks.call(&JOIN);
+        call.arg(instance.id.to_string())
+            .arg(record::to_json(instance)?)
+            .arg(instance.started_at.as_unix_ms())
+            .arg(self.lease_ms())
+            .arg(format!("1 {}", Uuid::now_v7()));
+        let meta = answer::text(self.tasks.send(&call).await?)?;
+        if !meta.starts_with("1 ") {
+            return Err(BackendError::refused(format!(
+                "the tasks in {} have the format {meta:?}, and this program knows 1; they are left as they are",
+                self.place
+            )));
+        }
+        self.joined
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(instance.id);
+        Ok(())
+    }
+
+    async fn leave_as(&self, id: InstanceId) -> Result<(), BackendError> {
+        let was_joined = self
+            .joined
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&id);
+        let mut call = self.tasks.call(&LEAVE);
+        call.arg(id.to_string()).arg(u8::from(was_joined));
+        self.tasks.send(&call).await?;
+        self.joined
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        Ok(())
+    }
+
+    async fn claim_some(&self, claim: &Claim) -> Result<Claimed, BackendError> {
+        self.is_open()?;
+        let mut unheard = self.unheard.lock().await;
+        let heard = !unheard.get(&claim.owner).copied().unwrap_or(false);
+        let mut call = self.tasks.call_in_time(&CLAIM);
+        call.arg(claim.owner.to_string())
+            .arg(claim.now.as_unix_ms())
+            .arg(claim.limit.min(TASKS_MAX))
+            .arg(u8::from(heard))
+            .arg(claim.except.len());
+        for id in &*claim.except {
+            call.arg(id.to_string());
+        }
+        for name in &*claim.names {
+            call.arg(&**name);
+        }
+        // Before it is sent: whoever waits for it may leave.
+        unheard.insert(claim.owner, true);
+        let mut answers = answer::list(self.tasks.send(&call).await?)?.into_iter();
+        let next_due = match answers.next() {
+            Some(next_due) => answer::text(next_due)?,
+            None => String::new(),
+        };
+        let claimed = Claimed {
+            tasks: tasks_of(answers)?,
+            next_due: match &*next_due {
+                "" => None,
+                next_due => Some(Timestamp::from_unix_ms(record::number(next_due)?)),
+            },
+        };
+        if !claimed.tasks.is_empty() {
+            self.tasks.replicated().await?;
+        }
+        unheard.remove(&claim.owner);
+        Ok(claimed)
+    }
+
+    async fn all_instances(&self) -> Result<Vec<Peer>, BackendError> {
+        self.is_open()?;
+        let answers = self.tasks.send(&self.tasks.call(&INSTANCES)).await?;
+        let mut peers = Vec::new();
+        for [instance, beat_at, alive] in answer::groups::<3>(answer::list(answers)?) {
+            let instance: Instance = record::from_json(&answer::text(instance)?)?;
+            let beat_at = Timestamp::from_unix_ms(answer::number(beat_at)?);
+            peers.push(Peer::new(instance, beat_at, answer::number(alive)? == 1));
+        }
+        peers.sort_by_key(|peer| peer.instance.id);
+        Ok(peers)
+    }
+
+    async fn prune_part(&self, prune: &Prune) -> Result<Pruned, BackendError> {
+        self.is_open()?;
+        if prune.from.is_none() {
+            loop {
+                let mut call = self.tasks.call(&PRUNE_REST);
+                call.arg(prune.series_before.as_unix_ms())
+                    .arg(format!("({}", TaskId::floor(prune.series_before)))
+                    .arg(REST_MAX);
+                if answer::number(self.tasks.send(&call).await?)? == 0 {
+                    break;
+                }
+            }
+        }
+        let from = match prune.from {
+            Some(from) => format!("({from}"),
+            None => "-".to_owned(),
+        };
+        // A task is not older than its id: what was created later cannot have finished before.
+        let to = TaskId::floor(prune.finished_before.max(prune.failed_before));
+        let limit = prune.limit.min(TASKS_MAX);
+        let mut call = self.tasks.call(&PRUNE);
+        call.arg(prune.finished_before.as_unix_ms())
+            .arg(prune.failed_before.as_unix_ms())
+            .arg(from)
+            .arg(format!("({to}"))
+            .arg(limit);
+        let answers = answer::list(self.tasks.send(&call).await?)?;
+        let Some([deleted, last]) = answer::groups::<2>(answers).next() else {
+            return Ok(Pruned::default());
+        };
+        let last = answer::text(last)?;
+        let mut pruned = Pruned::default();
+        pruned.deleted = usize::try_from(answer::number(deleted)?).unwrap_or(0);
+        pruned.next = match &*last {
+            "" => None,
+            last => Some(last.parse().map_err(|_| record::strange("id", last))?),
+        };
+        Ok(pruned)
+    }
+}
+
+/// Tasks as scripts give them: id, life, body, progress.
+fn tasks_of(answers: impl IntoIterator<Item = Value>) -> Result<Vec<Task>, BackendError> {
+    let mut tasks = Vec::new();
+    for [id, life, body, progress] in answer::groups::<4>(answers) {
+        let progress = answer::text_or_nothing(progress)?;
+        tasks.push(record::task(
+            &answer::text(id)?,
+            &answer::text(life)?,
+            &answer::text(body)?,
+            progress.as_deref(),
+            usize::MAX,
+        )?);
+    }
+    Ok(tasks)
+}
+
+impl Backend for Redis {
+    fn describe(&self) -> String {
+        self.place.clone()
+    }
+
+    fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
+        Box::pin(async move { self.join_as(&instance).await })
+    }
+
+    fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
+        Box::pin(async move {
+            self.is_open()?;
+            let mut call = self.beats.call(&BEAT);
+            call.arg(id.to_string())
+                .arg(now.as_unix_ms())
+                .arg(self.lease_ms());
+            match answer::number(self.beats.send(&call).await?)? {
+                1 => Ok(Standing::Alive),
+                -1 => {
+                    tracing::error!(
+                        "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
+                    );
+                    Ok(Standing::Superseded)
+                }
+                _ => Ok(Standing::Superseded),
+            }
+        })
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        Some(self.lease)
+    }
+
+    fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {
+        Box::pin(self.all_instances())
+    }
+
+    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        Box::pin(async move {
+            self.is_open()?;
+            let mut call = self.tasks.call(&SUPERSEDE);
+            call.arg(id.to_string());
+            self.tasks.send(&call).await.map(drop)
+        })
+    }
+
+    fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+        Box::pin(async move {
+            self.is_open()?;
+            self.leave_as(id).await
+        })
+    }
+
+    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+        Box::pin(async move {
+            self.is_open()?;
+            write::write(&self.tasks, &batch).await
+        })
+    }
+
+    fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
+        Box::pin(async move { self.claim_some(&claim).await })
+    }
+
+    fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
+        Box::pin(async move {
+            self.is_open()?;
+            let mut call = self.tasks.call(&ORPHANS);
+            call.arg(limit.min(TASKS_MAX));
+            tasks_of(answer::list(self.tasks.send(&call).await?)?)
+        })
+    }
+
+    fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::get(&self.tasks, id).await
+        })
+    }
+
+    fn list(&self, query: ListQuery) -> BackendFuture<'_, Page> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::list(&self.tasks, &query).await
+        })
+    }
+
+    fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::logs(&self.tasks, id, skip, limit).await
+        })
+    }
+
+    fn counts(&self) -> BackendFuture<'_, Vec<Count>> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::counts(&self.tasks).await
+        })
+    }
+
+    fn series(&self, since: Timestamp) -> BackendFuture<'_, Vec<Minute>> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::series(&self.tasks, since).await
+        })
+    }
+
+    fn audit(&self, before: Option<TaskId>, limit: usize) -> BackendFuture<'_, Vec<AuditEntry>> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::audit(&self.tasks, before, limit).await
+        })
+    }
+
+    fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
+        Box::pin(async move { self.prune_part(&prune).await })
+    }
+
+    fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        Box::pin(async move { Ok(self.news.since(seen).await) })
+    }
+
+    fn close(&self) -> BackendFuture<'_, ()> {
+        Box::pin(async move {
+            self.is_open()?;
+            self.closed.store(true, Ordering::SeqCst);
+            self.news.close();
+            let joined =
+                std::mem::take(&mut *self.joined.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut outcome = Ok(());
+            for id in joined {
+                let mut call = self.tasks.call(&LEAVE);
+                call.arg(id.to_string()).arg(1);
+                outcome = outcome.and(self.tasks.send(&call).await.map(drop));
+            }
+            self.tasks.close().await;
+            self.beats.close().await;
+            outcome
+        })
+    }
+}

@@ -5,6 +5,7 @@ use std::{env::VarError, path::PathBuf, sync::Arc, time::Duration};
 use axum_taskflow_core::{
     Backend, BackendError, Clock, Config, Error, ErrorKind, Role, TaskDef, TaskOptions,
 };
+use axum_taskflow_redis::RedisOptions;
 use axum_taskflow_sqlite::{Durability, SqliteOptions};
 
 use crate::manager::TaskManager;
@@ -35,6 +36,7 @@ use crate::manager::TaskManager;
 pub struct Builder {
     config: Config,
     sqlite: Option<SqliteOptions>,
+    redis: Option<RedisOptions>,
     durability: Option<Durability>,
     role: Option<Role>,
 }
@@ -51,6 +53,20 @@ impl Builder {
     /// Stores tasks in an SQLite file, with options.
     pub fn sqlite_with(mut self, options: SqliteOptions) -> Self {
         self.sqlite = Some(options);
+        self.redis = None;
+        self
+    }
+
+    /// Stores tasks in Redis or Valkey, for services on several hosts: `redis://[user:password@]host[:port][/db]`, or
+    /// `rediss://` with TLS.
+    pub fn redis(self, url: impl Into<String>) -> Self {
+        self.redis_with(RedisOptions::new(url))
+    }
+
+    /// Stores tasks in Redis or Valkey, with options: a cluster, sentinels, a prefix.
+    pub fn redis_with(mut self, options: RedisOptions) -> Self {
+        self.redis = Some(options);
+        self.sqlite = None;
         self
     }
 
@@ -64,6 +80,7 @@ impl Builder {
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.config.backend = Arc::new(backend);
         self.sqlite = None;
+        self.redis = None;
         self
     }
 
@@ -218,6 +235,9 @@ impl Builder {
                 options = options.durability(durability);
             }
             self.config.backend = Arc::new(opened(options).await?);
+        }
+        if let Some(options) = self.redis.take() {
+            self.config.backend = Arc::new(options.open().await?);
         }
         Ok(TaskManager(
             axum_taskflow_core::TaskManager::start(self.config).await?,

@@ -57,7 +57,8 @@
 //! for a result, get one [`Task`], list them by [`ListQuery`], cancel, retry, read counts and logs, follow
 //! [`TaskEvent`]s. People and programs do the same by the routes of [`TaskAdmin`].
 //!
-//! **Tasks are stored** in a file ([`Sqlite`], [`SqliteOptions`], [`Durability`]), in [`Memory`], or in a [`Backend`]
+//! **Tasks are stored** in a file ([`Sqlite`], [`SqliteOptions`], [`Durability`]), in [`Redis`] ([`RedisOptions`]), in
+//! [`Memory`], or in a [`Backend`]
 //! of your own, which deals with [`Batch`]es of tasks and [`Change`]s.
 //!
 //! What the library promises and what it does not, and the guides, are in the folder `docs` of the repository.
@@ -70,6 +71,7 @@ mod shutdown;
 pub use axum_taskflow_core::*;
 pub use axum_taskflow_dashboard::{Rights, TaskAdmin};
 pub use axum_taskflow_macros::task;
+pub use axum_taskflow_redis::{Redis, RedisOptions};
 pub use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
 
 // Not the glob's: these know axum and the stores.

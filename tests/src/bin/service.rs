@@ -1,6 +1,6 @@
 //! A small service for the tests to start, ask and kill: `service <folder>`.
 //!
-//! Tasks are stored in `tasks.db` in the folder (or where DATABASE says), and each task writes what it does to `effects` there, a line at a
+//! Tasks are stored in `tasks.db` in the folder (or where DATABASE or REDIS_URL says), and each task writes what it does to `effects` there, a line at a
 //! time, so that a test can tell what has run even if the process is gone. Prints its address once it listens.
 
 use std::{collections::HashSet, env, io::Read, path::PathBuf, time::Duration};
@@ -12,8 +12,8 @@ use axum::{
     routing::{get, post},
 };
 use axum_taskflow::{
-    AddTask, AddTasks, Cancelled, Data, Failure, ListQuery, Rights, Task, TaskAdmin, TaskContext,
-    TaskError, TaskId, TaskManager, Tasks, Timestamp, task,
+    AddTask, AddTasks, Cancelled, Data, Failure, ListQuery, RedisOptions, Rights, Task, TaskAdmin,
+    TaskContext, TaskError, TaskId, TaskManager, Tasks, Timestamp, task,
 };
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -423,6 +423,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .sqlite(database.unwrap_or_else(|| folder.join("tasks.db")))
         .state(Effects::open(&folder)?)
         .state(doors.clone());
+    if let Ok(url) = env::var("REDIS_URL") {
+        let mut options = RedisOptions::new(url);
+        if let Some(ms) = setting("REDIS_LEASE_MS")? {
+            let lease = Duration::from_millis(ms);
+            options = options.lease(lease).deadline(lease / 4);
+        }
+        builder = builder.redis_with(options);
+    }
     if let Some(n) = setting("CONCURRENCY")? {
         builder = builder.concurrency(usize::try_from(n)?);
     }

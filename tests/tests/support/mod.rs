@@ -75,6 +75,12 @@ impl Settings {
         self.with("DATABASE", path.display())
     }
 
+    /// The tasks are stored in Redis, and an instance that says nothing counts as alive for so long.
+    pub(crate) fn redis(self, url: &str, lease: Duration) -> Self {
+        self.with("REDIS_URL", url)
+            .with("REDIS_LEASE_MS", lease.as_millis())
+    }
+
     /// Sessions do not outlive the process.
     pub(crate) fn forget_sessions(self) -> Self {
         self.with("FORGET_SESSIONS", 1)

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Engine, SUPERSEDED, jittered};
+use super::{Engine, LAPSED, SUPERSEDED, jittered};
 use crate::{
     backend::{Instance, Standing},
     clock::Timestamp,
@@ -25,7 +26,7 @@ impl Engine {
             return Ok(());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all() // a store on another host is spoken to from here
             .build()?;
         std::thread::Builder::new()
             .name("taskflow-beat".to_owned())
@@ -34,19 +35,42 @@ impl Engine {
     }
 
     async fn run_beat(self: Arc<Self>) {
+        // Others may take this instance for dead a lease after its last beat. What takes a moment to stop must have
+        // stopped by then.
+        let limit = self.backend.lease().map(|lease| lease.mul_f64(0.75));
+        // By a clock that nobody sets, and from before each beat.
+        let mut beaten_at = Instant::now();
+        let mut has_lapsed = false;
         loop {
             tokio::select! {
                 biased;
                 () = self.stopped.cancelled() => return,
                 () = tokio::time::sleep(jittered(EVERY)) => {}
             }
+            let begun = Instant::now();
+            let lapses = async {
+                match limit.filter(|_| !has_lapsed) {
+                    Some(limit) => tokio::time::sleep_until(beaten_at + limit).await,
+                    None => std::future::pending().await,
+                }
+            };
             let beaten = tokio::select! {
                 biased;
                 () = self.stopped.cancelled() => return,
                 beaten = self.beat_once(self.clock.now()) => beaten,
+                () = lapses => {
+                    has_lapsed = true;
+                    self.lapse();
+                    continue;
+                }
             };
             match beaten {
                 Ok(()) => {
+                    beaten_at = begun;
+                    if std::mem::take(&mut has_lapsed) {
+                        self.ready.go_on();
+                        self.look_on_disk();
+                    }
                     self.troubles.end(Duty::Beat);
                     // It was a write: others will be stored, too. But a full disk may have room for a beat and none for
                     // what waits; that is tried again, and its success says so itself.
@@ -60,6 +84,18 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Others may take this instance for dead soon, and start what it runs: it stops that first.
+    fn lapse(self: &Arc<Self>) {
+        warn!(
+            "the store could not be reached for nearly the lease of this instance: it stops its tasks"
+        );
+        for attempt in self.attempts() {
+            attempt.interrupt(LAPSED);
+        }
+        let held = self.ready.pause();
+        self.let_others_have(held);
     }
 
     pub(crate) async fn beat_once(&self, now: Timestamp) -> Result<(), BackendError> {

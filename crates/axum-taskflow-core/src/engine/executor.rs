@@ -39,6 +39,10 @@ pub(crate) const BY_SHUTDOWN: &str = "interrupted by shutdown";
 pub(crate) const SUPERSEDED: &str =
     "interrupted: this instance did not respond, and was taken for dead";
 
+/// What an attempt is told whose instance could not show that it lives.
+pub(crate) const LAPSED: &str =
+    "interrupted: this instance could not reach the task store for as long as it counts as alive";
+
 /// An attempt with everything it needs.
 struct Attempt {
     task: Arc<Task>,

@@ -40,7 +40,7 @@ use tracing::{error, info, warn};
 
 use self::{
     claimer::NextDue,
-    executor::{BY_SHUTDOWN, Running, SUPERSEDED},
+    executor::{BY_SHUTDOWN, LAPSED, Running, SUPERSEDED},
     journal::Journal,
     ready::Ready,
     threads::Threads,

@@ -29,6 +29,8 @@ pub(crate) struct Ready {
     crashes_max: u32,
     /// No task starts any more. An atomic: read for each task, set once.
     stopped: AtomicBool,
+    /// No task starts until the others are known to take this instance for alive. An atomic, as above.
+    paused: AtomicBool,
     /// Nothing runs any more.
     idle: Notify,
 }
@@ -124,13 +126,14 @@ impl Ready {
             lanes: [lane(limit_async), lane(limit_thread)],
             crashes_max,
             stopped: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             idle: Notify::new(),
         }
     }
 
     /// What a new task may expect. A slot is taken at once: the task is stored as one that has begun.
     pub(crate) fn promise(&self, task: &Task, now: Timestamp) -> Promise {
-        if task.life.run_at > now || self.stopped.load(Ordering::Acquire) {
+        if task.life.run_at > now || !self.may_start() {
             return Promise::Nothing;
         }
         let mut lane = self.lane(task.executor);
@@ -157,7 +160,7 @@ impl Ready {
     pub(crate) fn keep_promise(&self, task: Arc<Task>) -> Option<Arc<Task>> {
         let mut lane = self.lane(task.executor);
         lane.promised -= 1;
-        if self.stopped.load(Ordering::Acquire) {
+        if !self.may_start() {
             return Some(task);
         }
         if lane.claiming {
@@ -186,7 +189,7 @@ impl Ready {
     /// True if a claim for this lane is worth while: something may be on disk, and there is a slot for it.
     pub(crate) fn wants(&self, executor: Executor) -> bool {
         let lane = self.lane(executor);
-        lane.waiting_on_disk && lane.idle() > 0 && !self.stopped.load(Ordering::Acquire)
+        lane.waiting_on_disk && lane.idle() > 0 && self.may_start()
     }
 
     /// How many tasks to claim; their slots are kept for them until [`Ready::end_claim`]. From now on nothing else is
@@ -199,14 +202,14 @@ impl Ready {
         lane.reserved
     }
 
-    /// Tasks were claimed. Those that have begun get a slot, the others a place. After [`Ready::stop`] all are given
-    /// back.
+    /// Tasks were claimed. Those that have begun get a slot, the others a place. After [`Ready::stop`] or
+    /// [`Ready::pause`] all are given back.
     pub(crate) fn end_claim(&self, executor: Executor, tasks: Vec<Task>) -> Brought {
         let mut lane = self.lane(executor);
         lane.claiming = false;
         lane.reserved = 0;
         let late = std::mem::take(&mut lane.late);
-        if self.stopped.load(Ordering::Acquire) {
+        if !self.may_start() {
             let given_back = tasks.into_iter().map(Arc::new).chain(late).collect();
             return Brought {
                 given_back,
@@ -227,7 +230,7 @@ impl Ready {
 
     /// The next task to start, if a slot is free; the slot is taken.
     pub(crate) fn take(&self, executor: Executor) -> Option<Arc<Task>> {
-        if self.stopped.load(Ordering::Acquire) {
+        if !self.may_start() {
             return None;
         }
         let mut lane = self.lane(executor);
@@ -268,6 +271,20 @@ impl Ready {
             let mut lane = self.lane(executor);
             lane.pace = (lane.pace + std::mem::take(&mut lane.freed)) / 2;
         }
+    }
+
+    fn may_start(&self) -> bool {
+        !self.stopped.load(Ordering::Acquire) && !self.paused.load(Ordering::Acquire)
+    }
+
+    /// No task starts until [`Ready::go_on`]. Gives back what was held.
+    pub(crate) fn pause(&self) -> Vec<Arc<Task>> {
+        self.paused.store(true, Ordering::Release);
+        self.forget()
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.paused.store(false, Ordering::Release);
     }
 
     /// No task starts from now on. Gives back what was held.

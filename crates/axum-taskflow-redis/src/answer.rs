@@ -1,0 +1,66 @@
+//! What scripts answer, as words.
+
+use axum_taskflow_core::BackendError;
+use redis::Value;
+
+/// An answer of the wrong shape: not from our scripts.
+fn strange() -> BackendError {
+    BackendError::unavailable("Redis gave an answer of an unknown shape")
+}
+
+pub(crate) fn list(value: Value) -> Result<Vec<Value>, BackendError> {
+    match value {
+        Value::Array(values) => Ok(values),
+        _ => Err(strange()),
+    }
+}
+
+pub(crate) fn text(value: Value) -> Result<String, BackendError> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|error| {
+            BackendError::unavailable("Redis holds text that is not UTF-8").with_source(error)
+        }),
+        Value::SimpleString(text) => Ok(text),
+        Value::Int(number) => Ok(number.to_string()),
+        _ => Err(strange()),
+    }
+}
+
+/// Nothing if the server says nil.
+pub(crate) fn text_or_nothing(value: Value) -> Result<Option<String>, BackendError> {
+    match value {
+        Value::Nil | Value::Boolean(false) => Ok(None),
+        value => text(value).map(Some),
+    }
+}
+
+/// Text that was cut anywhere.
+pub(crate) fn text_that_may_be_cut(value: Value) -> Result<String, BackendError> {
+    let Value::BulkString(mut bytes) = value else {
+        return text(value);
+    };
+    if let Err(error) = std::str::from_utf8(&bytes)
+        && error.error_len().is_none()
+    {
+        bytes.truncate(error.valid_up_to()); // in the middle of the last character
+    }
+    text(Value::BulkString(bytes))
+}
+
+pub(crate) fn number(value: Value) -> Result<i64, BackendError> {
+    match value {
+        Value::Int(number) => Ok(number),
+        value => crate::record::number(&text(value)?),
+    }
+}
+
+/// The values in groups of `N`.
+pub(crate) fn groups<const N: usize>(
+    values: impl IntoIterator<Item = Value>,
+) -> impl Iterator<Item = [Value; N]> {
+    let mut values = values.into_iter();
+    std::iter::from_fn(move || {
+        let group: Vec<Value> = values.by_ref().take(N).collect();
+        group.try_into().ok()
+    })
+}

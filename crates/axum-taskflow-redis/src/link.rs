@@ -1,0 +1,336 @@
+//! The way to the server: one script a call, each with a deadline.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_taskflow_core::BackendError;
+use redis::{
+    Client, Cmd, RedisError, RedisFuture, ServerErrorKind, Value,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    sentinel::SentinelClient,
+};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+/// A Lua script with what all of them share in front.
+pub(crate) struct Script {
+    code: LazyLock<redis::Script>,
+    text: &'static str,
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code.get_hash())
+    }
+}
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        pub(crate) static $name: Script = {
+            const TEXT: &str = concat!(include_str!("lua/common.lua"), include_str!($file));
+            Script {
+                code: LazyLock::new(|| redis::Script::new(TEXT)),
+                text: TEXT,
+            }
+        };
+    };
+}
+
+script!(AUDIT, "lua/audit.lua");
+script!(BEAT, "lua/beat.lua");
+script!(CLAIM, "lua/claim.lua");
+script!(COUNTS, "lua/counts.lua");
+script!(GET, "lua/get.lua");
+script!(INSTANCES, "lua/instances.lua");
+script!(JOIN, "lua/join.lua");
+script!(LEAVE, "lua/leave.lua");
+script!(LIST, "lua/list.lua");
+script!(LOGS, "lua/logs.lua");
+script!(ORPHANS, "lua/orphans.lua");
+script!(PRUNE, "lua/prune.lua");
+script!(PRUNE_REST, "lua/prune_rest.lua");
+script!(SERIES, "lua/series.lua");
+script!(SUPERSEDE, "lua/supersede.lua");
+script!(WRITE, "lua/write.lua");
+
+/// How a server is reached.
+#[derive(Clone)]
+pub(crate) enum Way {
+    Single(Client),
+    Cluster(ClusterClient),
+    /// The client asks the sentinels for the master at each connection.
+    Sentinel(Arc<Mutex<SentinelClient>>),
+}
+
+/// An open connection; clones share it.
+#[derive(Clone)]
+enum Connection {
+    Single(Box<ConnectionManager>),
+    Cluster(ClusterConnection),
+    Sentinel(MultiplexedConnection),
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
+            Self::Sentinel(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a redis::Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Sentinel(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+            Self::Sentinel(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// A connection that comes back by itself.
+pub(crate) struct Link {
+    way: Way,
+    prefix: Arc<str>,
+    deadline: Duration,
+    /// Replicas that must have a write before it counts.
+    min_replicas: usize,
+    /// An async mutex: held while a connection is made, so that one is made for all who wait.
+    connection: Mutex<Option<Connection>>,
+    /// Names this process to the server, which refuses calls that it gave up.
+    session: String,
+    /// Grows when a call is given up whose end is not known. An atomic: read for each call.
+    generation: AtomicU64,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("prefix", &self.prefix)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call of a script.
+pub(crate) struct Call {
+    script: &'static Script,
+    cmd: Cmd,
+    generation: u64,
+}
+
+impl Call {
+    pub(crate) fn arg(&mut self, arg: impl redis::ToRedisArgs) -> &mut Self {
+        self.cmd.arg(arg);
+        self
+    }
+}
+
+impl Link {
+    pub(crate) fn new(way: Way, prefix: Arc<str>, deadline: Duration, min_replicas: usize) -> Self {
+        Self {
+            way,
+            prefix,
+            deadline,
+            min_replicas,
+            connection: Mutex::new(None),
+            session: Uuid::now_v7().to_string(),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// A call of a script that only reads, or that may arrive late.
+    pub(crate) fn call(&self, script: &'static Script) -> Call {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(script.code.get_hash()).arg(1).arg(&*self.prefix);
+        let generation = self.generation.load(Ordering::SeqCst);
+        Call {
+            script,
+            cmd,
+            generation,
+        }
+    }
+
+    /// A call of a script that must not arrive late: one that was given up changes nothing once another was made.
+    pub(crate) fn call_in_time(&self, script: &'static Script) -> Call {
+        let mut call = self.call(script);
+        let generation = call.generation;
+        call.arg(&self.session).arg(generation);
+        call
+    }
+
+    /// Calls, and waits for the answer until the deadline.
+    pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
+        let answered = tokio::time::timeout(self.deadline, self.try_send(call)).await;
+        let failure = match answered {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(failure)) => {
+                let ends_connection = failure.is_io_error()
+                    || failure.is_connection_dropped()
+                    || matches!(
+                        failure.code(),
+                        Some("READONLY" | "MASTERDOWN" | "UNBLOCKED")
+                    );
+                if !ends_connection {
+                    return Err(explain(failure));
+                }
+                explain(failure)
+            }
+            Err(_) => BackendError::unavailable(format!(
+                "Redis did not answer within {:?}",
+                self.deadline
+            )),
+        };
+        // What was sent may arrive, or has arrived.
+        let next = call.generation + 1;
+        self.generation.fetch_max(next, Ordering::SeqCst);
+        if let (Way::Sentinel(_), Ok(mut connection)) = (&self.way, self.connection.try_lock()) {
+            *connection = None; // the next one asks who is the master
+        }
+        Err(failure)
+    }
+
+    async fn try_send(&self, call: &Call) -> Result<Value, RedisError> {
+        let mut connection = self.connection().await?;
+        match ask(&mut connection, &call.cmd).await {
+            Err(error) if is_unknown_script(&error) => {
+                // The server was restarted, or somebody has flushed its scripts.
+                let mut whole = redis::cmd("EVAL");
+                whole.arg(call.script.text);
+                for arg in call.cmd.args_iter().skip(2) {
+                    if let redis::Arg::Simple(arg) = arg {
+                        whole.arg(arg);
+                    }
+                }
+                ask(&mut connection, &whole).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Returns once enough replicas have what was written on this connection.
+    pub(crate) async fn replicated(&self) -> Result<(), BackendError> {
+        if self.min_replicas == 0 {
+            return Ok(());
+        }
+        let wait_ms = u64::try_from(self.deadline.as_millis() / 2).unwrap_or(u64::MAX);
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(self.min_replicas).arg(wait_ms);
+        let waiting = async {
+            let mut connection = self.connection().await?;
+            wait.query_async::<usize>(&mut connection).await
+        };
+        let n = match tokio::time::timeout(self.deadline, waiting).await {
+            Ok(n) => n.map_err(explain)?,
+            Err(_) => 0,
+        };
+        if n >= self.min_replicas {
+            return Ok(());
+        }
+        Err(BackendError::unavailable(format!(
+            "{n} replicas of Redis have the last write, and {} were asked for",
+            self.min_replicas
+        )))
+    }
+
+    /// Asks something that is not a script, at the start.
+    pub(crate) async fn ask(&self, cmd: &Cmd) -> Result<Value, BackendError> {
+        let asking = async {
+            let mut connection = self.connection().await?;
+            ask(&mut connection, cmd).await
+        };
+        match tokio::time::timeout(self.deadline, asking).await {
+            Ok(answer) => answer.map_err(explain),
+            Err(_) => Err(BackendError::unavailable(format!(
+                "Redis did not answer within {:?}",
+                self.deadline
+            ))),
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection, RedisError> {
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = &*current {
+            return Ok(connection.clone());
+        }
+        let connection = match &self.way {
+            Way::Single(client) => {
+                let config = ConnectionManagerConfig::new()
+                    .set_connection_timeout(Some(self.deadline))
+                    .set_response_timeout(None) // ours counts from the call on
+                    .set_number_of_retries(3)
+                    .set_min_delay(Duration::from_millis(50))
+                    .set_max_delay(Duration::from_secs(1));
+                let manager = ConnectionManager::new_with_config(client.clone(), config).await?;
+                Connection::Single(Box::new(manager))
+            }
+            Way::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
+            Way::Sentinel(client) => {
+                let mut client = client.lock().await;
+                let config = redis::AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(self.deadline))
+                    .set_response_timeout(None);
+                let connection = client.get_async_connection_with_config(&config).await?;
+                Connection::Sentinel(connection)
+            }
+        };
+        *current = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Lets go of the connection.
+    pub(crate) async fn close(&self) {
+        *self.connection.lock().await = None;
+    }
+}
+
+/// The answer, or the error that the server gave as one.
+async fn ask(connection: &mut Connection, cmd: &Cmd) -> Result<Value, RedisError> {
+    connection.req_packed_command(cmd).await?.extract_error()
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// What went wrong, in words for the one who is woken.
+pub(crate) fn explain(error: RedisError) -> BackendError {
+    let hint = match error.code() {
+        Some("OOM") => "Redis is full (maxmemory), and rightly evicts nothing",
+        Some("READONLY") => {
+            "this Redis is a replica: a failover is under way, or the address is wrong"
+        }
+        Some("MISCONF") => "Redis cannot save to its disk and refuses to write",
+        Some("LOADING") => "Redis is loading its data",
+        Some("CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN") => "the Redis cluster is not ready",
+        Some("NOAUTH" | "WRONGPASS") => "Redis does not accept the user or the password",
+        Some("NOPERM") => "the Redis user lacks a permission",
+        Some("LATE") => "a call that was given up arrived late, and was refused",
+        Some("EMPTY") => {
+            "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
+        }
+        _ => "Redis failed",
+    };
+    BackendError::unavailable(format!("{hint}: {error}")).with_source(error)
+}

@@ -1,0 +1,11 @@
+-- Keeps an instance alive: Backend::beat. ARGV: id, now, lease in milliseconds. Answers with 1, with 0 if it is gone,
+-- or with -1 if the server has lost everything.
+if is_empty() then
+    return -1
+end
+if is_gone(ARGV[1]) or redis.call('HEXISTS', P .. 'i', ARGV[1]) == 0 then
+    return 0
+end
+redis.call('SET', P .. 'i:' .. ARGV[1], '', 'PX', ARGV[3])
+redis.call('HSET', P .. 'b', ARGV[1], ARGV[2])
+return 1

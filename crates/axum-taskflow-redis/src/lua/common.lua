@@ -1,0 +1,131 @@
+-- What the scripts share. KEYS[1] is the prefix in braces: all keys lie in one slot of a cluster.
+--
+--   t:ID     what a task is: its priority for sorting, a line of JSON, its arguments. Never changes.
+--   l:ID     how far it has come: status epoch owner attempt crashes run_at instance started_at finished_at,
+--            a line with its error as JSON, its result.
+--   q:ID p:ID g:ID          its progress, its past attempts, its log lines
+--   all f:NAME s:STATUS y:TAG o:OWNER   ids, sorted: of everything, of a function, of those that ended badly, of a
+--                                       tag, of what somebody (or "-", nobody) holds
+--   w:NAME wn a             what nobody holds: due, by function and in the order in which it is to run; the functions
+--                           that have any; ahead, by time
+--   k:KEY                   the task that has an idempotency key, until when, its function
+--   c m:MINUTE ms u         counts, what ended in a minute, the minutes, audit entries
+--   os                      who may hold tasks
+--   i b i:ID x xo           instances, their last beats, whether they live (expires by itself), who is gone, and who of
+--                           these may still hold tasks
+--   v:SESSION cl:OWNER h meta   which calls of a process count, claims whose answer may be lost, the latest time that
+--                               anything was due at, which store this is
+local P = KEYS[1] .. ':'
+
+-- At most this many values to one command: Lua's stack is small.
+local CHUNK = 2000
+
+local function each_chunk(list, call)
+    for first = 1, #list, CHUNK do
+        call(unpack(list, first, math.min(first + CHUNK - 1, #list)))
+    end
+end
+
+-- A call that was given up may still arrive, after others that were made since. It must change nothing.
+local function is_late(session, generation)
+    local name = P .. 'v:' .. session
+    local known = tonumber(redis.call('GET', name) or '0')
+    if known < tonumber(generation) then
+        redis.call('SET', name, generation, 'EX', 86400)
+    end
+    return known > tonumber(generation)
+end
+
+-- After FLUSHALL, or a failover to an empty server: nothing is written until somebody has joined again.
+local function is_empty()
+    return redis.call('EXISTS', P .. 'meta') == 0
+end
+
+local EMPTY = { err = 'EMPTY all tasks in Redis are gone' }
+local LATE = { err = 'LATE this call was given up, and others were made since' }
+
+local function get_all(kind, ids)
+    local values = {}
+    for first = 1, #ids, CHUNK do
+        local names = {}
+        for n = first, math.min(first + CHUNK - 1, #ids) do
+            names[#names + 1] = P .. kind .. ids[n]
+        end
+        local part = redis.call('MGET', unpack(names))
+        for n = 1, #names do
+            values[first + n - 1] = part[n]
+        end
+    end
+    return values
+end
+
+local function read_life(life)
+    return string.match(life, '^(%a+) (%d+) (%S+) (%d+) (%d+) (%d+)')
+end
+
+-- What is to be in a sorted set and what not; the last word counts, and is written at the end.
+local marks = {}
+
+local function mark(set, member, present)
+    local members = marks[set]
+    if not members then
+        members = {}
+        marks[set] = members
+    end
+    members[member] = present
+end
+
+local counts = {}
+
+local function count(status, name, n)
+    local field = status .. ' ' .. name
+    counts[field] = (counts[field] or 0) + n
+end
+
+local function write_marks()
+    for set, members in pairs(marks) do
+        local put, drop = {}, {}
+        for member, present in pairs(members) do
+            if present then
+                put[#put + 1] = 0
+                put[#put + 1] = member
+            else
+                drop[#drop + 1] = member
+            end
+        end
+        each_chunk(drop, function(...) redis.call('ZREM', P .. set, ...) end)
+        each_chunk(put, function(...) redis.call('ZADD', P .. set, ...) end)
+    end
+    for field, n in pairs(counts) do
+        if n ~= 0 and redis.call('HINCRBY', P .. 'c', field, n) == 0 then
+            redis.call('HDEL', P .. 'c', field)
+        end
+    end
+end
+
+-- Where a task lies that waits for anybody: among those that are due, or ahead.
+local function due_place(priority, run_at, id)
+    return priority .. string.format('%015d', run_at) .. id
+end
+
+local function ahead_place(priority, run_at, id, name)
+    return string.format('%015d', run_at) .. priority .. id .. name
+end
+
+local function priority_of(id)
+    return redis.call('GETRANGE', P .. 't:' .. id, 0, 7)
+end
+
+-- True if the instance was superseded, has left, or did not beat for its lease.
+local function is_gone(id)
+    if redis.call('ZSCORE', P .. 'x', id) then
+        return true
+    end
+    return redis.call('HEXISTS', P .. 'i', id) == 1 and redis.call('EXISTS', P .. 'i:' .. id) == 0
+end
+
+local function bury_later(id)
+    redis.call('ZADD', P .. 'x', redis.call('TIME')[1], id)
+    redis.call('SADD', P .. 'xo', id)
+end
+

@@ -1,0 +1,2 @@
+-- Fields "STATUS NAME" and numbers: Backend::counts.
+return redis.call('HGETALL', P .. 'c')

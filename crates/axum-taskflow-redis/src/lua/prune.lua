@@ -1,0 +1,39 @@
+-- Deletes a part of what is old: Backend::prune. ARGV: finished_before, failed_before, from and to as ZRANGEBYLEX takes
+-- them, how many to look at. Answers with how many were deleted, and the last id that was looked at or nothing.
+local finished_before, failed_before = tonumber(ARGV[1]), tonumber(ARGV[2])
+local ids = redis.call('ZRANGEBYLEX', P .. 'all', ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[5])
+local lives = get_all('l:', ids)
+local to_delete, deleted = {}, 0
+for n, id in ipairs(ids) do
+    local status, finished_at = string.match(lives[n] or '', '^(%a+) %d+ %S+ %d+ %d+ %d+ %S+ %S+ (%S+)\n')
+    local before = nil
+    if status == 'success' or status == 'cancelled' then
+        before = finished_before
+    elseif status == 'failed' or status == 'interrupted' then
+        before = failed_before
+    end
+    if before and finished_at ~= '-' and tonumber(finished_at) < before then
+        local meta = string.match(redis.call('GET', P .. 't:' .. id) or '', '^%x+\n([^\n]*)\n')
+        if meta then
+            meta = cjson.decode(meta)
+            mark('f:' .. meta.name, id, false)
+            for _, tag in ipairs(meta.tag_sets or {}) do
+                mark('y:' .. tag, id, false)
+            end
+            count(status, meta.name, -1)
+        end
+        mark('all', id, false)
+        mark('s:' .. status, id, false)
+        for _, kind in ipairs({ 't:', 'l:', 'q:', 'p:', 'g:' }) do
+            to_delete[#to_delete + 1] = P .. kind .. id
+        end
+        deleted = deleted + 1
+    end
+end
+each_chunk(to_delete, function(...) redis.call('UNLINK', ...) end)
+write_marks()
+local last = ''
+if #ids > 0 and #ids == tonumber(ARGV[5]) then
+    last = ids[#ids]
+end
+return { deleted, last }

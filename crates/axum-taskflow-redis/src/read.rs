@@ -1,0 +1,252 @@
+//! Lists, single tasks and sums.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum_taskflow_core::{
+    Attempt, AuditEntry, BackendError, Count, ListQuery, LogLine, Minute, Page, Task, TaskId,
+    TaskStatus, Timestamp,
+};
+use redis::Value;
+
+use crate::{
+    answer,
+    link::{AUDIT, COUNTS, GET, LIST, LOGS, Link, SERIES},
+    record,
+};
+
+/// How many tasks are looked at for one page: those of a filter without a set of its own may be rare.
+const LOOKED_AT_MAX: usize = 10_000;
+/// How many tasks one call reads at most: the server does nothing else meanwhile.
+const PART_MAX: usize = 500;
+/// How many bytes one call reads at most, about.
+const PART_BYTES: usize = 4 * 1024 * 1024;
+/// How many minutes one call reads.
+const MINUTES_MAX: usize = 500;
+
+pub(crate) async fn get(link: &Link, id: TaskId) -> Result<Option<Task>, BackendError> {
+    let mut call = link.call(&GET);
+    call.arg(id.to_string());
+    let Value::Array(parts) = link.send(&call).await? else {
+        return Ok(None);
+    };
+    let Some([life, body, progress, attempts]) = answer::groups::<4>(parts).next() else {
+        return Ok(None);
+    };
+    let (life, body) = (answer::text(life)?, answer::text(body)?);
+    let progress = answer::text_or_nothing(progress)?;
+    let id = id.to_string();
+    let mut task = record::task(&id, &life, &body, progress.as_deref(), usize::MAX)?;
+    for attempt in answer::list(attempts)? {
+        task.past_attempts
+            .push(record::from_json::<Attempt>(&answer::text(attempt)?)?);
+    }
+    Ok(Some(task))
+}
+
+pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, BackendError> {
+    let set = set_of(query);
+    let oldest = match query.after {
+        Some(after) => format!("({after}"),
+        None => "-".to_owned(),
+    };
+    let mut before = query.before;
+    let mut page = Page::default();
+    let mut looked_at = 0;
+    let part_max = (PART_BYTES / query.payload_max.max(1)).clamp(1, PART_MAX);
+    loop {
+        let newest = match before {
+            Some(before) => format!("({before}"),
+            None => "+".to_owned(),
+        };
+        let missing = query.limit.saturating_sub(page.tasks.len());
+        if missing == 0 || looked_at >= LOOKED_AT_MAX {
+            // Is there anything after it? One more look, at one task.
+            let mut call = link.call(&LIST);
+            call.arg(&set).arg(&newest).arg(&oldest).arg(1).arg(0);
+            let rest = answer::list(link.send(&call).await?)?;
+            page.next = match rest.is_empty() {
+                true => None,
+                false => before
+                    .or(query.before)
+                    .or(Some(TaskId::from_bytes([0xff; 16]))),
+            };
+            return Ok(page);
+        }
+        // With a filter more are looked at than are needed.
+        let n = missing.saturating_mul(2).clamp(1, part_max);
+        let mut call = link.call(&LIST);
+        call.arg(&set)
+            .arg(&newest)
+            .arg(&oldest)
+            .arg(n)
+            .arg(query.payload_max.min(PART_BYTES));
+        let part = answer::list(link.send(&call).await?)?;
+        let mut n_seen = 0;
+        for [id, life, body, progress] in answer::groups::<4>(part) {
+            n_seen += 1;
+            if page.tasks.len() == query.limit {
+                continue;
+            }
+            let id = answer::text(id)?;
+            let (life, body) = (
+                answer::text_that_may_be_cut(life)?,
+                answer::text_that_may_be_cut(body)?,
+            );
+            let progress = answer::text_or_nothing(progress)?;
+            let task = record::task(&id, &life, &body, progress.as_deref(), query.payload_max)?;
+            before = Some(task.id);
+            looked_at += 1;
+            if fits(&task, query) {
+                page.tasks.push(task);
+            }
+        }
+        if n_seen < n && page.tasks.len() < query.limit {
+            return Ok(page); // this was the end
+        }
+    }
+}
+
+/// The smallest set that holds everything the query asks for.
+fn set_of(query: &ListQuery) -> String {
+    if let Some((key, value)) = &query.tag {
+        return format!("y:{}", record::tag_sets(key, value.as_deref()));
+    }
+    match (query.status, &query.name) {
+        (Some(status @ (TaskStatus::Pending | TaskStatus::Running)), _) => status.to_string(),
+        (Some(status), _) if status != TaskStatus::Success => format!("s:{status}"),
+        (_, Some(name)) => format!("f:{name}"),
+        _ => "all".to_owned(),
+    }
+}
+
+fn fits(task: &Task, query: &ListQuery) -> bool {
+    query.status.is_none_or(|status| task.life.status == status)
+        && query.name.as_deref().is_none_or(|name| *task.name == *name)
+        && query.tag.as_ref().is_none_or(|(key, value)| {
+            let is = task.tags.get(key);
+            is.is_some_and(|is| value.as_ref().is_none_or(|value| is == value))
+        })
+}
+
+pub(crate) async fn logs(
+    link: &Link,
+    id: TaskId,
+    skip: usize,
+    limit: usize,
+) -> Result<Vec<LogLine>, BackendError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let skip = i64::try_from(skip).unwrap_or(i64::MAX);
+    let last = skip.saturating_add(i64::try_from(limit - 1).unwrap_or(i64::MAX));
+    let mut call = link.call(&LOGS);
+    call.arg(id.to_string()).arg(skip).arg(last);
+    let mut lines = Vec::new();
+    for line in answer::list(link.send(&call).await?)? {
+        let line = answer::text(line)?;
+        // Behind the epoch and the number of the line.
+        let json = line
+            .get(20..)
+            .ok_or_else(|| record::strange("log line", &line))?;
+        lines.push(record::from_json(json)?);
+    }
+    Ok(lines)
+}
+
+pub(crate) async fn counts(link: &Link) -> Result<Vec<Count>, BackendError> {
+    let fields = pairs(link.send(&link.call(&COUNTS)).await?)?;
+    let mut counts = Vec::new();
+    for (field, n) in fields {
+        let (status, name) = status_and_name(&field)?;
+        // A field that is below zero is not ours to explain; it is not shown.
+        if let Ok(n @ 1..) = u64::try_from(n) {
+            counts.push(Count {
+                name: name.into(),
+                status,
+                n,
+            });
+        }
+    }
+    Ok(counts)
+}
+
+fn status_and_name(field: &str) -> Result<(TaskStatus, &str), BackendError> {
+    let (status, name) = field
+        .split_once(' ')
+        .ok_or_else(|| record::strange("count", field))?;
+    let status = status
+        .parse()
+        .map_err(|_| record::strange("status", status))?;
+    Ok((status, name))
+}
+
+/// A hash as the script gives it.
+fn pairs(value: Value) -> Result<Vec<(String, i64)>, BackendError> {
+    let mut pairs = Vec::new();
+    for [field, n] in answer::groups::<2>(answer::list(value)?) {
+        pairs.push((answer::text(field)?, answer::number(n)?));
+    }
+    Ok(pairs)
+}
+
+pub(crate) async fn series(link: &Link, since: Timestamp) -> Result<Vec<Minute>, BackendError> {
+    let mut series = Vec::new();
+    let mut from = since.as_unix_ms().to_string();
+    loop {
+        let mut call = link.call(&SERIES);
+        call.arg(&from).arg(MINUTES_MAX);
+        let part = answer::list(link.send(&call).await?)?;
+        let n = part.len() / 2;
+        for [minute, fields] in answer::groups::<2>(part) {
+            let minute = answer::text(minute)?;
+            let at = Timestamp::from_unix_ms(record::number(&minute)?);
+            let mut ended: BTreeMap<(String, TaskStatus), (u64, u64)> = BTreeMap::new();
+            for (field, n) in pairs(fields)? {
+                let (kind, field) = field
+                    .split_once(' ')
+                    .ok_or_else(|| record::strange("count", &field))?;
+                let (status, name) = status_and_name(field)?;
+                let sum = ended.entry((name.to_owned(), status)).or_default();
+                let n = u64::try_from(n).unwrap_or(0);
+                match kind {
+                    "n" => sum.0 = n,
+                    _ => sum.1 = n,
+                }
+            }
+            series.extend(ended.into_iter().map(|((name, status), (n, ms))| Minute {
+                at,
+                name: name.into(),
+                status,
+                n,
+                run: Duration::from_millis(ms),
+            }));
+            from = format!("({minute}");
+        }
+        if n < MINUTES_MAX {
+            return Ok(series);
+        }
+    }
+}
+
+pub(crate) async fn audit(
+    link: &Link,
+    before: Option<TaskId>,
+    limit: usize,
+) -> Result<Vec<AuditEntry>, BackendError> {
+    let newest = match before {
+        Some(before) => format!("({before}"),
+        None => "+".to_owned(),
+    };
+    let mut call = link.call(&AUDIT);
+    call.arg(newest)
+        .arg(i64::try_from(limit).unwrap_or(i64::MAX));
+    let mut entries = Vec::new();
+    for entry in answer::list(link.send(&call).await?)? {
+        let entry = answer::text(entry)?;
+        let json = entry
+            .get(36..)
+            .ok_or_else(|| record::strange("audit entry", &entry))?;
+        entries.push(record::from_json(json)?);
+    }
+    Ok(entries)
+}

@@ -1,0 +1,255 @@
+//! A task as it is written in Redis: lines that `redis-cli` shows.
+//!
+//! `t:ID`: the priority so that it sorts, a line of JSON, the arguments. `l:ID`: a line of words, a line with the error
+//! as JSON, the result.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
+
+use axum_taskflow_core::{
+    BackendError, Epoch, Executor, FailureReport, IdempotencyKey, InstanceId, Life, Source, Task,
+    TaskId, TaskOptions, TaskStatus, Timestamp,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+/// The second line of what a task is.
+#[derive(Serialize, Deserialize)]
+struct Meta<'a> {
+    name: Arc<str>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, String>,
+    /// The sets that the tags are in, for the script that deletes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tag_sets: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    requeue_on_interrupt: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<(String, Duration)>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    options: std::borrow::Cow<'a, TaskOptions>,
+    #[serde(default = "manual", skip_serializing_if = "is_manual")]
+    source: Source,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_of: Option<TaskId>,
+    #[serde(default = "asynchronous", skip_serializing_if = "is_async")]
+    executor: Executor,
+}
+
+fn is_default(options: &TaskOptions) -> bool {
+    *options == TaskOptions::default()
+}
+
+fn manual() -> Source {
+    Source::Manual
+}
+
+fn is_manual(source: &Source) -> bool {
+    *source == Source::Manual
+}
+
+fn asynchronous() -> Executor {
+    Executor::Async
+}
+
+fn is_async(executor: &Executor) -> bool {
+    *executor == Executor::Async
+}
+
+/// The sets in which a task with this tag is found: by its value, and by any.
+pub(crate) fn tag_sets(key: &str, value: Option<&str>) -> String {
+    // The length in front keeps one key from looking like another key with a value.
+    match value {
+        Some(value) => format!("{}:{key}:{value}", key.len()),
+        None => format!("{}:{key}", key.len()),
+    }
+}
+
+fn all_tag_sets(task: &Task) -> Vec<String> {
+    let sets = task
+        .tags
+        .iter()
+        .flat_map(|(key, value)| [tag_sets(key, Some(value)), tag_sets(key, None)]);
+    sets.collect()
+}
+
+/// The sets of all tags as JSON; nothing if there are none.
+pub(crate) fn tags(task: &Task) -> Result<String, BackendError> {
+    match task.tags.is_empty() {
+        true => Ok(String::new()),
+        false => to_json(&all_tag_sets(task)),
+    }
+}
+
+pub(crate) fn body(task: &Task) -> Result<String, BackendError> {
+    let meta = Meta {
+        name: task.name.clone(),
+        tags: task.tags.clone(),
+        tag_sets: all_tag_sets(task),
+        requeue_on_interrupt: task.requeue_on_interrupt,
+        key: task
+            .idempotency_key
+            .as_ref()
+            .map(|key| (key.key.clone(), key.ttl)),
+        options: std::borrow::Cow::Borrowed(&task.options),
+        source: task.source,
+        retry_of: task.retry_of,
+        executor: task.executor,
+    };
+    let priority = i64::from(i32::MAX) - i64::from(task.priority);
+    Ok(format!(
+        "{priority:08x}\n{}\n{}",
+        to_json(&meta)?,
+        task.args
+    ))
+}
+
+pub(crate) fn life(life: &Life) -> Result<String, BackendError> {
+    let error = match &life.error {
+        Some(error) => to_json(&**error)?,
+        None => String::new(),
+    };
+    let mut text = format!(
+        "{} {} {} {} {} {} {} {} {}\n{error}\n",
+        life.status,
+        life.epoch,
+        Word(life.owner),
+        life.attempt,
+        life.crashes,
+        life.run_at.as_unix_ms(),
+        Word(life.instance),
+        Word(life.started_at.map(Timestamp::as_unix_ms)),
+        Word(life.finished_at.map(Timestamp::as_unix_ms)),
+    );
+    if let Some(result) = &life.result {
+        let _ = write!(text, "{result}"); // a string takes all
+    }
+    Ok(text)
+}
+
+/// A word, or a dash for nothing.
+pub(crate) struct Word<T>(pub(crate) Option<T>);
+
+impl<T: std::fmt::Display> std::fmt::Display for Word<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(word) => word.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+/// A task from what is stored of it; arguments and result are cut to `payload_max`.
+pub(crate) fn task(
+    id: &str,
+    life: &str,
+    body: &str,
+    progress: Option<&str>,
+    payload_max: usize,
+) -> Result<Task, BackendError> {
+    let id: TaskId = id.parse().map_err(|_| strange("id", id))?;
+    let mut parts = body.splitn(3, '\n');
+    let (Some(priority), Some(meta), Some(args)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return Err(strange("task", body));
+    };
+    let priority = i64::from_str_radix(priority, 16).map_err(|_| strange("priority", priority))?;
+    let meta: Meta<'static> = from_json(meta)?;
+    let mut task = Task::new(id, meta.name, cut(args, payload_max));
+    task.priority = i32::try_from(i64::from(i32::MAX) - priority)
+        .map_err(|_| strange("priority", &priority.to_string()))?;
+    task.tags = meta.tags;
+    task.requeue_on_interrupt = meta.requeue_on_interrupt;
+    task.idempotency_key = meta.key.map(|(key, ttl)| IdempotencyKey { key, ttl });
+    task.options = meta.options.into_owned();
+    task.source = meta.source;
+    task.retry_of = meta.retry_of;
+    task.executor = meta.executor;
+    task.life = read_life(life, payload_max)?;
+    task.progress = progress.map(from_json).transpose()?;
+    Ok(task)
+}
+
+fn read_life(text: &str, payload_max: usize) -> Result<Life, BackendError> {
+    let mut lines = text.splitn(3, '\n');
+    let (Some(words), Some(error), Some(result)) = (lines.next(), lines.next(), lines.next())
+    else {
+        return Err(strange("state of a task", text));
+    };
+    let words: Vec<&str> = words.split(' ').collect();
+    let [
+        status,
+        epoch,
+        owner,
+        attempt,
+        crashes,
+        run_at,
+        instance,
+        started_at,
+        finished_at,
+    ] = words[..]
+    else {
+        return Err(strange("state of a task", text));
+    };
+    Ok(Life {
+        status: status
+            .parse::<TaskStatus>()
+            .map_err(|_| strange("status", status))?,
+        epoch: Epoch::from_u32(number(epoch)?),
+        attempt: number(attempt)?,
+        crashes: number(crashes)?,
+        owner: word(owner).map(read_instance).transpose()?,
+        instance: word(instance).map(read_instance).transpose()?,
+        run_at: Timestamp::from_unix_ms(number(run_at)?),
+        started_at: word(started_at).map(read_time).transpose()?,
+        finished_at: word(finished_at).map(read_time).transpose()?,
+        error: match error {
+            "" => None,
+            error => Some(Arc::new(from_json::<FailureReport>(error)?)),
+        },
+        // JSON is never empty.
+        result: match result {
+            "" => None,
+            result => Some(cut(result, payload_max).into()),
+        },
+    })
+}
+
+/// As many whole characters as fit.
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+fn word(word: &str) -> Option<&str> {
+    (word != "-").then_some(word)
+}
+
+pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Result<T, BackendError> {
+    text.parse().map_err(|_| strange("number", text))
+}
+
+pub(crate) fn read_instance(text: &str) -> Result<InstanceId, BackendError> {
+    let id = Uuid::try_parse(text).map_err(|_| strange("instance", text))?;
+    Ok(InstanceId::from_bytes(*id.as_bytes()))
+}
+
+fn read_time(text: &str) -> Result<Timestamp, BackendError> {
+    number(text).map(Timestamp::from_unix_ms)
+}
+
+pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, BackendError> {
+    serde_json::to_string(value).map_err(|error| {
+        BackendError::refused("something cannot be written as JSON").with_source(error)
+    })
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, BackendError> {
+    serde_json::from_str(text).map_err(|error| strange("JSON", text).with_source(error))
+}
+
+/// What another program, or another version of this one, has put there.
+pub(crate) fn strange(what: &str, text: &str) -> BackendError {
+    let beginning: String = text.chars().take(80).collect();
+    BackendError::unavailable(format!(
+        "Redis holds a {what} that cannot be read: {beginning:?}"
+    ))
+}

@@ -1,0 +1,133 @@
+//! A batch as one call, and its answers.
+
+use axum_taskflow_core::{
+    Applied, BackendError, Batch, Change, Enqueued, KeyFate, Note, Said, Task, Timestamp, Written,
+};
+use redis::Value;
+
+use crate::{
+    answer,
+    link::{Call, Link, WRITE},
+    record,
+};
+
+const MINUTE_MS: i64 = 60_000;
+
+pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, BackendError> {
+    let mut call = link.call_in_time(&WRITE);
+    call.arg(batch.now.as_unix_ms())
+        .arg(batch.tasks.len())
+        .arg(batch.changes.len())
+        .arg(batch.notes.len())
+        .arg(batch.audit.len());
+    for task in &batch.tasks {
+        add_task(&mut call, task)?;
+    }
+    for change in &batch.changes {
+        add_change(&mut call, change, batch.now)?;
+    }
+    for note in &batch.notes {
+        add_note(&mut call, note)?;
+    }
+    for entry in &batch.audit {
+        call.arg(format!("{}{}", entry.id, record::to_json(entry)?));
+    }
+    let answers = answer::list(link.send(&call).await?)?;
+    link.replicated().await?;
+    read(answers, batch)
+}
+
+fn add_task(call: &mut Call, task: &Task) -> Result<(), BackendError> {
+    let key = match &task.idempotency_key {
+        Some(key) => format!("={}", key.key),
+        None => String::new(),
+    };
+    call.arg(task.id.to_string())
+        .arg(record::life(&task.life)?)
+        .arg(record::body(task)?)
+        .arg(&*task.name)
+        .arg(key)
+        .arg(record::tags(task)?);
+    Ok(())
+}
+
+fn add_change(call: &mut Call, change: &Change, now: Timestamp) -> Result<(), BackendError> {
+    let life = &change.life;
+    let attempt = match &change.ended {
+        Some(attempt) => record::to_json(attempt)?,
+        None => String::new(),
+    };
+    let key = match &change.key {
+        KeyFate::Stays => String::new(),
+        KeyFate::Freed(key) => format!("F{key}"),
+        KeyFate::KeptUntil(key, until) => format!("K{} {key}", until.as_unix_ms()),
+    };
+    let (minute, ran_ms) = match life.status.is_terminal() {
+        true => {
+            let finished_at = life.finished_at.unwrap_or(now);
+            let ran = life
+                .started_at
+                .map(|started_at| finished_at.since(started_at));
+            let minute = finished_at.as_unix_ms() / MINUTE_MS * MINUTE_MS;
+            let ran_ms = ran.unwrap_or_default().as_millis();
+            (minute.to_string(), ran_ms.to_string())
+        }
+        false => (String::new(), String::new()),
+    };
+    call.arg(change.id.to_string())
+        .arg(format!("{} {} ", change.expects.0, change.expects.1))
+        .arg(record::life(life)?)
+        .arg(&*change.name)
+        .arg(attempt)
+        .arg(key)
+        .arg(minute)
+        .arg(ran_ms);
+    Ok(())
+}
+
+fn add_note(call: &mut Call, note: &Note) -> Result<(), BackendError> {
+    let (place, json) = match &note.what {
+        Said::Log(line) => (
+            format!("L{:010}{:010}", note.epoch.get(), line.seq),
+            record::to_json(line)?,
+        ),
+        Said::Progress(progress) => ("P".to_owned(), record::to_json(progress)?),
+        _ => {
+            return Err(BackendError::refused(
+                "this version of the Redis store does not know what a task said",
+            ));
+        }
+    };
+    call.arg(note.id.to_string())
+        .arg(note.epoch.get())
+        .arg(place)
+        .arg(json);
+    Ok(())
+}
+
+fn read(answers: Vec<Value>, batch: &Batch) -> Result<Written, BackendError> {
+    let mut answers = answers.into_iter();
+    let mut written = Written::default();
+    for answer in answers.by_ref().take(batch.tasks.len()) {
+        written.tasks.push(match answer {
+            Value::Int(_) => Enqueued::Created,
+            holder => {
+                let holder = answer::text(holder)?;
+                let (id, name) = holder
+                    .split_at_checked(36)
+                    .ok_or_else(|| record::strange("idempotency key", &holder))?;
+                Enqueued::Exists {
+                    id: id.parse().map_err(|_| record::strange("id", id))?,
+                    name: name.into(),
+                }
+            }
+        });
+    }
+    for answer in answers {
+        written.changes.push(match answer::number(answer)? {
+            0 => Applied::Stale,
+            _ => Applied::Applied,
+        });
+    }
+    Ok(written)
+}

@@ -1,0 +1,28 @@
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+//! The suite that every backend must pass: one server for all checks, and a prefix for each.
+
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_taskflow_core::{conformance::Opened, conformance_tests};
+use axum_taskflow_redis::RedisOptions;
+use servers::RedisServer;
+
+static SERVER: LazyLock<RedisServer> = LazyLock::new(RedisServer::start);
+static N_STORES: AtomicUsize = AtomicUsize::new(0);
+
+async fn open() -> Opened {
+    let n = N_STORES.fetch_add(1, Ordering::SeqCst);
+    let options = RedisOptions::new(SERVER.url())
+        .prefix(format!("store-{n}"))
+        .lease(Duration::from_secs(600)) // the suite moves the time by hand, and beats when it likes
+        .deadline(Duration::from_secs(10));
+    Opened::new(options.open().await.unwrap())
+}
+
+conformance_tests!(open);
