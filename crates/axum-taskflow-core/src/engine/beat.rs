@@ -13,8 +13,10 @@ use crate::{
     health::Duty,
 };
 
-/// Between two beats.
+/// Between two beats, at most.
 const EVERY: Duration = Duration::from_secs(1);
+/// Beats in a lease, at least.
+const BEATS_IN_LEASE: u32 = 5;
 
 impl Engine {
     /// Beats until the end, on a thread of its own: a blocked runtime must not make this instance look dead.
@@ -37,17 +39,19 @@ impl Engine {
     async fn run_beat(self: Arc<Self>) {
         // Others may take this instance for dead a lease after its last beat. What takes a moment to stop must have
         // stopped by then.
-        let limit = self.backend.lease().map(|lease| lease.mul_f64(0.75));
+        let lease = self.backend.lease();
+        let limit = lease.map(|lease| lease.mul_f64(0.75));
+        let every = lease.map_or(EVERY, |lease| EVERY.min(lease / BEATS_IN_LEASE));
         // By a clock that nobody sets, and from before each beat.
         let mut beaten_at = Instant::now();
         let mut has_lapsed = false;
+        let mut next = beaten_at + jittered(every);
         loop {
             tokio::select! {
                 biased;
                 () = self.stopped.cancelled() => return,
-                () = tokio::time::sleep(jittered(EVERY)) => {}
+                () = tokio::time::sleep_until(next) => {}
             }
-            let begun = Instant::now();
             let lapses = async {
                 match limit.filter(|_| !has_lapsed) {
                     Some(limit) => tokio::time::sleep_until(beaten_at + limit).await,
@@ -60,13 +64,17 @@ impl Engine {
                 beaten = self.beat_once(self.clock.now()) => beaten,
                 () = lapses => {
                     has_lapsed = true;
+                    next = Instant::now() + jittered(every);
                     self.lapse();
                     continue;
                 }
             };
+            next = Instant::now() + jittered(every);
             match beaten {
-                Ok(()) => {
-                    beaten_at = begun;
+                Ok(from) => {
+                    beaten_at = from;
+                    // At once after one that took long, or that this process slept through.
+                    next = from + jittered(every);
                     if std::mem::take(&mut has_lapsed) {
                         self.ready.go_on();
                         self.look_on_disk();
@@ -98,17 +106,24 @@ impl Engine {
         self.let_others_have(held);
     }
 
-    pub(crate) async fn beat_once(&self, now: Timestamp) -> Result<(), BackendError> {
+    /// Beats; answers from when on a new lease counts at least.
+    pub(crate) async fn beat_once(&self, now: Timestamp) -> Result<Instant, BackendError> {
         let me = self.instance();
+        let from = Instant::now();
         match self.backend.beat(me.id, now).await? {
-            Standing::Alive => Ok(()),
+            Standing::Alive => Ok(from),
             Standing::Superseded => self.go_on_as_another(&me, now).await,
         }
     }
 
     /// This instance was taken for dead, and its tasks were given to others. What it still runs is stopped, and
     /// whatever that writes is stale.
-    async fn go_on_as_another(&self, me: &Instance, now: Timestamp) -> Result<(), BackendError> {
+    async fn go_on_as_another(
+        &self,
+        me: &Instance,
+        now: Timestamp,
+    ) -> Result<Instant, BackendError> {
+        let from = Instant::now();
         let another = Instance {
             id: self.ids.instance(now),
             ..me.clone()
@@ -128,6 +143,6 @@ impl Engine {
         if let Err(failure) = self.backend.leave(me.id).await {
             info!(instance = %me.id, error = %failure, "the former instance could not be cleared away");
         }
-        Ok(())
+        Ok(from)
     }
 }
