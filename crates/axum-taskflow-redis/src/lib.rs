@@ -212,7 +212,8 @@ impl RedisOptions {
                 .connection_timeout(self.deadline)
                 .response_timeout(self.deadline)
                 .build();
-            return client.map(Way::Cluster).map_err(|e| self.wrong_url(e));
+            let client = client.map_err(|e| self.wrong_url(e))?;
+            return Ok(Way::Cluster(Box::new(client)));
         }
         if let Some(name) = &self.sentinel {
             let client = self.sentinel_client(name).map_err(|e| self.wrong_url(e))?;
@@ -239,7 +240,7 @@ impl RedisOptions {
         }
         sentinel::SentinelClient::build(
             sentinels,
-            name.to_owned(),
+            name,
             Some(node),
             sentinel::SentinelServerType::Master,
         )
@@ -247,13 +248,16 @@ impl RedisOptions {
 
     fn sources(&self, way: &Way) -> Result<Vec<Source>, BackendError> {
         match way {
-            Way::Single(client) => Ok(vec![Source::One(client.clone())]),
+            Way::Single(client) => Ok(vec![Source::One(Box::new(client.clone()))]),
             Way::Sentinel(client) => Ok(vec![Source::Sentinel(client.clone())]),
             Way::Cluster(_) => {
                 let clients = self.urls.iter().map(|url| Client::open(&**url));
                 let clients: Result<Vec<Client>, _> = clients.collect();
                 let clients = clients.map_err(|e| self.wrong_url(e))?;
-                Ok(clients.into_iter().map(Source::One).collect())
+                let sources = clients
+                    .into_iter()
+                    .map(|client| Source::One(Box::new(client)));
+                Ok(sources.collect())
             }
         }
     }
@@ -431,13 +435,13 @@ impl Redis {
             return Ok(Pruned::default());
         };
         let last = answer::text(last)?;
-        let mut pruned = Pruned::default();
-        pruned.deleted = usize::try_from(answer::number(deleted)?).unwrap_or(0);
-        pruned.next = match &*last {
-            "" => None,
-            last => Some(last.parse().map_err(|_| record::strange("id", last))?),
-        };
-        Ok(pruned)
+        Ok(Pruned {
+            deleted: usize::try_from(answer::number(deleted)?).unwrap_or(0),
+            next: match &*last {
+                "" => None,
+                last => Some(last.parse().map_err(|_| record::strange("id", last))?),
+            },
+        })
     }
 }
 

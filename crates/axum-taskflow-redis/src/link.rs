@@ -65,7 +65,7 @@ script!(WRITE, "lua/write.lua");
 #[derive(Clone)]
 pub(crate) enum Way {
     Single(Client),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
     /// The client asks the sentinels for the master at each connection.
     Sentinel(Arc<Mutex<SentinelClient>>),
 }
@@ -109,6 +109,9 @@ impl ConnectionLike for Connection {
     }
 }
 
+/// A connection, and which one it is.
+type Numbered = (u64, Connection);
+
 /// A connection that comes back by itself.
 pub(crate) struct Link {
     way: Way,
@@ -117,7 +120,9 @@ pub(crate) struct Link {
     /// Replicas that must have a write before it counts.
     min_replicas: usize,
     /// An async mutex: held while a connection is made, so that one is made for all who wait.
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<Numbered>>,
+    /// Connections that were made. An atomic: only ever counted.
+    n_connections: AtomicU64,
     /// Names this process to the server, which refuses calls that it gave up.
     session: String,
     /// Grows when a call is given up whose end is not known. An atomic: read for each call.
@@ -155,6 +160,7 @@ impl Link {
             deadline,
             min_replicas,
             connection: Mutex::new(None),
+            n_connections: AtomicU64::new(0),
             session: Uuid::now_v7().to_string(),
             generation: AtomicU64::new(0),
         }
@@ -182,51 +188,47 @@ impl Link {
 
     /// Calls, and waits for the answer until the deadline.
     pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
-        let answered = tokio::time::timeout(self.deadline, self.try_send(call)).await;
-        let failure = match answered {
+        let mut used = None;
+        let calling = async {
+            let (n, mut connection) = self.connection().await?;
+            used = Some(n);
+            try_send(&mut connection, call).await
+        };
+        let failure = match tokio::time::timeout(self.deadline, calling).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(failure)) => {
-                let ends_connection = failure.is_io_error()
-                    || failure.is_connection_dropped()
-                    || matches!(
-                        failure.code(),
-                        Some("READONLY" | "MASTERDOWN" | "UNBLOCKED")
-                    );
-                if !ends_connection {
+                let is_lost = failure.is_io_error() || failure.is_connection_dropped();
+                let is_demoted = matches!(failure.code(), Some("READONLY" | "MASTERDOWN"));
+                if !is_lost && !is_demoted {
                     return Err(explain(failure));
+                }
+                // The others reconnect by themselves; a sentinel has to be asked again who the master is.
+                if matches!(self.way, Way::Sentinel(_)) {
+                    self.let_go_of(used).await;
                 }
                 explain(failure)
             }
-            Err(_) => BackendError::unavailable(format!(
-                "Redis did not answer within {:?}",
-                self.deadline
-            )),
+            Err(_) => {
+                // The other end may be gone without a word: a new connection finds out.
+                self.let_go_of(used).await;
+                self.too_late()
+            }
         };
         // What was sent may arrive, or has arrived.
         let next = call.generation + 1;
         self.generation.fetch_max(next, Ordering::SeqCst);
-        if let (Way::Sentinel(_), Ok(mut connection)) = (&self.way, self.connection.try_lock()) {
-            *connection = None; // the next one asks who is the master
-        }
         Err(failure)
     }
 
-    async fn try_send(&self, call: &Call) -> Result<Value, RedisError> {
-        let mut connection = self.connection().await?;
-        match ask(&mut connection, &call.cmd).await {
-            Err(error) if is_unknown_script(&error) => {
-                // The server was restarted, or somebody has flushed its scripts.
-                let mut whole = redis::cmd("EVAL");
-                whole.arg(call.script.text);
-                for arg in call.cmd.args_iter().skip(2) {
-                    if let redis::Arg::Simple(arg) = arg {
-                        whole.arg(arg);
-                    }
-                }
-                ask(&mut connection, &whole).await
-            }
-            answer => answer,
-        }
+    fn too_late(&self) -> BackendError {
+        let deadline = self.deadline;
+        BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
+    }
+
+    /// The next call makes a connection of its own, unless somebody did so meanwhile.
+    async fn let_go_of(&self, used: Option<u64>) {
+        let mut current = self.connection.lock().await;
+        current.take_if(|(n, _)| Some(*n) == used);
     }
 
     /// Returns once enough replicas have what was written on this connection.
@@ -238,7 +240,7 @@ impl Link {
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.min_replicas).arg(wait_ms);
         let waiting = async {
-            let mut connection = self.connection().await?;
+            let (_, mut connection) = self.connection().await?;
             wait.query_async::<usize>(&mut connection).await
         };
         let n = match tokio::time::timeout(self.deadline, waiting).await {
@@ -257,19 +259,16 @@ impl Link {
     /// Asks something that is not a script, at the start.
     pub(crate) async fn ask(&self, cmd: &Cmd) -> Result<Value, BackendError> {
         let asking = async {
-            let mut connection = self.connection().await?;
+            let (_, mut connection) = self.connection().await?;
             ask(&mut connection, cmd).await
         };
         match tokio::time::timeout(self.deadline, asking).await {
             Ok(answer) => answer.map_err(explain),
-            Err(_) => Err(BackendError::unavailable(format!(
-                "Redis did not answer within {:?}",
-                self.deadline
-            ))),
+            Err(_) => Err(self.too_late()),
         }
     }
 
-    async fn connection(&self) -> Result<Connection, RedisError> {
+    async fn connection(&self) -> Result<Numbered, RedisError> {
         let mut current = self.connection.lock().await;
         if let Some(connection) = &*current {
             return Ok(connection.clone());
@@ -295,13 +294,34 @@ impl Link {
                 Connection::Sentinel(connection)
             }
         };
-        *current = Some(connection.clone());
-        Ok(connection)
+        let numbered = (
+            self.n_connections.fetch_add(1, Ordering::Relaxed),
+            connection,
+        );
+        *current = Some(numbered.clone());
+        Ok(numbered)
     }
 
     /// Lets go of the connection.
     pub(crate) async fn close(&self) {
         *self.connection.lock().await = None;
+    }
+}
+
+async fn try_send(connection: &mut Connection, call: &Call) -> Result<Value, RedisError> {
+    match ask(connection, &call.cmd).await {
+        Err(error) if is_unknown_script(&error) => {
+            // The server was restarted, or somebody has flushed its scripts.
+            let mut whole = redis::cmd("EVAL");
+            whole.arg(call.script.text);
+            for arg in call.cmd.args_iter().skip(2) {
+                if let redis::Arg::Simple(arg) = arg {
+                    whole.arg(arg);
+                }
+            }
+            ask(connection, &whole).await
+        }
+        answer => answer,
     }
 }
 
