@@ -220,7 +220,7 @@ impl RedisOptions {
             return Ok(Way::Sentinel(Arc::new(tokio::sync::Mutex::new(client))));
         }
         let client = Client::open(&*self.urls[0]).map_err(|e| self.wrong_url(e))?;
-        Ok(Way::Single(client))
+        Ok(Way::Single(Box::new(client)))
     }
 
     fn sentinel_client(&self, name: &str) -> Result<sentinel::SentinelClient, redis::RedisError> {
@@ -248,7 +248,7 @@ impl RedisOptions {
 
     fn sources(&self, way: &Way) -> Result<Vec<Source>, BackendError> {
         match way {
-            Way::Single(client) => Ok(vec![Source::One(Box::new(client.clone()))]),
+            Way::Single(client) => Ok(vec![Source::One(client.clone())]),
             Way::Sentinel(client) => Ok(vec![Source::Sentinel(client.clone())]),
             Way::Cluster(_) => {
                 let clients = self.urls.iter().map(|url| Client::open(&**url));
