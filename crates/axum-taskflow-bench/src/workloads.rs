@@ -4,6 +4,7 @@ use std::{
     error::Error,
     fmt,
     path::Path,
+    pin::Pin,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -160,32 +161,37 @@ pub(crate) fn run(
     if let Some(server) = &server {
         SERVER.get_or_init(|| server.url());
     }
-    runtime.block_on(async {
-        match workload {
-            Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
-            Workload::W1 => w1(store, &path, tasks).await,
-            Workload::W2 => w2(open(store, &path, Durability::Process).await?, tasks, false).await,
-            Workload::W2Requeue => {
-                w2(open(store, &path, Durability::Process).await?, tasks, true).await
-            }
-            Workload::W2Full => {
-                w2(
-                    open(store, &path, Durability::PowerLoss).await?,
-                    tasks,
-                    false,
-                )
-                .await
-            }
-            Workload::W2History => w2_history(&path, tasks, history).await,
-            Workload::W3 => w3(open(store, &path, Durability::Process).await?).await,
-            Workload::W4 => w4(store, &path).await,
-            Workload::Server => match &server {
-                Some(server) => on_server(server, store, &path, tasks).await,
-                None => Err("no server was started".into()),
-            },
+    let process = Durability::Process;
+    let work: Work<'_> = match workload {
+        Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
+        Workload::W1 => Box::pin(w1(store, &path, tasks)),
+        Workload::W2 => {
+            Box::pin(async { w2(open(store, &path, process).await?, tasks, false).await })
         }
-    })
+        Workload::W2Requeue => {
+            Box::pin(async { w2(open(store, &path, process).await?, tasks, true).await })
+        }
+        Workload::W2Full => Box::pin(async {
+            w2(
+                open(store, &path, Durability::PowerLoss).await?,
+                tasks,
+                false,
+            )
+            .await
+        }),
+        Workload::W2History => Box::pin(w2_history(&path, tasks, history)),
+        Workload::W3 => Box::pin(async { w3(open(store, &path, process).await?).await }),
+        Workload::W4 => Box::pin(w4(store, &path)),
+        Workload::Server => match &server {
+            Some(server) => Box::pin(on_server(server, store, &path, tasks)),
+            None => return Err("no server was started".into()),
+        },
+    };
+    runtime.block_on(work)
 }
+
+/// Boxed: all workloads in one future are more than the compiler lays out.
+type Work<'a> = Pin<Box<dyn Future<Output = Result<Vec<Figure>>> + 'a>>;
 
 async fn noop(_: String) {}
 

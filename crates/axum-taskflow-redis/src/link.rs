@@ -281,7 +281,8 @@ impl Link {
                     .set_number_of_retries(3)
                     .set_min_delay(Duration::from_millis(50))
                     .set_max_delay(Duration::from_secs(1));
-                let manager = ConnectionManager::new_with_config((**client).clone(), config).await?;
+                let manager =
+                    ConnectionManager::new_with_config((**client).clone(), config).await?;
                 Connection::Single(Box::new(manager))
             }
             Way::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
