@@ -63,6 +63,7 @@ pub struct RedisOptions {
     deadline: Duration,
     min_replicas: usize,
     allow_eviction: bool,
+    history_max: u64,
 }
 
 impl RedisOptions {
@@ -78,6 +79,7 @@ impl RedisOptions {
             deadline: Duration::from_secs(2),
             min_replicas: 0,
             allow_eviction: false,
+            history_max: 1_000_000,
         }
     }
 
@@ -143,6 +145,14 @@ impl RedisOptions {
         self
     }
 
+    /// How many finished tasks are kept at most, since the server holds them in memory; a million if nothing is said. The
+    /// oldest go first, also those that are younger than the manager's retention.
+    #[must_use]
+    pub fn history_max(mut self, n: u64) -> Self {
+        self.history_max = n;
+        self
+    }
+
     /// Connects, and looks whether the server can be trusted with tasks.
     ///
     /// # Errors
@@ -173,6 +183,7 @@ impl RedisOptions {
             beats: link(way),
             news: News::listen(sources, format!("{prefix}:news")),
             lease: self.lease,
+            history_max: self.history_max,
             joined: Mutex::default(),
             unheard: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -291,6 +302,7 @@ pub struct Redis {
     beats: Link,
     news: News,
     lease: Duration,
+    history_max: u64,
     /// The instances of this process. A std mutex: held for one look.
     joined: Mutex<BTreeSet<InstanceId>>,
     /// Whose last claim may have taken tasks that were not heard of. An async mutex: held during a claim.
@@ -418,18 +430,53 @@ impl Redis {
                 }
             }
         }
-        let from = match prune.from {
+        let begin = match prune.from {
             Some(from) => format!("({from}"),
-            None => "-".to_owned(),
+            None => {
+                self.stay_below_history_max().await?;
+                "-".to_owned()
+            }
         };
         // A task is not older than its id: what was created later cannot have finished before.
-        let to = TaskId::floor(prune.finished_before.max(prune.failed_before));
+        let end = TaskId::floor(prune.finished_before.max(prune.failed_before));
         let limit = prune.limit.min(TASKS_MAX);
+        let before = [prune.finished_before, prune.failed_before];
+        self.delete(before, begin, format!("({end}"), limit).await
+    }
+
+    /// Deletes the oldest finished tasks, as many as are too many.
+    async fn stay_below_history_max(&self) -> Result<(), BackendError> {
+        let counts = read::counts(&self.tasks).await?;
+        let finished = counts.iter().filter(|count| count.status.is_terminal());
+        let n_finished: u64 = finished.map(|count| count.n).sum();
+        let mut too_many = n_finished.saturating_sub(self.history_max);
+        let mut begin = "-".to_owned();
+        while too_many > 0 {
+            let limit = usize::try_from(too_many).map_or(TASKS_MAX, |n| n.min(TASKS_MAX));
+            let before = [Timestamp::MAX; 2];
+            let part = self.delete(before, begin, "+".to_owned(), limit).await?;
+            too_many = too_many.saturating_sub(part.deleted as u64);
+            match part.next {
+                Some(last) => begin = format!("({last}"),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what finished before, of at most `limit` tasks from `begin` to `end`, as `ZRANGEBYLEX` takes them.
+    async fn delete(
+        &self,
+        [finished_before, failed_before]: [Timestamp; 2],
+        begin: String,
+        end: String,
+        limit: usize,
+    ) -> Result<Pruned, BackendError> {
         let mut call = self.tasks.call(&PRUNE);
-        call.arg(prune.finished_before.as_unix_ms())
-            .arg(prune.failed_before.as_unix_ms())
-            .arg(from)
-            .arg(format!("({to}"))
+        call.arg(finished_before.as_unix_ms())
+            .arg(failed_before.as_unix_ms())
+            .arg(begin)
+            .arg(end)
             .arg(limit);
         let answers = answer::list(self.tasks.send(&call).await?)?;
         let Some([deleted, last]) = answer::groups::<2>(answers).next() else {
