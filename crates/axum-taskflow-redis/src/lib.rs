@@ -372,7 +372,8 @@ impl Redis {
         let mut unheard = self.unheard.lock().await;
         let heard = !unheard.get(&claim.owner).copied().unwrap_or(false);
         let mut call = self.tasks.call_in_time(&CLAIM);
-        call.arg(claim.owner.to_string())
+        call.once()
+            .arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
             .arg(claim.limit.min(TASKS_MAX))
             .arg(u8::from(heard))

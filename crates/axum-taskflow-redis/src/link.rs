@@ -143,9 +143,17 @@ pub(crate) struct Call {
     script: &'static Script,
     cmd: Cmd,
     generation: u64,
+    /// Twice does what once does: if the connection breaks, it is made again on a new one.
+    may_repeat: bool,
 }
 
 impl Call {
+    /// Its answer tells something that no other answer will.
+    pub(crate) fn once(&mut self) -> &mut Self {
+        self.may_repeat = false;
+        self
+    }
+
     pub(crate) fn arg(&mut self, arg: impl redis::ToRedisArgs) -> &mut Self {
         self.cmd.arg(arg);
         self
@@ -175,6 +183,7 @@ impl Link {
             script,
             cmd,
             generation,
+            may_repeat: true,
         }
     }
 
@@ -192,12 +201,21 @@ impl Link {
         let calling = async {
             let (n, mut connection) = self.connection().await?;
             used = Some(n);
-            try_send(&mut connection, call).await
+            let answer = try_send(&mut connection, call).await;
+            match &answer {
+                Err(failure) if is_lost(failure) && call.may_repeat => {
+                    self.let_go_of(used).await;
+                    let (n, mut connection) = self.connection().await?;
+                    used = Some(n);
+                    try_send(&mut connection, call).await
+                }
+                _ => answer,
+            }
         };
         let failure = match tokio::time::timeout(self.deadline, calling).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(failure)) => {
-                let is_lost = failure.is_io_error() || failure.is_connection_dropped();
+                let is_lost = is_lost(&failure);
                 let is_demoted = matches!(failure.code(), Some("READONLY" | "MASTERDOWN"));
                 if !is_lost && !is_demoted {
                     return Err(explain(failure));
@@ -329,6 +347,10 @@ async fn try_send(connection: &mut Connection, call: &Call) -> Result<Value, Red
 /// The answer, or the error that the server gave as one.
 async fn ask(connection: &mut Connection, cmd: &Cmd) -> Result<Value, RedisError> {
     connection.req_packed_command(cmd).await?.extract_error()
+}
+
+fn is_lost(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped()
 }
 
 fn is_unknown_script(error: &RedisError) -> bool {
