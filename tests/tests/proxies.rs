@@ -9,6 +9,8 @@ mod proxy;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -285,6 +287,37 @@ impl<'v> LivePage<'v> {
 fn between<'t>(text: &'t str, start: &str, end: &str) -> &'t str {
     let (_, rest) = text.split_once(start).unwrap();
     rest.split_once(end).unwrap().0
+}
+
+#[test]
+fn the_guide_shows_what_is_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    // What is switched off, remarks and the depth of a line do not count.
+    let lines = |text: &str| {
+        let lines = text
+            .lines()
+            .map(|line| line.split(" #").next().unwrap().trim());
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let guide = read("docs/several-hosts.md");
+
+    let mut n = 0;
+    for (language, file) in [
+        ("nginx", "examples/deploy/nginx.conf"),
+        ("yaml", "examples/deploy/traefik-dynamic.yml"),
+    ] {
+        for block in guide.split(&format!("```{language}\n")).skip(1) {
+            let block = lines(block.split("```").next().unwrap());
+            assert!(
+                lines(&read(file)).contains(&block),
+                "not in {file}:\n{block}"
+            );
+            n += 1;
+        }
+    }
+    assert_eq!(n, 5);
 }
 
 // ---- what ----------------------------------------------------------------------------------------------------
