@@ -22,6 +22,7 @@ guides! {
     execution_and_retries: "docs/execution-and-retries.md",
     persistence: "docs/persistence.md",
     dashboard_and_rest: "docs/dashboard-and-rest.md",
+    several_hosts: "docs/several-hosts.md",
     promises: "docs/promises.md",
     life_of_a_task: "docs/internals/life-of-a-task.md",
     statuses: "docs/internals/statuses.md",

@@ -18,7 +18,9 @@ use axum::{
         sse::{Event, Sse},
     },
 };
-use axum_taskflow_core::{Error, EventStream, TaskEvent, TaskId, TaskStatus, Timestamp};
+use axum_taskflow_core::{
+    Error, EventStream, Life, Task, TaskEvent, TaskId, TaskStatus, Timestamp,
+};
 use futures_util::stream;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
@@ -45,6 +47,8 @@ const FRAME_AFTER: Duration = Duration::from_millis(40);
 const COUNTS_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at the instances.
 const INSTANCES_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks at what other instances did, while there are any: the feed tells only what happens in this one.
+const OTHERS_EVERY: Duration = Duration::from_secs(1);
 /// Silence that is broken by a comment, so that proxies do not hang up.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks at whether the session is still good.
@@ -62,8 +66,9 @@ const FRESH_MAX: usize = 1_000;
 const LINES_IN_FRAME: usize = 100;
 /// Rows that a page can show.
 const ROWS_ON_PAGE_MAX: usize = 200;
-/// Changes from shortly before a reader's last frame are told again: they do no harm, and may have been missed.
-const OVERLAP: Duration = Duration::from_secs(2);
+/// Changes from shortly before a reader's last frame are told again: they do no harm, and may have been missed. Another
+/// instance may have sent that frame or made the change, and its clock may be a little off.
+const OVERLAP: Duration = Duration::from_secs(5);
 /// What the browser does after the end of a stream.
 const RETRY: Duration = Duration::from_secs(2);
 /// What a stream does when the store does not answer.
@@ -251,6 +256,8 @@ struct Viewer {
     fresh_told: usize,
     /// Everything before this is on the screen, or in `rows`.
     synced_at: Timestamp,
+    /// What the screen shows of the rows that were last read.
+    told: BTreeMap<TaskId, Delta>,
     /// Something was missed: what is on the screen has to be read again.
     must_read: bool,
     must_read_log: bool,
@@ -262,6 +269,9 @@ struct Viewer {
     instances: Option<Told>,
     runners: Runners,
     instances_due: Instant,
+    /// There are other instances, or were a moment ago.
+    has_others: bool,
+    others_due: Instant,
     /// When the next frame may be sent, and when it is due because something waits for it.
     frame_from: Instant,
     frame_due: Option<Instant>,
@@ -316,6 +326,7 @@ impl Viewer {
             fresh: HashSet::new(),
             fresh_told: 0,
             synced_at: synced_at.saturating_sub(OVERLAP),
+            told: BTreeMap::new(),
             must_read: true,
             must_read_log: true,
             doubtful: BTreeSet::new(),
@@ -324,6 +335,8 @@ impl Viewer {
             instances: None,
             runners: Runners::default(),
             instances_due: now,
+            has_others: false,
+            others_due: now,
             frame_from: now,
             frame_due: Some(now),
             counts_from: now,
@@ -373,7 +386,8 @@ impl Viewer {
     /// When there is something to do, whatever happens until then.
     fn due(&self) -> Instant {
         let counts = self.must_count.then_some(self.counts_from);
-        [self.frame_due, counts, Some(self.instances_due)]
+        let others = self.has_others.then_some(self.others_due);
+        [self.frame_due, counts, others, Some(self.instances_due)]
             .into_iter()
             .flatten()
             .fold(self.session_due.min(self.heartbeat_due), Instant::min)
@@ -396,6 +410,10 @@ impl Viewer {
             self.instances_due = now + INSTANCES_EVERY;
             outcome = self.look_at_instances().await;
         }
+        if self.has_others && now >= self.others_due {
+            self.others_due = now + OTHERS_EVERY;
+            self.look_at_others();
+        }
         if outcome.is_ok() && self.frame_due.is_some_and(|due| now >= due) {
             self.frame_due = None;
             self.frame_from = now + FRAME_EVERY;
@@ -413,6 +431,14 @@ impl Viewer {
         if self.ready.is_empty() && now >= self.heartbeat_due {
             self.ready.push_back(Event::default().comment("hb"));
         }
+    }
+
+    /// Other instances may have changed what is on the screen: it is read again, and what differs is told.
+    fn look_at_others(&mut self) {
+        self.must_read = true;
+        self.must_read_log = matches!(self.view, View::Task { .. });
+        self.must_count |= self.is_list();
+        self.frame_due = Some(self.frame_from.max(Instant::now()));
     }
 
     fn end(&mut self, why: &'static str) {
@@ -574,6 +600,11 @@ impl Viewer {
         }
         self.synced_at = now;
         let deltas: Vec<Delta> = std::mem::take(&mut self.rows).into_values().collect();
+        for delta in &deltas {
+            if let Some(told) = self.told.get_mut(&delta.id) {
+                told.merge(delta.clone());
+            }
+        }
         let n = (self.fresh.len() != self.fresh_told).then_some(self.fresh.len());
         self.fresh_told = self.fresh.len();
         let id = now.as_unix_ms().to_string();
@@ -599,24 +630,36 @@ impl Viewer {
     async fn read_one(&mut self, id: TaskId) -> Result<(), Error> {
         let manager = &self.shared.manager;
         if let Some(task) = manager.get(id).await? {
-            let can_run = self.runners.can_run(manager, &task.name, &task.life);
-            let now = manager.now();
-            let delta = Delta::of_life(id, &task.name, &task.life, can_run, now);
+            let delta = self.delta_of(&task);
             self.rows.insert(id, delta);
         }
         Ok(())
     }
 
+    /// What a row or a task's page shows of this task.
+    fn delta_of(&self, task: &Task) -> Delta {
+        let manager = &self.shared.manager;
+        let can_run = self.runners.can_run(manager, &task.name, &task.life);
+        let mut delta = Delta::of_life(task.id, &task.name, &task.life, can_run, manager.now());
+        if let (TaskStatus::Running, Some(progress)) = (task.life.status, &task.progress) {
+            let with_message = matches!(self.view, View::Task { .. });
+            delta.merge(Delta::of_progress(task.id, progress, with_message));
+        }
+        delta
+    }
+
     /// Reads what is on the screen, and tells what has changed of it since it was in step.
     async fn read(&mut self) -> Result<(), Error> {
         let manager = &self.shared.manager;
-        let now = manager.now();
+        let mut told = BTreeMap::new();
         match &self.view {
             View::Task { id, .. } => match manager.get(*id).await? {
                 Some(task) => {
-                    let can_run = self.runners.can_run(manager, &task.name, &task.life);
-                    let delta = Delta::of_life(task.id, &task.name, &task.life, can_run, now);
-                    self.rows.insert(task.id, delta);
+                    let delta = self.delta_of(&task);
+                    if self.told.get(id) != Some(&delta) {
+                        self.rows.insert(*id, delta.clone());
+                    }
+                    told.insert(*id, delta);
                 }
                 None => self.push("reset", &serde_json::json!({ "why": "gone" })),
             },
@@ -638,14 +681,15 @@ impl Viewer {
                 // Only a page of one status loses rows by their changes, and then it has to be read again as a whole.
                 let is_torn = page.tasks.len() != *n && matches!(filter.status, Wanted::Only(_));
                 for task in &page.tasks {
-                    let life = &task.life;
-                    let changed_at = life.started_at.max(life.finished_at);
-                    let can_run = self.runners.can_run(manager, &task.name, life);
-                    let is_held = life.status == TaskStatus::Pending && life.error.is_some();
-                    if changed_at.is_some_and(|at| at >= self.synced_at) || is_held {
-                        let delta = Delta::of_life(task.id, &task.name, life, can_run, now);
-                        self.rows.insert(task.id, delta);
+                    let delta = self.delta_of(task);
+                    let differs = match self.told.get(&task.id) {
+                        Some(told) => *told != delta,
+                        None => self.may_differ(&task.life), // from what was printed
+                    };
+                    if differs {
+                        self.rows.insert(task.id, delta.clone());
                     }
+                    told.insert(task.id, delta);
                 }
                 if *is_top {
                     (query.after, query.before) = (Some(*hi), None);
@@ -657,7 +701,14 @@ impl Viewer {
                 }
             }
         }
+        self.told = told;
         Ok(())
+    }
+
+    fn may_differ(&self, life: &Life) -> bool {
+        let changed_at = life.started_at.max(life.finished_at);
+        let is_held = life.status == TaskStatus::Pending && life.error.is_some();
+        changed_at.is_some_and(|at| at >= self.synced_at) || is_held
     }
 
     async fn read_log(&mut self) -> Result<(), Error> {
@@ -690,11 +741,16 @@ impl Viewer {
     async fn look_at_instances(&mut self) -> Result<(), String> {
         let manager = &self.shared.manager;
         let peers = within(manager.instances()).await?;
+        let me = manager.instance().id;
         self.runners = Runners::of(&peers);
         let told = Told::of(&peers, manager.now());
         if self.is_list() && self.instances.as_ref() != Some(&told) {
             self.push("instances", &told);
             self.instances = Some(told);
+        }
+        let has_others = peers.iter().any(|peer| peer.instance.id != me);
+        if std::mem::replace(&mut self.has_others, has_others) && !has_others {
+            self.look_at_others(); // for the last time: they may have changed something before they went
         }
         Ok(())
     }

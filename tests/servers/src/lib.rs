@@ -29,6 +29,7 @@ mod proxy;
 mod sentinel;
 
 pub use cluster::RedisCluster;
+pub use port::Port;
 pub use proxy::Proxy;
 pub use sentinel::Sentinel;
 pub use server::{RedisServer, ServerBuilder};

@@ -11,15 +11,22 @@ const RANGE: std::ops::Range<u16> = 20_000..32_000;
 const TRIES_MAX: usize = 1_000;
 
 /// A TCP port that is ours while this lives, also while nobody listens on it.
-pub(crate) struct Port {
-    pub(crate) number: u16,
+pub struct Port {
+    /// The number.
+    pub number: u16,
     /// Marks the number as taken, for every process on this machine that uses this file. TCP does not see a UDP
     /// socket, it leaves no file behind, and the kernel closes it with the process.
     _mark: UdpSocket,
 }
 
 impl Port {
-    pub(crate) fn free() -> Self {
+    /// One that nobody uses.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[must_use]
+    pub fn free() -> Self {
         for _ in 0..TRIES_MAX {
             let number = fastrand::u16(RANGE);
             let Ok(mark) = UdpSocket::bind((HOST, number)) else {

@@ -246,6 +246,37 @@ async fn a_live_row_is_held_only_if_nobody_can_run_it() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_live_page_is_told_what_other_instances_do_and_nothing_while_they_do_nothing() {
+    let site = Site::open().await;
+    let (early, late) = (site.running().await, site.running().await);
+    site.joined(START, |_| ()).await;
+    let page = format!("/tasks/dashboard/t/{late}");
+    let mut list = Live::of_page(&site, "/tasks/dashboard").await;
+    let mut task = Live::of_page(&site, &page).await;
+    for live in [&mut list, &mut task] {
+        while !live.next().await.unwrap().event.starts_with(':') {} // all is told
+    }
+
+    site.taken(early).await;
+    assert_eq!(list.change_of(early).await.0["s"], "interrupted");
+    site.taken(late).await;
+    for live in [&mut list, &mut task] {
+        let (delta, _) = live.change_of(late).await;
+        assert_eq!(delta["s"], "interrupted");
+    }
+    site.stored("greet", |_| ()).await;
+    assert_eq!(list.until("tasks").await.data, json!({ "n": 1 }));
+
+    for live in [&mut list, &mut task] {
+        let mut event = live.next().await.unwrap().event;
+        if event == "counts" {
+            event = live.next().await.unwrap().event;
+        }
+        assert!(event.starts_with(':'), "{event}");
+    }
+}
+
 #[tokio::test]
 async fn a_request_asks_for_the_instances_once_and_only_if_it_needs_to() {
     let site = Site::open().await;
