@@ -255,11 +255,14 @@ impl Link {
             return Ok(());
         }
         let wait_ms = u64::try_from(self.deadline.as_millis() / 2).unwrap_or(u64::MAX);
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(self.min_replicas).arg(wait_ms);
+        let mut wait = redis::pipe();
+        // Names a key, since in a cluster that leads to the node that was written to.
+        wait.cmd("EXISTS").arg(format!("{}:meta", self.prefix));
+        wait.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);
         let waiting = async {
             let (_, mut connection) = self.connection().await?;
-            wait.query_async::<usize>(&mut connection).await
+            let (_, n): (usize, usize) = wait.query_async(&mut connection).await?;
+            Ok::<usize, RedisError>(n)
         };
         let n = match tokio::time::timeout(self.deadline, waiting).await {
             Ok(n) => n.map_err(explain)?,

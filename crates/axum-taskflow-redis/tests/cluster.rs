@@ -1,0 +1,80 @@
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+//! A cluster of six nodes: everything lies in one slot, and a master that dies is replaced.
+
+mod support;
+
+use std::{sync::LazyLock, time::Duration};
+
+use axum_taskflow_core::{
+    Backend,
+    conformance::{self, Opened},
+};
+use axum_taskflow_redis::RedisOptions;
+use servers::RedisCluster;
+use support::Store;
+
+static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| RedisCluster::start(6));
+
+fn options(prefix: &str) -> RedisOptions {
+    let mut urls = CLUSTER.urls().into_iter();
+    let first = RedisOptions::new(urls.next().unwrap()).cluster();
+    urls.fold(first, RedisOptions::node)
+        .prefix(prefix)
+        .lease(Duration::from_secs(600))
+        .deadline(Duration::from_secs(5))
+}
+
+#[test]
+fn verbs_mean_the_same_in_a_cluster() {
+    for (n, name) in [
+        "model::random_histories_have_the_same_answers_as_memory",
+        "claim::claimers_at_once_share_what_waits",
+        "keys::of_a_thousand_writers_of_one_key_one_makes_a_task",
+        "list::filters_give_what_fits_and_nothing_else",
+        "prune::a_deleted_task_leaves_nothing",
+        "orphans::orphans_come_in_parts",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stores = std::sync::atomic::AtomicUsize::new(0);
+        conformance::check(name, || async {
+            let store = stores.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let options = options(&format!("check-{n}-{store}"));
+            Opened::new(options.open().await.unwrap())
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_dies_is_replaced_and_what_its_replica_had_is_there() {
+    let cluster = tokio::task::spawn_blocking(|| RedisCluster::start(6))
+        .await
+        .unwrap();
+    let mut urls = cluster.urls().into_iter();
+    let first = RedisOptions::new(urls.next().unwrap()).cluster();
+    let options = urls.fold(first, RedisOptions::node);
+    let task = {
+        let careful = Store::open(options.clone().min_replicas(1)).await;
+        let task = careful.task();
+        careful.add(&task).await; // the replica has it
+        task
+    };
+    let store = Store::open(options).await;
+
+    tokio::task::block_in_place(|| cluster.kill_master_of("{taskflow}:meta"));
+
+    let outage = store.works_again().await;
+    println!("worked again after {outage:?}");
+    assert!(store.is_stored(task.id).await);
+    // Hints come from a node that is left.
+    let seen = store.backend.changed(0).await.unwrap();
+    let hint = store.backend.changed(seen);
+    let task = store.task();
+    let (added, hint) = tokio::join!(
+        store.try_add(&task),
+        tokio::time::timeout(Duration::from_secs(20), hint)
+    );
+    added.unwrap();
+    assert!(hint.is_ok());
+}

@@ -1,0 +1,81 @@
+//! What the tests of the driver share: an instance with tasks, and patience.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum_taskflow_core::{
+    Applied, Backend, Batch, Change, IdSource, Instance, InstanceId, Task, TaskId, Timestamp,
+};
+use axum_taskflow_redis::{Redis, RedisOptions};
+
+pub(crate) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A store with an instance that joined it.
+pub(crate) struct Store {
+    pub(crate) backend: Redis,
+    pub(crate) me: InstanceId,
+    ids: IdSource,
+}
+
+impl Store {
+    pub(crate) async fn open(options: RedisOptions) -> Self {
+        let backend = options.open().await.unwrap();
+        let ids = IdSource::default();
+        let me = ids.instance(NOW);
+        backend.join(Instance::new(me, NOW)).await.unwrap();
+        Self { backend, me, ids }
+    }
+
+    /// A task that waits for anybody.
+    pub(crate) fn task(&self) -> Task {
+        Task::new(self.ids.task(NOW), "f", "[]")
+    }
+
+    /// A task that this instance holds.
+    pub(crate) fn owned(&self) -> Task {
+        let mut task = self.task();
+        task.life.owner = Some(self.me);
+        task
+    }
+
+    pub(crate) async fn try_add(
+        &self,
+        task: &Task,
+    ) -> Result<(), axum_taskflow_core::BackendError> {
+        let mut batch = Batch::at(NOW);
+        batch.tasks.push(Arc::new(task.clone()));
+        self.backend.write(Arc::new(batch)).await.map(drop)
+    }
+
+    pub(crate) async fn add(&self, task: &Task) {
+        self.try_add(task).await.unwrap();
+    }
+
+    /// Starts the task as this instance would; true if that was stored.
+    pub(crate) async fn start(&self, task: &Task) -> bool {
+        let mut batch = Batch::at(NOW);
+        let start = Change::started(task, self.me, NOW).unwrap();
+        batch.changes.push(start);
+        let written = self.backend.write(Arc::new(batch)).await.unwrap();
+        written.changes == [Applied::Applied]
+    }
+
+    pub(crate) async fn is_stored(&self, id: TaskId) -> bool {
+        self.backend.get(id).await.unwrap().is_some()
+    }
+
+    /// Tries until tasks can be added again; answers how long that took.
+    pub(crate) async fn works_again(&self) -> Duration {
+        let begun = Instant::now();
+        while let Err(error) = self.try_add(&self.task()).await {
+            assert!(begun.elapsed() < DEADLINE, "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        begun.elapsed()
+    }
+}
