@@ -39,7 +39,7 @@ use axum_taskflow_core::{
     InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskId,
     Timestamp, Written,
 };
-use redis::{Client, IntoConnectionInfo, Value, cluster::ClusterClient, sentinel};
+use redis::{Client, IntoConnectionInfo, TlsCertificates, Value, cluster::ClusterClient, sentinel};
 use uuid::Uuid;
 
 use crate::{
@@ -53,7 +53,7 @@ const TASKS_MAX: usize = 1_000;
 const REST_MAX: usize = 1_000;
 
 /// How tasks are kept in Redis.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisOptions {
     urls: Vec<String>,
     sentinel: Option<String>,
@@ -64,6 +64,19 @@ pub struct RedisOptions {
     min_replicas: usize,
     allow_eviction: bool,
     history_max: u64,
+    root_certificate: Option<String>,
+}
+
+impl fmt::Debug for RedisOptions {
+    /// Without passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("place", &self.place())
+            .field("lease", &self.lease)
+            .field("deadline", &self.deadline)
+            .field("min_replicas", &self.min_replicas)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RedisOptions {
@@ -80,6 +93,7 @@ impl RedisOptions {
             min_replicas: 0,
             allow_eviction: false,
             history_max: 1_000_000,
+            root_certificate: None,
         }
     }
 
@@ -142,6 +156,14 @@ impl RedisOptions {
     #[must_use]
     pub fn allow_eviction(mut self, allow: bool) -> Self {
         self.allow_eviction = allow;
+        self
+    }
+
+    /// Trusts what this certificate has signed, in PEM, and nothing else; for `rediss://`. Unless it is said, the
+    /// certificates of the system are trusted.
+    #[must_use]
+    pub fn root_certificate(mut self, pem: impl Into<String>) -> Self {
+        self.root_certificate = Some(pem.into());
         self
     }
 
@@ -212,6 +234,9 @@ impl RedisOptions {
         if self.cluster && self.sentinel.is_some() {
             return Some("a cluster has no sentinels".to_owned());
         }
+        if self.root_certificate.is_some() && self.sentinel.is_some() {
+            return Some("a certificate of your own cannot be used with sentinels".to_owned());
+        }
         if self.urls.len() > 1 && !self.cluster && self.sentinel.is_none() {
             return Some("several urls need `cluster()` or `sentinel(name)`".to_owned());
         }
@@ -219,20 +244,43 @@ impl RedisOptions {
     }
 
     fn way(&self) -> Result<Way, BackendError> {
+        if self.urls.iter().any(|url| url.starts_with("rediss:"))
+            && rustls::crypto::CryptoProvider::get_default().is_none()
+        {
+            // The client takes the process's choice, and panics if there is none. An error: somebody was faster.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         if self.cluster {
-            let client = ClusterClient::builder(self.urls.clone())
+            let mut client = ClusterClient::builder(self.urls.clone())
                 .connection_timeout(self.deadline)
-                .response_timeout(self.deadline)
-                .build();
-            let client = client.map_err(|e| self.wrong_url(e))?;
+                .response_timeout(self.deadline);
+            if let Some(certificates) = self.certificates() {
+                client = client.certs(certificates);
+            }
+            let client = client.build().map_err(|e| self.wrong_url(e))?;
             return Ok(Way::Cluster(Box::new(client)));
         }
         if let Some(name) = &self.sentinel {
             let client = self.sentinel_client(name).map_err(|e| self.wrong_url(e))?;
             return Ok(Way::Sentinel(Arc::new(tokio::sync::Mutex::new(client))));
         }
-        let client = Client::open(&*self.urls[0]).map_err(|e| self.wrong_url(e))?;
-        Ok(Way::Single(Box::new(client)))
+        Ok(Way::Single(Box::new(self.client(&self.urls[0])?)))
+    }
+
+    fn client(&self, url: &str) -> Result<Client, BackendError> {
+        let client = match self.certificates() {
+            Some(certificates) => Client::build_with_tls(url, certificates),
+            None => Client::open(url),
+        };
+        client.map_err(|error| self.wrong_url(error))
+    }
+
+    fn certificates(&self) -> Option<TlsCertificates> {
+        let pem = self.root_certificate.clone()?;
+        Some(TlsCertificates {
+            client_tls: None,
+            root_cert: Some(pem.into_bytes()),
+        })
     }
 
     fn sentinel_client(&self, name: &str) -> Result<sentinel::SentinelClient, redis::RedisError> {
@@ -263,9 +311,8 @@ impl RedisOptions {
             Way::Single(client) => Ok(vec![Source::One(client.clone())]),
             Way::Sentinel(client) => Ok(vec![Source::Sentinel(client.clone())]),
             Way::Cluster(_) => {
-                let clients = self.urls.iter().map(|url| Client::open(&**url));
-                let clients: Result<Vec<Client>, _> = clients.collect();
-                let clients = clients.map_err(|e| self.wrong_url(e))?;
+                let clients = self.urls.iter().map(|url| self.client(url));
+                let clients = clients.collect::<Result<Vec<Client>, _>>()?;
                 let sources = clients
                     .into_iter()
                     .map(|client| Source::One(Box::new(client)));

@@ -1,0 +1,146 @@
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+//! What is refused at the start, and what is not.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use axum_taskflow_core::Backend;
+use axum_taskflow_redis::RedisOptions;
+use servers::RedisServer;
+use support::Store;
+
+async fn refused(options: RedisOptions) -> String {
+    let asked = Instant::now();
+    let shown = format!("{options:?}");
+    let error = options.open().await.unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert!(!shown.contains("secret"), "{shown}");
+    let words = format!("{error} {error:?}");
+    assert!(!words.contains("secret"), "{words}");
+    error.to_string()
+}
+
+async fn works(options: RedisOptions) {
+    let store = Store::open(options).await;
+    let task = store.task();
+    store.add(&task).await;
+    assert!(store.is_stored(task.id).await);
+    store.backend.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_is_refused_unless_that_is_allowed() {
+    let server = RedisServer::builder()
+        .setting("maxmemory-policy", "allkeys-lru")
+        .start();
+
+    let error = refused(RedisOptions::new(server.url())).await;
+
+    assert!(error.contains("maxmemory-policy is allkeys-lru"), "{error}");
+    assert!(error.contains("allow_eviction"), "{error}");
+    works(RedisOptions::new(server.url()).allow_eviction(true)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_without_the_password() {
+    let error = refused(RedisOptions::new("redis://ada:secret@127.0.0.1:1/")).await;
+    assert!(error.contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused() {
+    let server = RedisServer::builder().password("right").start();
+    let wrong = server.url().replace("right", "secret");
+
+    let error = refused(RedisOptions::new(wrong)).await;
+
+    assert!(error.to_lowercase().contains("password"), "{error}");
+    works(RedisOptions::new(server.url())).await;
+}
+
+#[tokio::test]
+async fn a_user_with_the_rules_of_the_guide_can_do_everything() {
+    let guide = include_str!("../../../docs/redis.md");
+    let rules = guide
+        .lines()
+        .find_map(|line| line.strip_prefix("ACL SETUSER tasks on >secret "))
+        .expect("the guide tells the rules");
+    let server = RedisServer::builder()
+        .user("tasks", "secret", rules)
+        .start();
+    works(RedisOptions::new(server.url_as("tasks", "secret"))).await;
+
+    let elsewhere = RedisOptions::new(server.url_as("tasks", "secret")).prefix("other");
+    let store = elsewhere.open().await.unwrap();
+    let error = store.orphans(1).await.unwrap_err().to_string();
+    assert!(error.contains("lacks a permission"), "{error}");
+}
+
+#[tokio::test]
+async fn connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other() {
+    let server = RedisServer::builder().tls().start();
+    let pem = server.certificate().unwrap();
+
+    works(RedisOptions::new(server.url()).root_certificate(pem)).await;
+    refused(RedisOptions::new(server.url())).await;
+}
+
+#[tokio::test]
+async fn databases_and_prefixes_are_apart_and_nothing_lies_outside() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let third = format!("{}/3", url.trim_end_matches('/'));
+    let one = Store::open(RedisOptions::new(&url).prefix("one")).await;
+    let two = Store::open(RedisOptions::new(&url).prefix("two")).await;
+    let other = Store::open(RedisOptions::new(third).prefix("one")).await;
+    let task = one.task();
+    one.add(&task).await;
+
+    assert!(one.is_stored(task.id).await);
+    assert!(!two.is_stored(task.id).await);
+    assert!(!other.is_stored(task.id).await);
+    let keys = server.command(&["KEYS", "*"]);
+    for key in keys.lines() {
+        assert!(
+            key.starts_with("{one}:") || key.starts_with("{two}:"),
+            "{key}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn another_format_is_left_alone() {
+    let server = RedisServer::start();
+    server.command(&["SET", "{taskflow}:meta", "2 of the future"]);
+    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let ids = axum_taskflow_core::IdSource::default();
+    let me = axum_taskflow_core::Instance::new(ids.instance(support::NOW), support::NOW);
+
+    let error = backend.join(me).await.unwrap_err();
+
+    assert!(error.is_refused());
+    assert!(error.to_string().contains("2 of the future"), "{error}");
+    assert_eq!(server.command(&["DBSIZE"]), "1");
+}
+
+#[tokio::test]
+async fn options_that_do_not_fit_are_refused() {
+    let ms = Duration::from_millis;
+    let options = || RedisOptions::new("redis://127.0.0.1:1/");
+    for (options, word) in [
+        (options().prefix(""), "prefix"),
+        (options().prefix("a{b}"), "braces"),
+        (options().lease(ms(10)), "lease"),
+        (options().deadline(ms(0)), "deadline"),
+        (options().deadline(ms(9_000)), "deadline"),
+        (options().node("redis://127.0.0.1:2/"), "cluster()"),
+        (options().cluster().sentinel("m"), "sentinels"),
+        (RedisOptions::new("http://example.org"), "no address"),
+        (RedisOptions::new("nonsense"), "no address"),
+    ] {
+        let error = options.open().await.unwrap_err();
+        assert!(error.is_refused());
+        assert!(error.to_string().contains(word), "{word}: {error}");
+    }
+}
