@@ -1,19 +1,19 @@
 -- Gives tasks that nobody holds to an instance, and begins them: Backend::claim.
 --
--- ARGV: session, generation, owner, now, limit, 1 if the answer to the last claim was heard, how many ids are left out,
--- those, then the names of functions. Answers with the next time at which something is due or nothing, then for each
--- task id, life, body and progress.
+-- ARGV: session, generation, owner, now, limit, the number of this claim, the number of the owner's last claim whose
+-- answer was heard, how many ids are left out, those, then the names of functions. Answers with the next time at which
+-- something is due or nothing, then for each task id, life, body and progress.
 if is_late(ARGV[1], ARGV[2]) then
     return LATE
 end
 if is_empty() then
     return EMPTY
 end
-local owner, now, limit, heard = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
-local n_except = tonumber(ARGV[7])
+local owner, now, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local number, heard, n_except = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local except, wanted = {}, {}
-for n = 8, 7 + n_except do except[ARGV[n]] = true end
-for n = 8 + n_except, #ARGV do wanted[ARGV[n]] = true end
+for n = 9, 8 + n_except do except[ARGV[n]] = true end
+for n = 9 + n_except, #ARGV do wanted[ARGV[n]] = true end
 local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
@@ -59,21 +59,28 @@ if is_gone(owner) then
     return { next_due() }
 end
 
+-- A claim leaves here its number and what it gave. Its answer may be lost: then the next one gives that again, as long as
+-- the owner still holds it, and leaves behind the bar what it had no room for. What was heard of is not given again,
+-- whatever was lost afterwards: it runs.
 local claims = P .. 'cl:' .. owner
-local ids, lives, unheard = {}, {}, {}
-if not heard then
-    -- The answer to an earlier claim may be lost: what it took is given again, as long as the claimer still holds it.
-    -- Nobody but the claimer could have changed it, unless it was taken from it.
+local ids, lives, no_room = {}, {}, {}
+local record = redis.call('GET', claims)
+if record then
+    local last, given, left = string.match(record, '^(%d+) (.-)|(.*)$')
     local earlier = {}
-    for id in string.gmatch(redis.call('GET', claims) or '', '%S+') do earlier[#earlier + 1] = id end
+    if tonumber(last) > heard then
+        for id in string.gmatch(given, '%S+') do earlier[#earlier + 1] = id end
+    end
+    for id in string.gmatch(left, '%S+') do earlier[#earlier + 1] = id end
     for n, life in ipairs(get_all('l:', earlier)) do
         local status, _, holder = read_life(life or '')
-        if holder == owner and (status == 'running' or status == 'pending') then
-            unheard[#unheard + 1] = earlier[n]
-            if #ids < limit then
-                ids[#ids + 1] = earlier[n]
-                lives[#ids] = life
-            end
+        if holder ~= owner or (status ~= 'running' and status ~= 'pending') then
+            -- It was taken from the owner, or deleted.
+        elseif #ids < limit then
+            ids[#ids + 1] = earlier[n]
+            lives[#ids] = life
+        else
+            no_room[#no_room + 1] = earlier[n]
         end
     end
 end
@@ -127,7 +134,6 @@ if #ids < limit then
             mark('o:' .. owner, id, true)
             to_set[#to_set + 1] = P .. 'l:' .. id
             to_set[#to_set + 1] = life
-            unheard[#unheard + 1] = id
             ids[#ids + 1] = id
             lives[#ids] = life
         end
@@ -138,8 +144,10 @@ if #ids < limit then
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
     write_marks()
 end
-if #unheard > 0 then
-    redis.call('SET', claims, table.concat(unheard, ' '), 'EX', 86400)
+if #ids > 0 or #no_room > 0 then
+    redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. table.concat(no_room, ' '), 'EX', 86400)
+elseif record then
+    redis.call('DEL', claims)
 end
 
 local answer = { next_due() }
