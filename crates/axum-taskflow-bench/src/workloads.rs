@@ -4,7 +4,8 @@ use std::{
     error::Error,
     fmt,
     path::Path,
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -59,10 +60,12 @@ pub(crate) enum Workload {
     W3,
     /// Memory of waiting tasks.
     W4,
+    /// What tasks cost a Redis server.
+    Server,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::L1,
         Self::W1,
         Self::W2,
@@ -72,6 +75,7 @@ impl Workload {
         Self::W2History,
         Self::W3,
         Self::W4,
+        Self::Server,
     ];
 
     pub(crate) fn named(name: &str) -> std::result::Result<Self, String> {
@@ -88,6 +92,7 @@ impl Workload {
     pub(crate) fn fits(self, store: Store) -> bool {
         match self {
             Self::L1 | Self::W2Full | Self::W2Shared | Self::W2History => store == Store::Sqlite,
+            Self::Server => store == Store::Redis,
             _ => true,
         }
     }
@@ -105,6 +110,7 @@ impl fmt::Display for Workload {
             Self::W2History => "w2-history",
             Self::W3 => "w3",
             Self::W4 => "w4",
+            Self::Server => "server",
         })
     }
 }
@@ -151,30 +157,41 @@ pub(crate) fn run(
         .worker_threads(2)
         .enable_all()
         .build()?;
-    // Before everything else: a server needs its time to start.
-    let _server = server(store)?;
-    runtime.block_on(async {
-        match workload {
-            Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
-            Workload::W1 => w1(store, &path, tasks).await,
-            Workload::W2 => w2(open(store, &path, Durability::Process).await?, tasks, false).await,
-            Workload::W2Requeue => {
-                w2(open(store, &path, Durability::Process).await?, tasks, true).await
-            }
-            Workload::W2Full => {
-                w2(
-                    open(store, &path, Durability::PowerLoss).await?,
-                    tasks,
-                    false,
-                )
-                .await
-            }
-            Workload::W2History => w2_history(&path, tasks, history).await,
-            Workload::W3 => w3(open(store, &path, Durability::Process).await?).await,
-            Workload::W4 => w4(store, &path).await,
+    let server = server(store);
+    if let Some(server) = &server {
+        SERVER.get_or_init(|| server.url());
+    }
+    let process = Durability::Process;
+    let work: Work<'_> = match workload {
+        Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
+        Workload::W1 => Box::pin(w1(store, &path, tasks)),
+        Workload::W2 => {
+            Box::pin(async { w2(open(store, &path, process).await?, tasks, false).await })
         }
-    })
+        Workload::W2Requeue => {
+            Box::pin(async { w2(open(store, &path, process).await?, tasks, true).await })
+        }
+        Workload::W2Full => Box::pin(async {
+            w2(
+                open(store, &path, Durability::PowerLoss).await?,
+                tasks,
+                false,
+            )
+            .await
+        }),
+        Workload::W2History => Box::pin(w2_history(&path, tasks, history)),
+        Workload::W3 => Box::pin(async { w3(open(store, &path, process).await?).await }),
+        Workload::W4 => Box::pin(w4(store, &path)),
+        Workload::Server => match &server {
+            Some(server) => Box::pin(on_server(server, store, &path, tasks)),
+            None => return Err("no server was started".into()),
+        },
+    };
+    runtime.block_on(work)
 }
+
+/// Boxed: all workloads in one future are more than the compiler lays out.
+type Work<'a> = Pin<Box<dyn Future<Output = Result<Vec<Figure>>> + 'a>>;
 
 async fn noop(_: String) {}
 
@@ -183,17 +200,15 @@ fn argument() -> String {
 }
 
 /// Where the server of this round is.
-static SERVER: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+static SERVER: OnceLock<String> = OnceLock::new();
 
-fn server(store: Store) -> Result<Option<RedisServer>> {
-    let settings = match store {
-        Store::Memory | Store::Sqlite => return Ok(None),
-        Store::Redis => RedisServer::builder(),
-        Store::RedisAof => RedisServer::builder().append_only("everysec"),
-    };
-    let server = settings.start();
-    SERVER.get_or_init(|| server.url());
-    Ok(Some(server))
+/// The server that the store needs, if it needs one.
+fn server(store: Store) -> Option<RedisServer> {
+    match store {
+        Store::Memory | Store::Sqlite => None,
+        Store::Redis => Some(RedisServer::start()),
+        Store::RedisAof => Some(RedisServer::builder().append_only("everysec").start()),
+    }
 }
 
 async fn open(store: Store, path: &Path, durability: Durability) -> Result<Arc<dyn Backend>> {
@@ -461,6 +476,103 @@ async fn w4(store: Store, path: &Path) -> Result<Vec<Figure>> {
         "MB",
         after_mb - before_mb,
     )])
+}
+
+// ---- the server ------------------------------------------------------------------------------------------------
+
+/// Memory of a server for a task that waits and for one that has finished; calls and bytes for one from its add to its
+/// end.
+async fn on_server(
+    server: &RedisServer,
+    store: Store,
+    path: &Path,
+    tasks: usize,
+) -> Result<Vec<Figure>> {
+    let backend = open(store, path, Durability::Process).await?;
+    let manager = TaskManager::start(config(backend)).await?;
+    end_to_end(&manager, tasks / 10, false).await?;
+    let before = Stats::of(server)?;
+    end_to_end(&manager, tasks, false).await?;
+    let finished = Stats::of(server)?;
+    let later = Duration::from_secs(24 * 3_600);
+    for _ in 0..tasks / 1_000 {
+        let bulk = (0..1_000).map(|_| argument());
+        manager.add_tasks(noop, bulk).delay_by(later).await?;
+    }
+    let waiting = Stats::of(server)?;
+    manager.shutdown().await?;
+    let per_task = |after: f64, before: f64| (after - before) / tasks as f64;
+    let bytes = |stats: &Stats| stats.bytes_in + stats.bytes_out;
+    Ok(vec![
+        Figure::new(
+            "memory per finished task",
+            "bytes",
+            per_task(finished.memory, before.memory),
+        ),
+        Figure::new(
+            "memory per waiting task",
+            "bytes",
+            per_task(waiting.memory, finished.memory),
+        ),
+        Figure::new(
+            "calls of scripts per task",
+            "calls",
+            per_task(finished.scripts, before.scripts),
+        ),
+        Figure::new(
+            "commands inside scripts per task",
+            "commands",
+            per_task(finished.commands, before.commands),
+        ),
+        Figure::new(
+            "traffic per task",
+            "bytes",
+            per_task(bytes(&finished), bytes(&before)),
+        ),
+    ])
+}
+
+/// What a server says of itself.
+struct Stats {
+    memory: f64,
+    scripts: f64,
+    commands: f64,
+    bytes_in: f64,
+    bytes_out: f64,
+}
+
+impl Stats {
+    fn of(server: &RedisServer) -> Result<Self> {
+        let info = server.command(&["INFO", "everything"]);
+        let number = |name: &str| -> Result<f64> {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            let word = line.and_then(|rest| rest.strip_prefix(':'));
+            Ok(word.ok_or(format!("INFO has no {name}"))?.trim().parse()?)
+        };
+        // cmdstat_evalsha:calls=7,usec=…
+        let mut scripts = 0.0;
+        let mut commands = 0.0;
+        for line in info
+            .lines()
+            .filter_map(|line| line.strip_prefix("cmdstat_"))
+        {
+            let calls = line
+                .split_once("calls=")
+                .and_then(|(_, rest)| rest.split(',').next());
+            let calls: f64 = calls.ok_or("INFO counts no calls")?.parse()?;
+            match line.starts_with("eval") {
+                true => scripts += calls,
+                false => commands += calls,
+            }
+        }
+        Ok(Self {
+            memory: number("used_memory")?,
+            scripts,
+            commands,
+            bytes_in: number("total_net_input_bytes")?,
+            bytes_out: number("total_net_output_bytes")?,
+        })
+    }
 }
 
 fn rate(name: &str, tasks: usize, begun: Instant) -> Figure {

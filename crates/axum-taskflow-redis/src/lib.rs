@@ -63,6 +63,7 @@ pub struct RedisOptions {
     deadline: Duration,
     min_replicas: usize,
     allow_eviction: bool,
+    history_max: u64,
 }
 
 impl RedisOptions {
@@ -78,6 +79,7 @@ impl RedisOptions {
             deadline: Duration::from_secs(2),
             min_replicas: 0,
             allow_eviction: false,
+            history_max: 1_000_000,
         }
     }
 
@@ -143,6 +145,14 @@ impl RedisOptions {
         self
     }
 
+    /// How many finished tasks are kept at most, since the server holds them in memory; a million if nothing is said. The
+    /// oldest go first, also those that are younger than the manager's retention.
+    #[must_use]
+    pub fn history_max(mut self, n: u64) -> Self {
+        self.history_max = n;
+        self
+    }
+
     /// Connects, and looks whether the server can be trusted with tasks.
     ///
     /// # Errors
@@ -156,7 +166,8 @@ impl RedisOptions {
         let prefix: Arc<str> = format!("{{{}}}", self.prefix).into();
         let link = |way| Link::new(way, prefix.clone(), self.deadline, self.min_replicas);
         let tasks = link(way.clone());
-        server::check(&tasks, self.allow_eviction)
+        // Boxed: the client's futures are deep, and a caller's compiler would have to lay them all out in its own.
+        Box::pin(server::check(&tasks, self.allow_eviction))
             .await
             .map_err(|error| {
                 let message = format!("cannot use {}: {error}", self.place());
@@ -172,6 +183,7 @@ impl RedisOptions {
             beats: link(way),
             news: News::listen(sources, format!("{prefix}:news")),
             lease: self.lease,
+            history_max: self.history_max,
             joined: Mutex::default(),
             unheard: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -212,14 +224,15 @@ impl RedisOptions {
                 .connection_timeout(self.deadline)
                 .response_timeout(self.deadline)
                 .build();
-            return client.map(Way::Cluster).map_err(|e| self.wrong_url(e));
+            let client = client.map_err(|e| self.wrong_url(e))?;
+            return Ok(Way::Cluster(Box::new(client)));
         }
         if let Some(name) = &self.sentinel {
             let client = self.sentinel_client(name).map_err(|e| self.wrong_url(e))?;
             return Ok(Way::Sentinel(Arc::new(tokio::sync::Mutex::new(client))));
         }
         let client = Client::open(&*self.urls[0]).map_err(|e| self.wrong_url(e))?;
-        Ok(Way::Single(client))
+        Ok(Way::Single(Box::new(client)))
     }
 
     fn sentinel_client(&self, name: &str) -> Result<sentinel::SentinelClient, redis::RedisError> {
@@ -239,7 +252,7 @@ impl RedisOptions {
         }
         sentinel::SentinelClient::build(
             sentinels,
-            name.to_owned(),
+            name,
             Some(node),
             sentinel::SentinelServerType::Master,
         )
@@ -253,7 +266,10 @@ impl RedisOptions {
                 let clients = self.urls.iter().map(|url| Client::open(&**url));
                 let clients: Result<Vec<Client>, _> = clients.collect();
                 let clients = clients.map_err(|e| self.wrong_url(e))?;
-                Ok(clients.into_iter().map(Source::One).collect())
+                let sources = clients
+                    .into_iter()
+                    .map(|client| Source::One(Box::new(client)));
+                Ok(sources.collect())
             }
         }
     }
@@ -286,6 +302,7 @@ pub struct Redis {
     beats: Link,
     news: News,
     lease: Duration,
+    history_max: u64,
     /// The instances of this process. A std mutex: held for one look.
     joined: Mutex<BTreeSet<InstanceId>>,
     /// Whose last claim may have taken tasks that were not heard of. An async mutex: held during a claim.
@@ -355,7 +372,8 @@ impl Redis {
         let mut unheard = self.unheard.lock().await;
         let heard = !unheard.get(&claim.owner).copied().unwrap_or(false);
         let mut call = self.tasks.call_in_time(&CLAIM);
-        call.arg(claim.owner.to_string())
+        call.once()
+            .arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
             .arg(claim.limit.min(TASKS_MAX))
             .arg(u8::from(heard))
@@ -413,31 +431,66 @@ impl Redis {
                 }
             }
         }
-        let from = match prune.from {
+        let begin = match prune.from {
             Some(from) => format!("({from}"),
-            None => "-".to_owned(),
+            None => {
+                self.stay_below_history_max().await?;
+                "-".to_owned()
+            }
         };
         // A task is not older than its id: what was created later cannot have finished before.
-        let to = TaskId::floor(prune.finished_before.max(prune.failed_before));
+        let end = TaskId::floor(prune.finished_before.max(prune.failed_before));
         let limit = prune.limit.min(TASKS_MAX);
+        let before = [prune.finished_before, prune.failed_before];
+        self.delete(before, begin, format!("({end}"), limit).await
+    }
+
+    /// Deletes the oldest finished tasks, as many as are too many.
+    async fn stay_below_history_max(&self) -> Result<(), BackendError> {
+        let counts = read::counts(&self.tasks).await?;
+        let finished = counts.iter().filter(|count| count.status.is_terminal());
+        let n_finished: u64 = finished.map(|count| count.n).sum();
+        let mut too_many = n_finished.saturating_sub(self.history_max);
+        let mut begin = "-".to_owned();
+        while too_many > 0 {
+            let limit = usize::try_from(too_many).map_or(TASKS_MAX, |n| n.min(TASKS_MAX));
+            let before = [Timestamp::MAX; 2];
+            let part = self.delete(before, begin, "+".to_owned(), limit).await?;
+            too_many = too_many.saturating_sub(part.deleted as u64);
+            match part.next {
+                Some(last) => begin = format!("({last}"),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what finished before, of at most `limit` tasks from `begin` to `end`, as `ZRANGEBYLEX` takes them.
+    async fn delete(
+        &self,
+        [finished_before, failed_before]: [Timestamp; 2],
+        begin: String,
+        end: String,
+        limit: usize,
+    ) -> Result<Pruned, BackendError> {
         let mut call = self.tasks.call(&PRUNE);
-        call.arg(prune.finished_before.as_unix_ms())
-            .arg(prune.failed_before.as_unix_ms())
-            .arg(from)
-            .arg(format!("({to}"))
+        call.arg(finished_before.as_unix_ms())
+            .arg(failed_before.as_unix_ms())
+            .arg(begin)
+            .arg(end)
             .arg(limit);
         let answers = answer::list(self.tasks.send(&call).await?)?;
         let Some([deleted, last]) = answer::groups::<2>(answers).next() else {
             return Ok(Pruned::default());
         };
         let last = answer::text(last)?;
-        let mut pruned = Pruned::default();
-        pruned.deleted = usize::try_from(answer::number(deleted)?).unwrap_or(0);
-        pruned.next = match &*last {
-            "" => None,
-            last => Some(last.parse().map_err(|_| record::strange("id", last))?),
-        };
-        Ok(pruned)
+        Ok(Pruned {
+            deleted: usize::try_from(answer::number(deleted)?).unwrap_or(0),
+            next: match &*last {
+                "" => None,
+                last => Some(last.parse().map_err(|_| record::strange("id", last))?),
+            },
+        })
     }
 }
 

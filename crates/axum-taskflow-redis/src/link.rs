@@ -64,8 +64,8 @@ script!(WRITE, "lua/write.lua");
 /// How a server is reached.
 #[derive(Clone)]
 pub(crate) enum Way {
-    Single(Client),
-    Cluster(ClusterClient),
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>),
     /// The client asks the sentinels for the master at each connection.
     Sentinel(Arc<Mutex<SentinelClient>>),
 }
@@ -109,6 +109,9 @@ impl ConnectionLike for Connection {
     }
 }
 
+/// A connection, and which one it is.
+type Numbered = (u64, Connection);
+
 /// A connection that comes back by itself.
 pub(crate) struct Link {
     way: Way,
@@ -117,7 +120,9 @@ pub(crate) struct Link {
     /// Replicas that must have a write before it counts.
     min_replicas: usize,
     /// An async mutex: held while a connection is made, so that one is made for all who wait.
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<Numbered>>,
+    /// Connections that were made. An atomic: only ever counted.
+    n_connections: AtomicU64,
     /// Names this process to the server, which refuses calls that it gave up.
     session: String,
     /// Grows when a call is given up whose end is not known. An atomic: read for each call.
@@ -138,9 +143,17 @@ pub(crate) struct Call {
     script: &'static Script,
     cmd: Cmd,
     generation: u64,
+    /// Twice does what once does: if the connection breaks, it is made again on a new one.
+    may_repeat: bool,
 }
 
 impl Call {
+    /// Its answer tells something that no other answer will.
+    pub(crate) fn once(&mut self) -> &mut Self {
+        self.may_repeat = false;
+        self
+    }
+
     pub(crate) fn arg(&mut self, arg: impl redis::ToRedisArgs) -> &mut Self {
         self.cmd.arg(arg);
         self
@@ -155,6 +168,7 @@ impl Link {
             deadline,
             min_replicas,
             connection: Mutex::new(None),
+            n_connections: AtomicU64::new(0),
             session: Uuid::now_v7().to_string(),
             generation: AtomicU64::new(0),
         }
@@ -169,6 +183,7 @@ impl Link {
             script,
             cmd,
             generation,
+            may_repeat: true,
         }
     }
 
@@ -182,51 +197,56 @@ impl Link {
 
     /// Calls, and waits for the answer until the deadline.
     pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
-        let answered = tokio::time::timeout(self.deadline, self.try_send(call)).await;
-        let failure = match answered {
+        let mut used = None;
+        let calling = async {
+            let (n, mut connection) = self.connection().await?;
+            used = Some(n);
+            let answer = try_send(&mut connection, call).await;
+            match &answer {
+                Err(failure) if is_lost(failure) && call.may_repeat => {
+                    self.let_go_of(used).await;
+                    let (n, mut connection) = self.connection().await?;
+                    used = Some(n);
+                    try_send(&mut connection, call).await
+                }
+                _ => answer,
+            }
+        };
+        let failure = match tokio::time::timeout(self.deadline, calling).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(failure)) => {
-                let ends_connection = failure.is_io_error()
-                    || failure.is_connection_dropped()
-                    || matches!(
-                        failure.code(),
-                        Some("READONLY" | "MASTERDOWN" | "UNBLOCKED")
-                    );
-                if !ends_connection {
+                let is_lost = is_lost(&failure);
+                let is_demoted = matches!(failure.code(), Some("READONLY" | "MASTERDOWN"));
+                if !is_lost && !is_demoted {
                     return Err(explain(failure));
+                }
+                // The others reconnect by themselves; a sentinel has to be asked again who the master is.
+                if matches!(self.way, Way::Sentinel(_)) {
+                    self.let_go_of(used).await;
                 }
                 explain(failure)
             }
-            Err(_) => BackendError::unavailable(format!(
-                "Redis did not answer within {:?}",
-                self.deadline
-            )),
+            Err(_) => {
+                // The other end may be gone without a word: a new connection finds out.
+                self.let_go_of(used).await;
+                self.too_late()
+            }
         };
         // What was sent may arrive, or has arrived.
         let next = call.generation + 1;
         self.generation.fetch_max(next, Ordering::SeqCst);
-        if let (Way::Sentinel(_), Ok(mut connection)) = (&self.way, self.connection.try_lock()) {
-            *connection = None; // the next one asks who is the master
-        }
         Err(failure)
     }
 
-    async fn try_send(&self, call: &Call) -> Result<Value, RedisError> {
-        let mut connection = self.connection().await?;
-        match ask(&mut connection, &call.cmd).await {
-            Err(error) if is_unknown_script(&error) => {
-                // The server was restarted, or somebody has flushed its scripts.
-                let mut whole = redis::cmd("EVAL");
-                whole.arg(call.script.text);
-                for arg in call.cmd.args_iter().skip(2) {
-                    if let redis::Arg::Simple(arg) = arg {
-                        whole.arg(arg);
-                    }
-                }
-                ask(&mut connection, &whole).await
-            }
-            answer => answer,
-        }
+    fn too_late(&self) -> BackendError {
+        let deadline = self.deadline;
+        BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
+    }
+
+    /// The next call makes a connection of its own, unless somebody did so meanwhile.
+    async fn let_go_of(&self, used: Option<u64>) {
+        let mut current = self.connection.lock().await;
+        current.take_if(|(n, _)| Some(*n) == used);
     }
 
     /// Returns once enough replicas have what was written on this connection.
@@ -238,7 +258,7 @@ impl Link {
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.min_replicas).arg(wait_ms);
         let waiting = async {
-            let mut connection = self.connection().await?;
+            let (_, mut connection) = self.connection().await?;
             wait.query_async::<usize>(&mut connection).await
         };
         let n = match tokio::time::timeout(self.deadline, waiting).await {
@@ -257,19 +277,16 @@ impl Link {
     /// Asks something that is not a script, at the start.
     pub(crate) async fn ask(&self, cmd: &Cmd) -> Result<Value, BackendError> {
         let asking = async {
-            let mut connection = self.connection().await?;
+            let (_, mut connection) = self.connection().await?;
             ask(&mut connection, cmd).await
         };
         match tokio::time::timeout(self.deadline, asking).await {
             Ok(answer) => answer.map_err(explain),
-            Err(_) => Err(BackendError::unavailable(format!(
-                "Redis did not answer within {:?}",
-                self.deadline
-            ))),
+            Err(_) => Err(self.too_late()),
         }
     }
 
-    async fn connection(&self) -> Result<Connection, RedisError> {
+    async fn connection(&self) -> Result<Numbered, RedisError> {
         let mut current = self.connection.lock().await;
         if let Some(connection) = &*current {
             return Ok(connection.clone());
@@ -282,7 +299,8 @@ impl Link {
                     .set_number_of_retries(3)
                     .set_min_delay(Duration::from_millis(50))
                     .set_max_delay(Duration::from_secs(1));
-                let manager = ConnectionManager::new_with_config(client.clone(), config).await?;
+                let manager =
+                    ConnectionManager::new_with_config((**client).clone(), config).await?;
                 Connection::Single(Box::new(manager))
             }
             Way::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
@@ -295,8 +313,12 @@ impl Link {
                 Connection::Sentinel(connection)
             }
         };
-        *current = Some(connection.clone());
-        Ok(connection)
+        let numbered = (
+            self.n_connections.fetch_add(1, Ordering::Relaxed),
+            connection,
+        );
+        *current = Some(numbered.clone());
+        Ok(numbered)
     }
 
     /// Lets go of the connection.
@@ -305,9 +327,30 @@ impl Link {
     }
 }
 
+async fn try_send(connection: &mut Connection, call: &Call) -> Result<Value, RedisError> {
+    match ask(connection, &call.cmd).await {
+        Err(error) if is_unknown_script(&error) => {
+            // The server was restarted, or somebody has flushed its scripts.
+            let mut whole = redis::cmd("EVAL");
+            whole.arg(call.script.text);
+            for arg in call.cmd.args_iter().skip(2) {
+                if let redis::Arg::Simple(arg) = arg {
+                    whole.arg(arg);
+                }
+            }
+            ask(connection, &whole).await
+        }
+        answer => answer,
+    }
+}
+
 /// The answer, or the error that the server gave as one.
 async fn ask(connection: &mut Connection, cmd: &Cmd) -> Result<Value, RedisError> {
     connection.req_packed_command(cmd).await?.extract_error()
+}
+
+fn is_lost(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped()
 }
 
 fn is_unknown_script(error: &RedisError) -> bool {

@@ -11,7 +11,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the server is that publishes: any node of a cluster does.
 pub(crate) enum Source {
-    One(Client),
+    One(Box<Client>),
     Sentinel(Arc<tokio::sync::Mutex<redis::sentinel::SentinelClient>>),
 }
 

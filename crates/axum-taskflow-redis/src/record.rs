@@ -95,12 +95,18 @@ pub(crate) fn body(task: &Task) -> Result<String, BackendError> {
         retry_of: task.retry_of,
         executor: task.executor,
     };
-    let priority = i64::from(i32::MAX) - i64::from(task.priority);
-    Ok(format!(
-        "{priority:08x}\n{}\n{}",
-        to_json(&meta)?,
-        task.args
-    ))
+    let (priority, meta) = (priority(task), to_json(&meta)?);
+    Ok(format!("{priority}\n{meta}\n{}", task.args))
+}
+
+/// The priority in digits that sort: the highest first.
+pub(crate) fn priority(task: &Task) -> String {
+    format!("{:08x}", i64::from(i32::MAX) - i64::from(task.priority))
+}
+
+/// A time in digits that sort.
+pub(crate) fn sortable(at: Timestamp) -> String {
+    format!("{:015}", at.as_unix_ms())
 }
 
 pub(crate) fn life(life: &Life) -> Result<String, BackendError> {

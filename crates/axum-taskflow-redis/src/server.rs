@@ -72,10 +72,8 @@ async fn info(link: &Link) -> Result<HashMap<String, String>, BackendError> {
 }
 
 async fn warn_of_clocks(link: &Link) -> Result<(), BackendError> {
-    let time = match link.ask(&redis::cmd("TIME")).await {
-        Ok(Value::Array(parts)) => parts,
-        // Some nodes of a cluster, or a user without the permission: it is only a warning.
-        _ => return Ok(()),
+    let Ok(Value::Array(time)) = link.ask(&redis::cmd("TIME")).await else {
+        return Ok(()); // the nodes of a cluster, or a user without the permission: it is only a warning
     };
     let Some([seconds, _]) = answer::groups::<2>(time).next() else {
         return Ok(());

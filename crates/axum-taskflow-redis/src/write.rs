@@ -1,7 +1,8 @@
 //! A batch as one call, and its answers.
 
 use axum_taskflow_core::{
-    Applied, BackendError, Batch, Change, Enqueued, KeyFate, Note, Said, Task, Timestamp, Written,
+    Applied, BackendError, Batch, Change, Enqueued, KeyFate, Life, Note, Said, Task, TaskStatus,
+    Timestamp, Written,
 };
 use redis::Value;
 
@@ -21,7 +22,7 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
         .arg(batch.notes.len())
         .arg(batch.audit.len());
     for task in &batch.tasks {
-        add_task(&mut call, task)?;
+        add_task(&mut call, task, batch.now)?;
     }
     for change in &batch.changes {
         add_change(&mut call, change, batch.now)?;
@@ -37,18 +38,40 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
     read(answers, batch)
 }
 
-fn add_task(call: &mut Call, task: &Task) -> Result<(), BackendError> {
+fn add_task(call: &mut Call, task: &Task, now: Timestamp) -> Result<(), BackendError> {
+    let id = task.id.to_string();
+    let life = &task.life;
     let key = match &task.idempotency_key {
         Some(key) => format!("={}", key.key),
         None => String::new(),
     };
-    call.arg(task.id.to_string())
-        .arg(record::life(&task.life)?)
+    let (priority, run_at) = (record::priority(task), record::sortable(life.run_at));
+    let (waits_in, place) = match waits_for_anybody(life) {
+        false => (String::new(), String::new()),
+        true if life.run_at <= now => (
+            format!("w:{}", task.name),
+            format!("{priority}{run_at}{id}"),
+        ),
+        true => (
+            "a".to_owned(),
+            format!("{run_at}{priority}{id}{}", task.name),
+        ),
+    };
+    call.arg(&id)
+        .arg(record::life(life)?)
         .arg(record::body(task)?)
         .arg(&*task.name)
         .arg(key)
-        .arg(record::tags(task)?);
+        .arg(record::tags(task)?)
+        .arg(format!("{} {}", life.status, task.name))
+        .arg(format!("o:{}", record::Word(life.owner)))
+        .arg(waits_in)
+        .arg(place);
     Ok(())
+}
+
+fn waits_for_anybody(life: &Life) -> bool {
+    life.status == TaskStatus::Pending && life.owner.is_none()
 }
 
 fn add_change(call: &mut Call, change: &Change, now: Timestamp) -> Result<(), BackendError> {
@@ -81,7 +104,16 @@ fn add_change(call: &mut Call, change: &Change, now: Timestamp) -> Result<(), Ba
         .arg(attempt)
         .arg(key)
         .arg(minute)
-        .arg(ran_ms);
+        .arg(ran_ms)
+        .arg(life.status.as_str())
+        .arg(match life.status.is_terminal() {
+            true => String::new(),
+            false => format!("o:{}", record::Word(life.owner)),
+        })
+        .arg(match waits_for_anybody(life) {
+            true => record::sortable(life.run_at),
+            false => String::new(),
+        });
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use axum_taskflow_core::{
     TaskStatus, Timestamp, Written,
 };
 
-use crate::world::{CRASHES_MAX, Deed, Function};
+use crate::world::{CRASHES_MAX, Deed, Function, LEASE_MS};
 
 /// Virtual milliseconds since the beginning.
 pub(crate) type Moment = u64;
@@ -80,14 +80,22 @@ struct Attempt {
 struct Identity {
     process: usize,
     beat_at: Moment,
-
+    /// When it made the last call that it knows to have been a beat.
+    beat_from: Moment,
+    /// It could not beat for so long that it had to stop what it ran.
+    has_lapsed: bool,
     gone_at: Option<Moment>,
 }
+
+/// After so long without a beat an instance stops what it runs, where it lives by a lease.
+const LAPSE_MS: Moment = LEASE_MS / 4 * 3;
 
 /// A process as the checker has to know it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who {
     pub(crate) process: usize,
+    /// It is alive for a lease after each beat, and not as long as it has a lock.
+    pub(crate) has_lease: bool,
     pub(crate) concurrency: usize,
     pub(crate) leaving: bool,
     pub(crate) runs_tasks: bool,
@@ -183,7 +191,8 @@ impl Checker {
         let identity = Identity {
             process: who.process,
             beat_at: self.now,
-
+            beat_from: self.now,
+            has_lapsed: false,
             gone_at: None,
         };
         self.identities.entry(id).or_insert(identity);
@@ -192,6 +201,14 @@ impl Checker {
     pub(crate) fn beaten(&mut self, id: InstanceId) {
         if let Some(identity) = self.identities.get_mut(&id) {
             identity.beat_at = self.now;
+        }
+    }
+
+    /// The instance knows that its call from then was a beat.
+    pub(crate) fn heard_beat(&mut self, id: InstanceId, from: Moment) {
+        if let Some(identity) = self.identities.get_mut(&id) {
+            identity.has_lapsed |= self.now - identity.beat_from >= LAPSE_MS;
+            identity.beat_from = from;
         }
     }
 
@@ -250,6 +267,22 @@ impl Checker {
             (identity.gone_at.is_none() && self.now - identity.beat_at >= ms).then_some(*id)
         };
         self.identities.iter().filter_map(silent).collect()
+    }
+
+    /// The instance of this process has not beaten for its lease, and others may start what it ran.
+    pub(crate) fn must_have_stopped(&mut self, process: usize, id: InstanceId) {
+        if self.process_of(id) != Some(process) {
+            return;
+        }
+        self.count("lease ran out");
+        let runs_on = self.tasks.values().find(|seen| {
+            let mut attempts = seen.attempts.values();
+            attempts.any(|attempt| attempt.inside && attempt.identity == Some(id))
+        });
+        if let Some(n) = runs_on.map(|seen| seen.n) {
+            let what = format!("the lease of p{process} runs out, and it still runs t{n}");
+            self.broken("P2", &what);
+        }
     }
 
     fn is_gone(&self, id: InstanceId) -> bool {
@@ -576,7 +609,13 @@ impl Checker {
         let owner = before.owner.and_then(|id| self.process_of(id));
         let is_own = owner == Some(who.process);
         let is_orphan = before.owner.is_some_and(|id| self.is_gone(id));
-        let is_cut_off = is_orphan || who.leaving;
+        let had_to_stop = |id| {
+            let silent = |identity: &Identity| self.now - identity.beat_from >= LAPSE_MS;
+            let identity = self.identities.get(&id);
+            identity.is_some_and(|identity| identity.has_lapsed || silent(identity))
+        };
+        let has_lapsed = who.has_lease && before.owner.is_some_and(had_to_stop);
+        let is_cut_off = is_orphan || who.leaving || has_lapsed;
         if before.status == S::Pending && after.status == S::Cancelled && !was_run(change) {
             return (!seen.cancel_asked).then_some(("P1", "nobody asked for it"));
         }

@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::sleep};
 
 use crate::checker::Moment;
-use crate::world::{Liveness, Process, Pulse, Weather, now};
+use crate::world::{LEASE_MS, Liveness, Process, Pulse, Weather, now};
 
 /// A driver gives up on a call after so long.
 const DRIVER_DEADLINE: Duration = Duration::from_secs(4);
@@ -248,14 +248,28 @@ impl Backend for Faulty {
     }
 
     fn beat(&self, id: InstanceId, at: Timestamp) -> BackendFuture<'_, Standing> {
-        self.call(Verb::Beat, move |process| {
+        let from = self.process.world.now();
+        let beaten = self.call(Verb::Beat, move |process| {
             let standing = now(process.world.memory.beat(id, at))?;
             process.world.check(|checker| match standing {
                 Standing::Alive => checker.beaten(id),
                 Standing::Superseded => checker.count("heard that it was superseded"),
             });
             Ok(standing)
+        });
+        Box::pin(async move {
+            let standing = beaten.await?;
+            let world = &self.process.world;
+            world.check(|checker| checker.heard_beat(id, from));
+            Ok(standing)
         })
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        match self.process.world.liveness {
+            Liveness::Lease => Some(Duration::from_millis(LEASE_MS)),
+            _ => None,
+        }
     }
 
     fn instances(&self) -> BackendFuture<'_, Vec<Peer>> {

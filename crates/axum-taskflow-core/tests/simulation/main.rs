@@ -101,7 +101,7 @@ fn every_promise_holds_in_every_seed() {
 }
 
 /// What must have happened somewhere in a hundred seeds.
-const ALL: [&str; 21] = [
+const ALL: [&str; 22] = [
     "add refused",
     "cancelled",
     "cancelled before it began",
@@ -113,6 +113,7 @@ const ALL: [&str; 21] = [
     "held",
     "interrupted",
     "key taken",
+    "lease ran out",
     "late call",
     "late call of a dead one",
     "lost answer",

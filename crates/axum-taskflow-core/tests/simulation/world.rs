@@ -31,7 +31,7 @@ use crate::{
 pub(crate) const START_MS: i64 = 1_795_300_000_000;
 pub(crate) const CRASHES_MAX: u32 = 3;
 /// An instance that has not beaten for so long is dead, where the store tells it by a lease.
-const LEASE_MS: Moment = 10_000;
+pub(crate) const LEASE_MS: Moment = 10_000;
 /// More would be a loop that spins.
 const CALLS_IN_A_ROW_MAX: usize = 500;
 
@@ -145,6 +145,8 @@ pub(crate) struct Process {
     lately: Mutex<(Moment, usize)>,
     /// What its claims took since the last one that was answered.
     unheard: Mutex<Vec<Task>>,
+    /// When it began, or went on after it had been stopped.
+    moves_since: Mutex<Moment>,
     /// How often it was stopped or went on.
     stops: AtomicUsize,
 }
@@ -260,6 +262,11 @@ impl World {
             n += 1;
             if self.liveness == Liveness::Lease {
                 for id in self.check(|checker| checker.silent_for(LEASE_MS)) {
+                    for process in self.processes() {
+                        if process.moves_for() >= LEASE_MS / 4 {
+                            self.check(|checker| checker.must_have_stopped(process.n, id));
+                        }
+                    }
                     self.take_for_dead(id);
                 }
             }
@@ -325,7 +332,7 @@ impl Deed {
             },
             priority: if once_in(rng, 4) { rng.i32(-3..4) } else { 0 },
             waits_ms: match once_in(rng, 10) {
-                true => vec![rng.u64(2_000..8_000)],
+                true => vec![rng.u64(2_000..14_000)],
                 false => (0..rng.usize(0..4)).map(|_| rng.u64(0..900)).collect(),
             },
             kills,
@@ -341,6 +348,7 @@ impl Process {
             world: world.clone(),
             settings,
             pulse: State::new(Pulse::Runs),
+            moves_since: Mutex::new(world.now()),
             weather: State::new(Weather::Fair),
             weather_since: AtomicU64::new(0),
             well_since: Mutex::default(),
@@ -385,6 +393,7 @@ impl Process {
     pub(crate) fn who(&self) -> Who {
         Who {
             process: self.n,
+            has_lease: self.world.liveness == Liveness::Lease,
             concurrency: self.settings.concurrency,
             leaving: self.is_leaving(),
             runs_tasks: self.settings.role.runs_tasks(),
@@ -523,6 +532,7 @@ impl Process {
             self.world.check(|checker| checker.step(&what));
             self.pulse.set(to);
             self.stops.fetch_add(1, Ordering::SeqCst);
+            *self.moves_since.lock().unwrap() = self.world.now();
             self.look_well();
         }
     }
@@ -548,6 +558,14 @@ impl Process {
     pub(crate) fn lock_dropped(&self) {
         for id in self.world.check(|checker| checker.identities_of(self.n)) {
             self.world.take_for_dead(id);
+        }
+    }
+
+    /// For how long it has not been stopped.
+    fn moves_for(&self) -> Moment {
+        match self.pulse() {
+            Pulse::Runs => self.world.now() - *self.moves_since.lock().unwrap(),
+            _ => 0,
         }
     }
 

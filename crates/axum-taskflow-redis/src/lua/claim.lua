@@ -60,27 +60,29 @@ if is_gone(owner) then
 end
 
 local claims = P .. 'cl:' .. owner
-local ids, lives = {}, {}
-if heard then
-    redis.call('DEL', claims)
-else
-    -- The answer to an earlier claim may be lost: what it took is given again, as long as it is as it was left.
-    local earlier = redis.call('HGETALL', claims)
-    for n = 1, #earlier, 2 do
-        if redis.call('GET', P .. 'l:' .. earlier[n]) ~= earlier[n + 1] then
-            redis.call('HDEL', claims, earlier[n])
-        elseif #ids < limit then
-            ids[#ids + 1] = earlier[n]
-            lives[#ids] = earlier[n + 1]
+local ids, lives, unheard = {}, {}, {}
+if not heard then
+    -- The answer to an earlier claim may be lost: what it took is given again, as long as the claimer still holds it.
+    -- Nobody but the claimer could have changed it, unless it was taken from it.
+    local earlier = {}
+    for id in string.gmatch(redis.call('GET', claims) or '', '%S+') do earlier[#earlier + 1] = id end
+    for n, life in ipairs(get_all('l:', earlier)) do
+        local status, _, holder = read_life(life or '')
+        if holder == owner and (status == 'running' or status == 'pending') then
+            unheard[#unheard + 1] = earlier[n]
+            if #ids < limit then
+                ids[#ids + 1] = earlier[n]
+                lives[#ids] = life
+            end
         end
     end
 end
-local n_again = #ids
 
 if #ids < limit then
-    local candidates = {}
+    local candidates, n_names = {}, 0
     for _, name in ipairs(redis.call('SMEMBERS', P .. 'wn')) do
         if wanted[name] then
+            n_names = n_names + 1
             local n_looked_at = limit - #ids + n_except
             if now < latest then
                 n_looked_at = math.max(n_looked_at, 1000)
@@ -96,7 +98,9 @@ if #ids < limit then
             end
         end
     end
-    table.sort(candidates, function(one, other) return one[1] < other[1] end)
+    if n_names > 1 then
+        table.sort(candidates, function(one, other) return one[1] < other[1] end)
+    end
     local taken, names = {}, {}
     for n = 1, math.min(limit - #ids, #candidates) do
         local place, name = candidates[n][1], candidates[n][2]
@@ -105,7 +109,7 @@ if #ids < limit then
         mark('w:' .. name, place, false)
     end
     local found = get_all('l:', taken)
-    local to_set, to_remember = {}, {}
+    local to_set = {}
     for n, id in ipairs(taken) do
         local life = found[n]
         if life then
@@ -123,8 +127,7 @@ if #ids < limit then
             mark('o:' .. owner, id, true)
             to_set[#to_set + 1] = P .. 'l:' .. id
             to_set[#to_set + 1] = life
-            to_remember[#to_remember + 1] = id
-            to_remember[#to_remember + 1] = life
+            unheard[#unheard + 1] = id
             ids[#ids + 1] = id
             lives[#ids] = life
         end
@@ -133,13 +136,14 @@ if #ids < limit then
         redis.call('SADD', P .. 'os', owner)
     end
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
-    each_chunk(to_remember, function(...) redis.call('HSET', claims, ...) end)
     write_marks()
+end
+if #unheard > 0 then
+    redis.call('SET', claims, table.concat(unheard, ' '), 'EX', 86400)
 end
 
 local answer = { next_due() }
 if #ids > 0 then
-    redis.call('EXPIRE', claims, 86400)
     local bodies, progress = get_all('t:', ids), get_all('q:', ids)
     for n, id in ipairs(ids) do
         if bodies[n] then

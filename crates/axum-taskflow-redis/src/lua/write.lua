@@ -1,9 +1,11 @@
 -- Does everything in a batch: Backend::write.
 --
 -- ARGV: session, generation, now, how many tasks, changes, notes and audit entries; then each
---   task:   id, life, body, function, key (after "="), tags as JSON or nothing
+--   task:   id, life, body, function, key (after "="), tags as JSON or nothing, "STATUS NAME" for the counts, set of
+--           its owner, set and place in which it waits or nothing
 --   change: id, what is expected of the life ("STATUS EPOCH "), life, function, past attempt as JSON or nothing,
---           fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a terminal one
+--           fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a terminal one,
+--           status, set of the owner or nothing, time for sorting if it waits for anybody
 --   note:   id, epoch, "L"line for sorting or "P", JSON
 --   audit:  id and JSON in one
 -- Answers for each task with 1, or the id and the function of the one that has its key; for each change with 1 or 0.
@@ -17,47 +19,37 @@ local now = tonumber(ARGV[3])
 local n_tasks, n_changes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local n_notes, n_audit = tonumber(ARGV[6]), tonumber(ARGV[7])
 local first_task = 8
-local first_change = first_task + n_tasks * 6
-local first_note = first_change + n_changes * 8
+local first_change = first_task + n_tasks * 10
+local first_note = first_change + n_changes * 11
 local first_audit = first_note + n_notes * 4
 
-local lives, stored = {}, {}
 local ids = {}
-for n = 0, n_tasks - 1 do ids[#ids + 1] = ARGV[first_task + n * 6] end
-for n = 0, n_changes - 1 do ids[#ids + 1] = ARGV[first_change + n * 8] end
-for n = 0, n_notes - 1 do ids[#ids + 1] = ARGV[first_note + n * 4] end
-local found = get_all('l:', ids)
-for n, id in ipairs(ids) do
-    lives[id] = found[n] or nil
+for at = first_task, first_change - 1, 10 do ids[#ids + 1] = ARGV[at] end
+for at = first_change, first_note - 1, 11 do ids[#ids + 1] = ARGV[at] end
+for at = first_note, first_audit - 1, 4 do ids[#ids + 1] = ARGV[at] end
+local lives, found = {}, get_all('l:', ids)
+for n = 1, #ids do
+    lives[ids[n]] = found[n] or nil
 end
 
-local answers, to_set, owners = {}, {}, {}
+local answers, owners, waiting = {}, {}, {}
 local something_waits = false
 
-local function put(id, life, name, status, owner, run_at, priority)
-    lives[id] = life
-    stored[id] = true
-    count(status, name, 1)
-    if status == 'pending' or status == 'running' then
-        mark('o:' .. owner, id, true)
-        if owner ~= '-' then
-            owners[owner] = true
-        elseif tonumber(run_at) <= now then
-            mark('w:' .. name, due_place(priority or priority_of(id), run_at, id), true)
-            redis.call('SADD', P .. 'wn', name)
-            something_waits = true
-        else
-            mark('a', ahead_place(priority or priority_of(id), run_at, id, name), true)
-            something_waits = true
-        end
-    elseif status ~= 'success' then
-        mark('s:' .. status, id, true)
+-- New tasks: for each set what is added to it.
+local to_set, added, n_by_count = {}, { all = {} }, {}
+
+local function add(set, member)
+    local members = added[set]
+    if not members then
+        members = {}
+        added[set] = members
     end
+    members[#members + 1] = 0
+    members[#members + 1] = member
 end
 
-for n = 0, n_tasks - 1 do
-    local at = first_task + n * 6
-    local id, life, body, name, key, tags = unpack(ARGV, at, at + 5)
+for at = first_task, first_change - 1, 10 do
+    local id, key = ARGV[at], ARGV[at + 4]
     local answer = 1
     if not lives[id] then
         if key ~= '' then
@@ -70,32 +62,49 @@ for n = 0, n_tasks - 1 do
                 end
             end
             if answer == 1 then
-                redis.call('SET', key_name, id .. ' - ' .. name)
+                redis.call('SET', key_name, id .. ' - ' .. ARGV[at + 3])
             end
         end
         if answer == 1 then
-            to_set[#to_set + 1] = P .. 't:' .. id
-            to_set[#to_set + 1] = body
-            mark('all', id, true)
-            mark('f:' .. name, id, true)
-            if tags ~= '' then
-                for _, tag in ipairs(cjson.decode(tags)) do
-                    mark('y:' .. tag, id, true)
+            local n, life, name = #to_set, ARGV[at + 1], ARGV[at + 3]
+            to_set[n + 1] = P .. 't:' .. id
+            to_set[n + 2] = ARGV[at + 2]
+            to_set[n + 3] = P .. 'l:' .. id
+            to_set[n + 4] = life
+            lives[id] = life
+            add('all', id)
+            add('f:' .. name, id)
+            add(ARGV[at + 7], id)
+            owners[ARGV[at + 7]] = true
+            local waits_in = ARGV[at + 8]
+            if waits_in ~= '' then
+                add(waits_in, ARGV[at + 9])
+                something_waits = true
+                if waits_in ~= 'a' then
+                    waiting[name] = true
                 end
             end
-            local status, _, owner, _, _, run_at = read_life(life)
-            put(id, life, name, status, owner, run_at, string.sub(body, 1, 8))
+            if ARGV[at + 5] ~= '' then
+                for _, tag in ipairs(cjson.decode(ARGV[at + 5])) do
+                    add('y:' .. tag, id)
+                end
+            end
+            local field = ARGV[at + 6]
+            counts[field] = (counts[field] or 0) + 1
         end
     end
     answers[#answers + 1] = answer
 end
--- Before the changes, which may look for a priority.
+-- Before the changes, which may be of these tasks.
 each_chunk(to_set, function(...) redis.call('MSET', ...) end)
+for set, members in pairs(added) do
+    each_chunk(members, function(...) redis.call('ZADD', P .. set, ...) end)
+end
 
+local stored = {}
 local minutes = {}
-for n = 0, n_changes - 1 do
-    local at = first_change + n * 8
-    local id, expected, life, name, attempt, key, minute, ran_ms = unpack(ARGV, at, at + 7)
+for at = first_change, first_note - 1, 11 do
+    local id, expected, life, name, attempt, key, minute, ran_ms, status, owner_set, run_at = unpack(ARGV, at, at + 10)
     local old = lives[id]
     local answer = 0
     if old and string.sub(old, 1, #expected) == expected then
@@ -108,8 +117,24 @@ for n = 0, n_changes - 1 do
             mark('a', ahead_place(priority, old_run_at, id, name), false)
         end
         count(old_status, name, -1)
-        local status, _, owner, _, _, run_at = read_life(life)
-        put(id, life, name, status, owner, run_at)
+        count(status, name, 1)
+        lives[id] = life
+        stored[id] = life
+        if owner_set ~= '' then
+            mark(owner_set, id, true)
+            owners[owner_set] = true
+        elseif status ~= 'success' then
+            mark('s:' .. status, id, true)
+        end
+        if run_at ~= '' then
+            something_waits = true
+            if tonumber(run_at) <= now then
+                mark('w:' .. name, due_place(priority_of(id), run_at, id), true)
+                waiting[name] = true
+            else
+                mark('a', ahead_place(priority_of(id), run_at, id, name), true)
+            end
+        end
         if attempt ~= '' then
             redis.call('RPUSH', P .. 'p:' .. id, attempt)
             redis.call('LTRIM', P .. 'p:' .. id, -1000, -1)
@@ -180,9 +205,9 @@ for n = 0, n_audit - 1 do
 end
 
 to_set = {}
-for id in pairs(stored) do
+for id, life in pairs(stored) do
     to_set[#to_set + 1] = P .. 'l:' .. id
-    to_set[#to_set + 1] = lives[id]
+    to_set[#to_set + 1] = life
 end
 each_chunk(to_set, function(...) redis.call('MSET', ...) end)
 write_marks()
@@ -193,11 +218,17 @@ for minute, sums in pairs(minutes) do
         redis.call('HINCRBY', P .. 'm:' .. minute, 't ' .. field, string.format('%d', sum[2]))
     end
 end
-for owner in pairs(owners) do
-    redis.call('SADD', P .. 'os', owner)
-    if redis.call('ZSCORE', P .. 'x', owner) then
-        redis.call('SADD', P .. 'xo', owner)
+for set in pairs(owners) do
+    if set ~= 'o:-' then
+        local owner = string.sub(set, 3)
+        redis.call('SADD', P .. 'os', owner)
+        if redis.call('ZSCORE', P .. 'x', owner) then
+            redis.call('SADD', P .. 'xo', owner)
+        end
     end
+end
+for name in pairs(waiting) do
+    redis.call('SADD', P .. 'wn', name)
 end
 if something_waits then
     if now > tonumber(redis.call('GET', P .. 'h') or '0') then
