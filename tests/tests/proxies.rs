@@ -221,19 +221,23 @@ impl<'v> LivePage<'v> {
 
     /// Opens the stream, and waits for its first event.
     async fn follow(&mut self) {
-        self.response = until("a stream", async || {
-            let mut request = self.visitor.ask(Method::GET, &self.stream);
-            if let Some(id) = &self.last_id {
-                request = request.header("last-event-id", id);
+        let request = || {
+            let request = self.visitor.ask(Method::GET, &self.stream);
+            match &self.last_id {
+                Some(id) => request.header("last-event-id", id),
+                None => request,
             }
-            let response = request.send().await.ok()?;
-            (response.status() == 200).then_some(Some(response))
+        };
+        let (response, asked) = until("a stream", async || {
+            let asked = Instant::now();
+            let response = tokio::time::timeout(DEADLINE, request().send()).await;
+            let response = response.expect("the stream is held back").ok()?;
+            (response.status() == 200).then_some((response, asked))
         })
         .await;
-        self.text = String::new();
-        let opened = Instant::now();
+        (self.response, self.text) = (Some(response), String::new());
         self.event("hello").await;
-        assert!(opened.elapsed() < AT_ONCE, "{:?}", opened.elapsed());
+        assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
     }
 
     /// Reads until an event of this name.
