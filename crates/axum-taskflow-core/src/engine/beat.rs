@@ -13,16 +13,19 @@ use crate::{
     health::Duty,
 };
 
-/// Between two beats.
+/// Between two beats, at most.
 const EVERY: Duration = Duration::from_secs(1);
+/// So many beats fit into a lease, so that one that is lost or late makes nobody look dead.
+const BEATS_IN_LEASE: u32 = 5;
 
 impl Engine {
     /// Beats until the end, on a thread of its own: a blocked runtime must not make this instance look dead.
-    pub(crate) fn start_beating(self: &Arc<Self>) -> std::io::Result<()> {
+    /// `joined_at` is from before this instance joined.
+    pub(crate) fn start_beating(self: &Arc<Self>, joined_at: Instant) -> std::io::Result<()> {
         let engine = self.clone();
         if !self.clock.is_system() {
             // Whoever moves the time by hand moves all of it.
-            tokio::spawn(engine.run_beat());
+            tokio::spawn(engine.run_beat(joined_at));
             return Ok(());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -30,39 +33,41 @@ impl Engine {
             .build()?;
         std::thread::Builder::new()
             .name("taskflow-beat".to_owned())
-            .spawn(move || runtime.block_on(engine.run_beat()))?;
+            .spawn(move || runtime.block_on(engine.run_beat(joined_at)))?;
         Ok(())
     }
 
-    async fn run_beat(self: Arc<Self>) {
+    async fn run_beat(self: Arc<Self>, joined_at: Instant) {
+        let lease = self.backend.lease();
+        let every = lease.map_or(EVERY, |lease| EVERY.min(lease / BEATS_IN_LEASE));
         // Others may take this instance for dead a lease after its last beat. What takes a moment to stop must have
         // stopped by then.
-        let limit = self.backend.lease().map(|lease| lease.mul_f64(0.75));
+        let limit = lease.map(|lease| lease.mul_f64(0.75));
         // By a clock that nobody sets, and from before each beat.
-        let mut beaten_at = Instant::now();
+        let mut beaten_at = joined_at;
         let mut has_lapsed = false;
         loop {
-            tokio::select! {
-                biased;
-                () = self.stopped.cancelled() => return,
-                () = tokio::time::sleep(jittered(EVERY)) => {}
-            }
-            let begun = Instant::now();
+            let beat = async {
+                tokio::time::sleep(jittered(every)).await;
+                let begun = Instant::now();
+                (begun, self.beat_once(self.clock.now()).await)
+            };
+            // Also between two beats; and before an answer that was read late, since it may be old.
             let lapses = async {
                 match limit.filter(|_| !has_lapsed) {
                     Some(limit) => tokio::time::sleep_until(beaten_at + limit).await,
                     None => std::future::pending().await,
                 }
             };
-            let beaten = tokio::select! {
+            let (begun, beaten) = tokio::select! {
                 biased;
                 () = self.stopped.cancelled() => return,
-                beaten = self.beat_once(self.clock.now()) => beaten,
                 () = lapses => {
                     has_lapsed = true;
                     self.lapse();
                     continue;
                 }
+                beaten = beat => beaten,
             };
             match beaten {
                 Ok(()) => {
@@ -91,10 +96,11 @@ impl Engine {
         warn!(
             "the store could not be reached for nearly the lease of this instance: it stops its tasks"
         );
+        // In this order: an attempt that begins meanwhile is among them, or sees that it must not.
+        let held = self.ready.pause();
         for attempt in self.attempts() {
             attempt.interrupt(LAPSED);
         }
-        let held = self.ready.pause();
         self.let_others_have(held);
     }
 

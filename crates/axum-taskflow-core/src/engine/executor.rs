@@ -184,6 +184,10 @@ impl Engine {
             // The task was taken over from this instance and came back: what still runs of it must stop.
             former.interrupt(SUPERSEDED);
         }
+        // Looked at when the attempt can be interrupted already: there is no moment in between.
+        if self.ready.is_paused() {
+            running.interrupt(LAPSED);
+        }
         let attempt = Attempt {
             context: TaskContext::new(
                 task.clone(),

@@ -132,6 +132,7 @@ impl Engine {
     pub(crate) async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let engine = Arc::new(Self::build(config)?);
         let me = engine.instance();
+        let joined_at = tokio::time::Instant::now();
         engine.backend.join(Instance::clone(&me)).await?;
         while engine.rescue_once(engine.clock.now()).await? {}
         tokio::spawn({
@@ -152,7 +153,7 @@ impl Engine {
         engine.loops.spawn(engine.clone().run_rescuer());
         engine.loops.spawn(engine.clone().run_pruner());
         engine.loops.close();
-        engine.start_beating().map_err(|error| {
+        engine.start_beating(joined_at).map_err(|error| {
             Error::new(
                 ErrorKind::Unavailable,
                 "cannot make the thread that shows that this instance is alive",

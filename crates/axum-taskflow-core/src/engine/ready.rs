@@ -274,7 +274,12 @@ impl Ready {
     }
 
     fn may_start(&self) -> bool {
-        !self.stopped.load(Ordering::Acquire) && !self.paused.load(Ordering::Acquire)
+        !self.stopped.load(Ordering::Acquire) && !self.is_paused()
+    }
+
+    /// True from [`Ready::pause`] to [`Ready::go_on`].
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
     }
 
     /// No task starts until [`Ready::go_on`]. Gives back what was held.
