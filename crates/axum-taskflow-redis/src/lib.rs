@@ -173,7 +173,7 @@ impl RedisOptions {
             news: News::listen(sources, format!("{prefix}:news")),
             lease: self.lease,
             joined: Mutex::default(),
-            unheard: tokio::sync::Mutex::default(),
+            claims: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -288,10 +288,19 @@ pub struct Redis {
     lease: Duration,
     /// The instances of this process. A std mutex: held for one look.
     joined: Mutex<BTreeSet<InstanceId>>,
-    /// Whose last claim may have taken tasks that were not heard of. An async mutex: held during a claim.
-    unheard: tokio::sync::Mutex<HashMap<InstanceId, bool>>,
+    /// What each owner has claimed. An async mutex: held during a claim.
+    claims: tokio::sync::Mutex<HashMap<InstanceId, Claims>>,
     /// An atomic: set once, read by each call.
     closed: AtomicBool,
+}
+
+/// The numbers of claims: an answer may be lost, and then the next claim has to bring what that one took.
+#[derive(Default)]
+struct Claims {
+    /// The last one that was made.
+    made: u64,
+    /// The last one whose answer was heard.
+    heard: u64,
 }
 
 impl fmt::Debug for Redis {
@@ -352,13 +361,16 @@ impl Redis {
 
     async fn claim_some(&self, claim: &Claim) -> Result<Claimed, BackendError> {
         self.is_open()?;
-        let mut unheard = self.unheard.lock().await;
-        let heard = !unheard.get(&claim.owner).copied().unwrap_or(false);
+        let mut claims = self.claims.lock().await;
+        let numbers = claims.entry(claim.owner).or_default();
+        // Before it is sent: whoever waits for it may leave.
+        numbers.made += 1;
         let mut call = self.tasks.call_in_time(&CLAIM);
         call.arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
             .arg(claim.limit.min(TASKS_MAX))
-            .arg(u8::from(heard))
+            .arg(numbers.made)
+            .arg(numbers.heard)
             .arg(claim.except.len());
         for id in &*claim.except {
             call.arg(id.to_string());
@@ -366,8 +378,6 @@ impl Redis {
         for name in &*claim.names {
             call.arg(&**name);
         }
-        // Before it is sent: whoever waits for it may leave.
-        unheard.insert(claim.owner, true);
         let mut answers = answer::list(self.tasks.send(&call).await?)?.into_iter();
         let next_due = match answers.next() {
             Some(next_due) => answer::text(next_due)?,
@@ -383,7 +393,7 @@ impl Redis {
         if !claimed.tasks.is_empty() {
             self.tasks.replicated().await?;
         }
-        unheard.remove(&claim.owner);
+        numbers.heard = numbers.made;
         Ok(claimed)
     }
 

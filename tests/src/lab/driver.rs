@@ -54,7 +54,7 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
         if orders.are_over() {
             break;
         }
-        faults.strike(fault == plan.faults).await?;
+        Box::pin(faults.strike(fault == plan.faults)).await?;
         orders.struck(fault);
         (plan.progress)(orders.placed(), fault);
     }
@@ -72,7 +72,7 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
     for of_caller in seen {
         history.add(of_caller);
     }
-    history.read(&plan.folder, &store).await?;
+    Box::pin(history.read(&plan.folder, &store)).await?;
     Ok(history)
 }
 

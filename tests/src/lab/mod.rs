@@ -103,7 +103,7 @@ pub type LabError = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// If a process cannot be started, or what it left cannot be read. A broken promise is no error: see [`Report`].
 pub async fn play(plan: &Plan) -> Result<Report, LabError> {
-    let history = driver::drive(plan).await?;
+    let history = Box::pin(driver::drive(plan)).await?; // many layers deep, which the compiler counts
     Ok(checker::check(&history))
 }
 

@@ -1,7 +1,7 @@
 -- Gives tasks that nobody holds to an instance, and begins them: Backend::claim.
 --
--- ARGV: session, generation, owner, now, limit, 1 if the answer to the last claim was heard, how many ids are left out,
--- those, then the names of functions. Answers with the next time at which something is due or nothing, then for each
+-- ARGV: session, generation, owner, now, limit, the number of this claim, that of the last one of this owner whose answer
+-- was heard, how many ids are left out, those, then the names of functions. Answers with the next time at which something is due or nothing, then for each
 -- task id, life, body and progress.
 if is_late(ARGV[1], ARGV[2]) then
     return LATE
@@ -9,11 +9,12 @@ end
 if is_empty() then
     return EMPTY
 end
-local owner, now, limit, heard = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
-local n_except = tonumber(ARGV[7])
+local owner, now, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local number, heard = tonumber(ARGV[6]), tonumber(ARGV[7])
+local n_except = tonumber(ARGV[8])
 local except, wanted = {}, {}
-for n = 8, 7 + n_except do except[ARGV[n]] = true end
-for n = 8 + n_except, #ARGV do wanted[ARGV[n]] = true end
+for n = 9, 8 + n_except do except[ARGV[n]] = true end
+for n = 9 + n_except, #ARGV do wanted[ARGV[n]] = true end
 local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
@@ -59,21 +60,34 @@ if is_gone(owner) then
     return { next_due() }
 end
 
+-- Each claim leaves here what it took, under its number; "last" is the largest number. The answer to an earlier claim may
+-- be lost: what it took is given again, as long as it is as it was left. What was heard of is not, whatever was lost
+-- afterwards: it runs.
 local claims = P .. 'cl:' .. owner
 local ids, lives = {}, {}
-if heard then
+if tonumber(redis.call('HGET', claims, 'last') or '0') <= heard then
     redis.call('DEL', claims)
 else
-    -- The answer to an earlier claim may be lost: what it took is given again, as long as it is as it was left.
-    local earlier = redis.call('HGETALL', claims)
+    local earlier, last = redis.call('HGETALL', claims), 0
     for n = 1, #earlier, 2 do
-        if redis.call('GET', P .. 'l:' .. earlier[n]) ~= earlier[n + 1] then
-            redis.call('HDEL', claims, earlier[n])
-        elseif #ids < limit then
-            ids[#ids + 1] = earlier[n]
-            lives[#ids] = earlier[n + 1]
+        local id = earlier[n]
+        local of, life = string.match(earlier[n + 1], '^(%d+) (.*)$')
+        if life then -- and not "last"
+            if tonumber(of) <= heard or redis.call('GET', P .. 'l:' .. id) ~= life then
+                redis.call('HDEL', claims, id)
+            elseif #ids < limit then
+                ids[#ids + 1] = id
+                lives[#ids] = life
+                redis.call('HSET', claims, id, ARGV[6] .. ' ' .. life)
+                last = math.max(last, number)
+            else
+                -- For the next claim: hearing of this one does not mean hearing of that.
+                redis.call('HSET', claims, id, string.format('%d', number + 1) .. ' ' .. life)
+                last = number + 1
+            end
         end
     end
+    redis.call('HSET', claims, 'last', string.format('%d', last))
 end
 local n_again = #ids
 
@@ -124,13 +138,14 @@ if #ids < limit then
             to_set[#to_set + 1] = P .. 'l:' .. id
             to_set[#to_set + 1] = life
             to_remember[#to_remember + 1] = id
-            to_remember[#to_remember + 1] = life
+            to_remember[#to_remember + 1] = ARGV[6] .. ' ' .. life
             ids[#ids + 1] = id
             lives[#ids] = life
         end
     end
     if #to_set > 0 then
         redis.call('SADD', P .. 'os', owner)
+        redis.call('HSET', claims, 'last', ARGV[6])
     end
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
     each_chunk(to_remember, function(...) redis.call('HSET', claims, ...) end)

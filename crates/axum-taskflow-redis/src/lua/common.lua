@@ -13,8 +13,8 @@
 --   os                      who may hold tasks
 --   i b i:ID x xo           instances, their last beats, whether they live (expires by itself), who is gone, and who of
 --                           these may still hold tasks
---   v:SESSION cl:OWNER h meta   which calls of a process count, claims whose answer may be lost, the latest time that
---                               anything was due at, which store this is
+--   v:SESSION cl:OWNER h meta   which calls of a process count, what claims took whose answers may be lost, the latest
+--                               time that anything was due at, which store this is
 local P = KEYS[1] .. ':'
 
 -- At most this many values to one command: Lua's stack is small.
