@@ -272,6 +272,13 @@ impl Engine {
         }
     }
 
+    /// The attempt was to stop before its function was called: the task is for all again.
+    fn never_called(self: &Arc<Self>, task: &Task) {
+        self.forget_attempt(task);
+        self.let_go(Change::released(task), task);
+        self.dispatch();
+    }
+
     /// Stores that this instance lets go of a task that it cannot start.
     fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, task: &Task) {
         self.ready.free_slot(task);
@@ -318,7 +325,9 @@ impl Attempt {
             running,
             timeout,
         } = self;
-        let outcome = if running.token.is_cancelled() {
+        let outcome = if running.interrupted.get().is_some() {
+            return engine.never_called(&task);
+        } else if running.token.is_cancelled() {
             running.outcome()
         } else {
             match panics::catch(|| call(&context, &engine.states)) {

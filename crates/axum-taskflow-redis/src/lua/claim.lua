@@ -89,7 +89,6 @@ else
     end
     redis.call('HSET', claims, 'last', string.format('%d', last))
 end
-local n_again = #ids
 
 if #ids < limit then
     local candidates = {}
