@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p tests --bin lab -- --tasks 200000 --faults 300
+//!     --redis: on a Redis server, which is hurt, too
 //!     --processes N     --seed N     --minutes N: order no longer than that
 //!     --stops PERCENT   --ends PERCENT   --aborts PERMILLE
 //!     --crash-at POINT: the first process ends there, as in `writer::committed=7*off->return`
@@ -37,6 +38,10 @@ async fn run() -> Result<ExitCode, LabError> {
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
+        if arg == "--redis" {
+            plan = plan.on_redis();
+            continue;
+        }
         let value = args.next().ok_or(format!("{arg} needs a value"))?;
         match &*arg {
             "--tasks" => plan.tasks = value.parse()?,

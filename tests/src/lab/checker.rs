@@ -1,19 +1,26 @@
 //! Reads what happened, and names each promise that was broken.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use axum_taskflow::{InstanceId, Task, TaskId, TaskStatus};
 
 use super::{
     effects::{Effect, Moment},
     errand::{Cancel, Errand},
-    history::{Gone, History, Life},
+    history::{Gone, History, Life, Pause},
     report::Report,
 };
 
 /// How long what a dead process left may lie. A second is what is promised on a machine that has time for it; where
 /// tests run side by side, a process may wait for a processor that long.
 const TAKEOVER_MAX_MS: u64 = 5_000;
+/// The same on Redis, from the end of the lease on: nobody sees a death there, only that nothing is heard any more.
+const AFTER_LEASE_MAX_MS: u64 = 2_000;
+/// How long a process that was stopped may need to notice that its lease is over, once it goes on.
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Reads what happened.
 #[must_use]
@@ -271,10 +278,52 @@ impl Checker<'_> {
         };
         let lives = &self.history.lives;
         let is_known = lives.iter().any(|life| life.pid == pid);
-        if is_known && !lives.iter().any(may_have_ended) {
+        let was_given_up = self.was_given_up(pid, finished_us);
+        if is_known && !was_given_up && !lives.iter().any(may_have_ended) {
             let what = format!("task {id} is interrupted, and its process {pid} lived");
             self.report.broken("P1", what);
         }
+    }
+
+    /// True if a lease may have ended although its process lived: it was stopped, or could not reach the server. Three
+    /// quarters of a lease without a beat are needed, and the last beat is less than a quarter of a lease old when such
+    /// a pause begins.
+    fn was_given_up(&self, pid: u32, at_us: u64) -> bool {
+        let Some(lease) = self.history.lease else {
+            return false;
+        };
+        let pauses = self.history.stops.iter().chain(&self.history.outages);
+        let mut of_process = pauses.filter(|it| it.pid.is_none_or(|of| of == pid));
+        let soon = micros(lease) + AFTER_LEASE_MAX_MS * 1_000;
+        of_process.any(|it| {
+            it.until.mono_us - it.from.mono_us >= micros(lease) / 4
+                && it.from.wall_us <= at_us
+                && at_us <= it.until.wall_us + soon
+        })
+    }
+
+    /// True if this process could not know all the time, in this time, that its lease was over: it was stopped, and
+    /// nothing can end a function of a process that is stopped, nor in the moment in which it goes on. What it writes
+    /// then has to be stale. Narrow: it begins when the lease can be over at the earliest, a quarter of a lease after
+    /// the stop, since up to then the instance ends its functions by itself; so a stop that is shorter excuses nothing.
+    /// And a link that was cut excuses nothing at all: the instance knows of that.
+    fn cannot_know(&self, pid: u32, from: Moment, until: Moment) -> bool {
+        let Some(lease) = self.history.lease else {
+            return false;
+        };
+        let mut stops = self.history.stops.iter().filter(|it| it.pid == Some(pid));
+        stops.any(
+            |Pause {
+                 from: stop,
+                 until: go,
+                 ..
+             }| {
+                let earliest = stop.mono_us + micros(lease) / 4;
+                earliest <= go.mono_us
+                    && earliest <= from.mono_us
+                    && until.mono_us <= go.mono_us + micros(NOTICED_WITHIN)
+            },
+        )
     }
 
     /// Nobody runs what another runs, and what had begun is repeated only if it may be.
@@ -284,9 +333,18 @@ impl Checker<'_> {
             let second = after.begin;
             for before in &spans[..n] {
                 let first = before.begin;
-                let is_over = |at: Moment| at.mono_us <= second.at.mono_us;
-                let ended = before.end.is_some_and(|end| is_over(end.at));
-                if !ended && !self.death_of(first).is_some_and(is_over) {
+                let end = before.end.map(|end| end.at);
+                let over = end.into_iter().chain(self.death_of(first));
+                let over = over.min_by_key(|at| at.mono_us);
+                if over.is_some_and(|over| over.mono_us <= second.at.mono_us) {
+                    continue;
+                }
+                // The one that was given to somebody else is the one with the lower epoch.
+                let is_excused = match first.epoch < second.epoch {
+                    true => over.is_some_and(|it| self.cannot_know(first.pid, second.at, it)),
+                    false => self.cannot_know(second.pid, second.at, second.at),
+                };
+                if !is_excused {
                     let what = format!(
                         "task {id} began in process {} while process {} ran it",
                         second.pid, first.pid
@@ -299,6 +357,10 @@ impl Checker<'_> {
             };
             let first = before.begin;
             if second.epoch <= first.epoch {
+                if second.epoch < first.epoch && self.cannot_know(second.pid, second.at, second.at)
+                {
+                    continue; // its start was stored before its process was stopped
+                }
                 let what = format!(
                     "task {id} began in epoch {} after epoch {}",
                     second.epoch, first.epoch
@@ -350,7 +412,11 @@ impl Checker<'_> {
             };
             let waited_ms = self.waited_us(span.begin.pid, died.wall_us, wall_us(at)) / 1_000;
             self.report.takeovers_ms.push(waited_ms);
-            if waited_ms > TAKEOVER_MAX_MS {
+            let limit_ms = match self.history.lease {
+                Some(lease) => micros(lease) / 1_000 + AFTER_LEASE_MAX_MS,
+                None => TAKEOVER_MAX_MS,
+            };
+            if waited_ms > limit_ms {
                 let what = format!(
                     "task {} waited {waited_ms} ms after the death of process {}",
                     task.id, span.begin.pid
@@ -361,7 +427,7 @@ impl Checker<'_> {
     }
 
     /// The part of this time in which somebody was there to take over: another process listened, and none was stopped,
-    /// since one that is stopped in the middle of a write holds the others up.
+    /// since one that is stopped in the middle of a write holds the others up. And the server could be reached.
     fn waited_us(&self, pid: u32, from: u64, until: u64) -> u64 {
         let lives = self.history.lives.iter();
         let there: Vec<(u64, u64)> = lives
@@ -373,9 +439,9 @@ impl Checker<'_> {
             })
             .filter(|it| it.0 < until && from < it.1)
             .collect();
-        let stops = self.history.stops.iter();
+        let stops = self.history.stops.iter().chain(&self.history.outages);
         let stops: Vec<(u64, u64)> = stops
-            .map(|(stop, go)| (stop.wall_us, go.wall_us))
+            .map(|it| (it.from.wall_us, it.until.wall_us))
             .filter(|it| it.0 < until && from < it.1)
             .collect();
         let mut marks: Vec<u64> = there
@@ -397,6 +463,10 @@ impl Checker<'_> {
 
 /// What the engine says of an attempt whose process died.
 const BY_DEATH: &str = "the process died while this ran";
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
 
 fn wall_us(at: axum_taskflow::Timestamp) -> u64 {
     u64::try_from(at.as_unix_ms()).unwrap_or(0) * 1_000

@@ -11,6 +11,7 @@ use super::{
     history::History,
     orders::{Cluster, Orders, REQUEST_TIMEOUT},
     process::Process,
+    store::Opened,
 };
 
 /// Plays the plan.
@@ -25,13 +26,18 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
         .no_proxy()
         .timeout(REQUEST_TIMEOUT)
         .build()?;
-    let mut history = History::default();
-    let processes = start(plan, &mut history).await?;
+    let mut history = History {
+        lease: plan.store.lease(),
+        ..History::default()
+    };
+    let store = Opened::open(plan.store, plan.processes);
+    let processes = start(plan, &store, &mut history).await?;
     let urls = processes.iter().map(|p| Some(p.url.clone())).collect();
     let orders = Arc::new(Orders::new(plan, Cluster::new(urls)));
     let mut callers = orders.start(&http);
     let mut faults = Faults {
         plan,
+        store: &store,
         rng: Rng::with_seed(plan.seed),
         orders: orders.clone(),
         processes,
@@ -48,7 +54,7 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
         if orders.are_over() {
             break;
         }
-        faults.strike(fault == plan.faults).await?;
+        Box::pin(faults.strike(fault == plan.faults)).await?;
         orders.struck(fault);
         (plan.progress)(orders.placed(), fault);
     }
@@ -66,19 +72,25 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
     for of_caller in seen {
         history.add(of_caller);
     }
-    history.read(&plan.folder).await?;
+    Box::pin(history.read(&plan.folder, &store)).await?;
     Ok(history)
 }
 
-async fn start(plan: &Plan, history: &mut History) -> Result<Vec<Process>, LabError> {
+async fn start(
+    plan: &Plan,
+    store: &Opened,
+    history: &mut History,
+) -> Result<Vec<Process>, LabError> {
     let mut processes = Vec::new();
     for n in 0..plan.processes {
         let crash_at = plan.crash_at.as_deref().filter(|_| n == 0);
-        let process = match Process::start(&plan.service, &plan.folder, crash_at).await {
+        let start =
+            |crash_at| Process::start(&plan.service, &plan.folder, store.settings(n), crash_at);
+        let process = match start(crash_at).await {
             // At the start there is something to write, too.
             Err(_) if crash_at.is_some() => {
                 history.n_aborts += 1;
-                Process::start(&plan.service, &plan.folder, None).await?
+                start(None).await?
             }
             process => process?,
         };

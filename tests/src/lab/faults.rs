@@ -1,6 +1,6 @@
 //! Hurts the processes, and replaces those that are gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use reqwest::Client;
@@ -10,12 +10,15 @@ use tokio::time::Instant;
 use super::{
     LabError, Plan,
     effects::Moment,
-    history::{Gone, History},
+    history::{Gone, History, Pause},
     orders::Orders,
     process::{Process, ask},
+    store::Opened,
 };
 
 const STOPPED_MAX_MS: u64 = 1_500;
+/// How long the server stands still.
+const SERVER_STOPPED_MS: Range<u64> = 100..3_000;
 /// How long a process that was killed or ended is missing: longer than the others need to take over from it.
 const MISSING_MAX_MS: u64 = 900;
 /// Starts in a row that fail before something else than a task must be the reason.
@@ -23,6 +26,7 @@ const STARTS_MAX: usize = 20;
 
 pub(super) struct Faults<'a> {
     pub(super) plan: &'a Plan,
+    pub(super) store: &'a Opened,
     pub(super) rng: Rng,
     pub(super) orders: Arc<Orders>,
     pub(super) processes: Vec<Process>,
@@ -41,14 +45,23 @@ impl Faults<'_> {
     pub(super) async fn strike(&mut self, is_last: bool) -> Result<(), LabError> {
         let n = self.rng.usize(..self.processes.len());
         let pid = self.processes[n].pid;
+        if !is_last && self.rng.u64(..100) < self.plan.server_percent {
+            self.strike_server(n).await;
+            return Ok(());
+        }
         if self.rng.u64(..100) < self.plan.stops_percent {
             self.history.n_stops += 1;
             let from = Moment::now();
             self.processes[n].signal(Signal::STOP)?;
-            let ms = self.rng.u64(1..STOPPED_MAX_MS);
-            tokio::time::sleep(Duration::from_millis(ms)).await;
+            // Where there is a lease, some stops are longer.
+            let max_ms = STOPPED_MAX_MS.max(2 * self.lease_ms());
+            self.pass(1..max_ms).await;
             self.processes[n].signal(Signal::CONT)?;
-            self.history.stops.push((from, Moment::now()));
+            self.history.stops.push(Pause {
+                pid: Some(pid),
+                from,
+                until: Moment::now(),
+            });
             return Ok(());
         }
         self.orders.cluster.set(n, None);
@@ -67,9 +80,72 @@ impl Faults<'_> {
             self.missing = Some(n);
             return Ok(());
         }
-        let ms = self.rng.u64(..MISSING_MAX_MS);
-        tokio::time::sleep(Duration::from_millis(ms)).await;
+        self.pass(0..MISSING_MAX_MS).await;
         self.start(n).await
+    }
+
+    /// Hurts the server, or the way to it of the process of this number.
+    async fn strike_server(&mut self, n: usize) {
+        let store = self.store;
+        let Opened::Redis { server, links, .. } = store else {
+            return;
+        };
+        let pid = Some(self.processes[n].pid);
+        let link = &links[n];
+        let while_cut = self.lease_ms() / 2..self.lease_ms() * 2;
+        let from = Moment::now();
+        let (what, of) = match self.rng.u32(..6) {
+            0 => {
+                server.kill();
+                self.pass(0..SERVER_STOPPED_MS.start).await;
+                tokio::task::block_in_place(|| server.restart());
+                ("kill", None)
+            }
+            1 => {
+                server.stop();
+                self.pass(SERVER_STOPPED_MS).await;
+                server.cont();
+                ("stop", None)
+            }
+            2 => {
+                server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+                ("client kill", None)
+            }
+            3 => {
+                server.command(&["SCRIPT", "FLUSH"]);
+                ("script flush", None)
+            }
+            4 => {
+                link.cut();
+                self.pass(while_cut).await;
+                link.heal();
+                ("cut link", pid)
+            }
+            _ => {
+                link.stall();
+                self.pass(while_cut).await;
+                link.heal();
+                ("stalled link", pid)
+            }
+        };
+        self.history.outages.push(Pause {
+            pid: of,
+            from,
+            until: Moment::now(),
+        });
+        *self.history.server_faults.entry(what).or_default() += 1;
+    }
+
+    /// Lets a time pass that chance draws.
+    async fn pass(&mut self, ms: Range<u64>) {
+        let ms = self.rng.u64(ms);
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// Nothing without a lease.
+    fn lease_ms(&self) -> u64 {
+        let lease = self.plan.store.lease().unwrap_or_default();
+        u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Starts those again that have ended by themselves.
@@ -86,7 +162,8 @@ impl Faults<'_> {
 
     async fn start(&mut self, n: usize) -> Result<(), LabError> {
         for _ in 0..STARTS_MAX {
-            match Process::start(&self.plan.service, &self.plan.folder, None).await {
+            let settings = self.store.settings(n);
+            match Process::start(&self.plan.service, &self.plan.folder, settings, None).await {
                 Ok(process) => {
                     self.orders.cluster.set(n, Some(process.url.clone()));
                     self.history.begins(&process);

@@ -1,14 +1,19 @@
 //! What happened in a laboratory.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    time::Duration,
+};
 
-use axum_taskflow::{Backend, ListQuery, Sqlite, Task, TaskId};
+use axum_taskflow::{Task, TaskId};
 
 use super::{
     LabError,
     effects::{self, Effect, Moment},
     errand::{Cancel, Errand},
     process::Process,
+    store::Opened,
 };
 
 /// What happened, for the checker.
@@ -24,8 +29,12 @@ pub struct History {
     pub cancels: Vec<(TaskId, Cancel, Moment)>,
     /// The processes that came to listen.
     pub lives: Vec<Life>,
-    /// From when to when a process was stopped.
-    pub stops: Vec<(Moment, Moment)>,
+    /// When processes were stopped.
+    pub stops: Vec<Pause>,
+    /// When the server, or the link of a process to it, did not work.
+    pub outages: Vec<Pause>,
+    /// How long an instance counts as alive that says nothing; nothing where the kernel knows who is dead.
+    pub lease: Option<Duration>,
     /// Processes that were killed.
     pub n_kills: u64,
     /// Processes that were told to end.
@@ -34,6 +43,8 @@ pub struct History {
     pub n_stops: u64,
     /// Processes that ended by themselves: a task or a crash point aborted them.
     pub n_aborts: u64,
+    /// What was done to the server and to links, and how often.
+    pub server_faults: BTreeMap<&'static str, u64>,
     /// What tasks did.
     pub effects: Vec<Effect>,
     /// What is stored.
@@ -51,6 +62,17 @@ pub struct Life {
     pub told: Option<Moment>,
     /// When it was seen to be gone, and how it went.
     pub gone: Option<(Moment, Gone)>,
+}
+
+/// A time in which a process could not do its work.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    /// Its number; nothing if it was so for all.
+    pub pid: Option<u32>,
+    /// Since when.
+    pub from: Moment,
+    /// Until when.
+    pub until: Moment,
 }
 
 /// How a process went.
@@ -104,25 +126,10 @@ impl History {
         self.cancels.extend(of_caller.cancels);
     }
 
-    /// Adds what is on disk. No process runs any more.
-    pub(super) async fn read(&mut self, folder: &Path) -> Result<(), LabError> {
+    /// Adds what is stored. No process runs any more.
+    pub(super) async fn read(&mut self, folder: &Path, store: &Opened) -> Result<(), LabError> {
         self.effects = effects::read(folder)?;
-        self.stored = stored(folder).await?;
+        self.stored = store.tasks(folder).await?;
         Ok(())
-    }
-}
-
-async fn stored(folder: &Path) -> Result<Vec<Task>, LabError> {
-    let file = Sqlite::open(folder.join("tasks.db"))?;
-    let mut query = ListQuery::default();
-    query.limit = 10_000;
-    let mut stored = Vec::new();
-    loop {
-        let page = file.list(query.clone()).await?;
-        stored.extend(page.tasks);
-        query.before = page.next;
-        if query.before.is_none() {
-            return Ok(stored);
-        }
     }
 }

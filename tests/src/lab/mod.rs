@@ -1,4 +1,4 @@
-//! The crash laboratory: a real service in several processes on one file, whose processes are killed, stopped and
+//! The crash laboratory: a real service in several processes on one file or one Redis server, whose processes are killed, stopped and
 //! ended at random moments while tasks are added over HTTP; and a checker that reads what the tasks did and what is
 //! stored, and names each promise that was broken.
 //!
@@ -6,6 +6,7 @@
 
 pub mod errand;
 pub mod effects;
+pub mod store;
 pub mod process;
 pub mod history;
 mod orders;
@@ -17,9 +18,13 @@ pub mod checker;
 use std::{fmt, path::PathBuf, time::Duration};
 
 pub use report::{Report, Violation};
+pub use store::Store;
 
 /// Between two looks at something that tells nobody when it changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How long an instance counts as alive that says nothing, on Redis.
+const LEASE: Duration = Duration::from_secs(2);
 
 /// What is to be played.
 #[derive(Clone, Debug)]
@@ -28,15 +33,19 @@ pub struct Plan {
     pub service: PathBuf,
     /// Where the file, the effects and the log lie.
     pub folder: PathBuf,
+    /// Where the tasks are kept.
+    pub store: Store,
     /// How many tasks are ordered.
     pub tasks: u64,
-    /// How often a process is killed, ended or stopped.
+    /// How often a process is killed, ended or stopped, or the server is hurt.
     pub faults: u64,
-    /// Processes that share the file.
+    /// Processes that share the store.
     pub processes: usize,
     /// What chance is drawn from.
     pub seed: u64,
-    /// Chances that a fault is a stop, in percent.
+    /// Chances that a fault is one of the server or of a link, in percent. None on a file.
+    pub server_percent: u64,
+    /// Chances that one of a process is a stop, in percent.
     pub stops_percent: u64,
     /// Chances that one that is no stop is a clean end and not a kill, in percent.
     pub ends_percent: u64,
@@ -60,9 +69,11 @@ impl Plan {
             service,
             folder,
             tasks: 5_000,
+            store: Store::File,
             faults: 30,
             processes: 3,
             seed,
+            server_percent: 0,
             stops_percent: 15,
             ends_percent: 25,
             aborts_permille: 1,
@@ -70,6 +81,16 @@ impl Plan {
             orders_max: None,
             calm_max: Duration::from_secs(60),
             progress: |_, _| {},
+        }
+    }
+
+    /// The same on Redis: every third fault is one of the server or of a link.
+    #[must_use]
+    pub fn on_redis(self) -> Self {
+        Self {
+            store: Store::Redis { lease: LEASE },
+            server_percent: 33,
+            ..self
         }
     }
 }
@@ -82,7 +103,7 @@ pub type LabError = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// If a process cannot be started, or what it left cannot be read. A broken promise is no error: see [`Report`].
 pub async fn play(plan: &Plan) -> Result<Report, LabError> {
-    let history = driver::drive(plan).await?;
+    let history = Box::pin(driver::drive(plan)).await?; // many layers deep, which the compiler counts
     Ok(checker::check(&history))
 }
 
@@ -93,6 +114,9 @@ impl fmt::Display for Plan {
             "{} tasks, {} faults, {} processes, seed {}",
             self.tasks, self.faults, self.processes, self.seed
         )?;
+        if let Some(lease) = self.store.lease() {
+            write!(f, ", on Redis with a lease of {lease:?}")?;
+        }
         match &self.crash_at {
             Some(point) => write!(f, ", the first ends at {point}"),
             None => Ok(()),

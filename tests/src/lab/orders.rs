@@ -24,6 +24,10 @@ use super::{
 const CALLERS: u64 = 24;
 /// Callers that order one keyed task at the same time.
 const CALLERS_OF_A_KEY: usize = 3;
+/// Between an order that was not accepted and the next one.
+const AFTER_REFUSAL: Duration = Duration::from_millis(50);
+/// Where there is a lease, one of so many errands takes about as long.
+const LONG_ONE_IN: u32 = 15;
 /// How long a caller waits for an answer.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -58,6 +62,8 @@ pub(super) struct Orders {
     faults: u64,
     seed: u64,
     aborts_permille: u32,
+    /// How long a few take that can be cut off; nothing if none of them takes long.
+    long_ms: Option<u64>,
     over_at: Option<Instant>,
     /// The number of the next order.
     next: AtomicU64,
@@ -73,6 +79,8 @@ impl Orders {
             faults: plan.faults,
             seed: plan.seed,
             aborts_permille: plan.aborts_permille,
+            // Long enough to be running when an instance gives up.
+            long_ms: plan.store.lease().map(|lease| lease.as_secs() * 1_500),
             over_at: plan.orders_max.map(|limit| Instant::now() + limit),
             next: AtomicU64::default(),
             placed: AtomicU64::default(),
@@ -119,7 +127,14 @@ impl Orders {
 
     fn errand(&self, n: u64) -> Errand {
         let mut rng = Rng::with_seed(self.seed.wrapping_add(n << 8));
-        Errand::draw(n, self.aborts_permille, &mut rng)
+        let errand = Errand::draw(n, self.aborts_permille, &mut rng);
+        match self.long_ms.filter(|_| rng.u32(..LONG_ONE_IN) == 0) {
+            Some(long_ms) if !errand.blocking => Errand {
+                ms: rng.u64(..long_ms),
+                ..errand
+            },
+            _ => errand,
+        }
     }
 }
 
@@ -157,7 +172,11 @@ impl Caller {
                         self.cancel(id).await;
                     }
                 }
-                None => self.history.unknown += 1,
+                None => {
+                    self.history.unknown += 1;
+                    // A store that fails refuses at once, and would refuse all that is left.
+                    tokio::time::sleep(AFTER_REFUSAL).await;
+                }
             }
             return;
         }

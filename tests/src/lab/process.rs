@@ -10,7 +10,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::LabError;
+use super::{LabError, store::Settings};
 
 /// How long a process may take to start or to end.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -31,9 +31,10 @@ impl Process {
     ///
     /// # Errors
     /// If it ends before.
-    pub async fn start(
+    pub(super) async fn start(
         service: &Path,
         folder: &Path,
+        settings: Settings,
         crash_at: Option<&str>,
     ) -> Result<Self, LabError> {
         let log = std::fs::File::options()
@@ -46,6 +47,7 @@ impl Process {
             .env("SHUTDOWN_TIMEOUT_MS", "200")
             .env("CONCURRENCY", "16")
             .env("FAILPOINTS", crash_at.unwrap_or_default())
+            .envs(settings)
             .stdin(Stdio::piped()) // closed when we are gone, and then the service ends
             .stdout(Stdio::piped())
             .stderr(log)

@@ -35,6 +35,8 @@ pub struct Report {
     pub lost: u64,
     /// Kills, ends, stops, aborts.
     pub faults: [u64; 4],
+    /// What was done to the server and to links, and how often.
+    pub server_faults: BTreeMap<&'static str, u64>,
     /// How long each attempt that died with its process lay before somebody took it over, in milliseconds in which
     /// somebody could.
     pub takeovers_ms: Vec<u64>,
@@ -55,6 +57,7 @@ impl Report {
                 history.n_stops,
                 history.n_aborts,
             ],
+            server_faults: history.server_faults.clone(),
             ..Self::default()
         };
         let mut begins: BTreeMap<_, u64> = BTreeMap::new();
@@ -88,6 +91,11 @@ impl fmt::Display for Report {
             f,
             "faults     {kills} kills, {terms} clean ends, {stops} stops, {aborts} aborts"
         )?;
+        if !self.server_faults.is_empty() {
+            let faults = self.server_faults.iter();
+            let faults: Vec<String> = faults.map(|(what, n)| format!("{n} {what}")).collect();
+            writeln!(f, "server     {}", faults.join(", "))?;
+        }
         writeln!(
             f,
             "orders     {} accepted, {} without an answer",

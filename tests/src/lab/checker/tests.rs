@@ -1,8 +1,6 @@
 //! Forged histories: the checker finds every broken promise in them, and none where none is broken.
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
-use std::time::Duration;
-
 use axum_taskflow::{Change, Epoch, IdSource, Outcome, RetryPolicy, Timestamp};
 use fastrand::Rng;
 
@@ -50,6 +48,14 @@ fn gone(pid: u32, us: u64, how: Gone) -> Life {
         told: (how != Gone::Fell).then(|| at(us)),
         gone: Some((at(us), how)),
         ..alive(pid)
+    }
+}
+
+fn pause(pid: u32, from: u64, until: u64) -> Pause {
+    Pause {
+        pid: Some(pid),
+        from: at(from),
+        until: at(until),
     }
 }
 
@@ -346,7 +352,7 @@ fn while_nobody_can_take_over_nobody_is_late() {
     let mut alone = interrupted(6_000);
     alone.lives[1].from = at(5_900_000);
     let mut stopped = interrupted(6_000);
-    stopped.stops = vec![(at(1_000_000), at(3_000_000))];
+    stopped.stops = vec![pause(1, 1_000_000, 3_000_000)];
 
     keeps_all(&alone);
     assert_eq!(check(&alone).takeovers_ms, [100]);
@@ -375,4 +381,95 @@ fn what_was_cancelled_stays_so_and_begins_no_more() {
 
 fn id_of(history: &History) -> TaskId {
     history.stored[0].id
+}
+
+const S: u64 = 1_000_000;
+
+/// On Redis with a lease of two seconds: process 1 begins at 0 s and ends at `ended`, process 2 begins at `began`.
+fn on_redis(began: u64, ended: u64) -> History {
+    let mut history = twice();
+    history.lease = Some(Duration::from_secs(2));
+    let task = &history.stored[0];
+    history.effects = vec![
+        effect(task, 1, 1, 10, "began"),
+        effect(task, 2, 2, began, "began"),
+        effect(task, 1, 1, ended, "dropped"),
+        effect(task, 2, 2, ended + 10, "ended"),
+    ];
+    history.effects.sort_by_key(|it| it.at.mono_us);
+    history
+}
+
+#[test]
+fn a_process_that_was_stopped_beyond_its_lease_may_be_inside_a_function_for_a_moment() {
+    let mut stopped = on_redis(3 * S, 4 * S + S / 2);
+    stopped.stops = vec![pause(1, S, 4 * S)];
+    let mut too_long = on_redis(3 * S, 6 * S);
+    too_long.stops = stopped.stops.clone();
+    let mut too_early = on_redis(S + S / 4, 4 * S + S / 2);
+    too_early.stops = stopped.stops.clone();
+    let mut another = stopped.clone();
+    another.stops[0].pid = Some(2);
+    let mut on_a_file = stopped.clone();
+    on_a_file.lease = None;
+
+    keeps_all(&stopped);
+    assert_eq!(broken(&too_long), ["P2"]);
+    assert_eq!(broken(&too_early), ["P2"]);
+    assert_eq!(broken(&another), ["P2"]);
+    assert_eq!(broken(&on_a_file), ["P2"]);
+}
+
+#[test]
+fn a_start_that_was_stored_before_a_stop_may_come_to_its_first_line_after_it() {
+    let mut late = on_redis(2 * S, 5 * S);
+    late.effects = vec![
+        effect(&late.stored[0], 2, 2, 3 * S, "began"),
+        effect(&late.stored[0], 2, 2, 3 * S + 9, "ended"),
+        effect(&late.stored[0], 1, 1, 4 * S + 9, "began"),
+        effect(&late.stored[0], 1, 1, 4 * S + 99, "dropped"),
+    ];
+    let unexcused = late.clone();
+    late.stops = vec![pause(1, S, 4 * S)];
+
+    keeps_all(&late);
+    assert_eq!(broken(&unexcused), ["P4"]);
+}
+
+#[test]
+fn a_link_that_was_cut_does_not_excuse_two_runners() {
+    let mut cut = on_redis(3 * S, 4 * S);
+    cut.outages = vec![pause(1, S, 4 * S)];
+
+    assert_eq!(broken(&cut), ["P2"]);
+}
+
+#[test]
+fn an_attempt_is_interrupted_if_its_process_could_not_reach_the_server_for_long() {
+    let mut cut = interrupted(3_000);
+    cut.lives[0] = alive(1);
+    cut.lease = Some(Duration::from_secs(2));
+    let for_no_reason = cut.clone();
+    cut.outages = vec![pause(1, 12, 3 * S)];
+    let mut shortly = cut.clone();
+    shortly.outages[0].until = at(S / 4);
+    let mut long_ago = interrupted(9_000);
+    (long_ago.lives, long_ago.lease) = (cut.lives.clone(), cut.lease);
+    long_ago.outages = cut.outages.clone();
+
+    keeps_all(&cut);
+    for history in [&for_no_reason, &shortly, &long_ago] {
+        assert_eq!(broken(history), ["P1"]);
+    }
+}
+
+#[test]
+fn on_redis_a_takeover_may_take_a_lease_and_two_seconds() {
+    let mut in_time = interrupted(3_900);
+    in_time.lease = Some(Duration::from_secs(2));
+    let mut late = interrupted(4_100);
+    late.lease = in_time.lease;
+
+    keeps_all(&in_time);
+    assert_eq!(broken(&late), ["P6"]);
 }

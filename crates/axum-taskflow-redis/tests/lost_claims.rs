@@ -1,0 +1,112 @@
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+//! Claims that are not answered: what they took is brought by the next ones, and nothing that was brought before.
+
+use std::{sync::Arc, time::Duration};
+
+use axum_taskflow_core::{
+    Backend, Batch, Claim, IdSource, Instance, InstanceId, Task, TaskId, Timestamp,
+};
+use axum_taskflow_redis::{Redis, RedisOptions};
+use servers::{Proxy, RedisServer};
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+struct Bench {
+    server: RedisServer,
+    proxy: Proxy,
+    store: Redis,
+    me: InstanceId,
+    added: Vec<TaskId>,
+}
+
+impl Bench {
+    /// A store that holds so many tasks.
+    async fn with(n: usize) -> Self {
+        let server = RedisServer::start();
+        let proxy = Proxy::to(&server.address());
+        let options = RedisOptions::new(proxy.url(&server.url()))
+            .lease(Duration::from_secs(600))
+            .deadline(Duration::from_millis(500));
+        let store = options.open().await.unwrap();
+        let ids = IdSource::default();
+        let me = ids.instance(NOW);
+        store.join(Instance::new(me, NOW)).await.unwrap();
+        let mut batch = Batch::at(NOW);
+        let tasks = (0..n).map(|_| Task::new(ids.task(NOW), "f", "[]"));
+        batch.tasks = tasks.map(Arc::new).collect();
+        let added = batch.tasks.iter().map(|task| task.id).collect();
+        store.write(Arc::new(batch)).await.unwrap();
+        Self {
+            server,
+            proxy,
+            store,
+            me,
+            added,
+        }
+    }
+
+    /// The places of what is claimed among what was added; nothing if there is no answer.
+    async fn claim(&self, limit: usize) -> Option<Vec<usize>> {
+        let claim = Claim {
+            owner: self.me,
+            names: Arc::new(["f".into()]),
+            except: Arc::default(),
+            limit,
+            now: NOW,
+        };
+        let tasks = self.store.claim(claim).await.ok()?.tasks;
+        let place = |task: &Task| self.added.iter().position(|id| *id == task.id).unwrap();
+        let mut places: Vec<usize> = tasks.iter().map(place).collect();
+        places.sort_unstable();
+        Some(places)
+    }
+
+    /// A claim that the server carries out, and whose answer nobody waits for any more.
+    async fn claim_in_vain(&self, limit: usize) {
+        self.server.stop();
+        assert_eq!(self.claim(limit).await, None);
+        self.server.cont();
+        self.server.command(&["PING"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_claim_took_whose_answer_was_lost_is_brought_by_the_next_ones_once() {
+    let bench = Bench::with(5).await;
+    bench.claim_in_vain(3).await;
+
+    let mut brought = Vec::new();
+    for _ in 0..4 {
+        brought.extend(bench.claim(2).await.unwrap());
+    }
+
+    brought.sort_unstable();
+    assert_eq!(brought, [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_brought_is_not_brought_again_after_a_claim_that_never_arrived() {
+    let bench = Bench::with(3).await;
+    assert_eq!(bench.claim(2).await.unwrap(), [0, 1]);
+
+    bench.proxy.cut();
+    assert_eq!(bench.claim(2).await, None);
+    bench.proxy.heal();
+
+    let mut brought = bench.claim(2).await;
+    while brought.is_none() {
+        brought = bench.claim(2).await;
+    }
+    assert_eq!(brought.unwrap(), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_brought_is_not_brought_again_after_a_claim_whose_answer_was_lost() {
+    let bench = Bench::with(4).await;
+    assert_eq!(bench.claim(2).await.unwrap(), [0, 1]);
+    bench.claim_in_vain(1).await;
+
+    let brought = bench.claim(9).await.unwrap();
+
+    assert_eq!(brought, [2, 3]);
+}
