@@ -84,19 +84,6 @@ async fn waits(
     Ok(format!("through {door}"))
 }
 
-/// As `waits`, and notes if it is cut off.
-#[task]
-async fn watched(
-    ctx: TaskContext,
-    Data(effects): Data<Effects>,
-    Data(doors): Data<Doors>,
-    door: String,
-) -> Done {
-    let call = effects.begin(&ctx, &door)?;
-    doors.through(&door).await;
-    Ok(call.end("ended")?)
-}
-
 /// Runs on a thread until its door is opened or it is told to stop.
 #[task]
 fn blocks(
@@ -283,7 +270,6 @@ async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, Task
         "effect_blocking" => ordered!(effect_blocking, String),
         "sleeps" => ordered!(sleeps, (String, u64)),
         "waits" => ordered!(waits, String),
-        "watched" => ordered!(watched, String),
         "blocks" => ordered!(blocks, String),
         "fails" => ordered!(fails, String),
         "fails_before" => ordered!(fails_before, (String, u32)),
