@@ -1,0 +1,46 @@
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+//! Calls that were given up and arrive after others that were made since: they change nothing.
+
+use axum_taskflow_core::{Backend, IdSource, Instance, Timestamp};
+use axum_taskflow_redis::RedisOptions;
+use servers::RedisServer;
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+const COMMON: &str = include_str!("../src/lua/common.lua");
+const WRITE: &str = include_str!("../src/lua/write.lua");
+const CLAIM: &str = include_str!("../src/lua/claim.lua");
+
+/// What a script answers to a call of this generation.
+fn answer(server: &RedisServer, script: &str, generation: &str, args: &[&str]) -> String {
+    let code = format!("{COMMON}{script}");
+    let mut words = vec!["EVAL", &code, "1", "{taskflow}", "session", generation];
+    words.extend(args);
+    match server.try_command(&words) {
+        Ok(answer) => answer,
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones() {
+    let server = RedisServer::start();
+    let store = RedisOptions::new(server.url()).open().await.unwrap();
+    let me = IdSource::default().instance(NOW);
+    store.join(Instance::new(me, NOW)).await.unwrap();
+    let (me, id) = (me.to_string(), "00000000-0000-7000-8000-000000000001");
+    let life = "pending 0 - 0 0 1000000 - - -\n\n";
+    let body = "7fffffff\n{}\n[]";
+    let task = ["1000000", "1", "0", "0", "0", id, life, body, "f", "", ""];
+    let claim = [&*me, "1000000", "9", "1", "0", "0", "f"];
+    let nothing = ["1000000", "0", "0", "0", "0"];
+
+    assert_eq!(answer(&server, WRITE, "1", &nothing), "");
+    let late = answer(&server, WRITE, "0", &task);
+    assert!(late.contains("LATE"), "{late}");
+    assert_eq!(answer(&server, WRITE, "1", &task), "1");
+    assert_eq!(answer(&server, WRITE, "2", &nothing), "");
+    let late = answer(&server, CLAIM, "1", &claim);
+    assert!(late.contains("LATE"), "{late}");
+    let claimed = answer(&server, CLAIM, "2", &claim);
+    assert!(claimed.contains(id), "{claimed}");
+}
