@@ -30,7 +30,20 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     let (me, id) = (me.to_string(), "00000000-0000-7000-8000-000000000001");
     let life = "pending 0 - 0 0 1000000 - - -\n\n";
     let body = "7fffffff\n{}\n[]";
-    let task = ["1000000", "1", "0", "0", "0", id, life, body, "f", "", ""];
+    let place = format!("7fffffff000000001000000{id}");
+    let of_task = [
+        id,
+        life,
+        body,
+        "f",
+        "",
+        "",
+        "pending f",
+        "o:-",
+        "w:f",
+        &place,
+    ];
+    let task = [&["1000000", "1", "0", "0", "0"][..], &of_task].concat();
     let claim = [&*me, "1000000", "9", "1", "0", "0", "f"];
     let nothing = ["1000000", "0", "0", "0", "0"];
 
