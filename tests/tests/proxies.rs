@@ -132,7 +132,9 @@ struct Visitor {
 
 impl Visitor {
     fn of(url: String) -> Self {
-        let http = http().cookie_store(true).build().unwrap();
+        // A connection for each request: one that is kept may be closed by a reload in the moment in which it is used.
+        let http = http().cookie_store(true).pool_max_idle_per_host(0);
+        let http = http.build().unwrap();
         Self { url, http }
     }
 

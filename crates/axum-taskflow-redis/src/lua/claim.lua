@@ -122,8 +122,7 @@ if #ids < limit then
         if life then
             local _, epoch, _, attempt, crashes, run_at = read_life(life)
             if crashes == '0' then
-                epoch = string.format('%d', math.min(tonumber(epoch) + 1, 4294967295))
-                attempt = string.format('%d', math.min(tonumber(attempt) + 1, 4294967295))
+                epoch, attempt = math.min(epoch + 1, 4294967295), math.min(attempt + 1, 4294967295)
                 life = table.concat({ 'running', epoch, owner, attempt, crashes, run_at, owner, ARGV[4], '-\n\n' }, ' ')
                 count('pending', names[n], -1)
                 count('running', names[n], 1)

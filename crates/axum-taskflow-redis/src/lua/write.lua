@@ -109,9 +109,10 @@ for at = first_change, first_note - 1, 11 do
     local answer = 0
     if old and string.sub(old, 1, #expected) == expected then
         answer = 1
-        local old_status, _, old_owner, _, _, old_run_at = read_life(old)
+        local old_status, old_owner = string.match(old, '^(%a+) %d+ (%S+)')
         mark('o:' .. old_owner, id, false)
         if old_owner == '-' and old_status == 'pending' then
+            local _, _, _, _, _, old_run_at = read_life(old)
             local priority = priority_of(id)
             mark('w:' .. name, due_place(priority, old_run_at, id), false)
             mark('a', ahead_place(priority, old_run_at, id, name), false)
