@@ -10,6 +10,7 @@ use crate::{
     error::{BackendError, Error},
     id::{Epoch, InstanceId, TaskId},
     status::TaskStatus,
+    step::{Record, RecordQuery, Step, Stepped},
     task::{LogLine, Progress, Task},
 };
 
@@ -72,6 +73,19 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - A change that ends in a terminal status counts in the minute of its `finished_at`, with the time from
     ///   `started_at` to `finished_at`, or none if it never started.
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written>;
+
+    /// Does everything in `step`, or nothing: its changes first, then its tasks and audit entries as
+    /// [`write`](Backend::write) does. It is [`Stepped::Stale`] unless every record has the version that is expected of
+    /// it, and every change applies.
+    ///
+    /// But if every record says already what it is to become, or is gone as it is to be, or has the version that is
+    /// expected of it if it is to stay the same, and every changed task has the [`life`](Change::life) of its change,
+    /// then the step was taken before and its answer was lost: it is [`Stepped::Done`], and nothing changes. (So a
+    /// value should say who wrote it.) That each task is stored once follows from its id.
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped>;
+
+    /// Records in the order of their names, byte by byte. Cost does not grow with what is not asked for.
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>>;
 
     /// Gives at most `limit` tasks that wait, are due (`run_at` is not after `now`) and belong to nobody to `owner`,
     /// in one atomic step: highest priority first, then earliest `run_at`, then smallest id, over all functions in

@@ -26,6 +26,7 @@ mod retry;
 mod failure;
 mod task;
 mod change;
+mod step;
 mod backend;
 mod health;
 mod memory;
@@ -66,6 +67,7 @@ pub use crate::{
     registry::{FunctionInfo, TaskDef},
     retry::RetryPolicy,
     status::{Cause, Refused, TaskStatus},
+    step::{Becomes, Record, RecordChange, RecordQuery, Step, Stepped},
     task::{
         Attempt, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Source, Tags, Task,
         TaskOptions,

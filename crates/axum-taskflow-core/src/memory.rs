@@ -3,6 +3,7 @@
 mod index;
 mod instances;
 mod keys;
+mod records;
 mod row;
 mod store;
 mod waiting;
@@ -20,10 +21,12 @@ use crate::{
         AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, ListQuery,
         Minute, Page, Peer, Prune, Pruned, Standing, Written,
     },
+    change::Change,
     clock::Timestamp,
     error::BackendError,
     id::{InstanceId, TaskId},
     status::TaskStatus,
+    step::{Record, RecordQuery, Step, Stepped},
     task::{Life, LogLine, Task},
 };
 
@@ -40,6 +43,7 @@ use crate::{
 /// | minutes, one for each function and status | the last 100,000 |
 /// | audit entries | the last 10,000 |
 /// | idempotency keys | all, until their time has passed |
+/// | records | all |
 ///
 /// ```
 /// use std::sync::Arc;
@@ -138,11 +142,27 @@ impl Backend for Memory {
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         self.answer(move |store| {
             let written = store.write(&batch);
-            if store.instances.n_alive() > 1 && leaves_something(&batch) {
+            let left = leaves_something(&batch.tasks, &batch.changes);
+            if left && store.instances.n_alive() > 1 {
                 self.changed.send_modify(|n| *n += 1);
             }
             written
         })
+    }
+
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        self.answer(move |store| {
+            let stepped = store.step(&step);
+            let left = !step.records.is_empty() || leaves_something(&step.tasks, &step.changes);
+            if left && stepped != Stepped::Stale && store.instances.n_alive() > 1 {
+                self.changed.send_modify(|n| *n += 1);
+            }
+            stepped
+        })
+    }
+
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        self.answer(move |store| store.records.read(&query))
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
@@ -195,11 +215,11 @@ impl Backend for Memory {
     }
 }
 
-/// True if the batch has something that any instance may take.
-fn leaves_something(batch: &Batch) -> bool {
+/// True if there is something among them that any instance may take.
+fn leaves_something(tasks: &[Arc<Task>], changes: &[Change]) -> bool {
     let is_free = |life: &Life| life.status == TaskStatus::Pending && life.owner.is_none();
-    batch.tasks.iter().any(|task| is_free(&task.life))
-        || batch.changes.iter().any(|change| is_free(&change.life))
+    tasks.iter().any(|task| is_free(&task.life))
+        || changes.iter().any(|change| is_free(&change.life))
 }
 
 #[cfg(test)]
@@ -209,7 +229,7 @@ mod tests {
     use super::*;
     use crate::{
         backend::{Enqueued, Note, Said},
-        change::{Change, Outcome},
+        change::Outcome,
         id::IdSource,
         retry::RetryPolicy,
         task::{LogLevel, Tags},

@@ -11,8 +11,8 @@ use std::{
 
 use axum_taskflow_core::{
     Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Said, Standing,
-    Task, TaskId, TaskStatus, Timestamp, Written,
+    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
+    Said, Standing, Step, Stepped, Task, TaskId, TaskStatus, Timestamp, Written,
     conformance::{self, Opened},
 };
 
@@ -79,6 +79,15 @@ flaws! {
     deletes_failures_like_successes: "prune::success_and_failure_have_times_of_their_own";
     deletes_all_at_once: "prune::a_part_is_bounded_and_a_round_ends";
     deletes_nothing: "prune::old_finished_tasks_are_deleted" model;
+    takes_steps_whatever_records_say: "step::a_step_that_expects_another_version_changes_nothing" model;
+    takes_steps_whatever_changes_say: "step::a_step_with_a_stale_change_changes_nothing" model;
+    takes_steps_in_the_order_of_batches: "step::a_task_finds_the_key_that_its_step_has_freed";
+    calls_steps_stale_that_were_taken: "step::a_step_that_was_taken_before_is_done" model;
+    forgets_who_took_steps: "step::a_step_is_taken_with_its_audit_entries";
+    reads_records_of_any_name: "records::records_are_found_by_the_beginning_of_their_names";
+    reads_all_records: "records::records_are_read_in_parts_in_the_order_of_their_names";
+    reads_records_from_the_beginning: "records::records_are_read_in_parts_in_the_order_of_their_names";
+    numbers_records_apart: "records::a_version_is_larger_than_all_before";
     answers_after_the_end: "close::calls_after_the_end_fail";
 }
 
@@ -215,6 +224,74 @@ impl Backend for Flawed {
                 written.changes.fill(Applied::Applied);
             }
             Ok(written)
+        })
+    }
+
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        Box::pin(async move {
+            let mut step = Arc::unwrap_or_clone(step);
+            match self.flaw {
+                Flaw::takes_steps_whatever_records_say => {
+                    for change in &mut step.records {
+                        let query = RecordQuery {
+                            prefix: change.key.clone(),
+                            after: None,
+                            limit: 1,
+                        };
+                        let found = self.memory.records(query).await?;
+                        change.expects = found.first().map_or(0, |record| record.version);
+                    }
+                }
+                Flaw::takes_steps_whatever_changes_say => step.changes.clear(),
+                Flaw::takes_steps_in_the_order_of_batches => {
+                    let mut batch = Batch::at(step.now);
+                    batch.tasks = step.tasks.clone();
+                    let written = self.memory.write(Arc::new(batch)).await?;
+                    step.tasks.clear();
+                    return Ok(match self.memory.step(Arc::new(step)).await? {
+                        Stepped::Done { versions, .. } => Stepped::Done {
+                            versions,
+                            tasks: written.tasks,
+                        },
+                        Stepped::Stale => Stepped::Stale,
+                    });
+                }
+                Flaw::calls_steps_stale_that_were_taken => {
+                    for change in &step.records {
+                        let query = RecordQuery {
+                            prefix: change.key.clone(),
+                            after: None,
+                            limit: 1,
+                        };
+                        let found = self.memory.records(query).await?;
+                        let version = found.first().map_or(0, |record| record.version);
+                        if version != change.expects {
+                            return Ok(Stepped::Stale);
+                        }
+                    }
+                }
+                Flaw::forgets_who_took_steps => step.audit.clear(),
+                _ => {}
+            }
+            self.memory.step(Arc::new(step)).await
+        })
+    }
+
+    fn records(&self, mut query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        Box::pin(async move {
+            match self.flaw {
+                Flaw::reads_records_of_any_name => query.prefix.clear(),
+                Flaw::reads_all_records => query.limit = usize::MAX,
+                Flaw::reads_records_from_the_beginning => query.after = None,
+                _ => {}
+            }
+            let mut records = self.memory.records(query).await?;
+            if self.has(Flaw::numbers_records_apart) {
+                for record in &mut records {
+                    record.version = 1;
+                }
+            }
+            Ok(records)
         })
     }
 

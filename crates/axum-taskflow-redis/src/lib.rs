@@ -36,8 +36,8 @@ use std::{
 
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskId,
-    Timestamp, Written,
+    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
+    Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 use redis::{Client, IntoConnectionInfo, TlsCertificates, Value, cluster::ClusterClient, sentinel};
 use uuid::Uuid;
@@ -624,6 +624,20 @@ impl Backend for Redis {
         Box::pin(async move {
             self.is_open()?;
             write::write(&self.tasks, &batch).await
+        })
+    }
+
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        Box::pin(async move {
+            self.is_open()?;
+            write::step(&self.tasks, &step).await
+        })
+    }
+
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::records(&self.tasks, &query).await
         })
     }
 

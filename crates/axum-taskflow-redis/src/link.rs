@@ -57,6 +57,7 @@ script!(LOGS, "lua/logs.lua");
 script!(ORPHANS, "lua/orphans.lua");
 script!(PRUNE, "lua/prune.lua");
 script!(PRUNE_REST, "lua/prune_rest.lua");
+script!(RECORDS, "lua/records.lua");
 script!(SERIES, "lua/series.lua");
 script!(SUPERSEDE, "lua/supersede.lua");
 script!(WRITE, "lua/write.lua");

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum_taskflow_core::{
-    Attempt, AuditEntry, BackendError, Count, ListQuery, LogLine, Minute, Page, Task, TaskId,
-    TaskStatus, Timestamp,
+    Attempt, AuditEntry, BackendError, Count, ListQuery, LogLine, Minute, Page, Record,
+    RecordQuery, Task, TaskId, TaskStatus, Timestamp,
 };
 use redis::Value;
 
 use crate::{
     answer,
-    link::{AUDIT, COUNTS, GET, LIST, LOGS, Link, SERIES},
+    link::{AUDIT, COUNTS, GET, LIST, LOGS, Link, RECORDS, SERIES},
     record,
 };
 
@@ -22,6 +22,8 @@ const PART_MAX: usize = 500;
 const PART_BYTES: usize = 4 * 1024 * 1024;
 /// How many minutes one call reads.
 const MINUTES_MAX: usize = 500;
+/// How many records one call reads at most.
+const RECORDS_MAX: usize = 1_000;
 
 pub(crate) async fn get(link: &Link, id: TaskId) -> Result<Option<Task>, BackendError> {
     let mut call = link.call(&GET);
@@ -249,4 +251,29 @@ pub(crate) async fn audit(
         entries.push(record::from_json(json)?);
     }
     Ok(entries)
+}
+
+pub(crate) async fn records(link: &Link, query: &RecordQuery) -> Result<Vec<Record>, BackendError> {
+    let first = match &query.after {
+        Some(after) if *after >= query.prefix => format!("({after}"),
+        _ => format!("[{}", query.prefix),
+    };
+    let mut call = link.call(&RECORDS);
+    // No name holds the byte 255: it is no UTF-8.
+    let last = [b"(", query.prefix.as_bytes(), b"\xff"].concat();
+    call.arg(first).arg(last).arg(query.limit.min(RECORDS_MAX));
+    let answers = answer::list(link.send(&call).await?)?;
+    answer::groups::<2>(answers)
+        .map(|[key, record]| {
+            let record = answer::text(record)?;
+            let (version, value) = record
+                .split_once(' ')
+                .ok_or_else(|| record::strange("record", &record))?;
+            Ok(Record {
+                key: answer::text(key)?,
+                version: record::number(version)?,
+                value: value.into(),
+            })
+        })
+        .collect()
 }

@@ -1,8 +1,8 @@
-//! A batch as one call, and its answers.
+//! A batch or a step as one call, and its answers.
 
 use axum_taskflow_core::{
-    Applied, BackendError, Batch, Change, Enqueued, KeyFate, Life, Note, Said, Task, TaskStatus,
-    Timestamp, Written,
+    Applied, AuditEntry, BackendError, Batch, Becomes, Change, Enqueued, KeyFate, Life, Note, Said,
+    Step, Stepped, Task, TaskStatus, Timestamp, Written,
 };
 use redis::Value;
 
@@ -20,7 +20,9 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
         .arg(batch.tasks.len())
         .arg(batch.changes.len())
         .arg(batch.notes.len())
-        .arg(batch.audit.len());
+        .arg(batch.audit.len())
+        .arg(0)
+        .arg(0);
     for task in &batch.tasks {
         add_task(&mut call, task, batch.now)?;
     }
@@ -31,11 +33,60 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
         add_note(&mut call, note)?;
     }
     for entry in &batch.audit {
-        call.arg(format!("{}{}", entry.id, record::to_json(entry)?));
+        add_entry(&mut call, entry)?;
     }
-    let answers = answer::list(link.send(&call).await?)?;
+    let mut answers = answer::list(link.send(&call).await?)?.into_iter();
     link.replicated().await?;
-    read(answers, batch)
+    let tasks = read_tasks(answers.by_ref().take(batch.tasks.len()))?;
+    let changes = answers
+        .map(|answer| {
+            Ok(match answer::number(answer)? {
+                0 => Applied::Stale,
+                _ => Applied::Applied,
+            })
+        })
+        .collect::<Result<_, BackendError>>()?;
+    Ok(Written { tasks, changes })
+}
+
+pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendError> {
+    let mut call = link.call_in_time(&WRITE);
+    call.arg(step.now.as_unix_ms())
+        .arg(step.tasks.len())
+        .arg(step.changes.len())
+        .arg(0)
+        .arg(step.audit.len())
+        .arg(step.records.len())
+        .arg(1);
+    for task in &step.tasks {
+        add_task(&mut call, task, step.now)?;
+    }
+    for change in &step.changes {
+        add_change(&mut call, change, step.now)?;
+    }
+    for entry in &step.audit {
+        add_entry(&mut call, entry)?;
+    }
+    for change in &step.records {
+        call.arg(&*change.key).arg(change.expects);
+        match &change.becomes {
+            Becomes::Same => call.arg("="),
+            Becomes::Value(value) => call.arg(format!("+{value}")),
+            Becomes::Gone => call.arg("-"),
+        };
+    }
+    let answers = link.send(&call).await?;
+    if matches!(answers, Value::Nil | Value::Boolean(false)) {
+        return Ok(Stepped::Stale);
+    }
+    link.replicated().await?;
+    let mut answers = answer::list(answers)?.into_iter();
+    let tasks = read_tasks(answers.by_ref().take(step.tasks.len()))?;
+    let versions = answers
+        .skip(step.changes.len())
+        .map(|answer| Ok(answer::number(answer)?.unsigned_abs()))
+        .collect::<Result<_, BackendError>>()?;
+    Ok(Stepped::Done { versions, tasks })
 }
 
 fn add_task(call: &mut Call, task: &Task, now: Timestamp) -> Result<(), BackendError> {
@@ -137,11 +188,15 @@ fn add_note(call: &mut Call, note: &Note) -> Result<(), BackendError> {
     Ok(())
 }
 
-fn read(answers: Vec<Value>, batch: &Batch) -> Result<Written, BackendError> {
-    let mut answers = answers.into_iter();
-    let mut written = Written::default();
-    for answer in answers.by_ref().take(batch.tasks.len()) {
-        written.tasks.push(match answer {
+fn add_entry(call: &mut Call, entry: &AuditEntry) -> Result<(), BackendError> {
+    call.arg(format!("{}{}", entry.id, record::to_json(entry)?));
+    Ok(())
+}
+
+fn read_tasks(answers: impl Iterator<Item = Value>) -> Result<Vec<Enqueued>, BackendError> {
+    let mut tasks = Vec::new();
+    for answer in answers {
+        tasks.push(match answer {
             Value::Int(_) => Enqueued::Created,
             holder => {
                 let holder = answer::text(holder)?;
@@ -155,11 +210,5 @@ fn read(answers: Vec<Value>, batch: &Batch) -> Result<Written, BackendError> {
             }
         });
     }
-    for answer in answers {
-        written.changes.push(match answer::number(answer)? {
-            0 => Applied::Stale,
-            _ => Applied::Applied,
-        });
-    }
-    Ok(written)
+    Ok(tasks)
 }

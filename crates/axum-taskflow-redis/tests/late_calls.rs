@@ -43,9 +43,9 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
         "w:f",
         &place,
     ];
-    let task = [&["1000000", "1", "0", "0", "0"][..], &of_task].concat();
+    let task = [&["1000000", "1", "0", "0", "0", "0", "0"][..], &of_task].concat();
     let claim = [&*me, "1000000", "9", "1", "0", "0", "f"];
-    let nothing = ["1000000", "0", "0", "0", "0"];
+    let nothing = ["1000000", "0", "0", "0", "0", "0", "0"];
 
     assert_eq!(answer(&server, WRITE, "1", &nothing), "");
     let late = answer(&server, WRITE, "0", &task);

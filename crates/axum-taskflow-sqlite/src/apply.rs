@@ -21,6 +21,7 @@ pub(crate) struct Apply<'c> {
     started: Statement<'c>,
     succeeded: Statement<'c>,
     was_applied: Statement<'c>,
+    stands: Statement<'c>,
     free_key: Statement<'c>,
     keep_key: Statement<'c>,
     keep_attempt: Statement<'c>,
@@ -34,6 +35,8 @@ impl<'c> Apply<'c> {
             started: conn.prepare(include_str!("apply_started.sql"))?,
             succeeded: conn.prepare(include_str!("apply_succeeded.sql"))?,
             was_applied: conn.prepare(include_str!("apply_again.sql"))?,
+            stands: conn
+                .prepare("SELECT 1 FROM task WHERE id = ?1 AND status = ?2 AND epoch = ?3")?,
             free_key: conn.prepare("DELETE FROM idempotency WHERE key = ?1 AND task = ?2")?,
             keep_key: conn
                 .prepare("UPDATE idempotency SET until = ?3 WHERE key = ?1 AND task = ?2")?,
@@ -65,7 +68,12 @@ impl<'c> Apply<'c> {
         };
         let applied = applied || update(&mut self.any, change, before, &life)?;
         if !applied {
-            return was_applied(&mut self.was_applied, change, before, &life);
+            return Ok(
+                match was_applied(&mut self.was_applied, change, before, &life)? {
+                    true => Applied::Applied,
+                    false => Applied::Stale,
+                },
+            );
         }
         tx.went(func, before);
         tx.came(func, life.status);
@@ -86,6 +94,27 @@ impl<'c> Apply<'c> {
             }
         }
         Ok(Applied::Applied)
+    }
+
+    /// True if the task stands where the change expects it.
+    pub(crate) fn would_apply(&mut self, change: &Change) -> Result<bool, Fault> {
+        let (status, epoch) = change.expects;
+        let id = change.id.as_bytes();
+        Ok(self
+            .stands
+            .exists((id, row::status_no(status)?, epoch.get()))?)
+    }
+
+    /// True if the task is as the change would leave it.
+    pub(crate) fn was_applied(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        change: &Change,
+        now: Timestamp,
+    ) -> Result<bool, Fault> {
+        let life = LifeRow::new(&change.life, now, tx.conn, &mut tx.interned)?;
+        let before = row::status_no(change.expects.0)?;
+        was_applied(&mut self.was_applied, change, before, &life)
     }
 
     fn keep(
@@ -133,12 +162,9 @@ fn was_applied(
     change: &Change,
     before: i64,
     life: &LifeRow<'_>,
-) -> Result<Applied, Fault> {
+) -> Result<bool, Fault> {
     bind(statement, change, before, life)?;
-    Ok(match statement.raw_query().next()? {
-        Some(_) => Applied::Applied,
-        None => Applied::Stale,
-    })
+    Ok(statement.raw_query().next()?.is_some())
 }
 
 fn bind(

@@ -40,6 +40,7 @@ mod prune;
 mod readers;
 mod row;
 mod schema;
+mod steps;
 mod transaction;
 mod watcher;
 mod writer;
@@ -55,8 +56,8 @@ use std::{
 
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskId,
-    Timestamp, Written,
+    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
+    Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 
 use crate::{lock::LockFolder, readers::Readers, writer::Writer};
@@ -191,6 +192,17 @@ impl Backend for Sqlite {
 
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         Box::pin(self.writer.call(move |session| session.write(&batch)))
+    }
+
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        Box::pin(self.writer.call(move |session| session.step(&step)))
+    }
+
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        Box::pin(
+            self.readers
+                .call(move |conn, _| steps::records(conn, &query)),
+        )
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {

@@ -2,7 +2,7 @@
 //!
 //! SQLite has no means to wake another process, so this asks it every few milliseconds whether the file was changed
 //! by somebody else (`PRAGMA data_version`, which reads one number in shared memory). Only if it was, the two indexes
-//! of waiting tasks are looked at, and only if something waits there, anybody is woken.
+//! of waiting tasks are looked at, and only if something waits there or a record was changed, anybody is woken.
 
 use std::{
     io,
@@ -68,6 +68,8 @@ pub(crate) struct Lookout<'c> {
     waits: Statement<'c>,
     seen_version: i64,
     seen_due: Option<Timestamp>,
+    record_version: Statement<'c>,
+    seen_record: i64,
 }
 
 impl<'c> Lookout<'c> {
@@ -77,6 +79,8 @@ impl<'c> Lookout<'c> {
             waits: conn.prepare("SELECT 1 FROM task WHERE shelf = 1 LIMIT 1")?,
             seen_version: 0,
             seen_due: None,
+            record_version: conn.prepare("SELECT last FROM record_version")?,
+            seen_record: 0,
         })
     }
 
@@ -91,6 +95,8 @@ impl<'c> Lookout<'c> {
         let due = claim::next_due(conn, Timestamp::default(), Timestamp::default())?;
         let is_new = due.is_some() && due != self.seen_due;
         self.seen_due = due;
+        let record = self.record_version.query_row([], |row| row.get(0))?;
+        let is_new = is_new || record != std::mem::replace(&mut self.seen_record, record);
         if is_new || self.waits.exists([])? {
             news.tell();
         }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    BackendError, Batch, Claim, Claimed, Instance, InstanceId, Prune, Pruned, Standing, Timestamp,
-    Written,
+    BackendError, Batch, Claim, Claimed, Instance, InstanceId, Prune, Pruned, Standing, Step,
+    Stepped, Timestamp, Written,
 };
 use rusqlite::Connection;
 use tokio::sync::{
@@ -28,6 +28,7 @@ use crate::{
     logs::Notes,
     place::Place,
     prune::PruneVerb,
+    steps::Steps,
     transaction::{LockWaits, Transaction},
     watcher::{Lookout, News, Watcher},
 };
@@ -235,6 +236,7 @@ pub(crate) struct Session<'c> {
     notes: Notes<'c>,
     audit: Audit<'c>,
     claim: ClaimVerb<'c>,
+    steps: Steps<'c>,
     instances: Instances<'c>,
     prune: PruneVerb<'c>,
     lookout: Lookout<'c>,
@@ -256,6 +258,7 @@ impl<'c> Session<'c> {
             notes: Notes::prepare(conn)?,
             audit: Audit::prepare(conn)?,
             claim: ClaimVerb::prepare(conn)?,
+            steps: Steps::prepare(conn)?,
             instances: Instances::prepare(conn)?,
             prune: PruneVerb::prepare(conn)?,
             lookout: Lookout::prepare(conn)?,
@@ -318,6 +321,23 @@ impl<'c> Session<'c> {
         }
         self.tx.latest = self.tx.latest.max(now);
         Ok(written)
+    }
+
+    pub(crate) fn step(&mut self, step: &Step) -> Result<Stepped, Fault> {
+        self.place.is_same()?;
+        let enqueue = &mut self.enqueue;
+        let stepped = self
+            .steps
+            .run(&mut self.tx, step, &mut self.apply, |tx, task, now| {
+                enqueue.run(tx, task, now)
+            })?;
+        if stepped != Stepped::Stale {
+            for entry in &step.audit {
+                self.audit.run(&mut self.tx, entry)?;
+            }
+        }
+        self.tx.latest = self.tx.latest.max(step.now);
+        Ok(stepped)
     }
 
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Fault> {

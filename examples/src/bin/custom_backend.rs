@@ -21,8 +21,8 @@ use axum::{
 };
 use axum_taskflow::{
     AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, InstanceId,
-    ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskError,
-    TaskId, TaskManager, Tasks, Timestamp, Written, task,
+    ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing,
+    Step, Stepped, Task, TaskError, TaskId, TaskManager, Tasks, Timestamp, Written, task,
 };
 use serde_json::{Value, json};
 
@@ -86,6 +86,14 @@ impl<B: Backend> Backend for Counting<B> {
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
         self.inner.leave(id)
+    }
+
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        self.inner.step(step)
+    }
+
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        self.inner.records(query)
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {

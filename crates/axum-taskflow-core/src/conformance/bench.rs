@@ -14,6 +14,7 @@ use crate::{
     id::{IdSource, InstanceId, TaskId},
     retry::RetryPolicy,
     status::{Refused, TaskStatus},
+    step::{Record, RecordQuery, Step, Stepped},
     task::{IdempotencyKey, LogLevel, LogLine, Task},
 };
 
@@ -138,6 +139,28 @@ impl<'a> Bench<'a> {
         let answered = (written.tasks.len(), written.changes.len());
         assert_eq!(answered, sent, "each task and change has one answer");
         written
+    }
+
+    pub(super) async fn step(&self, step: Step) -> Stepped {
+        let sent = (step.records.len(), step.tasks.len());
+        let stepped = self.backend.step(Arc::new(step)).await;
+        let stepped = stepped.expect("a step is answered");
+        if let Stepped::Done { versions, tasks } = &stepped {
+            let answered = (versions.len(), tasks.len());
+            assert_eq!(answered, sent, "each record and task has one answer");
+        }
+        stepped
+    }
+
+    pub(super) async fn record(&self, key: &str) -> Option<Record> {
+        let query = RecordQuery {
+            prefix: key.to_owned(),
+            after: None,
+            limit: 1,
+        };
+        let records = self.backend.records(query).await;
+        let first = records.expect("records can be read").into_iter().next();
+        first.filter(|record| record.key == key)
     }
 
     pub(super) async fn enqueue(&self, task: &Task) -> Enqueued {
@@ -277,6 +300,11 @@ impl<'a> Bench<'a> {
     pub(super) async fn messages(&self, id: TaskId) -> Vec<String> {
         let lines = self.lines(id).await;
         lines.into_iter().map(|line| line.message).collect()
+    }
+
+    pub(super) async fn count(&self, name: &str, status: TaskStatus) -> u64 {
+        let counts = self.counts().await;
+        counts.get(&(name.to_owned(), status)).copied().unwrap_or(0)
     }
 
     pub(super) async fn counts(&self) -> BTreeMap<(String, TaskStatus), u64> {

@@ -42,7 +42,9 @@ mod notes;
 mod orphans;
 mod pace;
 mod prune;
+mod records;
 mod series;
+mod step;
 
 use std::{
     any::Any,
@@ -242,6 +244,26 @@ macro_rules! __conformance_checks {
             nothing_changes_a_finished_task
             a_released_task_belongs_to_nobody
             a_held_task_waits_and_says_why
+        }
+        step {
+            a_step_writes_its_record_and_stores_its_task
+            a_step_that_expects_another_version_changes_nothing
+            a_step_with_a_stale_change_changes_nothing
+            a_step_changes_tasks_and_records_together
+            a_step_that_was_taken_before_is_done
+            a_step_can_require_a_record_that_stays
+            of_many_steps_at_once_one_is_taken
+            a_task_finds_the_key_that_its_step_has_freed
+            a_task_whose_key_is_taken_is_answered_as_in_a_batch
+            a_step_is_taken_with_its_audit_entries
+            what_a_step_stores_is_claimed
+        }
+        records {
+            a_record_is_kept_as_it_was_written
+            a_version_is_larger_than_all_before
+            names_of_records_are_compared_byte_for_byte
+            records_are_found_by_the_beginning_of_their_names
+            records_are_read_in_parts_in_the_order_of_their_names
         }
         claim {
             a_claimed_task_belongs_to_the_claimer

@@ -1,7 +1,13 @@
 //! Random histories, played on the driver and on [`Memory`]: every answer is compared, and at the end everything
 //! that is stored.
 
-use std::{collections::BTreeSet, env, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use proptest::{
     collection::vec,
@@ -23,6 +29,7 @@ use crate::{
     memory::Memory,
     retry::RetryPolicy,
     status::{Refused, TaskStatus},
+    step::{self, Becomes, Record, RecordChange, RecordQuery, Stepped},
     task::{IdempotencyKey, Life, LogLevel, LogLine, Progress, Task},
 };
 
@@ -51,6 +58,7 @@ enum Step {
         limit: usize,
         set_back_ms: u64,
     },
+    Take(Take),
     Wait(Duration),
     Prune {
         keep: Duration,
@@ -58,6 +66,18 @@ enum Step {
         keep_series: Duration,
         limit: usize,
     },
+}
+
+/// A step of the contract, on one of a few records.
+#[derive(Clone, Debug)]
+struct Take {
+    record: usize,
+    /// It expects another version than the record has.
+    is_late: bool,
+    becomes: Option<Option<u8>>,
+    tasks: Vec<New>,
+    moves: Vec<(Pick, Move)>,
+    twice: bool,
 }
 
 /// A task as it was seen at some time, counted from the last one that was seen.
@@ -165,6 +185,7 @@ async fn play(bench: &Bench<'_>, steps: &[Step]) -> Result<(), String> {
         bench: driver,
         seen: Vec::new(),
         ids: BTreeSet::new(),
+        versions: BTreeMap::new(),
     };
     let mut played = Ok(());
     for step in steps {
@@ -219,12 +240,15 @@ struct History<'a> {
     seen: Vec<Task>,
     /// Every id there ever was.
     ids: BTreeSet<TaskId>,
+    /// Of each record, in the model and in the driver: they need not be the same.
+    versions: BTreeMap<usize, [u64; 2]>,
 }
 
 impl History<'_> {
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Wait(by) => self.bench.advance(*by),
+            Step::Take(take) => self.take(take).await?,
             Step::Write {
                 tasks,
                 moves,
@@ -281,6 +305,74 @@ impl History<'_> {
             .ask(|it| it.counts(), counts, ("counts after", step))
             .await?;
         Ok(())
+    }
+
+    async fn take(&mut self, take: &Take) -> Result<(), String> {
+        let batch = self.batch(&take.tasks, &take.moves, &[], false);
+        let mut step = step::Step::at(batch.now);
+        step.tasks = batch.tasks;
+        for change in batch.changes {
+            if step.changes.iter().all(|other| other.id != change.id) {
+                step.changes.push(change);
+            }
+        }
+        let ids = step.tasks.iter().map(|task| task.id);
+        let ids: Vec<TaskId> = ids
+            .chain(step.changes.iter().map(|change| change.id))
+            .collect();
+        let versions = self.versions.entry(take.record).or_default();
+        let steps = versions.map(|version| {
+            let mut step = step.clone();
+            step.records.push(RecordChange {
+                key: format!("record {}", take.record),
+                expects: version + u64::from(take.is_late) * 1_000_000,
+                becomes: match take.becomes {
+                    None => Becomes::Same,
+                    Some(None) => Becomes::Gone,
+                    Some(Some(value)) => Becomes::Value(value.to_string().into()),
+                },
+            });
+            Arc::new(step)
+        });
+        for _ in 0..1 + usize::from(take.twice) {
+            let of_model = self.both.model.step(steps[0].clone()).await;
+            let of_driver = self.both.driver.step(steps[1].clone()).await;
+            let mut found = [0, 0];
+            let mut seen = [None, None];
+            for (n, stepped) in [of_model, of_driver].into_iter().enumerate() {
+                match stepped.map_err(|error| format!("{take:?}: {error}"))? {
+                    Stepped::Stale => {}
+                    Stepped::Done { versions, tasks } => {
+                        found[n] = versions[0];
+                        seen[n] = Some((versions.len(), versions[0] == 0, tasks));
+                    }
+                }
+            }
+            let [of_model, of_driver] = seen;
+            let is_stale = same(of_model, &of_driver, take)?.is_none();
+            if !is_stale {
+                self.versions.insert(take.record, found);
+            }
+        }
+        for id in ids {
+            let ask = self
+                .both
+                .ask(|it| it.get(id), as_it_is, ("get after", take));
+            ask.await?;
+        }
+        let query = RecordQuery {
+            prefix: "record".to_owned(),
+            after: None,
+            limit: 100,
+        };
+        let said = |records: Vec<Record>| {
+            let records = records.into_iter();
+            records
+                .map(|record| (record.key, record.value))
+                .collect::<Vec<_>>()
+        };
+        let ask = self.both.ask(|it| it.records(query.clone()), said, take);
+        ask.await.map(drop)
     }
 
     async fn write(&self, batch: Arc<Batch>) -> Result<(), String> {
@@ -562,8 +654,32 @@ fn step() -> impl Strategy<Value = Step> {
         keep_series,
         limit,
     });
+    let becomes = prop_oneof![
+        Just(None),
+        Just(Some(None)),
+        (0..3_u8).prop_map(|value| Some(Some(value))),
+    ];
+    let take = (
+        0..2_usize,
+        prop::bool::weighted(0.2),
+        becomes,
+        vec(new(), 0..3),
+        vec((pick(), action()), 0..3),
+        prop::bool::weighted(0.2),
+    );
+    let take = take.prop_map(|(record, is_late, becomes, tasks, moves, twice)| {
+        Step::Take(Take {
+            record,
+            is_late,
+            becomes,
+            tasks,
+            moves,
+            twice,
+        })
+    });
     prop_oneof![
         8 => write,
+        3 => take,
         3 => claim,
         3 => time().prop_map(Step::Wait),
         2 => prune,

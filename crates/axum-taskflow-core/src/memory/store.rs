@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{index::Index, instances::Instances, keys::Keys, row::Row, waiting::Waiting};
+use super::{
+    index::Index, instances::Instances, keys::Keys, records::Records, row::Row, waiting::Waiting,
+};
 use crate::{
     backend::{
         Applied, AuditEntry, Batch, Claim, Claimed, Count, Enqueued, ListQuery, Minute, Note, Page,
@@ -17,6 +19,7 @@ use crate::{
     clock::Timestamp,
     id::{InstanceId, TaskId},
     status::TaskStatus,
+    step::{Step, Stepped},
     task::{Life, LogLine, Task},
 };
 
@@ -39,6 +42,7 @@ pub(super) struct Store {
     /// Live tasks that belong to somebody.
     owned: BTreeSet<(InstanceId, TaskId)>,
     pub(super) instances: Instances,
+    pub(super) records: Records,
     finished_max: usize,
     minutes: BTreeMap<(Timestamp, Arc<str>, TaskStatus), Ended>,
     audit: BTreeMap<TaskId, AuditEntry>,
@@ -62,6 +66,7 @@ impl Store {
             finished: BTreeSet::new(),
             owned: BTreeSet::new(),
             instances: Instances::default(),
+            records: Records::default(),
             finished_max,
             minutes: BTreeMap::new(),
             audit: BTreeMap::new(),
@@ -86,11 +91,50 @@ impl Store {
         for note in &batch.notes {
             self.note(note);
         }
-        for entry in &batch.audit {
-            self.audit.entry(entry.id).or_insert_with(|| entry.clone());
-        }
+        self.audited(&batch.audit);
         self.stay_bounded(batch.now);
         Written { tasks, changes }
+    }
+
+    pub(super) fn step(&mut self, step: &Step) -> Stepped {
+        self.waiting.advance(step.now);
+        let (records, changes) = (&step.records, &step.changes);
+        let stands = records
+            .iter()
+            .all(|change| self.records.version(&change.key) == change.expects)
+            && changes.iter().all(|change| self.stands(change));
+        let was_taken = || {
+            records.iter().all(|change| self.records.is_changed(change))
+                && changes.iter().all(|change| self.was_applied(change))
+        };
+        if !stands && !was_taken() {
+            return Stepped::Stale;
+        }
+        if stands {
+            for change in records {
+                self.records.apply(change);
+            }
+            for change in changes {
+                self.apply(change);
+            }
+        }
+        let tasks = step.tasks.iter();
+        let tasks = tasks.map(|task| self.enqueue(task, step.now)).collect();
+        self.audited(&step.audit);
+        self.stay_bounded(step.now);
+        let versions = records.iter();
+        Stepped::Done {
+            versions: versions
+                .map(|change| self.records.version(&change.key))
+                .collect(),
+            tasks,
+        }
+    }
+
+    fn audited(&mut self, entries: &[AuditEntry]) {
+        for entry in entries {
+            self.audit.entry(entry.id).or_insert_with(|| entry.clone());
+        }
     }
 
     fn enqueue(&mut self, task: &Task, now: Timestamp) -> Enqueued {
@@ -115,20 +159,23 @@ impl Store {
         Enqueued::Created
     }
 
-    fn apply(&mut self, change: &Change) -> Applied {
-        let stands = self.rows.get(&change.id).is_some_and(|row| {
+    fn stands(&self, change: &Change) -> bool {
+        self.rows.get(&change.id).is_some_and(|row| {
             let Life { status, epoch, .. } = row.life;
             (status, epoch) == change.expects
-        });
-        if !stands {
-            let was_applied = self
-                .rows
-                .get(&change.id)
-                .is_some_and(|row| row.life == change.life);
-            return if was_applied {
-                Applied::Applied
-            } else {
-                Applied::Stale
+        })
+    }
+
+    fn was_applied(&self, change: &Change) -> bool {
+        let row = self.rows.get(&change.id);
+        row.is_some_and(|row| row.life == change.life)
+    }
+
+    fn apply(&mut self, change: &Change) -> Applied {
+        if !self.stands(change) {
+            return match self.was_applied(change) {
+                true => Applied::Applied,
+                false => Applied::Stale,
             };
         }
         let mut row = self.take(change.id).expect("it was found above");

@@ -9,8 +9,8 @@ use std::{
 
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskId,
-    Timestamp, Written,
+    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
+    Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::sleep};
@@ -56,6 +56,7 @@ enum Verb {
     /// New tasks, and whatever else is to be written.
     Add,
     Write,
+    Step,
     Claim,
     Read,
 }
@@ -64,7 +65,7 @@ impl Verb {
     /// True if it may be done after the process was told that it failed. For what takes tasks into the hands of an
     /// instance that is the driver's to prevent: it gives up a connection only together with what it sent there.
     fn may_be_late(self) -> bool {
-        !matches!(self, Self::Add | Self::Claim)
+        !matches!(self, Self::Add | Self::Step | Self::Claim)
     }
 }
 
@@ -318,6 +319,18 @@ impl Backend for Faulty {
                 .world
                 .check(|checker| checker.wrote(who, &batch, &written));
             Ok(written)
+        })
+    }
+
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        self.call(Verb::Step, move |process| {
+            now(process.world.memory.step(step.clone()))
+        })
+    }
+
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        self.call(Verb::Read, move |process| {
+            now(process.world.memory.records(query.clone()))
         })
     }
 

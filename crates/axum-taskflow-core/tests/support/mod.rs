@@ -13,8 +13,8 @@ use std::{
 use axum_taskflow_core::{
     Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
     Clock, Config, Count, Enqueued, EventStream, IdSource, Instance, InstanceId, ListQuery,
-    LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskEvent, TaskId,
-    TaskManager, TaskStatus, Timestamp, Written,
+    LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step,
+    Stepped, Task, TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
@@ -311,6 +311,14 @@ impl Backend for Backstage {
                 Err(_) => written,
             }
         })
+    }
+
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        self.0.memory.step(step)
+    }
+
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        self.0.memory.records(query)
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {

@@ -17,8 +17,8 @@ use axum::{
 use axum_taskflow_core::{
     Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
     Clock, Config, Count, Failure, IdSource, Instance, InstanceId, ListQuery, LogLevel, LogLine,
-    Memory, Minute, Page, Peer, Prune, Pruned, Standing, Task, TaskContext, TaskDef, TaskId,
-    TaskManager, TaskStatus, Timestamp, Written,
+    Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped, Task,
+    TaskContext, TaskDef, TaskId, TaskManager, TaskStatus, Timestamp, Written,
 };
 use axum_taskflow_dashboard::{Rights, TaskAdmin};
 use tokio::sync::watch;
@@ -490,6 +490,12 @@ impl Backend for Outage {
     }
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         self.or(self.memory.write(batch))
+    }
+    fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
+        self.or(self.memory.step(step))
+    }
+    fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
+        self.or(self.memory.records(query))
     }
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
         self.or(self.memory.claim(claim))

@@ -10,6 +10,7 @@
 --                           that have any; ahead, by time
 --   k:KEY                   the task that has an idempotency key, until when, its function
 --   c m:MINUTE ms u         counts, what ended in a minute, the minutes, audit entries
+--   r rn rv                 records by name ("VERSION VALUE"), their names, the last version
 --   os                      who may hold tasks
 --   i b i:ID x xo           instances, their last beats, whether they live (expires by itself), who is gone, and who of
 --                           these may still hold tasks
