@@ -529,6 +529,26 @@ async fn on_server(
             "bytes",
             per_task(bytes(&finished), bytes(&before)),
         ),
+        Figure::new(
+            "time in scripts per task",
+            "us",
+            per_task(finished.scripts_us, before.scripts_us),
+        ),
+        Figure::new(
+            "of it in commands",
+            "us",
+            per_task(finished.commands_us, before.commands_us),
+        ),
+        Figure::new(
+            "time in scripts per task in bulk",
+            "us",
+            per_task(waiting.scripts_us, finished.scripts_us),
+        ),
+        Figure::new(
+            "of it in commands, in bulk",
+            "us",
+            per_task(waiting.commands_us, finished.commands_us),
+        ),
     ])
 }
 
@@ -537,6 +557,9 @@ struct Stats {
     memory: f64,
     scripts: f64,
     commands: f64,
+    /// With that of the commands inside.
+    scripts_us: f64,
+    commands_us: f64,
     bytes_in: f64,
     bytes_out: f64,
 }
@@ -549,26 +572,29 @@ impl Stats {
             let word = line.and_then(|rest| rest.strip_prefix(':'));
             Ok(word.ok_or(format!("INFO has no {name}"))?.trim().parse()?)
         };
-        // cmdstat_evalsha:calls=7,usec=…
-        let mut scripts = 0.0;
-        let mut commands = 0.0;
+        // cmdstat_evalsha:calls=7,usec=91,…
+        let (mut scripts, mut commands) = ([0.0; 2], [0.0; 2]);
         for line in info
             .lines()
             .filter_map(|line| line.strip_prefix("cmdstat_"))
         {
-            let calls = line
-                .split_once("calls=")
-                .and_then(|(_, rest)| rest.split(',').next());
-            let calls: f64 = calls.ok_or("INFO counts no calls")?.parse()?;
-            match line.starts_with("eval") {
-                true => scripts += calls,
-                false => commands += calls,
+            let sums = match line.starts_with("eval") {
+                true => &mut scripts,
+                false => &mut commands,
+            };
+            for (sum, name) in sums.iter_mut().zip(["calls=", "usec="]) {
+                let number = line
+                    .split_once(name)
+                    .and_then(|(_, rest)| rest.split(',').next());
+                *sum += number.ok_or("INFO counts no calls")?.parse::<f64>()?;
             }
         }
         Ok(Self {
             memory: number("used_memory")?,
-            scripts,
-            commands,
+            scripts: scripts[0],
+            commands: commands[0],
+            scripts_us: scripts[1],
+            commands_us: commands[1],
             bytes_in: number("total_net_input_bytes")?,
             bytes_out: number("total_net_output_bytes")?,
         })

@@ -1,5 +1,7 @@
 //! A batch or a step as one call, and its answers.
 
+use std::fmt::{self, Write as _};
+
 use axum_taskflow_core::{
     Applied, AuditEntry, BackendError, Batch, Becomes, Change, Enqueued, KeyFate, Life, Note, Said,
     Step, Stepped, Task, TaskStatus, Timestamp, Written,
@@ -8,15 +10,53 @@ use redis::Value;
 
 use crate::{
     answer,
-    link::{Call, Link, WRITE},
+    link::{Link, WRITE},
     record,
 };
 
 const MINUTE_MS: i64 = 60_000;
 
+/// What the script is told, as one argument: a list in MessagePack
+/// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)).
+#[derive(Default)]
+struct Words {
+    n: u32,
+    packed: Vec<u8>,
+    /// For one word at a time.
+    scratch: String,
+}
+
+impl Words {
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.n += 1;
+        rmp::encode::write_str(&mut self.packed, text).expect("a Vec takes everything");
+        self
+    }
+
+    fn arg(&mut self, word: impl fmt::Display) -> &mut Self {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let _ = write!(scratch, "{word}"); // a String takes everything
+        self.text(&scratch);
+        self.scratch = scratch;
+        self
+    }
+
+    async fn send(self, link: &Link) -> Result<Value, BackendError> {
+        let mut list = Vec::with_capacity(self.packed.len() + 5);
+        list.push(0xdd); // a list of up to 2^32 - 1
+        list.extend(self.n.to_be_bytes());
+        list.extend(self.packed);
+        let mut call = link.call_in_time(&WRITE);
+        call.arg(list);
+        link.send(&call).await
+    }
+}
+
 pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, BackendError> {
-    let mut call = link.call_in_time(&WRITE);
-    call.arg(batch.now.as_unix_ms())
+    let mut words = Words::default();
+    words
+        .arg(batch.now.as_unix_ms())
         .arg(batch.tasks.len())
         .arg(batch.changes.len())
         .arg(batch.notes.len())
@@ -24,18 +64,18 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
         .arg(0)
         .arg(0);
     for task in &batch.tasks {
-        add_task(&mut call, task, batch.now)?;
+        add_task(&mut words, task, batch.now)?;
     }
     for change in &batch.changes {
-        add_change(&mut call, change, batch.now)?;
+        add_change(&mut words, change, batch.now)?;
     }
     for note in &batch.notes {
-        add_note(&mut call, note)?;
+        add_note(&mut words, note)?;
     }
     for entry in &batch.audit {
-        add_entry(&mut call, entry)?;
+        add_entry(&mut words, entry)?;
     }
-    let mut answers = answer::list(link.send(&call).await?)?.into_iter();
+    let mut answers = answer::list(words.send(link).await?)?.into_iter();
     link.replicated().await?;
     let tasks = read_tasks(answers.by_ref().take(batch.tasks.len()))?;
     let changes = answers
@@ -50,8 +90,9 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
 }
 
 pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendError> {
-    let mut call = link.call_in_time(&WRITE);
-    call.arg(step.now.as_unix_ms())
+    let mut words = Words::default();
+    words
+        .arg(step.now.as_unix_ms())
         .arg(step.tasks.len())
         .arg(step.changes.len())
         .arg(0)
@@ -59,23 +100,23 @@ pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendErr
         .arg(step.records.len())
         .arg(1);
     for task in &step.tasks {
-        add_task(&mut call, task, step.now)?;
+        add_task(&mut words, task, step.now)?;
     }
     for change in &step.changes {
-        add_change(&mut call, change, step.now)?;
+        add_change(&mut words, change, step.now)?;
     }
     for entry in &step.audit {
-        add_entry(&mut call, entry)?;
+        add_entry(&mut words, entry)?;
     }
     for change in &step.records {
-        call.arg(&*change.key).arg(change.expects);
+        words.text(&change.key).arg(change.expects);
         match &change.becomes {
-            Becomes::Same => call.arg("="),
-            Becomes::Value(value) => call.arg(format!("+{value}")),
-            Becomes::Gone => call.arg("-"),
+            Becomes::Same => words.text("="),
+            Becomes::Value(value) => words.arg(format_args!("+{value}")),
+            Becomes::Gone => words.text("-"),
         };
     }
-    let answers = link.send(&call).await?;
+    let answers = words.send(link).await?;
     if matches!(answers, Value::Nil | Value::Boolean(false)) {
         return Ok(Stepped::Stale);
     }
@@ -89,7 +130,7 @@ pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendErr
     Ok(Stepped::Done { versions, tasks })
 }
 
-fn add_task(call: &mut Call, task: &Task, now: Timestamp) -> Result<(), BackendError> {
+fn add_task(words: &mut Words, task: &Task, now: Timestamp) -> Result<(), BackendError> {
     let id = task.id.to_string();
     let life = &task.life;
     let key = match &task.idempotency_key {
@@ -108,16 +149,17 @@ fn add_task(call: &mut Call, task: &Task, now: Timestamp) -> Result<(), BackendE
             format!("{run_at}{priority}{id}{}", task.name),
         ),
     };
-    call.arg(&id)
-        .arg(record::life(life)?)
-        .arg(record::body(task)?)
-        .arg(&*task.name)
-        .arg(key)
-        .arg(record::tags(task)?)
-        .arg(format!("{} {}", life.status, task.name))
-        .arg(format!("o:{}", record::Word(life.owner)))
-        .arg(waits_in)
-        .arg(place);
+    words
+        .text(&id)
+        .text(&record::life(life)?)
+        .text(&record::body(task)?)
+        .text(&task.name)
+        .text(&key)
+        .text(&record::tags(task)?)
+        .arg(format_args!("{} {}", life.status, task.name))
+        .arg(format_args!("o:{}", record::Word(life.owner)))
+        .text(&waits_in)
+        .text(&place);
     Ok(())
 }
 
@@ -125,7 +167,7 @@ fn waits_for_anybody(life: &Life) -> bool {
     life.status == TaskStatus::Pending && life.owner.is_none()
 }
 
-fn add_change(call: &mut Call, change: &Change, now: Timestamp) -> Result<(), BackendError> {
+fn add_change(words: &mut Words, change: &Change, now: Timestamp) -> Result<(), BackendError> {
     let life = &change.life;
     let attempt = match &change.ended {
         Some(attempt) => record::to_json(attempt)?,
@@ -148,15 +190,16 @@ fn add_change(call: &mut Call, change: &Change, now: Timestamp) -> Result<(), Ba
         }
         false => (String::new(), String::new()),
     };
-    call.arg(change.id.to_string())
-        .arg(format!("{} {} ", change.expects.0, change.expects.1))
-        .arg(record::life(life)?)
-        .arg(&*change.name)
-        .arg(attempt)
-        .arg(key)
-        .arg(minute)
-        .arg(ran_ms)
-        .arg(life.status.as_str())
+    words
+        .arg(change.id)
+        .arg(format_args!("{} {} ", change.expects.0, change.expects.1))
+        .text(&record::life(life)?)
+        .text(&change.name)
+        .text(&attempt)
+        .text(&key)
+        .text(&minute)
+        .text(&ran_ms)
+        .text(life.status.as_str())
         .arg(match life.status.is_terminal() {
             true => String::new(),
             false => format!("o:{}", record::Word(life.owner)),
@@ -168,7 +211,7 @@ fn add_change(call: &mut Call, change: &Change, now: Timestamp) -> Result<(), Ba
     Ok(())
 }
 
-fn add_note(call: &mut Call, note: &Note) -> Result<(), BackendError> {
+fn add_note(words: &mut Words, note: &Note) -> Result<(), BackendError> {
     let (place, json) = match &note.what {
         Said::Log(line) => (
             format!("L{:010}{:010}", note.epoch.get(), line.seq),
@@ -181,15 +224,16 @@ fn add_note(call: &mut Call, note: &Note) -> Result<(), BackendError> {
             ));
         }
     };
-    call.arg(note.id.to_string())
+    words
+        .arg(note.id)
         .arg(note.epoch.get())
-        .arg(place)
-        .arg(json);
+        .text(&place)
+        .text(&json);
     Ok(())
 }
 
-fn add_entry(call: &mut Call, entry: &AuditEntry) -> Result<(), BackendError> {
-    call.arg(format!("{}{}", entry.id, record::to_json(entry)?));
+fn add_entry(words: &mut Words, entry: &AuditEntry) -> Result<(), BackendError> {
+    words.arg(format!("{}{}", entry.id, record::to_json(entry)?));
     Ok(())
 }
 

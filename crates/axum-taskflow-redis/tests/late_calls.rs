@@ -10,6 +10,14 @@ const COMMON: &str = include_str!("../src/lua/common.lua");
 const WRITE: &str = include_str!("../src/lua/write.lua");
 const CLAIM: &str = include_str!("../src/lua/claim.lua");
 
+/// What the script that writes answers. It is told as JSON here, since a command line takes text only.
+fn written(server: &RedisServer, generation: &str, words: &[&str]) -> String {
+    let script = WRITE.replace("cmsgpack.unpack", "cjson.decode");
+    assert_ne!(script, WRITE);
+    let words = serde_json::to_string(words).unwrap();
+    answer(server, &script, generation, &[&words])
+}
+
 /// What a script answers to a call of this generation.
 fn answer(server: &RedisServer, script: &str, generation: &str, args: &[&str]) -> String {
     let code = format!("{COMMON}{script}");
@@ -47,11 +55,11 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     let claim = [&*me, "1000000", "9", "1", "0", "0", "f"];
     let nothing = ["1000000", "0", "0", "0", "0", "0", "0"];
 
-    assert_eq!(answer(&server, WRITE, "1", &nothing), "");
-    let late = answer(&server, WRITE, "0", &task);
+    assert_eq!(written(&server, "1", &nothing), "");
+    let late = written(&server, "0", &task);
     assert!(late.contains("LATE"), "{late}");
-    assert_eq!(answer(&server, WRITE, "1", &task), "1");
-    assert_eq!(answer(&server, WRITE, "2", &nothing), "");
+    assert_eq!(written(&server, "1", &task), "1");
+    assert_eq!(written(&server, "2", &nothing), "");
     let late = answer(&server, CLAIM, "1", &claim);
     assert!(late.contains("LATE"), "{late}");
     let claimed = answer(&server, CLAIM, "2", &claim);

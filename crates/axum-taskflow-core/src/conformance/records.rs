@@ -48,9 +48,9 @@ pub(super) async fn a_record_is_kept_as_it_was_written(bench: &Bench<'_>) {
         assert_eq!(&*record.value, *value);
     }
     let large = "x".repeat(1_000_000);
-    let version = bench.record("0").await.unwrap().version;
+    let version = bench.record("0").await.expect("it is there").version;
     written(bench, "0", version, &large).await;
-    assert_eq!(&*bench.record("0").await.unwrap().value, large);
+    assert_eq!(&*bench.record("0").await.expect("it is there").value, large);
     assert_eq!(bench.record("nothing").await, None);
 }
 
@@ -68,8 +68,11 @@ pub(super) async fn a_version_is_larger_than_all_before(bench: &Bench<'_>) {
     let last = written(bench, "a", 0, "1").await;
 
     assert!(0 < first && first < second && second < third && third < last);
-    assert_eq!(bench.record("a").await.unwrap().version, last);
-    assert_eq!(bench.record("b").await.unwrap().version, second);
+    assert_eq!(bench.record("a").await.expect("it is there").version, last);
+    assert_eq!(
+        bench.record("b").await.expect("it is there").version,
+        second
+    );
 }
 
 pub(super) async fn names_of_records_are_compared_byte_for_byte(bench: &Bench<'_>) {
@@ -78,7 +81,10 @@ pub(super) async fn names_of_records_are_compared_byte_for_byte(bench: &Bench<'_
     }
 
     for (n, key) in ["a", "A", "a ", "ä", "a\u{308}"].iter().enumerate() {
-        assert_eq!(&*bench.record(key).await.unwrap().value, n.to_string());
+        assert_eq!(
+            &*bench.record(key).await.expect("it is there").value,
+            n.to_string()
+        );
     }
 }
 

@@ -68,7 +68,10 @@ pub(super) async fn a_step_that_expects_another_version_changes_nothing(bench: &
 
     assert_eq!(bench.get(task.id).await, None);
     assert_eq!(bench.record("another").await, None);
-    assert_eq!(&*bench.record("r").await.unwrap().value, "first");
+    assert_eq!(
+        &*bench.record("r").await.expect("it is there").value,
+        "first"
+    );
 }
 
 pub(super) async fn a_step_with_a_stale_change_changes_nothing(bench: &Bench<'_>) {
@@ -152,7 +155,10 @@ pub(super) async fn a_step_can_require_a_record_that_stays(bench: &Bench<'_>) {
         }
     );
     assert_eq!((refused, unknown), (Stepped::Stale, Stepped::Stale));
-    assert_eq!(bench.record("lead").await.unwrap().version, newer);
+    assert_eq!(
+        bench.record("lead").await.expect("it is there").version,
+        newer
+    );
     assert_eq!(bench.get(late.id).await, None);
 }
 

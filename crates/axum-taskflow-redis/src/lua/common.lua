@@ -88,7 +88,7 @@ local function write_marks()
         local put, drop = {}, {}
         for member, present in pairs(members) do
             if present then
-                put[#put + 1] = 0
+                put[#put + 1] = '0'
                 put[#put + 1] = member
             else
                 drop[#drop + 1] = member
