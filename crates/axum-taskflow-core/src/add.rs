@@ -12,8 +12,10 @@ use crate::{
         journal::{ThenAdded, Wanted, unavailable},
     },
     error::{BackendError, Error, ErrorKind},
+    hold::Fence,
     id::TaskId,
     registry::TaskDef,
+    step::{Step, Stepped},
     task::{IdempotencyKey, Source, Tags, Task, TaskOptions},
 };
 
@@ -147,6 +149,7 @@ pub struct AddTask<'a> {
     engine: &'a Arc<Engine>,
     request: Result<Request, Error>,
     said: Said,
+    fence: Option<Fence>,
 }
 
 impl<'a> AddTask<'a> {
@@ -155,6 +158,7 @@ impl<'a> AddTask<'a> {
             engine,
             request,
             said: Said::default(),
+            fence: None,
         }
     }
 
@@ -165,6 +169,13 @@ impl<'a> AddTask<'a> {
     /// 512 bytes.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.said.key = Some(key.into());
+        self
+    }
+
+    /// Only if the lead or lock is still held when the task is stored: then a process that was stopped while it led, or
+    /// cut off, adds nothing after another one has taken over. The error is of kind [`ErrorKind::Conflict`].
+    pub fn under(mut self, fence: Fence) -> Self {
+        self.fence = Some(fence);
         self
     }
 
@@ -213,7 +224,11 @@ impl<'a> IntoFuture for AddTask<'a> {
             let name = request.def.name.clone();
             let tasks = make_tasks(self.engine, request, self.said)?;
             let id = tasks[0].id;
-            match store(self.engine, tasks).await?.pop() {
+            let mut stored = match self.fence {
+                Some(fence) => store_under(self.engine, tasks, fence).await?,
+                None => store(self.engine, tasks).await?,
+            };
+            match stored.pop() {
                 Some(Enqueued::Exists { id, name: other }) => {
                     if !self.engine.registry.same(&name, &other) {
                         return Err(Error::conflict(format!(
@@ -338,14 +353,48 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
                 engine.add_timeout
             ),
         )),
-        Err(_) => Err(Error::new(
-            ErrorKind::TimedOut,
-            format!(
-                "the task store did not answer within {:?}: the task may be added or not; with an idempotency key it is safe to add it again",
-                engine.add_timeout
-            ),
-        )),
+        Err(_) => Err(no_answer(engine)),
     }
+}
+
+/// Stores tasks if the fence stands, in one step with the look at it. Any instance may run them.
+async fn store_under(
+    engine: &Arc<Engine>,
+    tasks: Vec<Task>,
+    fence: Fence,
+) -> Result<Vec<Enqueued>, Error> {
+    let mut step = Step::at(engine.clock.now());
+    step.tasks = tasks.into_iter().map(Arc::new).collect();
+    let key = fence.record.key.clone();
+    step.records.push(fence.record);
+    let step = Arc::new(step);
+    let stepping = engine.backend.step(step.clone());
+    let stepped = match tokio::time::timeout(engine.add_timeout, stepping).await {
+        Ok(stepped) => stepped.map_err(|failure| unavailable(&Arc::new(failure)))?,
+        Err(_) => return Err(no_answer(engine)),
+    };
+    let Stepped::Done { tasks: written, .. } = stepped else {
+        return Err(Error::conflict(format!(
+            "{key} is not held any more: nothing was added"
+        )));
+    };
+    for (task, enqueued) in step.tasks.iter().zip(&written) {
+        if *enqueued == Enqueued::Created {
+            engine.feed.added(task);
+            engine.waits_on_disk(Some(task.executor), task.life.run_at, step.now);
+        }
+    }
+    Ok(written)
+}
+
+fn no_answer(engine: &Engine) -> Error {
+    Error::new(
+        ErrorKind::TimedOut,
+        format!(
+            "the task store did not answer within {:?}: the task may be added or not; with an idempotency key it is safe to add it again",
+            engine.add_timeout
+        ),
+    )
 }
 
 /// A new task, and what it was promised.

@@ -66,6 +66,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// What this instance does with tasks. Both unless set.
     pub role: Role,
+    /// Whether this instance may lead ([`TaskManager::leader`](crate::TaskManager::leader)). True unless set.
+    pub leads: bool,
     /// After so many deaths of a process while it ran a task that may be repeated, the task is failed. 3 unless set.
     pub crashes_max: u32,
     /// Takes over from an instance that lives and has not beaten for so long, such as a process that was stopped. Off
@@ -102,6 +104,7 @@ impl Default for Config {
             retention_failed: 30 * DAY,
             shutdown_timeout: Duration::from_secs(25),
             role: Role::default(),
+            leads: true,
             crashes_max: 3,
             takeover_after: None,
             version: String::new(),

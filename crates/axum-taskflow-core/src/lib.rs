@@ -38,6 +38,8 @@ mod registry;
 mod config;
 mod engine;
 mod add;
+mod hold;
+mod once;
 mod manager;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -61,9 +63,11 @@ pub use crate::{
         TaskFn, TaskOutput,
     },
     health::{Duty, Health, Trouble},
+    hold::{Fence, HoldKind, Holder, Lead, Leader, LeaderWatch, Lock, LockGuard},
     id::{Epoch, IdSource, InstanceId, TaskId},
     manager::{Cancelled, TaskManager, WaitError},
     memory::Memory,
+    once::{Once, OnceError, OnceOutcome, Scope},
     registry::{FunctionInfo, TaskDef},
     retry::RetryPolicy,
     status::{Cause, Refused, TaskStatus},

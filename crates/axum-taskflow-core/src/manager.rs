@@ -18,7 +18,9 @@ use crate::{
     failure::FailureReport,
     handler::{Args, IntoArgs, TaskFn},
     health::Health,
+    hold::{self, HoldKind, Holder, Leader, Lock},
     id::TaskId,
+    once::{Once, Scope},
     registry::{FunctionInfo, TaskDef},
     status::TaskStatus,
     task::{LogLine, Task},
@@ -124,6 +126,98 @@ impl TaskManager {
             &self.engine,
             self.request(function, [args], Location::caller()),
         )
+    }
+
+    /// A lead: at most one instance in the cluster has it at a time, and another one takes it when that dies, shuts down
+    /// or cannot reach the store.
+    ///
+    /// ```
+    /// # use axum_taskflow_core::{Config, TaskManager};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), axum_taskflow_core::Error> {
+    /// # let manager = TaskManager::start(Config::default()).await?;
+    /// let mails = manager.leader("mailer").run(async |lead| {
+    ///     // Here, and nowhere else until this is dropped.
+    ///     format!("sent in term {}", lead.epoch())
+    /// });
+    ///
+    /// assert!(mails.await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn leader(&self, name: impl Into<String>) -> Leader {
+        Leader {
+            engine: self.engine.clone(),
+            name: hold::name(HoldKind::Leader, name.into()),
+        }
+    }
+
+    /// A lock: at most one holder in the cluster has it at a time. It is free when its guard is dropped, and when the
+    /// instance that holds it dies.
+    ///
+    /// ```
+    /// # use axum_taskflow_core::{Config, TaskManager};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), axum_taskflow_core::Error> {
+    /// # let manager = TaskManager::start(Config::default()).await?;
+    /// let guard = manager.lock("report:42").acquire().await?;
+    ///
+    /// assert!(manager.lock("report:42").try_acquire().await?.is_none());
+    /// guard.release().await?;
+    /// assert!(manager.lock("report:42").try_acquire().await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock(&self, name: impl Into<String>) -> Lock<'_> {
+        Lock {
+            engine: &self.engine,
+            name: hold::name(HoldKind::Lock, name.into()),
+        }
+    }
+
+    /// Something that is run once: in one process of all that ask for it. The others wait for its outcome; if the process
+    /// dies, one of them runs it.
+    ///
+    /// ```
+    /// # use axum_taskflow_core::{Config, OnceOutcome, Scope, TaskManager};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let manager = TaskManager::start(Config::default()).await?;
+    /// let migrate = || async { Ok::<(), std::io::Error>(()) };
+    ///
+    /// let first = manager.run_once("migrate-2026-11", Scope::Forever, migrate).await?;
+    /// let again = manager.run_once("migrate-2026-11", Scope::Forever, migrate).await?;
+    ///
+    /// assert_eq!((first, again), (OnceOutcome::Ran, OnceOutcome::AlreadyDone));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn run_once<F>(&self, name: impl Into<String>, scope: Scope, work: F) -> Once<'_, F> {
+        let name = hold::name(HoldKind::Once, name.into());
+        Once::new(&self.engine, name, scope, work)
+    }
+
+    /// Who holds what: leads, locks, and what is being run once, in the order of their names.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
+        self.engine.holders().await
+    }
+
+    /// Takes a hold away from whoever has it; gives the epoch that was ended. The holder learns it within a moment, and
+    /// what it still does under its [`Fence`] is refused at once. `actor` is written to the audit.
+    ///
+    /// # Errors
+    /// Nobody holds it, or the store fails.
+    pub async fn release(
+        &self,
+        kind: HoldKind,
+        name: impl Into<String>,
+        actor: &str,
+    ) -> Result<u64, Error> {
+        let name = hold::name(kind, name.into())?;
+        self.engine.force_release(&name, actor).await
     }
 
     /// Adds many tasks of one function in one step: all are safe in the store, or none is there.

@@ -188,6 +188,12 @@ impl Builder {
         self
     }
 
+    /// Whether this instance may lead, which it may unless set ([`leader`](axum_taskflow_core::TaskManager::leader)).
+    pub fn leads(mut self, leads: bool) -> Self {
+        self.config.leads = leads;
+        self
+    }
+
     /// After so many deaths of a process while it ran a task with `requeue_on_interrupt`, the task is failed: it may be
     /// what kills them. 3 unless set.
     pub fn crashes_max(mut self, crashes_max: u32) -> Self {

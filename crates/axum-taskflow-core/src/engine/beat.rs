@@ -77,6 +77,7 @@ impl Engine {
                     next = from + jittered(every);
                     if std::mem::take(&mut has_lapsed) {
                         self.ready.go_on();
+                        self.holds.go_on();
                         self.look_on_disk();
                     }
                     self.troubles.end(Duty::Beat);
@@ -99,6 +100,7 @@ impl Engine {
         warn!(
             "the store could not be reached for nearly the lease of this instance: it stops its tasks"
         );
+        self.lose_holds();
         // In this order: an attempt that begins meanwhile is among them, or sees that it must not.
         let held = self.ready.pause();
         for attempt in self.attempts() {
@@ -108,7 +110,10 @@ impl Engine {
     }
 
     /// Beats; answers from when on a new lease counts at least.
-    pub(crate) async fn beat_once(&self, now: Timestamp) -> Result<Instant, BackendError> {
+    pub(crate) async fn beat_once(
+        self: &Arc<Self>,
+        now: Timestamp,
+    ) -> Result<Instant, BackendError> {
         let me = self.instance();
         let from = Instant::now();
         match self.backend.beat(me.id, now).await? {
@@ -120,11 +125,12 @@ impl Engine {
     /// This instance was taken for dead, and its tasks were given to others. What it still runs is stopped, and
     /// whatever that writes is stale.
     async fn go_on_as_another(
-        &self,
+        self: &Arc<Self>,
         me: &Instance,
         now: Timestamp,
     ) -> Result<Instant, BackendError> {
         let from = Instant::now();
+        self.lose_holds();
         let another = Instance {
             id: self.ids.instance(now),
             ..me.clone()
@@ -136,6 +142,7 @@ impl Engine {
             "this instance did not respond and its tasks were taken over: it stops them and goes on"
         );
         self.set_instance(another);
+        self.holds.go_on();
         for attempt in self.attempts() {
             attempt.interrupt(SUPERSEDED);
         }

@@ -1,4 +1,4 @@
-//! Hears when other instances leave tasks that wait.
+//! Hears when other instances leave tasks that wait, or change who holds what.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +23,7 @@ impl Engine {
                 Ok(n) => {
                     seen = n;
                     self.look_on_disk();
+                    self.tell_holds();
                 }
                 Err(failure) => {
                     error!(error = %failure, "cannot hear of other instances");

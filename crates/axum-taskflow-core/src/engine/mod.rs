@@ -15,6 +15,7 @@ macro_rules! crash_point {
 mod beat;
 mod claimer;
 mod executor;
+pub(crate) mod holds;
 pub(crate) mod journal;
 mod listener;
 mod panics;
@@ -34,13 +35,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use self::{
     claimer::NextDue,
     executor::{BY_SHUTDOWN, LAPSED, Running, SUPERSEDED},
+    holds::Holds,
     journal::Journal,
     ready::Ready,
     threads::Threads,
@@ -92,6 +94,11 @@ pub(crate) struct Engine {
     n_waiters: AtomicUsize,
     unreadable: Unreadable,
     next_due: NextDue,
+    pub(crate) holds: Holds,
+    /// Counts what may change who holds what, here or elsewhere. A watch: it remembers for those who look away.
+    hold_news: watch::Sender<u64>,
+    /// Somebody looks after what is held. An atomic: set once.
+    watches_holds: AtomicBool,
     /// A lane wants tasks, or one is due earlier than the claimer knows.
     claimer_wake: Notify,
     /// Set by the first who asks for shutdown.
@@ -105,7 +112,7 @@ pub(crate) struct Engine {
     /// Fires when everything that ran has ended and is stored.
     pub(crate) drained: CancellationToken,
     /// Fires when the backend is about to be closed.
-    stopped: CancellationToken,
+    pub(crate) stopped: CancellationToken,
     pub(crate) defaults: TaskOptions,
     pub(crate) add_timeout: Duration,
     pub(crate) args_max: usize,
@@ -114,6 +121,7 @@ pub(crate) struct Engine {
     retention: Duration,
     retention_failed: Duration,
     shutdown_timeout: Duration,
+    pub(crate) leads: bool,
     crashes_max: u32,
     takeover_after: Option<Duration>,
 }
@@ -148,8 +156,8 @@ impl Engine {
         });
         if me.role.runs_tasks() {
             engine.loops.spawn(engine.clone().run_claimer());
-            engine.loops.spawn(engine.clone().run_listener());
         }
+        engine.loops.spawn(engine.clone().run_listener());
         engine.loops.spawn(engine.clone().run_rescuer());
         engine.loops.spawn(engine.clone().run_pruner());
         engine.loops.close();
@@ -228,6 +236,9 @@ impl Engine {
             n_waiters: AtomicUsize::new(0),
             unreadable: Unreadable::default(),
             next_due: NextDue::new(),
+            holds: Holds::default(),
+            hold_news: watch::Sender::default(),
+            watches_holds: AtomicBool::new(false),
             claimer_wake: Notify::new(),
             draining: AtomicBool::new(false),
             hurry: CancellationToken::new(),
@@ -243,6 +254,7 @@ impl Engine {
             retention: config.retention,
             retention_failed: config.retention_failed,
             shutdown_timeout: config.shutdown_timeout,
+            leads: config.leads,
             crashes_max: config.crashes_max,
             takeover_after: config.takeover_after,
         })
@@ -313,6 +325,7 @@ impl Engine {
             return Ok(()); // somebody else did the rest, or does
         }
         within(FLUSH_TIMEOUT, self.journal.flushed()).await;
+        self.resign().await;
         self.stopped.cancel();
         self.backend.close().await?;
         info!("task manager stopped");

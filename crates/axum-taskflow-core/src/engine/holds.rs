@@ -1,0 +1,799 @@
+//! What this instance holds alone: leads, locks, and the right to run something once.
+//!
+//! A hold is a [record](crate::Record) that names its holder, and its version is the epoch. A holder is alive as long as
+//! its instance is, which the store knows already: so nothing is renewed, and nothing has a lifetime of its own. Beside
+//! it lies a record of those who wait, first come, first served.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Engine, LOOP_RETRY, jittered, journal::unavailable, within};
+use crate::{
+    backend::AuditEntry,
+    clock::Timestamp,
+    error::{BackendError, Error},
+    id::{InstanceId, TaskId},
+    step::{Becomes, Record, RecordChange, RecordQuery, Step, Stepped},
+};
+
+/// Between two looks at a hold that somebody else has, if nothing is heard: its holder may have died.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// The same where a death is known after a lease only.
+const LOOKS_IN_LEASE: u32 = 10;
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// How often a step is tried that others were faster with, before there is a pause.
+const TRIES: usize = 20;
+/// How long a shutdown waits for what leads here, and for the store.
+const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks whether somebody has taken by force what this instance holds.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// What a hold is for. One name can be led, locked and run once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum HoldKind {
+    /// Of [`TaskManager::leader`](crate::TaskManager::leader).
+    Leader,
+    /// Of [`TaskManager::lock`](crate::TaskManager::lock).
+    Lock,
+    /// Of [`TaskManager::run_once`](crate::TaskManager::run_once), while it runs.
+    Once,
+}
+
+impl HoldKind {
+    pub(crate) const ALL: [Self; 3] = [Self::Leader, Self::Lock, Self::Once];
+
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Lock => "lock",
+            Self::Once => "once",
+        }
+    }
+}
+
+/// A kind and a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HoldName {
+    pub(crate) kind: HoldKind,
+    pub(crate) name: Arc<str>,
+}
+
+const HOLD: &str = "hold:";
+
+impl HoldName {
+    fn hold(&self) -> String {
+        format!("{HOLD}{}:{}", self.kind.as_str(), self.name)
+    }
+
+    fn line(&self) -> String {
+        format!("line:{}:{}", self.kind.as_str(), self.name)
+    }
+
+    fn of_record(key: &str) -> Option<Self> {
+        let (kind, name) = key.strip_prefix(HOLD)?.split_once(':')?;
+        let kind = HoldKind::ALL.into_iter().find(|it| it.as_str() == kind)?;
+        Some(Self {
+            kind,
+            name: name.into(),
+        })
+    }
+}
+
+impl fmt::Display for HoldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.kind.as_str(), self.name)
+    }
+}
+
+/// Who holds something or waits for it, as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Claimant {
+    /// New for each who asks, so that a value tells who wrote it.
+    holder: TaskId,
+    instance: InstanceId,
+    host: String,
+    pid: u32,
+    since: Timestamp,
+}
+
+/// Those who wait, in their order.
+#[derive(Default, Serialize, Deserialize)]
+struct Line {
+    /// Who wrote it last.
+    by: Option<TaskId>,
+    waiting: Vec<Claimant>,
+}
+
+/// Something that this instance holds.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) name: HoldName,
+    pub(crate) epoch: u64,
+    pub(crate) since: Timestamp,
+    holder: TaskId,
+    /// Fires when others may hold it, or do.
+    pub(crate) lost: CancellationToken,
+    engine: Arc<Engine>,
+    /// Where it is let go of if it is dropped outside a runtime.
+    runtime: Handle,
+}
+
+impl Hold {
+    /// How a step says that it only counts while this is held.
+    pub(crate) fn fence(&self) -> RecordChange {
+        RecordChange {
+            key: self.name.hold(),
+            expects: self.epoch,
+            becomes: Becomes::Same,
+        }
+    }
+
+    /// The step that gives it back.
+    pub(crate) fn end(&self) -> RecordChange {
+        RecordChange {
+            becomes: Becomes::Gone,
+            ..self.fence()
+        }
+    }
+
+    /// Gives it back; true if it was still held.
+    pub(crate) async fn release(&self) -> Result<bool, Error> {
+        if !self.engine.holds.knows(self.holder) {
+            return Ok(false); // it was lost, and is let go of already
+        }
+        self.lost.cancel();
+        let released = self.engine.take_back(self.end()).await;
+        if self.engine.holds.forget(self.holder) && released.is_err() {
+            self.release_later();
+        }
+        self.engine.tell_holds();
+        released.map_err(|failure| unavailable(&Arc::new(failure)))
+    }
+
+    /// It is over, by a step that has ended it in the store.
+    pub(crate) fn has_ended(&self) {
+        self.engine.holds.forget(self.holder);
+        self.lost.cancel();
+        self.engine.tell_holds();
+    }
+
+    /// Tries until the store has heard it, or this instance is gone, which lets go of everything.
+    fn release_later(&self) {
+        let (engine, end, name) = (self.engine.clone(), self.end(), self.name.clone());
+        self.runtime.spawn(async move {
+            let trying = async {
+                while let Err(failure) = engine.take_back(end.clone()).await {
+                    debug!(error = %failure, %name, "cannot let go yet");
+                    tokio::time::sleep(jittered(LOOP_RETRY)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = trying => {}
+                () = engine.stopped.cancelled() => {}
+            }
+        });
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.engine.holds.forget(self.holder) {
+            self.lost.cancel();
+            self.release_later();
+        }
+    }
+}
+
+/// Everything that is held here.
+#[derive(Default)]
+pub(crate) struct Holds(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    /// A weak one: it is let go of when its owner drops it.
+    by_holder: HashMap<TaskId, Weak>,
+    /// This instance may be taken for dead: it holds nothing, and takes nothing.
+    is_paused: bool,
+    /// Grows whenever everything is lost.
+    n_losses: u64,
+}
+
+/// What is needed to let go of a hold that was lost, while its owner still has it in his hand.
+struct Weak {
+    name: HoldName,
+    epoch: u64,
+    lost: CancellationToken,
+}
+
+impl Weak {
+    fn end(&self) -> RecordChange {
+        RecordChange {
+            key: self.name.hold(),
+            expects: self.epoch,
+            becomes: Becomes::Gone,
+        }
+    }
+}
+
+impl Holds {
+    fn has(&self, kind: HoldKind) -> bool {
+        let held = self.held();
+        held.by_holder.values().any(|weak| weak.name.kind == kind)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails if everything was lost since `n_losses`.
+    fn add(&self, hold: &Hold, n_losses: u64) -> bool {
+        let mut held = self.held();
+        if held.is_paused || held.n_losses != n_losses {
+            return false;
+        }
+        held.by_holder.insert(
+            hold.holder,
+            Weak {
+                name: hold.name.clone(),
+                epoch: hold.epoch,
+                lost: hold.lost.clone(),
+            },
+        );
+        true
+    }
+
+    fn knows(&self, holder: TaskId) -> bool {
+        self.held().by_holder.contains_key(&holder)
+    }
+
+    /// True if it was known.
+    fn forget(&self, holder: TaskId) -> bool {
+        self.held().by_holder.remove(&holder).is_some()
+    }
+
+    /// None while nothing may be taken.
+    fn n_losses(&self) -> Option<u64> {
+        let held = self.held();
+        (!held.is_paused).then_some(held.n_losses)
+    }
+
+    pub(super) fn go_on(&self) {
+        self.held().is_paused = false;
+    }
+}
+
+/// How long to wait for what somebody else holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    None,
+    Until(Instant),
+    Forever,
+}
+
+/// Tells when it is worth to look again who holds what.
+pub(crate) struct HoldChanges {
+    news: watch::Receiver<u64>,
+    look_every: Duration,
+    stopped: CancellationToken,
+}
+
+impl HoldChanges {
+    /// What has changed until now has been seen.
+    pub(crate) fn mark_unchanged(&mut self) {
+        self.news.mark_unchanged();
+    }
+
+    /// Returns when something may have changed, or the manager has stopped, and at `latest`.
+    pub(crate) async fn next(&mut self, latest: Instant) {
+        let next_look = Instant::now() + jittered(self.look_every);
+        tokio::select! {
+            biased;
+            () = self.stopped.cancelled() => {}
+            _ = self.news.changed() => {}
+            () = tokio::time::sleep_until(latest.min(next_look)) => {}
+        }
+    }
+}
+
+/// Somebody who wants to hold something. Leaves the line when it is dropped.
+struct Claiming {
+    engine: Arc<Engine>,
+    name: HoldName,
+    holder: TaskId,
+    waits: bool,
+    is_in_line: bool,
+    runtime: Handle,
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        if !self.is_in_line {
+            return;
+        }
+        let (engine, name, holder) = (self.engine.clone(), self.name.clone(), self.holder);
+        self.runtime.spawn(async move {
+            let trying = async {
+                while let Err(failure) = engine.leave_line(&name, holder).await {
+                    debug!(error = %failure, %name, "cannot leave the line yet");
+                    tokio::time::sleep(jittered(LOOP_RETRY)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = trying => {}
+                () = engine.stopped.cancelled() => {}
+            }
+        });
+    }
+}
+
+impl Engine {
+    /// Takes a hold, as soon as it is free and all who came earlier have had it. None if the patience is over.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        name: HoldName,
+        patience: Patience,
+    ) -> Result<Option<Arc<Hold>>, Error> {
+        let mut claiming = Claiming {
+            engine: self.clone(),
+            name,
+            holder: self.ids.task(self.clock.now()),
+            waits: !matches!(patience, Patience::None),
+            is_in_line: false,
+            runtime: Handle::current(),
+        };
+        let mut changes = self.hold_changes();
+        loop {
+            changes.mark_unchanged(); // before the look, so that nothing is missed
+            let taken = self.claim_hold(&mut claiming).await;
+            match (taken, patience) {
+                (Ok(Some(hold)), _) => return Ok(Some(hold)),
+                (Ok(None), Patience::None) => return Ok(None),
+                (Err(failure), Patience::None) => return Err(unavailable(&Arc::new(failure))),
+                (Ok(None), _) => {}
+                (Err(failure), _) => {
+                    debug!(error = %failure, name = %claiming.name, "cannot ask for it");
+                    if let Patience::Until(end) = patience
+                        && Instant::now() >= end
+                    {
+                        return Err(unavailable(&Arc::new(failure)));
+                    }
+                }
+            }
+            match patience {
+                Patience::Until(end) if Instant::now() >= end => return Ok(None),
+                Patience::Until(end) => changes.next(end).await,
+                _ => changes.next(Instant::now() + LOOK_EVERY_MAX).await,
+            }
+            if self.stopped.is_cancelled() {
+                return Err(Error::shutting_down());
+            }
+        }
+    }
+
+    /// One look: takes the hold, or gets into the line.
+    async fn claim_hold(
+        self: &Arc<Self>,
+        claiming: &mut Claiming,
+    ) -> Result<Option<Arc<Hold>>, BackendError> {
+        for _ in 0..TRIES {
+            let Some(n_losses) = self.holds.n_losses() else {
+                return Ok(None);
+            };
+            let me = self.instance();
+            let hold_key = claiming.name.hold();
+            let hold = self.record(&hold_key).await?;
+            let line = self.record(&claiming.name.line()).await?;
+            let held: Option<Claimant> = parse(hold.as_ref())?;
+            let mut waiting: Line = parse(line.as_ref())?;
+            let epoch = hold.as_ref().map_or(0, |hold| hold.version);
+            if let Some(held) = &held
+                && held.holder == claiming.holder
+            {
+                // The answer was lost.
+                claiming.is_in_line = false;
+                return self.holds_now(claiming, epoch, held.since, n_losses).await;
+            }
+            let alive = match (&held, waiting.waiting.is_empty()) {
+                (None, true) => BTreeSet::new(),
+                _ => self.alive().await?,
+            };
+            let is_free = held.is_none_or(|held| !alive.contains(&held.instance));
+            let n_before = waiting.waiting.len();
+            waiting.waiting.retain(|claimant| {
+                claimant.holder == claiming.holder || alive.contains(&claimant.instance)
+            });
+            let first = waiting.waiting.first().map(|claimant| claimant.holder);
+            let is_turn = first.is_none_or(|first| first == claiming.holder);
+            let mine = Claimant {
+                holder: claiming.holder,
+                instance: me.id,
+                host: me.host.clone(),
+                pid: me.pid,
+                since: self.clock.now(),
+            };
+            let mut step = Step::at(self.clock.now());
+            let takes = is_free && is_turn;
+            if takes {
+                waiting.waiting.retain(|it| it.holder != claiming.holder);
+                step.records.push(RecordChange {
+                    key: hold_key,
+                    expects: epoch,
+                    becomes: Becomes::Value(json(&mine)),
+                });
+            } else if claiming.waits && !waiting.waiting.iter().any(|it| it.holder == mine.holder) {
+                // Or again: this instance goes by another name since it was taken for dead.
+                waiting.waiting.push(mine.clone());
+            } else {
+                claiming.is_in_line = claiming.waits;
+                return Ok(None);
+            }
+            if waiting.waiting.len() != n_before || !takes {
+                waiting.by = Some(self.ids.task(self.clock.now()));
+                step.records.push(RecordChange {
+                    key: claiming.name.line(),
+                    expects: line.as_ref().map_or(0, |line| line.version),
+                    becomes: match waiting.waiting.is_empty() {
+                        true => Becomes::Gone,
+                        false => Becomes::Value(json(&waiting)),
+                    },
+                });
+            }
+            claiming.is_in_line |= !takes; // also if the answer is lost
+            let stepped = self.backend.step(Arc::new(step)).await?;
+            match stepped {
+                Stepped::Stale => {}
+                Stepped::Done { .. } if !takes => return Ok(None),
+                Stepped::Done { versions, .. } => {
+                    claiming.is_in_line = false;
+                    let epoch = versions.first().copied().unwrap_or_default();
+                    return self.holds_now(claiming, epoch, mine.since, n_losses).await;
+                }
+            }
+        }
+        Ok(None) // many ask at once: after a pause
+    }
+
+    /// It is held in the store. But this instance may have been taken for dead meanwhile.
+    async fn holds_now(
+        self: &Arc<Self>,
+        claiming: &Claiming,
+        epoch: u64,
+        since: Timestamp,
+        n_losses: u64,
+    ) -> Result<Option<Arc<Hold>>, BackendError> {
+        let hold = Hold {
+            name: claiming.name.clone(),
+            epoch,
+            since,
+            holder: claiming.holder,
+            lost: CancellationToken::new(),
+            engine: self.clone(),
+            runtime: claiming.runtime.clone(),
+        };
+        if self.holds.add(&hold, n_losses) {
+            self.watch_holds();
+            return Ok(Some(Arc::new(hold)));
+        }
+        self.take_back(hold.end()).await?;
+        Ok(None)
+    }
+
+    /// Ends a hold in the store; true if it was still there.
+    async fn take_back(&self, end: RecordChange) -> Result<bool, BackendError> {
+        let mut step = Step::at(self.clock.now());
+        step.records.push(end);
+        let stepped = self.backend.step(Arc::new(step)).await?;
+        self.tell_holds();
+        Ok(stepped != Stepped::Stale)
+    }
+
+    async fn leave_line(&self, name: &HoldName, holder: TaskId) -> Result<(), BackendError> {
+        loop {
+            let Some(record) = self.record(&name.line()).await? else {
+                return Ok(());
+            };
+            let mut line: Line = parse(Some(&record))?;
+            let n_before = line.waiting.len();
+            line.waiting.retain(|claimant| claimant.holder != holder);
+            if line.waiting.len() == n_before {
+                return Ok(());
+            }
+            line.by = Some(self.ids.task(self.clock.now()));
+            let mut step = Step::at(self.clock.now());
+            step.records.push(RecordChange {
+                key: record.key,
+                expects: record.version,
+                becomes: match line.waiting.is_empty() {
+                    true => Becomes::Gone,
+                    false => Becomes::Value(json(&line)),
+                },
+            });
+            if self.backend.step(Arc::new(step)).await? != Stepped::Stale {
+                self.tell_holds();
+                return Ok(());
+            }
+        }
+    }
+
+    pub(crate) fn hold_changes(&self) -> HoldChanges {
+        let look_every = self.backend.lease().map_or(LOOK_EVERY, |lease| {
+            (lease / LOOKS_IN_LEASE).clamp(LOOK_EVERY, LOOK_EVERY_MAX)
+        });
+        HoldChanges {
+            news: self.hold_news.subscribe(),
+            look_every,
+            stopped: self.stopped.clone(),
+        }
+    }
+
+    /// Those who wait here look again.
+    pub(crate) fn tell_holds(&self) {
+        self.hold_news.send_modify(|n| *n += 1);
+    }
+
+    /// Others may hold soon what this instance holds: whoever works under it must stop now.
+    /// Nothing is held from then on, until [`Holds::go_on`].
+    pub(super) fn lose_holds(self: &Arc<Self>) {
+        let lost: Vec<Weak> = {
+            let mut held = self.holds.held();
+            held.is_paused = true;
+            held.n_losses += 1;
+            held.by_holder.drain().map(|(_, weak)| weak).collect()
+        };
+        for weak in &lost {
+            weak.lost.cancel();
+            warn!(name = %weak.name, epoch = weak.epoch, "this instance may be taken for dead: it gives up what it holds");
+        }
+        if lost.is_empty() || self.stopped.is_cancelled() {
+            return;
+        }
+        let engine = self.clone();
+        tokio::spawn(async move {
+            for weak in lost {
+                while let Err(failure) = engine.take_back(weak.end()).await {
+                    debug!(error = %failure, name = %weak.name, "cannot let go yet");
+                    if engine.stopped.is_cancelled() {
+                        return;
+                    }
+                    tokio::time::sleep(jittered(LOOP_RETRY)).await;
+                }
+            }
+        });
+    }
+
+    /// Sees to it that somebody looks whether what is held here was taken away by force.
+    fn watch_holds(self: &Arc<Self>) {
+        if self
+            .watches_holds
+            .swap(true, std::sync::atomic::Ordering::SeqCst)
+        {
+            return;
+        }
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let mut news = engine.hold_news.subscribe();
+            loop {
+                tokio::select! {
+                    biased;
+                    () = engine.stopped.cancelled() => return,
+                    _ = news.changed() => {}
+                    () = tokio::time::sleep(jittered(CHECK_EVERY)) => {}
+                }
+                engine.check_holds().await;
+            }
+        });
+    }
+
+    /// Gives up everything, before this instance leaves. Others would take it all the same, but not at once.
+    pub(super) async fn resign(&self) {
+        let mut news = self.hold_news.subscribe();
+        // Those who lead stop their work first, since they know that there is a shutdown.
+        let leaders = async {
+            while self.holds.has(HoldKind::Leader) {
+                let _ = news.changed().await; // the sender is ours, so it cannot be gone
+            }
+        };
+        within(RESIGN_TIMEOUT, leaders).await;
+        let rest: Vec<Weak> = {
+            let mut held = self.holds.held();
+            held.is_paused = true;
+            held.by_holder.drain().map(|(_, weak)| weak).collect()
+        };
+        let rest = async {
+            for weak in rest {
+                weak.lost.cancel();
+                if let Err(failure) = self.take_back(weak.end()).await {
+                    debug!(error = %failure, name = %weak.name, "cannot let go of it any more");
+                }
+            }
+        };
+        within(RESIGN_TIMEOUT, rest).await;
+    }
+
+    async fn check_holds(&self) {
+        let held: Vec<(TaskId, String, u64)> = {
+            let held = self.holds.held();
+            let held = held.by_holder.iter();
+            held.map(|(holder, weak)| (*holder, weak.name.hold(), weak.epoch))
+                .collect()
+        };
+        for (holder, key, epoch) in held {
+            // An outage says nothing of who holds it.
+            let Ok(record) = self.record(&key).await else {
+                return;
+            };
+            if record.is_some_and(|record| record.version == epoch) {
+                continue;
+            }
+            let lost = self.holds.held().by_holder.remove(&holder);
+            if let Some(weak) = lost {
+                weak.lost.cancel();
+                warn!(name = %weak.name, epoch, "somebody has taken away what this instance held");
+            }
+        }
+    }
+
+    /// All holds, in the order of their kinds and names.
+    pub(crate) async fn holders(&self) -> Result<Vec<Holder>, Error> {
+        let failed = |failure| unavailable(&Arc::new(failure));
+        let peers = self.backend.instances().await.map_err(failed)?;
+        let alive: BTreeSet<InstanceId> = peers
+            .iter()
+            .filter(|peer| peer.alive)
+            .map(|peer| peer.instance.id)
+            .collect();
+        let records = self.all_records(HOLD).await.map_err(failed)?;
+        let mut holders = Vec::with_capacity(records.len());
+        for record in records {
+            let held: Option<Claimant> = parse(Some(&record)).map_err(failed)?;
+            let Some((name, held)) = HoldName::of_record(&record.key).zip(held) else {
+                continue; // of a kind that a newer program knows
+            };
+            let line = self.record(&name.line()).await.map_err(failed)?;
+            let line: Line = parse(line.as_ref()).map_err(failed)?;
+            let waiting = line.waiting.iter();
+            holders.push(Holder {
+                kind: name.kind,
+                name: name.name.to_string(),
+                epoch: record.version,
+                is_alive: alive.contains(&held.instance),
+                instance: held.instance,
+                host: held.host,
+                pid: held.pid,
+                since: held.since,
+                waiting: waiting.filter(|it| alive.contains(&it.instance)).count(),
+            });
+        }
+        Ok(holders)
+    }
+
+    /// Takes a hold away from whoever has it; the epoch of what was ended.
+    pub(crate) async fn force_release(&self, name: &HoldName, actor: &str) -> Result<u64, Error> {
+        let failed = |failure| unavailable(&Arc::new(failure));
+        loop {
+            let Some(record) = self.record(&name.hold()).await.map_err(failed)? else {
+                return Err(Error::new(
+                    crate::ErrorKind::NotFound,
+                    format!("nobody holds {name}"),
+                ));
+            };
+            let now = self.clock.now();
+            let mut step = Step::at(now);
+            step.audit.push(AuditEntry {
+                id: self.ids.task(now),
+                at: now,
+                actor: actor.to_owned(),
+                action: "release".to_owned(),
+                task: None,
+                detail: serde_json::json!({ "kind": name.kind, "name": &*name.name, "epoch": record.version }),
+            });
+            step.records.push(RecordChange {
+                key: record.key,
+                expects: record.version,
+                becomes: Becomes::Gone,
+            });
+            let stepped = self.backend.step(Arc::new(step)).await.map_err(failed)?;
+            if stepped != Stepped::Stale {
+                info!(%name, epoch = record.version, actor, "released by force");
+                self.tell_holds();
+                return Ok(record.version);
+            }
+        }
+    }
+
+    pub(crate) async fn record(&self, key: &str) -> Result<Option<Record>, BackendError> {
+        let query = RecordQuery {
+            prefix: key.to_owned(),
+            after: None,
+            limit: 1,
+        };
+        let first = self.backend.records(query).await?.into_iter().next();
+        Ok(first.filter(|record| record.key == key))
+    }
+
+    /// All records whose names begin so.
+    pub(crate) async fn all_records(&self, prefix: &str) -> Result<Vec<Record>, BackendError> {
+        const PART: usize = 1_000;
+        let mut records = Vec::new();
+        loop {
+            let query = RecordQuery {
+                prefix: prefix.to_owned(),
+                after: records.last().map(|record: &Record| record.key.clone()),
+                limit: PART,
+            };
+            let part = self.backend.records(query).await?;
+            let is_last = part.len() < PART;
+            records.extend(part);
+            if is_last {
+                return Ok(records);
+            }
+        }
+    }
+
+    async fn alive(&self) -> Result<BTreeSet<InstanceId>, BackendError> {
+        let peers = self.backend.instances().await?.into_iter();
+        let alive = peers.filter(|peer| peer.alive);
+        Ok(alive.map(|peer| peer.instance.id).collect())
+    }
+}
+
+/// Who holds something, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Holder {
+    /// What for.
+    pub kind: HoldKind,
+    /// Of what.
+    pub name: String,
+    /// The fencing token: larger than that of every holder before.
+    pub epoch: u64,
+    /// The instance that holds it.
+    pub instance: InstanceId,
+    /// Its machine, for people.
+    pub host: String,
+    /// Its process, for people.
+    pub pid: u32,
+    /// Since when, by its clock.
+    pub since: Timestamp,
+    /// False if the instance is dead: whoever wants the hold can take it.
+    pub is_alive: bool,
+    /// How many wait for it.
+    pub waiting: usize,
+}
+
+/// What a record says; the default if there is none.
+pub(crate) fn parse<T: DeserializeOwned + Default>(
+    record: Option<&Record>,
+) -> Result<T, BackendError> {
+    record.map_or_else(
+        || Ok(T::default()),
+        |record| {
+            serde_json::from_str(&record.value).map_err(|error| {
+                // Never as if it were free: a newer program may have written it.
+                BackendError::refused(format!("the record {:?} cannot be read", record.key))
+                    .with_source(error)
+            })
+        },
+    )
+}
+
+pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
+    serde_json::to_string(value)
+        .expect("ids, numbers and text can be written as JSON")
+        .into()
+}

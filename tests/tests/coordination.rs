@@ -1,0 +1,772 @@
+//! Leads, locks and what is run once: by several managers on one store, in one process and in several.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    env,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum_taskflow::{
+    ErrorKind, Fence, HoldKind, Lead, OnceError, OnceOutcome, RedisOptions, Scope, TaskManager,
+    task,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use servers::RedisServer;
+use support::{DEADLINE, until};
+use tempfile::{TempDir, tempdir};
+use tokio::{sync::Barrier, task::JoinSet, time::sleep};
+
+/// How long an instance counts as alive on Redis.
+const LEASE: Duration = Duration::from_secs(2);
+const MOMENT: Duration = Duration::from_millis(20);
+
+// ---- where ---------------------------------------------------------------------------------------------------
+
+/// Each test on each store.
+macro_rules! on_each_store {
+    ($($test:ident),* $(,)?) => {
+        on!(sqlite, false, $($test),*);
+        on!(redis, true, $($test),*);
+    };
+}
+
+macro_rules! on {
+    ($place:ident, $is_redis:literal, $($test:ident),*) => {
+        mod $place {
+            use super::Site;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(&Site::new($is_redis)).await;
+            })*
+        }
+    };
+}
+
+on_each_store! {
+    of_all_who_want_a_lock_one_has_it_and_each_in_his_turn,
+    a_lock_is_free_when_its_guard_is_dropped_anywhere,
+    who_waits_no_longer_is_not_waited_for,
+    a_lock_that_is_taken_by_force_is_lost_at_once,
+    what_is_added_under_a_lost_lead_is_refused,
+    one_leads_and_hands_over_when_it_shuts_down,
+    an_instance_that_may_not_lead_never_does,
+    a_watch_tells_when_the_lead_comes_and_goes,
+    of_all_who_run_it_once_one_does_and_the_others_wait,
+    what_fails_is_told_to_all_who_wait_and_run_again_when_asked_again,
+    each_version_of_the_program_runs_it_once,
+    names_that_cannot_be_used_are_refused,
+    a_killed_leader_is_followed_by_another,
+    a_leader_that_was_stopped_for_long_changes_nothing_afterwards,
+    what_is_run_once_is_done_once_whoever_is_killed,
+}
+
+/// Where tasks are stored.
+struct Site {
+    folder: TempDir,
+    redis: Option<RedisServer>,
+}
+
+impl Site {
+    fn new(is_redis: bool) -> Self {
+        Self {
+            folder: tempdir().unwrap(),
+            redis: is_redis.then(RedisServer::start),
+        }
+    }
+
+    /// What a child is told.
+    fn store(&self) -> String {
+        match &self.redis {
+            Some(redis) => redis.url(),
+            None => self.folder.path().join("tasks.db").display().to_string(),
+        }
+    }
+
+    async fn manager(&self) -> TaskManager {
+        manager(&self.store(), |builder| builder).await
+    }
+
+    /// After which somebody who is dead or cut off is followed by another.
+    fn takeover(&self) -> Duration {
+        match self.redis {
+            Some(_) => LEASE + Duration::from_secs(2),
+            None => Duration::from_secs(2), // within one second on a machine that does nothing else
+        }
+    }
+}
+
+async fn manager(
+    store: &str,
+    change: impl FnOnce(axum_taskflow::Builder) -> axum_taskflow::Builder,
+) -> TaskManager {
+    let builder = TaskManager::builder().shutdown_timeout(Duration::from_secs(2));
+    let builder = match store.starts_with("redis") {
+        true => builder.redis_with(RedisOptions::new(store).lease(LEASE).deadline(LEASE / 2)),
+        false => builder.sqlite(store),
+    };
+    change(builder).build().await.unwrap()
+}
+
+/// The future's answer, which must come.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, work).await.expect("in time")
+}
+
+/// Counts who is inside at once.
+#[derive(Clone, Default)]
+struct Inside(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Inside {
+    async fn pass(&self) {
+        let n = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
+        let _leaves = Leaves(self);
+        self.0.1.fetch_max(n, Ordering::SeqCst);
+        sleep(Duration::from_millis(2)).await;
+    }
+
+    fn most(&self) -> usize {
+        self.0.1.load(Ordering::SeqCst)
+    }
+}
+
+/// Also if the future is dropped.
+struct Leaves<'a>(&'a Inside);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+// ---- locks ---------------------------------------------------------------------------------------------------
+
+async fn of_all_who_want_a_lock_one_has_it_and_each_in_his_turn(site: &Site) {
+    let inside = Inside::default();
+    let epochs = Arc::new(Mutex::new(Vec::new()));
+    let mut wanting = JoinSet::new();
+    let mut managers = Vec::new();
+    for _ in 0..3 {
+        let manager = site.manager().await;
+        for _ in 0..8 {
+            let (manager, inside, epochs) = (manager.clone(), inside.clone(), epochs.clone());
+            wanting.spawn(async move {
+                let mut waits = Vec::new();
+                for _ in 0..3 {
+                    let asked = Instant::now();
+                    let guard = manager.lock("report:42").acquire().await.unwrap();
+                    waits.push(asked.elapsed());
+                    inside.pass().await;
+                    epochs.lock().unwrap().push(guard.epoch());
+                    assert!(guard.release().await.unwrap());
+                }
+                waits
+            });
+        }
+        managers.push(manager);
+    }
+
+    let waits: Vec<Vec<Duration>> = soon(wanting.join_all()).await;
+
+    assert_eq!(inside.most(), 1);
+    let epochs = epochs.lock().unwrap().clone();
+    assert_eq!(epochs.len(), 72);
+    assert!(epochs.is_sorted_by(|one, next| one < next), "{epochs:?}");
+    // In turns: nobody waits for much more than all others once.
+    let mut all: Vec<Duration> = waits.into_iter().flatten().collect();
+    all.sort();
+    let (median, longest) = (all[36], all[71]);
+    println!("waited {median:?} in the median, {longest:?} at most");
+    assert!(longest < median * 4 + Duration::from_secs(1), "{longest:?}");
+    assert_eq!(managers[0].holders().await.unwrap(), []);
+}
+
+async fn a_lock_is_free_when_its_guard_is_dropped_anywhere(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let guard = one.lock("door").acquire().await.unwrap();
+    assert!(other.lock("door").try_acquire().await.unwrap().is_none());
+    assert!(one.lock("door").try_acquire().await.unwrap().is_none());
+    assert!(other.lock("window").try_acquire().await.unwrap().is_some());
+
+    let waiting = tokio::spawn({
+        let other = other.clone();
+        async move { other.lock("door").acquire().await.unwrap().epoch() }
+    });
+    let first = guard.epoch();
+    until("one waits", async || {
+        (one.holders().await.unwrap().first()?.waiting == 1).then_some(())
+    })
+    .await;
+    let dropped = Instant::now();
+    std::thread::spawn(move || drop(guard)).join().unwrap(); // where no runtime is
+
+    assert!(soon(waiting).await.unwrap() > first);
+    println!("handed over within {:?}", dropped.elapsed());
+    assert!(dropped.elapsed() < Duration::from_secs(1));
+}
+
+async fn who_waits_no_longer_is_not_waited_for(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let guard = one.lock("door").acquire().await.unwrap();
+
+    let begun = Instant::now();
+    let patient = other
+        .lock("door")
+        .acquire_within(Duration::from_millis(300));
+    assert!(patient.await.unwrap().is_none());
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    let dropped = tokio::time::timeout(Duration::from_millis(200), other.lock("door").acquire());
+    assert!(dropped.await.is_err());
+    guard.release().await.unwrap();
+
+    let third = one.lock("door").acquire_within(DEADLINE);
+    assert!(third.await.unwrap().is_some());
+}
+
+async fn a_lock_that_is_taken_by_force_is_lost_at_once(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let guard = one.lock("door").acquire().await.unwrap();
+    let holders = other.holders().await.unwrap();
+    let [holder] = &holders[..] else {
+        panic!("{holders:?}");
+    };
+    assert_eq!((holder.kind, &*holder.name), (HoldKind::Lock, "door"));
+    assert_eq!(
+        (holder.epoch, holder.instance, holder.is_alive),
+        (guard.epoch(), one.instance().id, true)
+    );
+
+    let epoch = other.release(HoldKind::Lock, "door", "ada").await.unwrap();
+
+    assert_eq!(epoch, guard.epoch());
+    soon(guard.lost()).await;
+    assert!(!guard.is_held());
+    let next = other.lock("door").try_acquire().await.unwrap().unwrap();
+    assert!(!guard.release().await.unwrap(), "it is another one's now");
+    assert!(next.is_held());
+    let audit = one.audit(None, 10).await.unwrap();
+    assert_eq!((&*audit[0].actor, &*audit[0].action), ("ada", "release"));
+    let nobody = other.release(HoldKind::Lock, "window", "ada").await;
+    assert_eq!(nobody.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[task]
+async fn says(text: String) -> String {
+    text
+}
+
+async fn adds(manager: &TaskManager, fence: Fence) -> Result<axum_taskflow::TaskId, ErrorKind> {
+    let added = manager.add_task(says, "x".to_owned()).under(fence).await;
+    added.map_err(|error| error.kind())
+}
+
+async fn what_is_added_under_a_lost_lead_is_refused(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let guard = one.lock("mailer").acquire().await.unwrap();
+    let fence = guard.fence();
+
+    let id = adds(&one, fence.clone()).await.unwrap();
+    assert_eq!(one.wait::<String>(id).await.unwrap(), "x");
+    guard.release().await.unwrap();
+    assert_eq!(adds(&one, fence.clone()).await, Err(ErrorKind::Conflict));
+    let next = other.lock("mailer").acquire().await.unwrap();
+    assert_eq!(adds(&one, fence).await, Err(ErrorKind::Conflict));
+    assert!(adds(&one, next.fence()).await.is_ok());
+}
+
+async fn names_that_cannot_be_used_are_refused(site: &Site) {
+    let manager = site.manager().await;
+    for name in ["", "a\nb", &"x".repeat(257)] {
+        let lock = manager.lock(name).try_acquire().await;
+        assert_eq!(lock.unwrap_err().kind(), ErrorKind::Invalid);
+        let watch = manager.leader(name).watch();
+        assert_eq!(watch.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    let lock = manager.lock("ß %_* {x}:y").try_acquire().await.unwrap();
+    assert_eq!(lock.unwrap().name(), "ß %_* {x}:y");
+}
+
+// ---- leaders -------------------------------------------------------------------------------------------------
+
+async fn one_leads_and_hands_over_when_it_shuts_down(site: &Site) {
+    let inside = Inside::default();
+    let leading = Arc::new(Mutex::new(Vec::new()));
+    let mut managers = Vec::new();
+    for n in 0..3 {
+        let manager = site.manager().await;
+        let (inside, leading) = (inside.clone(), leading.clone());
+        let leader = manager.leader("mailer");
+        tokio::spawn(leader.run(move |lead: Lead| {
+            leading
+                .lock()
+                .unwrap()
+                .push((n, lead.epoch(), Instant::now()));
+            let inside = inside.clone();
+            async move {
+                loop {
+                    inside.pass().await;
+                }
+            }
+        }));
+        managers.push(Some(manager));
+    }
+
+    let mut led = BTreeSet::new();
+    for n_terms in 1..=3 {
+        until("somebody leads", async || {
+            (leading.lock().unwrap().len() == n_terms).then_some(())
+        })
+        .await;
+        sleep(MOMENT).await;
+        let (n, ..) = *leading.lock().unwrap().last().unwrap();
+        assert!(led.insert(n), "each leads once");
+        let asked = Instant::now();
+        let leaves = managers[n].take().unwrap();
+        let leaving = tokio::spawn(async move { leaves.shutdown().await });
+        if n_terms < 3 {
+            until("another one leads", async || {
+                (leading.lock().unwrap().len() > n_terms).then_some(())
+            })
+            .await;
+            let (_, _, at) = *leading.lock().unwrap().last().unwrap();
+            println!("handed over within {:?}", at.duration_since(asked));
+            assert!(at.duration_since(asked) < Duration::from_millis(500));
+        }
+        soon(leaving).await.unwrap().unwrap();
+    }
+
+    let epochs: Vec<u64> = leading.lock().unwrap().iter().map(|it| it.1).collect();
+    assert!(epochs.is_sorted_by(|one, next| one < next), "{epochs:?}");
+    assert_eq!(inside.most(), 1, "never two at once");
+}
+
+async fn an_instance_that_may_not_lead_never_does(site: &Site) {
+    let never = manager(&site.store(), |builder| builder.leads(false)).await;
+    let watch = never.leader("mailer").watch().unwrap();
+    sleep(Duration::from_millis(300)).await;
+    assert!(!watch.is_leader());
+
+    let other = site.manager().await;
+    let worked = soon(other.leader("mailer").run(async |lead| lead.epoch())).await;
+    assert!(worked.unwrap().is_some());
+    assert!(never.lock("x").try_acquire().await.unwrap().is_some());
+}
+
+async fn a_watch_tells_when_the_lead_comes_and_goes(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let mut watch = one.leader("mailer").watch().unwrap();
+    let lead = soon(watch.changed()).await.unwrap();
+    assert!(watch.is_leader());
+    let mut second = other.leader("mailer").watch().unwrap();
+    assert!(!second.is_leader());
+    until("the second one waits", async || {
+        (one.holders().await.unwrap().first()?.waiting == 1).then_some(())
+    })
+    .await;
+
+    one.release(HoldKind::Leader, "mailer", "ada")
+        .await
+        .unwrap();
+
+    soon(lead.lost()).await;
+    let next = soon(second.changed()).await.unwrap();
+    assert!(next.epoch() > lead.epoch());
+    assert!(soon(watch.changed()).await.is_none());
+    assert!(!watch.is_leader());
+    drop(second);
+    let third = soon(watch.changed()).await.unwrap();
+    assert!(third.epoch() > next.epoch(), "it has gone on trying");
+}
+
+// ---- once ----------------------------------------------------------------------------------------------------
+
+async fn of_all_who_run_it_once_one_does_and_the_others_wait(site: &Site) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let together = Arc::new(Barrier::new(6));
+    let mut asking = JoinSet::new();
+    let mut managers = Vec::new();
+    for _ in 0..3 {
+        let manager = site.manager().await;
+        for _ in 0..2 {
+            let (manager, runs, together) = (manager.clone(), runs.clone(), together.clone());
+            asking.spawn(async move {
+                together.wait().await;
+                let work = || async {
+                    runs.fetch_add(1, Ordering::SeqCst);
+                    sleep(Duration::from_millis(400)).await;
+                    Ok::<(), std::io::Error>(())
+                };
+                let once = manager.run_once("migrate", Scope::Forever, work);
+                once.await.unwrap()
+            });
+        }
+        managers.push(manager);
+    }
+
+    let outcomes = soon(asking.join_all()).await;
+
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    let n = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
+    assert_eq!(
+        (n(OnceOutcome::Ran), n(OnceOutcome::WaitedForOther)),
+        (1, 5)
+    );
+    let late = site.manager().await;
+    let never = || async { Err::<(), _>("it was done") };
+    let again = late.run_once("migrate", Scope::Forever, never).await;
+    assert_eq!(again.unwrap(), OnceOutcome::AlreadyDone);
+    assert_eq!(late.holders().await.unwrap(), []);
+}
+
+async fn what_fails_is_told_to_all_who_wait_and_run_again_when_asked_again(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let tries = AtomicUsize::new(0);
+    let began = Arc::new(tokio::sync::Notify::new());
+    let fails = || async {
+        tries.fetch_add(1, Ordering::SeqCst);
+        began.notify_one();
+        sleep(Duration::from_millis(200)).await;
+        Err::<(), _>("no disk")
+    };
+    let first = one
+        .run_once("migrate", Scope::Forever, fails)
+        .retries(2)
+        .delay(MOMENT);
+    let second = async {
+        began.notified().await;
+        let never = || async { Err::<(), _>("not here") };
+        other.run_once("migrate", Scope::Forever, never).await
+    };
+
+    let (first, second) = soon(async { tokio::join!(first.into_future(), second) }).await;
+
+    for outcome in [first, second] {
+        let Err(OnceError::Failed { name, message }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!((&*name, &*message), ("migrate", "no disk"));
+    }
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    let works = || async { Ok::<(), std::io::Error>(()) };
+    let again = other.run_once("migrate", Scope::Forever, works).await;
+    assert_eq!(again.unwrap(), OnceOutcome::Ran);
+    // Somebody waits no longer than he said.
+    let guard = tokio::spawn({
+        let one = one.clone();
+        async move {
+            let stays = || async {
+                std::future::pending::<()>().await;
+                Ok::<(), std::io::Error>(())
+            };
+            one.run_once("long", Scope::Forever, stays).await.map(drop)
+        }
+    });
+    until("it runs", async || one.holders().await.unwrap().pop()).await;
+    let waits = other.run_once("long", Scope::Forever, works).wait(MOMENT);
+    let Err(OnceError::TimedOut { .. }) = waits.await else {
+        panic!("it is still being run");
+    };
+    guard.abort();
+    let follows = soon(other.run_once("long", Scope::Forever, works).into_future()).await;
+    assert_eq!(follows.unwrap(), OnceOutcome::Ran, "it was not done");
+}
+
+async fn each_version_of_the_program_runs_it_once(site: &Site) {
+    let of = async |version: &str| {
+        let manager = manager(&site.store(), |builder| builder.version(version)).await;
+        let works = || async { Ok::<(), std::io::Error>(()) };
+        manager
+            .run_once("index", Scope::Version, works)
+            .await
+            .unwrap()
+    };
+
+    assert_eq!(of("1.0").await, OnceOutcome::Ran);
+    assert_eq!(of("1.1").await, OnceOutcome::Ran);
+    assert_eq!(of("1.0").await, OnceOutcome::AlreadyDone);
+}
+
+// ---- processes -----------------------------------------------------------------------------------------------
+
+/// Another process of this test: it does what the name of a part says, and writes lines to a file that all share.
+struct Player {
+    child: Child,
+}
+
+const PART: &str = "TASKFLOW_TEST_PART";
+
+impl Player {
+    fn start(test: &str, site: &Site, part: &str) -> Self {
+        let child = Command::new(env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture"])
+            .env(PART, part)
+            .env("TASKFLOW_TEST_STORE", site.store())
+            .env("TASKFLOW_TEST_LINES", site.folder.path().join("lines"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // an error means that it has ended
+        let _ = self.child.wait();
+    }
+}
+
+/// A line that a player wrote.
+#[derive(Clone, Debug)]
+struct Line {
+    pid: u32,
+    epoch: u64,
+    what: String,
+    /// Since the machine was started.
+    at: Duration,
+}
+
+fn lines(site: &Site) -> Vec<Line> {
+    let Ok(file) = File::open(site.folder.path().join("lines")) else {
+        return Vec::new();
+    };
+    let lines = BufReader::new(file).lines().map(Result::unwrap);
+    lines
+        .map(|line| {
+            let mut words = line.split(' ');
+            let mut number = || words.next().unwrap().parse::<u64>().unwrap();
+            Line {
+                at: Duration::from_micros(number()),
+                pid: u32::try_from(number()).unwrap(),
+                epoch: number(),
+                what: words.next().unwrap().to_owned(),
+            }
+        })
+        .collect()
+}
+
+/// Writes lines, each in one write at the end of the file.
+struct Lines(File);
+
+impl Lines {
+    fn open() -> Self {
+        let path = PathBuf::from(env::var_os("TASKFLOW_TEST_LINES").unwrap());
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        Self(file.unwrap())
+    }
+
+    fn write(&self, epoch: u64, what: &str) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let at = Duration::try_from(now).unwrap().as_micros();
+        let line = format!("{at} {} {epoch} {what}\n", std::process::id());
+        (&self.0).write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// In a player: does the part, and never returns.
+async fn play(part: &str) {
+    // The end of stdin is the end of the test.
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    let store = env::var("TASKFLOW_TEST_STORE").unwrap();
+    let takeover = Duration::from_secs(3);
+    let manager = manager(&store, |builder| {
+        builder.takeover_after(takeover).concurrency(1)
+    })
+    .await;
+    let lines = Arc::new(Lines::open());
+    match part {
+        "leader" => {
+            let run = manager.leader("mailer").run(|lead: Lead| {
+                let (lines, manager) = (lines.clone(), manager.clone());
+                async move {
+                    lines.write(lead.epoch(), "leads");
+                    loop {
+                        let what = match adds(&manager, lead.fence()).await {
+                            Ok(_) => "added",
+                            Err(ErrorKind::Conflict) => "refused",
+                            Err(_) => "failed",
+                        };
+                        lines.write(lead.epoch(), what);
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                    #[allow(unreachable_code)]
+                    ()
+                }
+            });
+            run.await.unwrap();
+        }
+        "once" => {
+            let work = || async {
+                lines.write(0, "begins");
+                sleep(Duration::from_millis(300)).await;
+                lines.write(0, "ends");
+                Ok::<(), std::io::Error>(())
+            };
+            let outcome = manager.run_once("migrate", Scope::Forever, work).await;
+            lines.write(0, &format!("{:?}", outcome.unwrap()));
+        }
+        part => panic!("there is no part {part}"),
+    }
+    std::future::pending().await
+}
+
+/// The name of the test that runs this on this site.
+fn test_of(site: &Site, name: &str) -> String {
+    let place = match site.redis {
+        Some(_) => "redis",
+        None => "sqlite",
+    };
+    format!("{place}::{name}")
+}
+
+/// True in a player, which never comes back.
+async fn is_player() -> bool {
+    if let Ok(part) = env::var(PART) {
+        play(&part).await;
+        return true;
+    }
+    false
+}
+
+async fn last_lead(site: &Site, not: Option<u32>) -> Line {
+    until("somebody leads", async || {
+        let lines = lines(site);
+        let last = lines.iter().rfind(|line| line.what == "leads")?;
+        (Some(last.pid) != not).then(|| last.clone())
+    })
+    .await
+}
+
+async fn a_killed_leader_is_followed_by_another(site: &Site) {
+    if is_player().await {
+        return;
+    }
+    let name = test_of(site, "a_killed_leader_is_followed_by_another");
+    let mut players: Vec<Player> = (0..3)
+        .map(|_| Player::start(&name, site, "leader"))
+        .collect();
+    let mut takeovers = Vec::new();
+    let mut leads = last_lead(site, None).await;
+    let n_kills = match site.redis {
+        Some(_) => 3,
+        None => 8,
+    };
+    for _ in 0..n_kills {
+        sleep(Duration::from_millis(100)).await;
+        let dies = players.iter().position(|it| it.pid() == leads.pid);
+        let dies = players.remove(dies.expect("a living one leads"));
+        let pid = dies.pid();
+        drop(dies); // SIGKILL
+        let killed = lines(site).last().unwrap().at;
+        leads = last_lead(site, Some(pid)).await;
+        takeovers.push(leads.at.saturating_sub(killed));
+        players.push(Player::start(&name, site, "leader"));
+    }
+
+    takeovers.sort();
+    println!("taken over within {takeovers:?}");
+    assert!(takeovers[n_kills - 1] < site.takeover(), "{takeovers:?}");
+    let lines = lines(site);
+    assert!(
+        lines.is_sorted_by(|one, next| one.epoch <= next.epoch),
+        "never two at once"
+    );
+    assert!(lines.iter().any(|line| line.what == "added"));
+    assert!(lines.iter().all(|line| line.what != "refused"));
+}
+
+async fn a_leader_that_was_stopped_for_long_changes_nothing_afterwards(site: &Site) {
+    if is_player().await {
+        return;
+    }
+    let name = test_of(
+        site,
+        "a_leader_that_was_stopped_for_long_changes_nothing_afterwards",
+    );
+    let players: Vec<Player> = (0..2)
+        .map(|_| Player::start(&name, site, "leader"))
+        .collect();
+    let first = last_lead(site, None).await;
+    sleep(Duration::from_millis(200)).await;
+    let stopped = players.iter().find(|it| it.pid() == first.pid).unwrap();
+    stopped.signal(Signal::STOP);
+
+    let second = last_lead(site, Some(first.pid)).await;
+    assert!(second.epoch > first.epoch);
+    sleep(Duration::from_millis(200)).await;
+    stopped.signal(Signal::CONT);
+    sleep(Duration::from_secs(1)).await;
+
+    // In the order of the file: what the stopped one wrote after another one had begun to lead.
+    let lines = lines(site);
+    let takeover = lines
+        .iter()
+        .position(|line| line.epoch == second.epoch)
+        .unwrap();
+    let late: Vec<&Line> = lines[takeover..]
+        .iter()
+        .filter(|line| line.epoch == first.epoch)
+        .collect();
+    println!("afterwards it wrote {late:?}");
+    // The one whose answer was on its way when it was stopped may have been stored before.
+    assert!(
+        late.iter().skip(1).all(|line| line.what != "added"),
+        "{late:?}"
+    );
+    assert!(late.len() < 20, "it has learnt of it: {}", late.len());
+    let last = lines.last().unwrap();
+    assert_eq!((last.epoch, &*last.what), (second.epoch, "added"));
+}
+
+async fn what_is_run_once_is_done_once_whoever_is_killed(site: &Site) {
+    if is_player().await {
+        return;
+    }
+    let name = test_of(site, "what_is_run_once_is_done_once_whoever_is_killed");
+    let mut players: Vec<Player> = (0..4).map(|_| Player::start(&name, site, "once")).collect();
+
+    for n in 0..2 {
+        let runs = until("it runs", async || {
+            let lines = lines(site);
+            let mut begun = lines.iter().filter(|line| line.what == "begins");
+            begun.nth(n).map(|line| line.pid)
+        })
+        .await;
+        players.retain(|it| it.pid() != runs); // SIGKILL
+    }
+
+    until("all know", async || {
+        let lines = lines(site);
+        let n = |what: &str| lines.iter().filter(|line| line.what == what).count();
+        (n("Ran") + n("WaitedForOther") == 2).then_some(())
+    })
+    .await;
+    let lines = lines(site);
+    let n = |what: &str| lines.iter().filter(|line| line.what == what).count();
+    assert_eq!((n("begins"), n("ends"), n("Ran")), (3, 1, 1), "{lines:?}");
+}
