@@ -20,7 +20,7 @@ use std::{
 
 use axum_taskflow::{
     ErrorKind, Fence, HoldKind, Lead, OnceError, OnceOutcome, RedisOptions, Scope, TaskManager,
-    task,
+    TaskStatus, task,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use servers::RedisServer;
@@ -59,6 +59,7 @@ on_each_store! {
     of_all_who_want_a_lock_one_has_it_and_each_in_his_turn,
     a_lock_is_free_when_its_guard_is_dropped_anywhere,
     who_waits_no_longer_is_not_waited_for,
+    those_who_wait_are_served_in_their_order,
     a_lock_that_is_taken_by_force_is_lost_at_once,
     what_is_added_under_a_lost_lead_is_refused,
     one_leads_and_hands_over_when_it_shuts_down,
@@ -235,6 +236,30 @@ async fn who_waits_no_longer_is_not_waited_for(site: &Site) {
     assert!(third.await.unwrap().is_some());
 }
 
+async fn those_who_wait_are_served_in_their_order(site: &Site) {
+    let managers = [site.manager().await, site.manager().await];
+    let guard = managers[0].lock("door").acquire().await.unwrap();
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let mut waiting = JoinSet::new();
+    for n in 0..8 {
+        let (manager, served) = (managers[n % 2].clone(), served.clone());
+        waiting.spawn(async move {
+            let guard = manager.lock("door").acquire().await.unwrap();
+            served.lock().unwrap().push(n);
+            guard.release().await.unwrap();
+        });
+        until("it stands in the line", async || {
+            (managers[0].holders().await.unwrap().first()?.waiting == n + 1).then_some(())
+        })
+        .await;
+    }
+
+    guard.release().await.unwrap();
+    soon(waiting.join_all()).await;
+
+    assert_eq!(*served.lock().unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
 async fn a_lock_that_is_taken_by_force_is_lost_at_once(site: &Site) {
     let (one, other) = (site.manager().await, site.manager().await);
     let guard = one.lock("door").acquire().await.unwrap();
@@ -278,7 +303,11 @@ async fn what_is_added_under_a_lost_lead_is_refused(site: &Site) {
     let fence = guard.fence();
 
     let id = adds(&one, fence.clone()).await.unwrap();
-    assert_eq!(one.wait::<String>(id).await.unwrap(), "x");
+    until("one of them runs it", async || {
+        let task = one.get(id).await.unwrap()?;
+        (task.life.status == TaskStatus::Success).then_some(())
+    })
+    .await;
     guard.release().await.unwrap();
     assert_eq!(adds(&one, fence.clone()).await, Err(ErrorKind::Conflict));
     let next = other.lock("mailer").acquire().await.unwrap();
@@ -496,6 +525,31 @@ async fn each_version_of_the_program_runs_it_once(site: &Site) {
     assert_eq!(of("1.0").await, OnceOutcome::Ran);
     assert_eq!(of("1.1").await, OnceOutcome::Ran);
     assert_eq!(of("1.0").await, OnceOutcome::AlreadyDone);
+}
+
+/// Long enough for the holder to give up, too short for the others to take it for dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_in_doubt_and_is_not_lost_after_all_is_free_for_others() {
+    let lease = Duration::from_secs(6);
+    let server = RedisServer::start();
+    let open = async || {
+        let options = RedisOptions::new(server.url()).lease(lease);
+        let builder = TaskManager::builder().redis_with(options.deadline(Duration::from_secs(1)));
+        builder.build().await.unwrap()
+    };
+    let (one, other) = (open().await, open().await);
+    let me = one.instance().id;
+    let guard = one.lock("door").acquire().await.unwrap();
+
+    server.stop();
+    sleep(lease.mul_f64(0.78)).await;
+    assert!(!guard.is_held(), "it is in doubt");
+    server.cont();
+
+    let next = other.lock("door").acquire_within(DEADLINE).await.unwrap();
+    assert!(next.unwrap().epoch() > guard.epoch());
+    assert_eq!(one.instance().id, me, "nobody took it for dead");
+    assert!(!guard.release().await.unwrap());
 }
 
 // ---- processes -----------------------------------------------------------------------------------------------

@@ -147,11 +147,11 @@ fn round(args: &[String]) -> Result<(), String> {
 }
 
 fn share(args: &[String]) -> Result<(), String> {
-    let [path, tasks] = args else {
-        return Err("share PATH TASKS".to_owned());
+    let [place, tasks] = args else {
+        return Err("share PLACE TASKS".to_owned());
     };
     let tasks = tasks
         .parse()
         .map_err(|_| format!("{tasks:?} is no number"))?;
-    shared::share(path.as_ref(), tasks).map_err(|error| error.to_string())
+    shared::share(place, tasks).map_err(|error| error.to_string())
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Change, Config, Data, IdSource, ListQuery, Memory, Outcome, RetryPolicy, Task,
+    Backend, Change, Config, Data, IdSource, ListQuery, Memory, Outcome, RetryPolicy, Role, Task,
     TaskDef, TaskManager, TaskStatus, Timestamp,
 };
 use axum_taskflow_redis::RedisOptions;
@@ -52,12 +52,14 @@ pub(crate) enum Workload {
     W2Requeue,
     /// As W2, safe against power loss.
     W2Full,
-    /// As W2, by three processes on one file.
+    /// As W2, by three processes on one store.
     W2Shared,
     /// As W2, with many finished tasks in the store.
     W2History,
     /// From an add to the function's first line.
     W3,
+    /// As W3, added by one manager and run by another, each with connections of its own.
+    W3Apart,
     /// Memory of waiting tasks.
     W4,
     /// What tasks cost a Redis server.
@@ -65,7 +67,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::L1,
         Self::W1,
         Self::W2,
@@ -74,6 +76,7 @@ impl Workload {
         Self::W2Shared,
         Self::W2History,
         Self::W3,
+        Self::W3Apart,
         Self::W4,
         Self::Server,
     ];
@@ -91,7 +94,8 @@ impl Workload {
     /// True if it makes sense on this store.
     pub(crate) fn fits(self, store: Store) -> bool {
         match self {
-            Self::L1 | Self::W2Full | Self::W2Shared | Self::W2History => store == Store::Sqlite,
+            Self::L1 | Self::W2Full | Self::W2History => store == Store::Sqlite,
+            Self::W2Shared | Self::W3Apart => store != Store::Memory,
             Self::Server => store == Store::Redis,
             _ => true,
         }
@@ -109,6 +113,7 @@ impl fmt::Display for Workload {
             Self::W2Shared => "w2-shared",
             Self::W2History => "w2-history",
             Self::W3 => "w3",
+            Self::W3Apart => "w3-apart",
             Self::W4 => "w4",
             Self::Server => "server",
         })
@@ -151,7 +156,7 @@ pub(crate) fn run(
         return limits::sqlite(&path, tasks);
     }
     if workload == Workload::W2Shared {
-        return shared::run(&path, tasks);
+        return shared::run(store, &path, tasks);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -180,7 +185,11 @@ pub(crate) fn run(
             .await
         }),
         Workload::W2History => Box::pin(w2_history(&path, tasks, history)),
-        Workload::W3 => Box::pin(async { w3(open(store, &path, process).await?).await }),
+        Workload::W3 => Box::pin(async { w3(open(store, &path, process).await?, None).await }),
+        Workload::W3Apart => Box::pin(async {
+            let other = open(store, &path, process).await?;
+            w3(open(store, &path, process).await?, Some(other)).await
+        }),
         Workload::W4 => Box::pin(w4(store, &path)),
         Workload::Server => match &server {
             Some(server) => Box::pin(on_server(server, store, &path, tasks)),
@@ -203,7 +212,7 @@ fn argument() -> String {
 static SERVER: OnceLock<String> = OnceLock::new();
 
 /// The server that the store needs, if it needs one.
-fn server(store: Store) -> Option<RedisServer> {
+pub(crate) fn server(store: Store) -> Option<RedisServer> {
     match store {
         Store::Memory | Store::Sqlite => None,
         Store::Redis => Some(RedisServer::start()),
@@ -423,21 +432,33 @@ async fn tells_when(Data(first_line): Data<FirstLine>, _: String) {
     let _ = first_line.0.send(Instant::now());
 }
 
-async fn w3(backend: Arc<dyn Backend>) -> Result<Vec<Figure>> {
+/// Tasks are added by the manager that runs them, or by one that only adds, to `other`.
+async fn w3(backend: Arc<dyn Backend>, other: Option<Arc<dyn Backend>>) -> Result<Vec<Figure>> {
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let mut config = config(backend);
     config.state(FirstLine(sender));
     config.tasks = vec![TaskDef::new(tells_when)];
-    let manager = TaskManager::start(config).await?;
+    let runs = TaskManager::start(config).await?;
+    let adds = match other {
+        None => runs.clone(),
+        Some(other) => {
+            let mut config = self::config(other);
+            config.role = Role::Web;
+            TaskManager::start(config).await?
+        }
+    };
     let mut waits_ms = Vec::new();
     for _ in 0..500 {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let before = Instant::now();
-        manager.add_task(tells_when, argument()).await?;
+        adds.add_task(tells_when, argument()).await?;
         let began = receiver.recv().await.ok_or("the function did not run")?;
         waits_ms.push(began.duration_since(before).as_secs_f64() * 1_000.0);
     }
-    manager.shutdown().await?;
+    runs.shutdown().await?;
+    if adds.instance().id != runs.instance().id {
+        adds.shutdown().await?;
+    }
     waits_ms.sort_by(f64::total_cmp);
     Ok(vec![
         Figure::new("pickup p50", "ms", waits_ms[249]),

@@ -32,6 +32,7 @@ mod pages;
 mod sign_in;
 mod api;
 mod health;
+mod holders;
 mod admin;
 
 use std::sync::Arc;
@@ -56,6 +57,10 @@ const ROUTES: &[Route] = &[
     Route::new(Verb::Get, "/audit", Right::Read, || get(api::audit)),
     Route::new(Verb::Get, "/instances", Right::Read, || {
         get(instances::list)
+    }),
+    Route::new(Verb::Get, "/holders", Right::Read, || get(holders::list)),
+    Route::new(Verb::Post, "/holders/release", Right::Operate, || {
+        post(holders::release)
     }),
     Route::new(Verb::Get, "/health", Right::Open, || get(health::health)),
     Route::new(Verb::Post, "/bulk-retry", Right::Operate, || {

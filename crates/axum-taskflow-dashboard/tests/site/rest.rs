@@ -754,3 +754,61 @@ async fn a_held_task_says_why_it_waits() {
     );
     assert_eq!(task["held_reason"], task["error"]);
 }
+
+// ---- holders -------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn holders_are_listed_and_released_by_force_with_a_record() {
+    let site = Site::open().await;
+    let guard = site.manager.lock("report:42").acquire().await.unwrap();
+    let _waits = site.manager.leader("mailer").watch().unwrap();
+    let listed = soon(async {
+        loop {
+            let list = site.get("/tasks/holders").await.json();
+            if list.as_array().unwrap().len() == 2 {
+                return list;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    assert_eq!(
+        (&listed[0]["kind"], &listed[0]["name"]),
+        (&json!("leader"), &json!("mailer"))
+    );
+    let lock = &listed[1];
+    assert_eq!(
+        (&lock["kind"], &lock["name"], &lock["epoch"]),
+        (&json!("lock"), &json!("report:42"), &json!(guard.epoch()))
+    );
+    assert_eq!(
+        (&lock["is_alive"], &lock["is_here"], &lock["waiting"]),
+        (&json!(true), &json!(true), &json!(0))
+    );
+    assert_eq!(lock["instance"], json!(site.manager.instance().id));
+
+    let which = json!({ "kind": "lock", "name": "report:42" });
+    let released = site.post_json("/tasks/holders/release", &which).await;
+    assert_eq!(
+        (released.status.as_u16(), released.json()["epoch"].clone()),
+        (200, json!(guard.epoch()))
+    );
+    soon(guard.lost()).await;
+    assert!(
+        site.actors()
+            .await
+            .iter()
+            .any(|(_, action)| action == "release")
+    );
+    let again = site.post_json("/tasks/holders/release", &which).await;
+    assert_eq!(again.status, 404);
+    for wrong in [
+        json!({}),
+        json!({ "kind": "door", "name": "x" }),
+        json!({ "kind": "lock", "name": "" }),
+    ] {
+        let refused = site.post_json("/tasks/holders/release", &wrong).await;
+        assert_eq!(refused.status, 422, "{wrong}");
+    }
+}

@@ -1,0 +1,135 @@
+//! A server that is full, slow, or without the replicas that were asked for: a clear error in time, and all is well when
+//! it is over.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum_taskflow_core::{
+    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Task, TaskStatus,
+    Timestamp,
+};
+use axum_taskflow_redis::{Redis, RedisOptions};
+use servers::RedisServer;
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
+const DEADLINE: Duration = Duration::from_millis(500);
+
+struct Site {
+    server: RedisServer,
+    store: Redis,
+    me: InstanceId,
+    ids: IdSource,
+}
+
+impl Site {
+    async fn open(change: impl FnOnce(RedisOptions) -> RedisOptions) -> Self {
+        let server = RedisServer::start();
+        let options = RedisOptions::new(server.url()).deadline(DEADLINE);
+        let store = change(options).open().await.unwrap();
+        let ids = IdSource::default();
+        let me = ids.instance(NOW);
+        store.join(Instance::new(me, NOW)).await.unwrap();
+        Self {
+            server,
+            store,
+            me,
+            ids,
+        }
+    }
+
+    fn task(&self, bytes: usize) -> Task {
+        Task::new(
+            self.ids.task(NOW),
+            "f",
+            format!("[{:?}]", "x".repeat(bytes)),
+        )
+    }
+
+    /// Adds a task, or gives the error, which must come in time.
+    async fn add(&self, task: &Task) -> Result<(), String> {
+        let mut batch = Batch::at(NOW);
+        batch.tasks.push(Arc::new(task.clone()));
+        let asked = Instant::now();
+        let written = self.store.write(Arc::new(batch)).await;
+        assert!(asked.elapsed() < DEADLINE * 3, "{:?}", asked.elapsed());
+        let written = written.map_err(|error| {
+            assert!(!error.is_refused(), "it is tried again: {error}");
+            error.to_string()
+        })?;
+        assert_eq!(written.tasks, [Enqueued::Created]);
+        Ok(())
+    }
+
+    async fn change(&self, change: Change) -> Result<Applied, String> {
+        let mut batch = Batch::at(NOW);
+        batch.changes.push(change);
+        let written = self.store.write(Arc::new(batch)).await;
+        Ok(written.map_err(|error| error.to_string())?.changes[0])
+    }
+}
+
+#[tokio::test]
+async fn a_full_server_takes_nothing_and_says_so_and_what_it_has_goes_on_when_there_is_room() {
+    let site = Site::open(|options| options).await;
+    let first = site.task(10);
+    site.add(&first).await.unwrap();
+    site.server.command(&["CONFIG", "SET", "maxmemory", "3mb"]);
+
+    let mut refused = None;
+    for _ in 0..200 {
+        let task = site.task(100_000);
+        if let Err(why) = site.add(&task).await {
+            refused = Some((task, why));
+            break;
+        }
+    }
+
+    let (task, why) = refused.expect("it is full");
+    assert!(why.contains("maxmemory"), "{why}");
+    // All of a batch or nothing of it.
+    assert_eq!(site.store.get(task.id).await.unwrap(), None);
+    let start = Change::started(&first, site.me, NOW).unwrap();
+    assert!(site.change(start.clone()).await.is_err());
+    let stored = site.store.get(first.id).await.unwrap().unwrap();
+    assert_eq!(stored.life.status, TaskStatus::Pending);
+
+    site.server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(site.change(start).await.unwrap(), Applied::Applied);
+    site.add(&task).await.unwrap();
+    assert_eq!(site.store.get(task.id).await.unwrap(), Some(task));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_given_up_in_time_and_no_late_call_counts() {
+    let site = Site::open(|options| options).await;
+    site.server.command(&["CLIENT", "PAUSE", "1500", "ALL"]);
+    let (given_up, next) = (site.task(10), site.task(10));
+
+    let why = site.add(&given_up).await.unwrap_err();
+    assert!(why.contains("did not answer within 500ms"), "{why}");
+    let paused = Instant::now();
+    while site.add(&next).await.is_err() {
+        assert!(paused.elapsed() < Duration::from_secs(10), "never again");
+    }
+
+    // It waited at the server, and arrived before or after what was sent later: as a whole or not at all.
+    let stored = site.store.get(given_up.id).await.unwrap();
+    assert!(stored.is_none_or(|stored| stored == given_up));
+    assert_eq!(site.store.get(next.id).await.unwrap(), Some(next));
+}
+
+#[tokio::test]
+async fn without_the_replicas_that_were_asked_for_a_write_does_not_count() {
+    let site = Site::open(|options| options.min_replicas(1)).await;
+
+    let why = site.add(&site.task(10)).await.unwrap_err();
+
+    assert!(
+        why.contains("0 replicas of Redis have the last write, and 1 were asked for"),
+        "{why}"
+    );
+}
