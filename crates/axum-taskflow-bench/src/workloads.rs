@@ -435,14 +435,17 @@ async fn tells_when(Data(first_line): Data<FirstLine>, _: String) {
 /// Tasks are added by the manager that runs them, or by one that only adds, to `other`.
 async fn w3(backend: Arc<dyn Backend>, other: Option<Arc<dyn Backend>>) -> Result<Vec<Figure>> {
     let (sender, mut receiver) = mpsc::unbounded_channel();
-    let mut config = config(backend);
-    config.state(FirstLine(sender));
-    config.tasks = vec![TaskDef::new(tells_when)];
-    let runs = TaskManager::start(config).await?;
+    let config = |backend| {
+        let mut config = config(backend);
+        config.state(FirstLine(sender.clone()));
+        config.tasks = vec![TaskDef::new(tells_when)];
+        config
+    };
+    let runs = TaskManager::start(config(backend)).await?;
     let adds = match other {
         None => runs.clone(),
         Some(other) => {
-            let mut config = self::config(other);
+            let mut config = config(other);
             config.role = Role::Web;
             TaskManager::start(config).await?
         }

@@ -92,6 +92,7 @@ async fn a_full_server_takes_nothing_and_says_so_and_what_it_has_goes_on_when_th
     assert!(why.contains("maxmemory"), "{why}");
     // All of a batch or nothing of it.
     assert_eq!(site.store.get(task.id).await.unwrap(), None);
+    site.server.command(&["CONFIG", "SET", "maxmemory", "1mb"]); // less than it uses
     let start = Change::started(&first, site.me, NOW).unwrap();
     assert!(site.change(start.clone()).await.is_err());
     let stored = site.store.get(first.id).await.unwrap().unwrap();
