@@ -26,6 +26,7 @@ mod retry;
 mod failure;
 mod task;
 mod change;
+mod schedule;
 mod step;
 mod backend;
 mod health;
