@@ -1,2 +1,3 @@
 #![allow(dead_code)]
 pub(crate) mod slots;
+pub(crate) mod decide;

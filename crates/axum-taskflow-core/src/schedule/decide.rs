@@ -1,0 +1,301 @@
+//! What is done about slots that have come: decided here, and written by the scheduler in one step.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::slots::Slots;
+use crate::{clock::Timestamp, id::TaskId};
+
+/// What becomes of slots that came while nothing ran that could fire them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Missed {
+    /// One task for all of them.
+    #[default]
+    FireOnce,
+    /// None: the schedule goes on with the next slot.
+    Skip,
+    /// One task for each, the latest ones.
+    FireAll {
+        /// At most so many, 1 to 1,000.
+        max: usize,
+        /// Only those that are not older.
+        within: Duration,
+    },
+}
+
+/// What becomes of a slot whose predecessor's task has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Overlap {
+    /// Its task runs beside the other.
+    Allow,
+    /// No task.
+    #[default]
+    Skip,
+    /// Its task is added when the other has ended. One slot can wait so; further ones are skipped.
+    QueueOne,
+}
+
+/// How a schedule takes its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Policy {
+    pub(crate) missed: Missed,
+    pub(crate) overlap: Overlap,
+    /// A slot that is decided on later than this is missed.
+    pub(crate) tolerance: Duration,
+}
+
+/// What was decided about a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Decision {
+    /// The slot; for several that were missed the last of them.
+    pub slot: Timestamp,
+    /// When it was decided, by the clock of the instance that did.
+    pub at: Timestamp,
+    /// What.
+    pub what: Decided,
+}
+
+/// What can be decided about a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "decided")]
+#[non_exhaustive]
+pub enum Decided {
+    /// A task was added.
+    Fired {
+        /// Which one.
+        task: TaskId,
+    },
+    /// The task of an earlier slot had not ended.
+    Overlapped,
+    /// It waits for the task of an earlier slot to end.
+    Queued,
+    /// So many slots came while nothing ran; of more than 10,000 as many are told.
+    Missed {
+        /// How many.
+        n: usize,
+    },
+}
+
+/// What there is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Slots for which a task is added, oldest first.
+    pub(crate) fire: Vec<Timestamp>,
+    /// One that is to wait for the other's end, and the one that waits now.
+    pub(crate) queued: Option<Timestamp>,
+    /// Slots that are left out since another one's task runs.
+    pub(crate) overlapped: Vec<Timestamp>,
+    /// How many were missed, and the last of them.
+    pub(crate) missed: Option<(usize, Timestamp)>,
+    /// The first slot that has not come.
+    pub(crate) next: Option<Timestamp>,
+}
+
+/// Tasks of one schedule that are added at once at most.
+const FIRE_MAX: usize = 1_000;
+
+/// `next` is the first slot that was not decided on, `queued` one that waits, and `is_busy` tells whether the last task
+/// has not ended.
+pub(crate) fn decide(
+    slots: &Slots,
+    policy: Policy,
+    next: Option<Timestamp>,
+    queued: Option<Timestamp>,
+    is_busy: bool,
+    now: Timestamp,
+) -> Verdict {
+    let mut verdict = Verdict {
+        queued,
+        next,
+        ..Verdict::default()
+    };
+    let mut fire = Vec::new();
+    if let Some(first) = next.filter(|first| *first <= now) {
+        let max = match policy.missed {
+            Missed::FireAll { max, .. } => max.clamp(1, FIRE_MAX),
+            _ => 1,
+        };
+        let due = slots.due(first, now, max);
+        let is_in_time = |slot: &Timestamp| now.since(*slot) <= policy.tolerance;
+        for slot in &due.latest {
+            let fires = is_in_time(slot)
+                || match policy.missed {
+                    Missed::FireOnce => true,
+                    Missed::Skip => false,
+                    Missed::FireAll { within, .. } => now.since(*slot) <= within,
+                };
+            if fires {
+                fire.push(*slot);
+            }
+        }
+        let last = due.latest.last().copied().unwrap_or(first);
+        let n_missed = due.n.saturating_sub(fire.len());
+        if n_missed > 0 {
+            let last_missed = match fire.first() {
+                Some(_) => first, // those before the first that fires
+                None => last,
+            };
+            verdict.missed = Some((n_missed, last_missed));
+        }
+        // From the slot, and never from now: so a clock that is late or early makes no slot come twice.
+        verdict.next = slots.after(last);
+    }
+    match policy.overlap {
+        Overlap::Allow => {
+            fire.splice(0..0, verdict.queued.take()); // it was another rule when it was queued
+            verdict.fire = fire;
+        }
+        Overlap::Skip => {
+            let may_fire = usize::from(!is_busy);
+            // One at a time, even of those that were missed: the later ones overlap with the first.
+            verdict.overlapped = fire.split_off(may_fire.min(fire.len()));
+            verdict.queued = None;
+            verdict.fire = fire;
+        }
+        Overlap::QueueOne => {
+            let mut waiting: Vec<Timestamp> = verdict.queued.take().into_iter().collect();
+            waiting.extend(fire);
+            let mut waiting = waiting.into_iter();
+            if !is_busy {
+                verdict.fire = waiting.by_ref().take(1).collect();
+            }
+            verdict.queued = waiting.next();
+            verdict.overlapped = waiting.collect();
+        }
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::slots::Rule;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(minutes: u64) -> Timestamp {
+        Timestamp::from_unix_ms(1_795_300_020_000 - 1_795_300_020_000 % 60_000)
+            .saturating_add(MINUTE * u32::try_from(minutes).unwrap())
+    }
+
+    fn policy(missed: Missed, overlap: Overlap) -> Policy {
+        Policy {
+            missed,
+            overlap,
+            tolerance: Duration::from_secs(30),
+        }
+    }
+
+    /// Each minute a slot; the first that was not decided on is that of minute 0.
+    fn decided(policy: Policy, queued: Option<u64>, is_busy: bool, now: Timestamp) -> Verdict {
+        let slots = Slots::of(&Rule::Every(MINUTE)).unwrap();
+        decide(&slots, policy, Some(at(0)), queued.map(at), is_busy, now)
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_slot_that_has_not_come_is_left_alone() {
+        let before = at(0).saturating_sub(Duration::from_millis(1));
+        let verdict = decided(policy(Missed::FireOnce, Overlap::Skip), None, false, before);
+        let expected = Verdict {
+            next: Some(at(0)),
+            ..Verdict::default()
+        };
+        assert_eq!(verdict, expected);
+    }
+
+    #[test]
+    fn a_slot_in_time_fires_whatever_is_done_about_missed_ones() {
+        for missed in [
+            Missed::FireOnce,
+            Missed::Skip,
+            Missed::FireAll {
+                max: 5,
+                within: MINUTE,
+            },
+        ] {
+            let now = at(0).saturating_add(seconds(29));
+            let verdict = decided(policy(missed, Overlap::Skip), None, false, now);
+            let expected = Verdict {
+                fire: vec![at(0)],
+                next: Some(at(1)),
+                ..Verdict::default()
+            };
+            assert_eq!(verdict, expected);
+        }
+    }
+
+    #[test]
+    fn of_missed_slots_the_last_one_fires_or_none_or_the_latest() {
+        let now = at(9).saturating_add(seconds(45)); // 10 slots, and none of them in time
+        let fired = |missed| {
+            let verdict = decided(policy(missed, Overlap::Allow), None, false, now);
+            assert_eq!(verdict.next, Some(at(10)));
+            (verdict.fire, verdict.missed)
+        };
+
+        assert_eq!(fired(Missed::FireOnce), (vec![at(9)], Some((9, at(0)))));
+        assert_eq!(fired(Missed::Skip), (vec![], Some((10, at(9)))));
+        let within = |minutes| Missed::FireAll {
+            max: 4,
+            within: MINUTE * minutes,
+        };
+        assert_eq!(
+            fired(within(60)),
+            (vec![at(6), at(7), at(8), at(9)], Some((6, at(0))))
+        );
+        assert_eq!(fired(within(2)), (vec![at(8), at(9)], Some((8, at(0)))));
+        assert_eq!(fired(within(0)), (vec![], Some((10, at(9)))));
+    }
+
+    #[test]
+    fn a_slot_whose_predecessor_runs_is_left_out_or_waits_or_runs_beside_it() {
+        let of = |overlap, queued| {
+            let verdict = decided(policy(Missed::FireOnce, overlap), queued, true, at(0));
+            (verdict.fire, verdict.queued, verdict.overlapped)
+        };
+
+        assert_eq!(of(Overlap::Allow, None), (vec![at(0)], None, vec![]));
+        assert_eq!(of(Overlap::Skip, None), (vec![], None, vec![at(0)]));
+        assert_eq!(of(Overlap::QueueOne, None), (vec![], Some(at(0)), vec![]));
+        let earlier = at(0).saturating_sub(MINUTE);
+        let slots = Slots::of(&Rule::Every(MINUTE)).unwrap();
+        let queue = policy(Missed::FireOnce, Overlap::QueueOne);
+        let verdict = decide(&slots, queue, Some(at(0)), Some(earlier), true, at(0));
+        assert_eq!(
+            (verdict.queued, verdict.overlapped),
+            (Some(earlier), vec![at(0)])
+        );
+        // Its predecessor has ended: it fires, and the next one waits.
+        let verdict = decide(&slots, queue, Some(at(0)), Some(earlier), false, at(0));
+        assert_eq!((verdict.fire, verdict.queued), (vec![earlier], Some(at(0))));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_slot_come_again() {
+        let slots = Slots::of(&Rule::Every(MINUTE)).unwrap();
+        let policy = policy(Missed::FireOnce, Overlap::Allow);
+        let first = decide(&slots, policy, Some(at(0)), None, false, at(0));
+        let again = decide(&slots, policy, first.next, None, false, at(0));
+        let earlier = decide(
+            &slots,
+            policy,
+            first.next,
+            None,
+            false,
+            at(0).saturating_sub(MINUTE),
+        );
+
+        assert_eq!((again.fire, earlier.fire), (vec![], vec![]));
+        assert_eq!((again.next, earlier.next), (Some(at(1)), Some(at(1))));
+    }
+}
