@@ -15,6 +15,7 @@ use crate::{
     hold::Fence,
     id::TaskId,
     registry::TaskDef,
+    schedule::Definition,
     step::{Step, Stepped},
     task::{IdempotencyKey, Source, Tags, Task, TaskOptions},
 };
@@ -299,6 +300,28 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         Ok(task)
     });
     tasks.collect()
+}
+
+/// A new task of a schedule.
+pub(crate) fn scheduled(
+    engine: &Engine,
+    def: &TaskDef,
+    schedule: &str,
+    definition: &Definition,
+    run_at: Timestamp,
+) -> Task {
+    let resolved = definition.options.or(&def.options).or(&engine.defaults);
+    let id = engine.ids.task(engine.clock.now());
+    let mut task = Task::new(id, def.name.clone(), definition.args.clone());
+    task.life.run_at = run_at;
+    task.priority = resolved.priority.unwrap_or(0);
+    task.requeue_on_interrupt = resolved.requeue_on_interrupt.unwrap_or(false);
+    task.tags.clone_from(&definition.tags);
+    task.tags.insert("schedule".to_owned(), schedule.to_owned());
+    task.options = definition.options.clone();
+    task.executor = def.executor;
+    task.source = Source::Scheduled;
+    task
 }
 
 /// A new task that repeats `old`.

@@ -9,6 +9,7 @@ use crate::{
     context::States,
     memory::Memory,
     registry::TaskDef,
+    schedule::Schedule,
     task::TaskOptions,
 };
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub backend: Arc<dyn Backend>,
     /// Functions, besides those with `#[task]`.
     pub tasks: Vec<TaskDef>,
+    /// What is to run at which times.
+    pub schedules: Vec<Schedule>,
     /// Take all functions with `#[task]` in this program. True unless set.
     pub collect: bool,
     /// What [`Data`](crate::Data) gives to functions.
@@ -90,6 +93,7 @@ impl Default for Config {
         Self {
             backend: Arc::new(Memory::default()),
             tasks: Vec::new(),
+            schedules: Vec::new(),
             collect: true,
             states: States::default(),
             concurrency: 100,
@@ -156,6 +160,7 @@ impl Config {
             complaints.push("takeover_after must be at least 3 s".to_owned());
         }
         complaints.extend(self.defaults.complaint());
+        complaints.extend(self.schedules.iter().filter_map(Schedule::complaint));
         complaints
     }
 }

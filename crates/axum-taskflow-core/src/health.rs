@@ -51,6 +51,8 @@ pub enum Duty {
     Rescue,
     /// Showing the others that this instance is alive.
     Beat,
+    /// Firing schedules.
+    Schedule,
     /// Taking more tasks: it is shutting down.
     Serve,
 }
@@ -64,6 +66,7 @@ impl Duty {
             Self::Claim => "no tasks can be taken from the task store",
             Self::Rescue => "tasks of instances that died cannot be taken over",
             Self::Beat => "this instance cannot show that it is alive",
+            Self::Schedule => "schedules cannot be fired",
             Self::Serve => "the task manager is shutting down",
         }
     }

@@ -26,7 +26,6 @@ mod retry;
 mod failure;
 mod task;
 mod change;
-mod schedule;
 mod step;
 mod backend;
 mod health;
@@ -36,6 +35,7 @@ mod context;
 mod handler;
 mod check;
 mod registry;
+mod schedule;
 mod config;
 mod engine;
 mod add;
@@ -71,6 +71,9 @@ pub use crate::{
     once::{Once, OnceError, OnceOutcome, Scope},
     registry::{FunctionInfo, TaskDef},
     retry::RetryPolicy,
+    schedule::{
+        Decided, Decision, Missed, Origin, Overlap, Paused, Rule, Schedule, ScheduleInfo, ScheduleState,
+    },
     status::{Cause, Refused, TaskStatus},
     step::{Becomes, Record, RecordChange, RecordQuery, Step, Stepped},
     task::{

@@ -1,6 +1,6 @@
 //! The handle that services hold.
 
-use std::{panic::Location, sync::Arc};
+use std::{collections::BTreeMap, panic::Location, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -12,7 +12,7 @@ use crate::{
     change::Change,
     clock::Timestamp,
     config::Config,
-    engine::Engine,
+    engine::{Engine, scheduler::Edit},
     error::Error,
     event::EventStream,
     failure::FailureReport,
@@ -22,6 +22,7 @@ use crate::{
     id::TaskId,
     once::{Once, Scope},
     registry::{FunctionInfo, TaskDef},
+    schedule::{Origin, Schedule, ScheduleInfo},
     status::TaskStatus,
     task::{LogLine, Task},
 };
@@ -90,10 +91,20 @@ impl TaskManager {
     ///
     /// # Errors
     /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
-    pub async fn start(config: Config) -> Result<Self, Error> {
-        Ok(Self {
+    pub async fn start(mut config: Config) -> Result<Self, Error> {
+        let schedules = std::mem::take(&mut config.schedules);
+        let complaints: Vec<String> = schedules.iter().filter_map(Schedule::complaint).collect();
+        if !complaints.is_empty() {
+            return Err(Error::invalid(complaints.join("; ")));
+        }
+        let manager = Self {
             engine: Engine::start(config).await?,
-        })
+        };
+        if let Err(error) = manager.install(schedules).await {
+            manager.shutdown().await?;
+            return Err(error);
+        }
+        Ok(manager)
     }
 
     /// Adds a task: `.await` answers with its id once it is safe in the store.
@@ -175,6 +186,73 @@ impl TaskManager {
         }
     }
 
+    /// Stores the schedules of the program.
+    async fn install(&self, schedules: Vec<Schedule>) -> Result<(), Error> {
+        let mut definitions = BTreeMap::new();
+        for schedule in schedules {
+            let (name, definition) = schedule.define(self)?;
+            if definitions.insert(name.clone(), definition).is_some() {
+                return Err(Error::invalid(format!(
+                    "there are two schedules {name}: give them names"
+                )));
+            }
+        }
+        self.engine.install(definitions).await
+    }
+
+    /// Adds a schedule, or changes the one of its name: in the store, for all instances and all starts to come.
+    ///
+    /// # Errors
+    /// What is wrong with it; a schedule of the program has this name; or the store fails.
+    pub async fn schedule(&self, schedule: Schedule) -> Result<(), Error> {
+        let (name, definition) = schedule.define(self)?;
+        self.engine.define(&name, definition, Origin::Manual).await
+    }
+
+    /// All schedules by name, with their next slots and last decisions.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>, Error> {
+        self.engine.schedules().await
+    }
+
+    /// Fires no slot of this schedule until it is resumed, whatever starts or stops. `actor` is written to the audit.
+    ///
+    /// # Errors
+    /// There is none of this name, or the store fails.
+    pub async fn pause_schedule(&self, name: &str, actor: &str) -> Result<(), Error> {
+        let edited = self.engine.edit_schedule(name, Edit::Pause, actor);
+        edited.await.map(drop)
+    }
+
+    /// Goes on with the next slot that comes.
+    ///
+    /// # Errors
+    /// As [`TaskManager::pause_schedule`].
+    pub async fn resume_schedule(&self, name: &str, actor: &str) -> Result<(), Error> {
+        let edited = self.engine.edit_schedule(name, Edit::Resume, actor);
+        edited.await.map(drop)
+    }
+
+    /// Adds a task of this schedule now, beside its slots; paused or not.
+    ///
+    /// # Errors
+    /// As [`TaskManager::pause_schedule`], and this instance does not know the function.
+    pub async fn run_schedule(&self, name: &str, actor: &str) -> Result<TaskId, Error> {
+        let edited = self.engine.edit_schedule(name, Edit::Run, actor).await?;
+        edited.ok_or_else(|| Error::conflict("no task was added"))
+    }
+
+    /// Deletes a schedule that was added while the program ran, or that the program has no more.
+    ///
+    /// # Errors
+    /// As [`TaskManager::pause_schedule`], and the program has it.
+    pub async fn delete_schedule(&self, name: &str, actor: &str) -> Result<(), Error> {
+        let edited = self.engine.edit_schedule(name, Edit::Delete, actor);
+        edited.await.map(drop)
+    }
+
     /// Something that is run once: in one process of all that ask for it. The others wait for its outcome; if the process
     /// dies, one of them runs it.
     ///
@@ -254,7 +332,7 @@ impl TaskManager {
         )
     }
 
-    fn request<F, P, M, A>(
+    pub(crate) fn request<F, P, M, A>(
         &self,
         function: F,
         args: impl IntoIterator<Item = A>,

@@ -240,6 +240,8 @@ pub enum Source {
     Manual,
     /// A retry by hand of a finished task.
     Retry,
+    /// A slot of a schedule.
+    Scheduled,
 }
 
 /// Where a function runs.
@@ -260,6 +262,7 @@ impl Source {
         match self {
             Self::Manual => "manual",
             Self::Retry => "retry",
+            Self::Scheduled => "scheduled",
         }
     }
 }

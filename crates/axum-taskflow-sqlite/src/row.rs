@@ -28,7 +28,11 @@ const STATUSES: [(TaskStatus, i64); 6] = [
     (TaskStatus::Cancelled, 5),
 ];
 const ROLES: [(Role, i64); 3] = [(Role::Both, 0), (Role::Web, 1), (Role::Worker, 2)];
-const SOURCES: [(Source, i64); 2] = [(Source::Manual, 0), (Source::Retry, 1)];
+const SOURCES: [(Source, i64); 3] = [
+    (Source::Manual, 0),
+    (Source::Retry, 1),
+    (Source::Scheduled, 2),
+];
 const EXECUTORS: [(Executor, i64); 2] = [(Executor::Async, 0), (Executor::Thread, 1)];
 const LEVELS: [(LogLevel, i64); 4] = [
     (LogLevel::Debug, 0),

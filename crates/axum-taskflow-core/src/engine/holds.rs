@@ -297,6 +297,12 @@ impl HoldChanges {
         self.news.mark_unchanged();
     }
 
+    /// Returns when something has changed, but not before that time.
+    pub(crate) async fn changed_after(&mut self, earliest: Instant) {
+        let _ = self.news.changed().await; // the sender outlives the engine's loops
+        tokio::time::sleep_until(earliest).await;
+    }
+
     /// Returns when something may have changed, or the manager has stopped, and at `latest`.
     pub(crate) async fn next(&mut self, latest: Instant) {
         let next_look = Instant::now() + jittered(self.look_every);
@@ -745,7 +751,7 @@ impl Engine {
         }
     }
 
-    async fn alive(&self) -> Result<BTreeSet<InstanceId>, BackendError> {
+    pub(super) async fn alive(&self) -> Result<BTreeSet<InstanceId>, BackendError> {
         let peers = self.backend.instances().await?.into_iter();
         let alive = peers.filter(|peer| peer.alive);
         Ok(alive.map(|peer| peer.instance.id).collect())

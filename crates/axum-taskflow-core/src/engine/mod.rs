@@ -13,6 +13,7 @@ macro_rules! crash_point {
 }
 
 mod beat;
+mod boot;
 mod claimer;
 mod executor;
 pub(crate) mod holds;
@@ -22,6 +23,7 @@ mod panics;
 mod pruner;
 mod ready;
 mod rescuer;
+pub(crate) mod scheduler;
 mod threads;
 mod unreadable;
 
@@ -99,6 +101,8 @@ pub(crate) struct Engine {
     hold_news: watch::Sender<u64>,
     /// Somebody looks after what is held. An atomic: set once.
     watches_holds: AtomicBool,
+    /// Somebody here has changed a schedule.
+    schedules_changed: Notify,
     /// A lane wants tasks, or one is due earlier than the claimer knows.
     claimer_wake: Notify,
     /// Set by the first who asks for shutdown.
@@ -160,6 +164,7 @@ impl Engine {
         engine.loops.spawn(engine.clone().run_listener());
         engine.loops.spawn(engine.clone().run_rescuer());
         engine.loops.spawn(engine.clone().run_pruner());
+        engine.loops.spawn(engine.clone().run_scheduler());
         engine.loops.close();
         engine.start_beating(joined_at).map_err(|error| {
             Error::new(
@@ -239,6 +244,7 @@ impl Engine {
             holds: Holds::default(),
             hold_news: watch::Sender::default(),
             watches_holds: AtomicBool::new(false),
+            schedules_changed: Notify::new(),
             claimer_wake: Notify::new(),
             draining: AtomicBool::new(false),
             hurry: CancellationToken::new(),

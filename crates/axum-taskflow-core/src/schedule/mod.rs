@@ -1,3 +1,391 @@
-#![allow(dead_code)]
-pub(crate) mod slots;
+//! Schedules: what is to run at which times, and what was decided about each.
+
 pub(crate) mod decide;
+pub(crate) mod slots;
+
+use std::{cmp::Ordering, fmt, panic::Location, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    decide::{Decided, Decision, Missed, Overlap},
+    slots::Rule,
+};
+use self::{decide::Policy, slots::Slots};
+use crate::{
+    add::Request,
+    clock::Timestamp,
+    error::Error,
+    handler::{Args, IntoArgs, TaskFn},
+    id::TaskId,
+    manager::TaskManager,
+    task::{Tags, TaskOptions},
+};
+
+/// Slots later than this count as missed, unless a schedule says otherwise.
+const TOLERANCE: Duration = Duration::from_secs(60);
+const NAME_BYTES_MAX: usize = 256;
+/// How many decisions are remembered.
+pub(crate) const LAST_MAX: usize = 10;
+
+/// What its arguments are is known to the manager that takes it.
+type Ask = Box<dyn FnOnce(&TaskManager) -> Result<Request, Error> + Send + Sync>;
+
+/// A function, its arguments, and when it is to run.
+///
+/// ```
+/// use std::time::Duration;
+/// use axum_taskflow_core::{Config, Schedule, TaskDef, TaskManager};
+///
+/// async fn send_report(to: String) {}
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), axum_taskflow_core::Error> {
+/// let mut config = Config::default();
+/// config.tasks.push(TaskDef::new(send_report));
+/// config.schedules.push(
+///     Schedule::new(send_report, "ada@example.org".to_owned())
+///         .cron("0 9 * * Mon-Fri")
+///         .zone("Europe/Berlin"),
+/// );
+/// let manager = TaskManager::start(config).await?;
+///
+/// assert_eq!(manager.schedules().await?[0].name, "send_report");
+/// # manager.shutdown().await
+/// # }
+/// ```
+#[must_use = "a schedule does nothing until a manager has it"]
+pub struct Schedule {
+    pub(crate) name: Option<String>,
+    cron: Option<String>,
+    zone: Option<String>,
+    every: Option<Duration>,
+    policy: Policy,
+    jitter: Duration,
+    on_startup: bool,
+    options: TaskOptions,
+    tags: Tags,
+    place: &'static Location<'static>,
+    ask: Ask,
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schedule")
+            .field("name", &self.name)
+            .field("place", &self.at())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Schedule {
+    /// A schedule of this function. Its name is that of the function, unless it is given one.
+    #[track_caller]
+    pub fn new<F, P, M, A>(function: F, args: A) -> Self
+    where
+        F: TaskFn<P, M>,
+        P: Args,
+        M: 'static,
+        A: IntoArgs<P, F> + Send + Sync + 'static,
+    {
+        let place = Location::caller();
+        Self {
+            name: None,
+            cron: None,
+            zone: None,
+            every: None,
+            policy: Policy {
+                missed: Missed::default(),
+                overlap: Overlap::default(),
+                tolerance: TOLERANCE,
+            },
+            jitter: Duration::ZERO,
+            on_startup: false,
+            options: TaskOptions::default(),
+            tags: Tags::default(),
+            place,
+            ask: Box::new(move |manager| manager.request(function, [args], place)),
+        }
+    }
+
+    /// Its name: one schedule of each in the cluster. Needed if a function has several.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// By a cron expression of five fields, or of six with seconds in front.
+    pub fn cron(mut self, expression: impl Into<String>) -> Self {
+        self.cron = Some(expression.into());
+        self
+    }
+
+    /// The time zone of the cron expression, by its IANA name; UTC unless set.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    /// Again and again after so long, counted from the beginning of 1970 (UTC).
+    pub fn every(mut self, every: Duration) -> Self {
+        self.every = Some(every);
+        self
+    }
+
+    /// What becomes of slots that came while nothing ran.
+    pub fn missed(mut self, missed: Missed) -> Self {
+        self.policy.missed = missed;
+        self
+    }
+
+    /// What becomes of a slot whose predecessor's task has not ended.
+    pub fn overlap(mut self, overlap: Overlap) -> Self {
+        self.policy.overlap = overlap;
+        self
+    }
+
+    /// A slot later than this is missed; a minute unless set.
+    pub fn tolerance(mut self, tolerance: Duration) -> Self {
+        self.policy.tolerance = tolerance;
+        self
+    }
+
+    /// Each task starts after a random part of this, so that many schedules of one time do not start together.
+    pub fn jitter(mut self, jitter: Duration) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// Also once when the first instance of the cluster starts.
+    pub fn run_on_startup(mut self, on_startup: bool) -> Self {
+        self.on_startup = on_startup;
+        self
+    }
+
+    /// What its tasks do, beyond the options of the function: retries, timeout, priority.
+    pub fn options(mut self, options: TaskOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// A label of its tasks.
+    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.tags.insert(key.into(), value.into());
+        self
+    }
+
+    fn at(&self) -> String {
+        format!("{}:{}", self.place.file(), self.place.line())
+    }
+
+    /// When it is due.
+    fn rule(&self) -> Result<Rule, String> {
+        match (&self.cron, self.every, &self.zone) {
+            (Some(expression), None, zone) => Ok(Rule::Cron {
+                expression: expression.clone(),
+                zone: zone.clone().unwrap_or_else(|| "UTC".to_owned()),
+            }),
+            (None, Some(every), None) => Ok(Rule::Every(every)),
+            (None, Some(_), Some(_)) => Err("every needs no zone: only cron does".to_owned()),
+            (Some(_), Some(_), _) => Err("it has both cron and every".to_owned()),
+            (None, None, _) => Err("it has neither cron nor every".to_owned()),
+        }
+    }
+
+    /// What is wrong with it, with its place.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        let wrong = self
+            .rule()
+            .and_then(|rule| Slots::of(&rule).map(drop))
+            .err()
+            .or_else(|| match self.policy.missed {
+                Missed::FireAll { max: 0 | 1_001.., .. } => {
+                    Some("fire_all takes 1 to 1,000 tasks at once".to_owned())
+                }
+                _ => None,
+            })
+            .or_else(|| {
+                let name = self.name.as_ref()?;
+                let is_bad = name.is_empty()
+                    || name.len() > NAME_BYTES_MAX
+                    || name.contains(char::is_control);
+                is_bad.then(|| format!("{name:?} is no name: it has 1 to {NAME_BYTES_MAX} bytes and no control characters"))
+            })
+            .or_else(|| self.options.complaint());
+        let name = self.name.as_deref().unwrap_or_default();
+        wrong.map(|wrong| format!("schedule {name}({}): {wrong}", self.at()))
+    }
+
+    /// What is stored of it.
+    pub(crate) fn define(self, manager: &TaskManager) -> Result<(String, Definition), Error> {
+        if let Some(complaint) = self.complaint() {
+            return Err(Error::invalid(complaint));
+        }
+        let rule = self.rule().map_err(Error::invalid)?;
+        let request = (self.ask)(manager)?;
+        let name = self.name.unwrap_or_else(|| request.def.name.to_string());
+        Ok((
+            name,
+            Definition {
+                function: request.def.name.to_string(),
+                args: request.args.into_iter().next().unwrap_or_default(),
+                rule,
+                policy: self.policy,
+                jitter: self.jitter,
+                on_startup: self.on_startup,
+                options: self.options,
+                tags: self.tags,
+            },
+        ))
+    }
+}
+
+/// What a program says of a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Definition {
+    pub(crate) function: String,
+    /// JSON.
+    pub(crate) args: String,
+    pub(crate) rule: Rule,
+    pub(crate) policy: Policy,
+    pub(crate) jitter: Duration,
+    pub(crate) on_startup: bool,
+    pub(crate) options: TaskOptions,
+    pub(crate) tags: Tags,
+}
+
+/// Where a schedule comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Origin {
+    /// The program: each start compares it with what is stored.
+    Code,
+    /// [`TaskManager::schedule`](crate::TaskManager::schedule), while the program ran.
+    Manual,
+}
+
+/// Who has paused a schedule, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Everything that is stored of a schedule: one record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Who wrote it: new at each write.
+    pub(crate) by: TaskId,
+    pub(crate) definition: Definition,
+    pub(crate) origin: Origin,
+    /// The version of the program that defined it.
+    pub(crate) version: String,
+    pub(crate) paused: Option<Paused>,
+    /// The program that knows the function has no such schedule any more.
+    pub(crate) retired: bool,
+    /// The first slot that was not decided on: this alone makes each slot fire once.
+    pub(crate) next: Option<Timestamp>,
+    pub(crate) queued: Option<Timestamp>,
+    pub(crate) last_task: Option<TaskId>,
+    /// The start of the cluster at which it has run.
+    pub(crate) boot: Option<TaskId>,
+    /// Newest first.
+    pub(crate) last: Vec<Decision>,
+}
+
+impl State {
+    pub(crate) fn remember(&mut self, slot: Timestamp, at: Timestamp, what: Decided) {
+        self.last.insert(0, Decision { slot, at, what });
+        self.last.truncate(LAST_MAX);
+    }
+
+    /// The slots of its rule; none if a program with other rules wrote it.
+    pub(crate) fn slots(&self) -> Option<Slots> {
+        Slots::of(&self.definition.rule).ok()
+    }
+}
+
+/// What a schedule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ScheduleState {
+    /// It fires.
+    Active,
+    /// Somebody has paused it.
+    Paused,
+    /// The newest program has it no more.
+    Retired,
+    /// This instance does not know its function: others may fire it.
+    UnknownFunction,
+}
+
+/// A schedule as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ScheduleInfo {
+    /// Its name.
+    pub name: String,
+    /// What it runs.
+    pub function: String,
+    /// The arguments, JSON.
+    pub args: String,
+    /// When.
+    pub rule: Rule,
+    /// What becomes of slots that came while nothing ran.
+    pub missed: Missed,
+    /// What becomes of a slot whose predecessor's task has not ended.
+    pub overlap: Overlap,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The version of the program that defined it.
+    pub version: String,
+    /// What it does.
+    pub state: ScheduleState,
+    /// Who has paused it.
+    pub paused: Option<Paused>,
+    /// The slots that come next, at most five.
+    pub next: Vec<Timestamp>,
+    /// A slot that waits for the task of an earlier one to end.
+    pub queued: Option<Timestamp>,
+    /// The last decisions, newest first, at most ten.
+    pub last: Vec<Decision>,
+}
+
+/// Compares versions number by number: `1.10` is newer than `1.9`. What is no number is compared as text.
+pub(crate) fn compare_versions(one: &str, other: &str) -> Ordering {
+    let mut others = other.split(['.', '-', '+']);
+    for part in one.split(['.', '-', '+']) {
+        let Some(other) = others.next() else {
+            return Ordering::Greater;
+        };
+        let ordering = match (part.parse::<u64>(), other.parse::<u64>()) {
+            (Ok(one), Ok(other)) => one.cmp(&other),
+            _ => part.cmp(other),
+        };
+        if ordering != Ordering::Equal {
+            return ordering;
+        }
+    }
+    match others.next() {
+        Some(_) => Ordering::Less,
+        None => Ordering::Equal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_number_by_number() {
+        for (lower, higher) in [("1.9", "1.10"), ("1.2", "1.2.1"), ("", "0.1"), ("2.0.0-a", "2.0.0-b")] {
+            assert_eq!(compare_versions(lower, higher), Ordering::Less, "{lower} {higher}");
+            assert_eq!(compare_versions(higher, lower), Ordering::Greater);
+            assert_eq!(compare_versions(higher, higher), Ordering::Equal);
+        }
+    }
+}

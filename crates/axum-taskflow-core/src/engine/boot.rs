@@ -1,0 +1,61 @@
+//! The start of the cluster: the time since which there was always somebody alive.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Engine,
+    holds::{json, parse},
+};
+use crate::{
+    error::BackendError,
+    id::{InstanceId, TaskId},
+    step::{Becomes, RecordChange, Step, Stepped},
+};
+
+const KEY: &str = "boot";
+
+#[derive(Serialize, Deserialize)]
+struct Boot {
+    id: TaskId,
+    /// Those who take part in it; of the dead only until somebody comes.
+    members: Vec<InstanceId>,
+    /// Who wrote it.
+    by: TaskId,
+}
+
+impl Engine {
+    /// Takes part in the start of the cluster that is going on, or begins a new one if nobody alive takes part in it.
+    pub(crate) async fn join_boot(&self) -> Result<TaskId, BackendError> {
+        loop {
+            let record = self.record(KEY).await?;
+            let boot: Option<Boot> = parse(record.as_ref())?;
+            let me = self.me();
+            let alive: BTreeSet<InstanceId> = self.alive().await?;
+            let now = self.clock.now();
+            let by = self.ids.task(now);
+            let mut boot = boot.unwrap_or(Boot {
+                id: by,
+                members: Vec::new(),
+                by,
+            });
+            boot.members
+                .retain(|member| *member != me && alive.contains(member));
+            if boot.members.is_empty() {
+                boot.id = by;
+            }
+            boot.members.push(me);
+            boot.by = by;
+            let mut step = Step::at(now);
+            step.records.push(RecordChange {
+                key: KEY.to_owned(),
+                expects: record.map_or(0, |record| record.version),
+                becomes: Becomes::Value(json(&boot)),
+            });
+            if self.backend.step(Arc::new(step)).await? != Stepped::Stale {
+                return Ok(boot.id);
+            }
+        }
+    }
+}

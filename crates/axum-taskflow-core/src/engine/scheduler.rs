@@ -1,0 +1,533 @@
+//! Fires the slots of schedules. Every instance that knows the function may: one step moves the schedule on and adds the
+//! task, so of those who try one succeeds.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{
+    Engine, LOOP_RETRY,
+    holds::{json, parse},
+    jittered,
+};
+use crate::{
+    add::scheduled,
+    backend::AuditEntry,
+    clock::Timestamp,
+    error::{BackendError, Error, ErrorKind},
+    health::Duty,
+    id::{InstanceId, TaskId},
+    schedule::{
+        Decided, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State,
+        Definition, compare_versions,
+        decide::{Verdict, decide},
+        slots::Slots,
+    },
+    step::{Becomes, Record, RecordChange, Step, Stepped},
+    task::Task,
+};
+
+const PREFIX: &str = "schedule:";
+/// Between two looks at what others have changed, at least and at most.
+const READ_AFTER: Duration = Duration::from_secs(1);
+const READ_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks whether a slot that waits for another's task can fire.
+const QUEUED_EVERY: Duration = Duration::from_millis(500);
+/// Slots that are told ahead.
+const NEXT_MAX: usize = 5;
+
+/// A schedule as this instance has read it.
+struct Known {
+    version: u64,
+    state: State,
+    slots: Slots,
+}
+
+impl Engine {
+    pub(crate) async fn run_scheduler(self: Arc<Self>) {
+        let mut known = BTreeMap::new();
+        let mut member = None;
+        let mut changes = self.hold_changes();
+        let (mut read_at, mut must_read) = (Instant::now(), true);
+        loop {
+            if must_read || read_at.elapsed() >= READ_EVERY {
+                changes.mark_unchanged(); // before the look, so that nothing is missed
+                let reading = async {
+                    self.take_part(&mut member).await?;
+                    self.read_schedules().await
+                };
+                match reading.await {
+                    Ok(read) => {
+                        known = read;
+                        (read_at, must_read) = (Instant::now(), false);
+                        self.troubles.end(Duty::Schedule);
+                    }
+                    Err(failure) => {
+                        self.cannot_schedule(&failure).await;
+                        continue;
+                    }
+                }
+            }
+            let now = self.clock.now();
+            let boot = member.map(|(_, boot)| boot);
+            let due: Vec<String> = known
+                .iter()
+                .filter(|(_, it)| self.is_due(it, boot, now))
+                .map(|(name, _)| name.clone())
+                .collect();
+            for name in due {
+                let Some(it) = known.remove(&name) else {
+                    continue;
+                };
+                match self.fire(&name, it, boot, now).await {
+                    Ok(Some(it)) => {
+                        known.insert(name, it);
+                    }
+                    Ok(None) => must_read = true, // somebody was faster
+                    Err(failure) => {
+                        must_read = true;
+                        self.cannot_schedule(&failure).await;
+                    }
+                }
+            }
+            if must_read {
+                continue;
+            }
+            let next = known
+                .values()
+                .filter(|it| self.fires(&it.state))
+                .filter_map(|it| it.state.next)
+                .min();
+            let is_queued = known.values().any(|it| it.state.queued.is_some());
+            let next_due = async {
+                match next {
+                    Some(next) => self.clock.sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let look = match is_queued {
+                true => QUEUED_EVERY,
+                false => READ_EVERY,
+            };
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return,
+                () = next_due => {}
+                () = tokio::time::sleep(jittered(look)) => {}
+                () = changes.changed_after(read_at + READ_AFTER) => must_read = true,
+                () = self.schedules_changed.notified() => must_read = true,
+            }
+        }
+    }
+
+    async fn cannot_schedule(&self, failure: &BackendError) {
+        error!(error = %failure, "cannot fire schedules");
+        self.troubles
+            .begin(Duty::Schedule, self.clock.now(), failure);
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => {}
+            () = tokio::time::sleep(jittered(LOOP_RETRY)) => {}
+        }
+    }
+
+    /// Takes part in the start of the cluster; again if this instance goes by another name now.
+    async fn take_part(
+        &self,
+        member: &mut Option<(InstanceId, TaskId)>,
+    ) -> Result<(), BackendError> {
+        let me = self.me();
+        if member.is_none_or(|(id, _)| id != me) {
+            *member = Some((me, self.join_boot().await?));
+        }
+        Ok(())
+    }
+
+    async fn read_schedules(&self) -> Result<BTreeMap<String, Known>, BackendError> {
+        let records = self.all_records(PREFIX).await?;
+        Ok(records
+            .into_iter()
+            .filter_map(|record| {
+                let name = record.key.strip_prefix(PREFIX)?.to_owned();
+                // One that a newer program wrote is for newer programs.
+                let state: State = parse::<Option<State>>(Some(&record)).ok()??;
+                let slots = state.slots()?;
+                let version = record.version;
+                Some((
+                    name,
+                    Known {
+                        version,
+                        state,
+                        slots,
+                    },
+                ))
+            })
+            .collect())
+    }
+
+    fn fires(&self, state: &State) -> bool {
+        state.paused.is_none()
+            && !state.retired
+            && self.registry.by_name(&state.definition.function).is_some()
+    }
+
+    fn is_due(&self, it: &Known, boot: Option<TaskId>, now: Timestamp) -> bool {
+        let state = &it.state;
+        let is_startup = state.definition.on_startup && state.boot != boot;
+        (is_startup || state.queued.is_some() || state.next.is_some_and(|next| next <= now))
+            && self.fires(state)
+    }
+
+    /// Decides about what is due, and does it in one step; none if somebody was faster.
+    async fn fire(
+        self: &Arc<Self>,
+        name: &str,
+        it: Known,
+        boot: Option<TaskId>,
+        now: Timestamp,
+    ) -> Result<Option<Known>, BackendError> {
+        let is_busy = match (it.state.definition.policy.overlap, it.state.last_task) {
+            (Overlap::Allow, _) | (_, None) => false,
+            (_, Some(id)) => {
+                let task = self.backend.get(id).await?;
+                task.is_some_and(|task| !task.life.status.is_terminal())
+            }
+        };
+        let mut state = it.state.clone();
+        let policy = state.definition.policy;
+        let mut verdict = decide(&it.slots, policy, state.next, state.queued, is_busy, now);
+        if state.definition.on_startup && state.boot != boot {
+            state.boot = boot;
+            if verdict.fire.is_empty() {
+                verdict.fire.push(now);
+            }
+        }
+        let tasks = self.decided(name, &mut state, &verdict, now);
+        if state == it.state {
+            return Ok(Some(it)); // it still waits
+        }
+        let step = self.step_of(name, it.version, &mut state, now);
+        let stepped = self.take(step, tasks).await?;
+        Ok(stepped.map(|version| Known {
+            version,
+            state,
+            slots: it.slots,
+        }))
+    }
+
+    /// Writes down what was decided, and makes the tasks.
+    fn decided(
+        &self,
+        name: &str,
+        state: &mut State,
+        verdict: &Verdict,
+        now: Timestamp,
+    ) -> Vec<Task> {
+        (state.next, state.queued) = (verdict.next, verdict.queued);
+        if let Some((n, last)) = verdict.missed {
+            warn!(schedule = name, n, "slots were missed");
+            state.remember(last, now, Decided::Missed { n });
+        }
+        for slot in &verdict.overlapped {
+            state.remember(*slot, now, Decided::Overlapped);
+        }
+        let is_new = verdict.queued.is_some_and(|queued| {
+            let mut last = state.last.iter();
+            !last.any(|it| it.slot == queued && it.what == Decided::Queued)
+        });
+        if let Some(queued) = verdict.queued.filter(|_| is_new) {
+            state.remember(queued, now, Decided::Queued);
+        }
+        let mut tasks = Vec::with_capacity(verdict.fire.len());
+        for slot in &verdict.fire {
+            let Some(task) = self.task_of(name, state, *slot, now) else {
+                continue; // its function is known, or it would not fire
+            };
+            state.last_task = Some(task.id);
+            state.remember(*slot, now, Decided::Fired { task: task.id });
+            tasks.push(task);
+        }
+        tasks
+    }
+
+    fn task_of(&self, name: &str, state: &State, slot: Timestamp, now: Timestamp) -> Option<Task> {
+        let def = self.registry.by_name(&state.definition.function)?;
+        let late = now.since(slot);
+        info!(schedule = name, ?late, "a schedule fires");
+        let run_at = slot.saturating_add(state.definition.jitter.mul_f64(fastrand::f64()));
+        Some(scheduled(self, &def, name, &state.definition, run_at))
+    }
+
+    fn step_of(&self, name: &str, version: u64, state: &mut State, now: Timestamp) -> Step {
+        state.by = self.ids.task(now);
+        let mut step = Step::at(now);
+        step.records.push(RecordChange {
+            key: format!("{PREFIX}{name}"),
+            expects: version,
+            becomes: Becomes::Value(json(state)),
+        });
+        step
+    }
+
+    /// Takes the step with these tasks; the new version of its record, or none if it is stale.
+    async fn take(
+        self: &Arc<Self>,
+        mut step: Step,
+        tasks: Vec<Task>,
+    ) -> Result<Option<u64>, BackendError> {
+        step.tasks = tasks.into_iter().map(Arc::new).collect();
+        let step = Arc::new(step);
+        crash_point!("scheduler::decided");
+        let stepped = self.backend.step(step.clone()).await?;
+        crash_point!("scheduler::stepped");
+        let Stepped::Done { versions, .. } = stepped else {
+            return Ok(None);
+        };
+        for task in &step.tasks {
+            self.feed.added(task);
+            self.waits_on_disk(Some(task.executor), task.life.run_at, step.now);
+        }
+        Ok(versions.first().copied())
+    }
+
+    // ---- what people do ----
+
+    /// Stores what this program says of its schedules, and retires those that it has no more.
+    pub(crate) async fn install(
+        self: &Arc<Self>,
+        definitions: BTreeMap<String, Definition>,
+    ) -> Result<(), Error> {
+        let mine = self.instance().version.clone();
+        for record in self.all_records(PREFIX).await? {
+            let Some(name) = record.key.strip_prefix(PREFIX) else {
+                continue;
+            };
+            let Some(mut state) = parse::<Option<State>>(Some(&record))? else {
+                continue;
+            };
+            // A program that does not know the function is another one, and says nothing of its schedules.
+            let is_gone = state.origin == Origin::Code
+                && !state.retired
+                && !definitions.contains_key(name)
+                && self.registry.by_name(&state.definition.function).is_some()
+                && compare_versions(&mine, &state.version).is_ge();
+            if is_gone {
+                info!(schedule = name, "the program has this schedule no more");
+                state.retired = true;
+                let step = self.step_of(name, record.version, &mut state, self.clock.now());
+                self.take(step, Vec::new()).await?; // stale: somebody else has started too
+            }
+        }
+        for (name, definition) in definitions {
+            self.define(&name, definition, Origin::Code).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores a schedule, unless a newer program has defined it.
+    pub(crate) async fn define(
+        self: &Arc<Self>,
+        name: &str,
+        definition: Definition,
+        origin: Origin,
+    ) -> Result<(), Error> {
+        let slots = Slots::of(&definition.rule).map_err(|wrong| {
+            Error::new(ErrorKind::Invalid, format!("schedule {name}: {wrong}"))
+        })?;
+        let mine = self.instance().version.clone();
+        loop {
+            let record = self.record(&format!("{PREFIX}{name}")).await?;
+            let stored: Option<State> = parse(record.as_ref())?;
+            let now = self.clock.now();
+            let first = slots.after(now);
+            let mut state = match stored {
+                None => State {
+                    by: self.ids.task(now),
+                    definition: definition.clone(),
+                    origin,
+                    version: mine.clone(),
+                    paused: None,
+                    retired: false,
+                    next: first,
+                    queued: None,
+                    last_task: None,
+                    boot: None,
+                    last: Vec::new(),
+                },
+                Some(stored) if stored.origin == Origin::Code && origin == Origin::Manual => {
+                    return Err(Error::conflict(format!(
+                        "schedule {name} is one of the program: give this one another name"
+                    )));
+                }
+                Some(stored)
+                    if origin == Origin::Code
+                        && compare_versions(&mine, &stored.version).is_lt() =>
+                {
+                    return Ok(()); // a newer program runs, or did
+                }
+                Some(stored)
+                    if stored.definition == definition
+                        && !stored.retired
+                        && stored.origin == origin
+                        && stored.version == mine =>
+                {
+                    return Ok(());
+                }
+                Some(mut stored) => {
+                    if stored.definition.rule != definition.rule || stored.retired {
+                        (stored.next, stored.queued) = (first, None);
+                    }
+                    stored.definition = definition.clone();
+                    (stored.origin, stored.retired) = (origin, false);
+                    stored.version.clone_from(&mine);
+                    stored
+                }
+            };
+            let version = record.map_or(0, |record| record.version);
+            let step = self.step_of(name, version, &mut state, now);
+            if self.take(step, Vec::new()).await?.is_some() {
+                self.schedules_changed.notify_one();
+                return Ok(());
+            }
+        }
+    }
+
+    pub(crate) async fn schedules(&self) -> Result<Vec<ScheduleInfo>, Error> {
+        let records = self.all_records(PREFIX).await?;
+        let mut infos = Vec::with_capacity(records.len());
+        for record in &records {
+            let state: Option<State> = parse(Some(record))?;
+            let name = record.key.strip_prefix(PREFIX);
+            if let Some((name, state)) = name.zip(state) {
+                infos.push(self.info_of(name, state));
+            }
+        }
+        Ok(infos)
+    }
+
+    fn info_of(&self, name: &str, state: State) -> ScheduleInfo {
+        let does = match &state {
+            State { retired: true, .. } => ScheduleState::Retired,
+            State { paused: Some(_), .. } => ScheduleState::Paused,
+            state if !self.fires(state) => ScheduleState::UnknownFunction,
+            _ => ScheduleState::Active,
+        };
+        let slots = state.slots();
+        let ahead = std::iter::successors(state.next, |slot| slots.as_ref()?.after(*slot));
+        let next = match does {
+            ScheduleState::Active | ScheduleState::UnknownFunction => {
+                ahead.take(NEXT_MAX).collect()
+            }
+            _ => Vec::new(),
+        };
+        ScheduleInfo {
+            name: name.to_owned(),
+            function: state.definition.function,
+            args: state.definition.args,
+            rule: state.definition.rule,
+            missed: state.definition.policy.missed,
+            overlap: state.definition.policy.overlap,
+            origin: state.origin,
+            version: state.version,
+            state: does,
+            paused: state.paused,
+            next,
+            queued: state.queued,
+            last: state.last,
+        }
+    }
+
+    /// Changes a schedule by hand, in one step with the record of who did it.
+    pub(crate) async fn edit_schedule(
+        self: &Arc<Self>,
+        name: &str,
+        edit: Edit,
+        actor: &str,
+    ) -> Result<Option<TaskId>, Error> {
+        loop {
+            let record = self.record(&format!("{PREFIX}{name}")).await?;
+            let Some(Record { version, .. }) = record else {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is no schedule {name:?}"),
+                ));
+            };
+            let Some(mut state) = parse::<Option<State>>(record.as_ref())? else {
+                continue;
+            };
+            let now = self.clock.now();
+            let (mut tasks, mut is_deleted) = (Vec::new(), false);
+            match edit {
+                Edit::Pause => {
+                    state.paused = Some(Paused {
+                        by: actor.to_owned(),
+                        since: now,
+                    });
+                }
+                Edit::Resume => {
+                    // What came meanwhile was not missed: nobody wanted it.
+                    state.paused = None;
+                    state.queued = None;
+                    state.next = state.slots().and_then(|slots| slots.after(now));
+                }
+                Edit::Run => {
+                    let Some(task) = self.task_of(name, &state, now, now) else {
+                        return Err(Error::conflict(format!(
+                            "the function {} of schedule {name} is not known here",
+                            state.definition.function
+                        )));
+                    };
+                    state.last_task = Some(task.id);
+                    state.remember(now, now, Decided::Fired { task: task.id });
+                    tasks.push(task);
+                }
+                Edit::Delete => {
+                    if state.origin == Origin::Code && !state.retired {
+                        return Err(Error::conflict(format!(
+                            "schedule {name} is one of the program, which would bring it back: pause it"
+                        )));
+                    }
+                    is_deleted = true;
+                }
+            }
+            let mut step = self.step_of(name, version, &mut state, now);
+            if is_deleted {
+                step.records[0].becomes = Becomes::Gone;
+            }
+            step.audit.push(AuditEntry {
+                id: self.ids.task(now),
+                at: now,
+                actor: actor.to_owned(),
+                action: edit.action().to_owned(),
+                task: tasks.first().map(|task: &Task| task.id),
+                detail: serde_json::json!({ "schedule": name }),
+            });
+            let id = tasks.first().map(|task| task.id);
+            if self.take(step, tasks).await?.is_some() {
+                self.schedules_changed.notify_one();
+                return Ok(id);
+            }
+        }
+    }
+}
+
+/// What people do with a schedule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Edit {
+    Pause,
+    Resume,
+    Run,
+    Delete,
+}
+
+impl Edit {
+    fn action(self) -> &'static str {
+        match self {
+            Self::Pause => "pause_schedule",
+            Self::Resume => "resume_schedule",
+            Self::Run => "run_schedule",
+            Self::Delete => "delete_schedule",
+        }
+    }
+}
