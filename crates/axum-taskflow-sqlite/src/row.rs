@@ -17,7 +17,8 @@ use crate::{
 /// What [`read_task`] reads, in its order.
 pub(crate) const TASK_COLUMNS: &str = "
     id, func, status, epoch, attempt, owner, priority, run_at, instance, started_at, finished_at,
-    source, executor, requeue, args, result, error, tags, options, idempotency, retry_of, progress, crashes";
+    source, executor, requeue, args, result, error, tags, options, idempotency, retry_of, progress, crashes,
+    tracking_id, trace_context";
 
 const STATUSES: [(TaskStatus, i64); 6] = [
     (TaskStatus::Pending, 0),
@@ -175,7 +176,9 @@ pub(crate) fn bind_task(
         .next(idempotency.transpose()?)?
         .next(task.retry_of.as_ref().map(|id| &id.as_bytes()[..]))?
         .next(progress.transpose()?)?
-        .next(life.crashes)?;
+        .next(life.crashes)?
+        .next(task.tracking_id.as_deref())?
+        .next(task.trace_context.as_deref())?;
     Ok(())
 }
 
@@ -198,6 +201,8 @@ pub(crate) fn read_task(
     task.idempotency_key = json::<IdempotencyKey>(row, 19)?;
     task.retry_of = row.get::<_, Option<[u8; 16]>>(20)?.map(TaskId::from_bytes);
     task.progress = json::<Progress>(row, 21)?;
+    task.tracking_id = text(row, 23, usize::MAX)?.map(Arc::from);
+    task.trace_context = text(row, 24, usize::MAX)?.map(Arc::from);
     let owner = match row.get::<_, Option<i64>>(5)? {
         None | Some(NOBODY) => None,
         Some(no) => Some(interned.instance_id(conn, no)?),

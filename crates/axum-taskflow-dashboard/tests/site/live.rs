@@ -198,19 +198,23 @@ async fn only_new_tasks_that_fit_the_page_are_counted() {
     let site = Site::open().await;
     let mut failed = Live::of_page(&site, "/tasks/dashboard?status=failed").await;
     let mut tagged = Live::of_page(&site, "/tasks/dashboard?tag=plan%3Dpro").await;
+    let mut tracked = Live::of_page(&site, "/tasks/dashboard?tracking_id=r-1").await;
     failed.until("counts").await;
     tagged.until("hello").await;
+    tracked.until("hello").await;
 
     site.ended(TaskStatus::Success).await;
     let add = site
         .manager
         .add_task(greet, "x".to_owned())
-        .tag("plan", "pro");
+        .tag("plan", "pro")
+        .tracking_id("r-1");
     add.delay_by(Duration::from_secs(60)).await.unwrap();
     site.ended(TaskStatus::Failed).await;
 
     assert_eq!(failed.until("tasks").await.data, json!({ "n": 1 }));
     assert_eq!(tagged.until("tasks").await.data, json!({ "n": 1 }));
+    assert_eq!(tracked.until("tasks").await.data, json!({ "n": 1 }));
 }
 
 #[tokio::test]
