@@ -154,11 +154,13 @@ impl Source<'_> {
         match self {
             // Looks at each task of the request, and says of each whether it has the tag.
             Self::Tracked(..) => {
-                "SELECT rowid, id, status, func,
+                "SELECT task.rowid, task.id, task.status, task.func,
                         ?4 IS NULL OR EXISTS (
                             SELECT 1 FROM task_tag
                             WHERE key = ?4 AND value = ifnull(?5, value) AND task_tag.task = task.id)
-                 FROM task WHERE id < ?1 AND id > ?2 AND tracking_id = ?3 ORDER BY id DESC"
+                 FROM task_tracking CROSS JOIN task ON task.id = task_tracking.task
+                 WHERE task_tracking.task < ?1 AND task_tracking.task > ?2 AND tracking_id = ?3
+                 ORDER BY task_tracking.task DESC"
             }
             Self::Tag(..) => {
                 "SELECT task.rowid, task.id, task.status, task.func
@@ -273,7 +275,7 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         schema::migrate(&conn).unwrap();
         let sources = [
-            (Source::Tracked("", None), "task_tracked"),
+            (Source::Tracked("", None), "PRIMARY KEY"),
             (Source::Tag("", ""), "PRIMARY KEY"),
             (Source::TagKey(""), "task_tag_by_key"),
             (Source::EndedBadly(3), "task_ended_badly"),

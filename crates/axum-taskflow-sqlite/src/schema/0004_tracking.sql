@@ -1,6 +1,7 @@
--- Which request a task belongs to.
-
-ALTER TABLE task ADD COLUMN tracking_id TEXT;
-ALTER TABLE task ADD COLUMN trace_context TEXT;
--- serves list.rs by tracking id; costs nothing for a task that has none
-CREATE INDEX task_tracked ON task (tracking_id, id) WHERE tracking_id IS NOT NULL;
+-- The tasks of a request, to be searched. What a task says of its request lies in task.options: a column of its own
+-- would cost every task.
+CREATE TABLE task_tracking (
+    tracking_id TEXT NOT NULL,
+    task        BLOB NOT NULL,
+    PRIMARY KEY (tracking_id, task)
+) WITHOUT ROWID;
