@@ -150,6 +150,20 @@ async fn a_task_keeps_it_through_retries_by_itself_and_by_hand() {
     assert!(is_tracked(&get(&manager, again).await));
 }
 
+#[tokio::test]
+async fn what_a_function_does_before_it_returns_its_future_is_inside_as_well() {
+    fn early() -> impl Future<Output = bool> + Send {
+        let tracking = Tracking::current();
+        async move { tracking == self::tracking() }
+    }
+    let manager = started().await;
+
+    let adding = tracking().sync_scope(|| manager.add_task(early, ()));
+    let id = adding.await.unwrap();
+
+    assert!(manager.wait::<bool>(id).await.unwrap());
+}
+
 // ---- log lines ---------------------------------------------------------------------------------------------------
 
 /// What was logged: the fields of the line and of all spans around it.
@@ -225,9 +239,8 @@ async fn every_line_that_a_function_logs_names_its_task_and_its_request() {
         let asynchronous = asynchronous.retries(1).delay(Duration::ZERO);
         (asynchronous, manager.add_task(logs_plain, ()))
     });
-    // Whatever span is around the call is no part of the task.
-    let around = tracing::info_span!("around");
-    let asynchronous = tracing::Instrument::instrument(asynchronous.into_future(), around);
+    // Whatever span somebody leaves open on this thread is no part of the task.
+    let _around = tracing::info_span!("around").entered();
     let (asynchronous, plain) = (asynchronous.await.unwrap(), plain.await.unwrap());
     assert!(manager.wait::<()>(asynchronous).await.is_err());
     manager.wait::<()>(plain).await.unwrap();
