@@ -20,6 +20,7 @@ guides! {
     defining_tasks: "docs/defining-tasks.md",
     adding_tasks: "docs/adding-tasks.md",
     execution_and_retries: "docs/execution-and-retries.md",
+    tracking: "docs/tracking.md",
     persistence: "docs/persistence.md",
     dashboard_and_rest: "docs/dashboard-and-rest.md",
     several_hosts: "docs/several-hosts.md",

@@ -18,6 +18,7 @@ use crate::{
     schedule::Definition,
     step::{Step, Stepped},
     task::{IdempotencyKey, Source, Tags, Task, TaskOptions},
+    tracking::Tracking,
 };
 
 /// How long a key stays taken after success, unless an option says otherwise.
@@ -42,6 +43,18 @@ struct Said {
     tags: Tags,
     key: Option<String>,
     due: Due,
+    /// What counted where the call was made; the future may be awaited elsewhere.
+    tracking: Tracking,
+    tracking_id: Option<String>,
+}
+
+impl Said {
+    fn here() -> Self {
+        Self {
+            tracking: Tracking::of_call(),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Default)]
@@ -75,6 +88,14 @@ macro_rules! shared_setters {
             self.said
                 .tags
                 .extend(tags.map(|(key, value)| (key.into(), value.into())));
+            self
+        }
+
+        /// The id of the request, or of whatever the task belongs to, by which its log lines and the tasks that it adds
+        /// are found: 1 to 128 visible ASCII characters. Unless set, it is that of the request or of the task in which
+        /// the call is made; see [`Tracking`](crate::Tracking).
+        pub fn tracking_id(mut self, id: impl Into<String>) -> Self {
+            self.said.tracking_id = Some(id.into());
             self
         }
 
@@ -158,7 +179,7 @@ impl<'a> AddTask<'a> {
         Self {
             engine,
             request,
-            said: Said::default(),
+            said: Said::here(),
             fence: None,
         }
     }
@@ -208,7 +229,7 @@ impl<'a> AddTasks<'a> {
         Self {
             engine,
             request,
-            said: Said::default(),
+            said: Said::here(),
         }
     }
 
@@ -273,6 +294,10 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         Due::In(delay) => later(now, delay)?,
     };
     check_tags(&said.tags)?;
+    let tracking = match said.tracking_id {
+        Some(id) => said.tracking.with_id(id)?,
+        None => said.tracking,
+    };
     let key = match said.key {
         Some(key) => Some(IdempotencyKey {
             key: checked_key(key)?,
@@ -296,6 +321,7 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         task.tags.clone_from(&said.tags);
         task.idempotency_key.clone_from(&key);
         task.options = said.options.clone();
+        tracking.give_to(&mut task);
         task.executor = def.executor;
         Ok(task)
     });
@@ -336,6 +362,7 @@ pub(crate) fn retry_of(engine: &Engine, old: &Task, def: &TaskDef) -> Task {
     task.executor = def.executor;
     task.source = Source::Retry;
     task.retry_of = Some(old.id);
+    Tracking::of_task(old).give_to(&mut task);
     task
 }
 

@@ -373,6 +373,8 @@ pub struct ListQuery {
     pub name: Option<String>,
     /// Only those with this tag; without a value, with any value of it.
     pub tag: Option<(String, Option<String>)>,
+    /// Only those with this tracking id. Each store finds them without looking at others.
+    pub tracking_id: Option<String>,
     /// Only those older than this id: the next page.
     pub before: Option<TaskId>,
     /// Only those newer than this id.
@@ -390,6 +392,7 @@ impl Default for ListQuery {
             status: None,
             name: None,
             tag: None,
+            tracking_id: None,
             before: None,
             after: None,
             limit: 100,

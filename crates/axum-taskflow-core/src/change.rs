@@ -38,6 +38,8 @@ pub struct Change {
     pub id: TaskId,
     /// Its function, for the counters.
     pub name: Arc<str>,
+    /// The task's tracking id, for the log.
+    pub tracking_id: Option<Arc<str>>,
     /// The status and epoch that the stored task must have; else the change is [`Applied::Stale`](crate::Applied).
     pub expects: (TaskStatus, Epoch),
     /// What is stored from now on.
@@ -226,6 +228,7 @@ impl Change {
         Self {
             id: task.id,
             name: task.name.clone(),
+            tracking_id: task.tracking_id.clone(),
             expects: (task.life.status, task.life.epoch),
             life,
             ended: None,

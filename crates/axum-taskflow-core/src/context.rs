@@ -124,6 +124,12 @@ impl TaskContext {
         &self.0.task.tags
     }
 
+    /// The id of the request that the task belongs to, if it has one. Tasks that this one adds get it as well.
+    #[must_use]
+    pub fn tracking_id(&self) -> Option<&str> {
+        self.0.task.tracking_id.as_deref()
+    }
+
     /// A key that is the same in every attempt of this task, for outside systems that take one: the caller's
     /// idempotency key, or else the task's id.
     #[must_use]
@@ -187,6 +193,10 @@ impl TaskContext {
             fraction: fraction.clamp(0.0, 1.0),
             message: cut(message.into()),
         }));
+    }
+
+    pub(crate) fn task(&self) -> &Task {
+        &self.0.task
     }
 
     fn say(&self, what: Said) {

@@ -95,7 +95,8 @@ impl Feed {
     }
 
     pub(crate) fn added(&self, task: &Arc<Task>) {
-        debug!(task = %task.id, function = %task.name, "task added");
+        let tracking_id = task.tracking_id.as_deref();
+        debug!(task = %task.id, function = %task.name, tracking_id, "task added");
         self.send(|| {
             // One that begins at once was never stored as waiting, but it is told like all others.
             let mut task = task.clone();
@@ -122,6 +123,7 @@ impl Feed {
             function = %change.name,
             epoch = %change.life.epoch,
             status = %change.life.status,
+            tracking_id = change.tracking_id.as_deref(),
             "dropped the stale result of a superseded attempt"
         );
         self.n_stale.fetch_add(1, Ordering::Relaxed);
@@ -166,22 +168,29 @@ fn log_change(change: &Change, now: Timestamp) {
         _ => 0,
     };
     let error = change.life.error.as_ref().map(|error| &*error.message);
+    let tracking_id = change.tracking_id.as_deref();
     match change.life.status {
-        TaskStatus::Running => debug!(%task, %function, attempt, "task started"),
-        TaskStatus::Success => debug!(%task, %function, attempt, ran_ms, "task succeeded"),
-        TaskStatus::Failed => warn!(%task, %function, attempt, ran_ms, error, "task failed"),
-        TaskStatus::Interrupted => {
-            warn!(%task, %function, attempt, ran_ms, error, "task interrupted");
+        TaskStatus::Running => debug!(%task, %function, attempt, tracking_id, "task started"),
+        TaskStatus::Success => {
+            debug!(%task, %function, attempt, ran_ms, tracking_id, "task succeeded");
         }
-        TaskStatus::Cancelled => info!(%task, %function, attempt, ran_ms, "task cancelled"),
+        TaskStatus::Failed => {
+            warn!(%task, %function, attempt, ran_ms, error, tracking_id, "task failed");
+        }
+        TaskStatus::Interrupted => {
+            warn!(%task, %function, attempt, ran_ms, error, tracking_id, "task interrupted");
+        }
+        TaskStatus::Cancelled => {
+            info!(%task, %function, attempt, ran_ms, tracking_id, "task cancelled");
+        }
         TaskStatus::Pending if change.ended.is_some() => {
             let again_in_ms = change.life.run_at.since(now).as_millis();
-            info!(%task, %function, attempt, ran_ms, again_in_ms, error, "task will run again");
+            info!(%task, %function, attempt, ran_ms, again_in_ms, error, tracking_id, "task will run again");
         }
         TaskStatus::Pending if error.is_some() => {
-            warn!(%task, %function, error, "task held");
+            warn!(%task, %function, error, tracking_id, "task held");
         }
-        TaskStatus::Pending => debug!(%task, %function, "task released"),
+        TaskStatus::Pending => debug!(%task, %function, tracking_id, "task released"),
     }
 }
 

@@ -32,6 +32,10 @@ mod health;
 mod memory;
 mod event;
 mod context;
+mod trace_context;
+#[cfg(feature = "otel")]
+mod otel;
+mod tracking;
 mod handler;
 mod check;
 mod registry;
@@ -80,6 +84,7 @@ pub use crate::{
         Attempt, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Source, Tags, Task,
         TaskOptions,
     },
+    tracking::{TRACKING_ID_LEN_MAX, Tracking},
 };
 
 #[doc(hidden)]

@@ -417,7 +417,8 @@ impl TaskManager {
         )))
     }
 
-    /// Adds a new task that repeats a finished one: same function, arguments, options, tags and key.
+    /// Adds a new task that repeats a finished one: same function, arguments, options, tags, key and
+    /// tracking id.
     ///
     /// # Errors
     /// `NotFound` if there is no such task; `Conflict` if it is not failed, interrupted or cancelled, if its function

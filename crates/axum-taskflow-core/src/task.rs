@@ -39,6 +39,11 @@ pub struct Task {
     pub source: Source,
     /// The task that this one repeats.
     pub retry_of: Option<TaskId>,
+    /// Tells the tasks of one request from all others. At most
+    /// [`TRACKING_ID_LEN_MAX`](crate::TRACKING_ID_LEN_MAX) characters.
+    pub tracking_id: Option<Arc<str>>,
+    /// Where in a trace it was added: a W3C `traceparent`, and behind a blank the `tracestate`, if there is one.
+    pub trace_context: Option<Arc<str>>,
     /// Where its function runs.
     pub executor: Executor,
     /// How far it has come.
@@ -92,6 +97,8 @@ impl Task {
             options: TaskOptions::default(),
             source: Source::Manual,
             retry_of: None,
+            tracking_id: None,
+            trace_context: None,
             executor: Executor::Async,
             life: Life::new(id.created_at()),
             progress: None,

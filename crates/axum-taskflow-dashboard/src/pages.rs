@@ -271,6 +271,7 @@ fn nothing_filtered() -> Filter {
         status: Wanted::All,
         func_name: None,
         tag: None,
+        tracking_id: None,
     }
 }
 
@@ -351,10 +352,9 @@ fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
     TABS.into_iter().map(tab).collect()
 }
 
-/// How many tasks there are of each status, and under "" of all: of one function if the filter names one. Counters
-/// know no tags.
+/// How many tasks there are of each status, and under "" of all: of one function if the filter names one.
 pub(crate) fn totals(filter: &Filter, counts: &[Count]) -> Option<BTreeMap<&'static str, u64>> {
-    if filter.tag.is_some() {
+    if filter.is_uncounted() {
         return None;
     }
     let mut totals = BTreeMap::new();
@@ -390,6 +390,16 @@ fn chips(filter: &Filter, links: &Links) -> Vec<Chip> {
         };
         chips.push(Chip {
             text: format!("tag {}", text::clean(tag)),
+            without: links.to(&without, None),
+        });
+    }
+    if let Some(tracking_id) = &filter.tracking_id {
+        let without = Filter {
+            tracking_id: None,
+            ..filter.clone()
+        };
+        chips.push(Chip {
+            text: format!("tracking id {}", text::clean(tracking_id)),
             without: links.to(&without, None),
         });
     }

@@ -105,6 +105,7 @@ pub(crate) struct Filter {
     pub(crate) func_name: Option<String>,
     /// As it was asked for: `key` or `key=value`.
     pub(crate) tag: Option<String>,
+    pub(crate) tracking_id: Option<String>,
 }
 
 impl Filter {
@@ -124,11 +125,17 @@ impl Filter {
             status,
             func_name: params.func_name()?,
             tag: params.short("tag")?.map(str::to_owned),
+            tracking_id: params.short("tracking_id")?.map(str::to_owned),
         })
     }
 
     pub(crate) fn is_all(&self) -> bool {
-        self.status == Wanted::All && self.func_name.is_none() && self.tag.is_none()
+        self.status == Wanted::All && self.func_name.is_none() && !self.is_uncounted()
+    }
+
+    /// Counters know neither tags nor tracking ids.
+    pub(crate) fn is_uncounted(&self) -> bool {
+        self.tag.is_some() || self.tracking_id.is_some()
     }
 
     /// The word of the status, or nothing.
@@ -151,6 +158,7 @@ impl Filter {
             Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
             None => (tag.to_owned(), None),
         });
+        query.tracking_id.clone_from(&self.tracking_id);
         query
     }
 
@@ -160,6 +168,7 @@ impl Filter {
             ("status", Some(self.status_word())),
             ("func_name", self.func_name.as_deref()),
             ("tag", self.tag.as_deref()),
+            ("tracking_id", self.tracking_id.as_deref()),
         ];
         for (name, value) in parts {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
@@ -256,7 +265,10 @@ mod tests {
 
     #[test]
     fn a_filter_survives_its_way_through_a_link() {
-        let filter = Filter::of(&params("status=failed&func_name=a%26b&tag=k%3Dv%3D1")).unwrap();
+        let filter = Filter::of(&params(
+            "status=failed&func_name=a%26b&tag=k%3Dv%3D1&tracking_id=%23%2F",
+        ))
+        .unwrap();
 
         let mut query = form_urlencoded::Serializer::new(String::new());
         filter.write(&mut query);
@@ -265,13 +277,14 @@ mod tests {
         assert_eq!(again.func_name.as_deref(), Some("a&b"));
         assert_eq!(again.query().tag, Some(("k".into(), Some("v=1".into()))));
         assert_eq!(again.query().status, Some(TaskStatus::Failed));
+        assert_eq!(again.query().tracking_id.as_deref(), Some("#/"));
     }
 
     #[test]
     fn a_parameter_of_ten_kilobytes_is_refused() {
         let long = "x".repeat(10 * 1_024);
 
-        for name in ["func_name", "tag", "status"] {
+        for name in ["func_name", "tag", "tracking_id", "status"] {
             let problem = Filter::of(&params(&format!("{name}={long}"))).unwrap_err();
 
             assert!(problem.detail.starts_with(name), "{problem:?}");

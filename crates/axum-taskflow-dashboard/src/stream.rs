@@ -467,7 +467,7 @@ impl Viewer {
                         filter.status,
                         Wanted::All | Wanted::Only(TaskStatus::Pending)
                     )
-                    && fits(filter, &task.name, Some(&task.tags))
+                    && fits(filter, &task.name, Some(&task))
                 {
                     self.is_fresh(task.id);
                 }
@@ -490,10 +490,11 @@ impl Viewer {
                         ..
                     } => {
                         let fits = fits(filter, &name, None);
-                        // It has come to the status that the page shows. Whether it has the page's tag is not told.
+                        // It has come to the status that the page shows. Whether it has the page's tag or
+                        // tracking id is not told.
                         let comes = from != life.status
                             && filter.status == Wanted::Only(life.status)
-                            && filter.tag.is_none();
+                            && !filter.is_uncounted();
                         if fits && comes && *is_top && id > *hi {
                             self.is_fresh(id);
                             return;
@@ -759,8 +760,8 @@ impl Viewer {
         let View::List { filter, .. } = &self.view else {
             return Ok(());
         };
-        if filter.tag.is_some() {
-            return Ok(()); // counters know no tags
+        if filter.is_uncounted() {
+            return Ok(());
         }
         let counts = within(self.shared.manager.counts()).await?;
         let Some(mut totals) = pages::totals(filter, &counts) else {
@@ -806,7 +807,8 @@ async fn within<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, St
     }
 }
 
-fn fits(filter: &Filter, name: &str, tags: Option<&axum_taskflow_core::Tags>) -> bool {
+/// Of a change only the function's name is told, and not the task.
+fn fits(filter: &Filter, name: &str, task: Option<&Task>) -> bool {
     if filter
         .func_name
         .as_deref()
@@ -814,12 +816,19 @@ fn fits(filter: &Filter, name: &str, tags: Option<&axum_taskflow_core::Tags>) ->
     {
         return false;
     }
-    let (Some(wanted), Some(tags)) = (&filter.tag, tags) else {
+    let Some(task) = task else {
+        return true;
+    };
+    if filter.tracking_id.is_some() && filter.tracking_id.as_deref() != task.tracking_id.as_deref()
+    {
+        return false;
+    }
+    let Some(wanted) = &filter.tag else {
         return true;
     };
     match wanted.split_once('=') {
-        Some((key, value)) => tags.get(key).is_some_and(|has| has == value),
-        None => tags.contains_key(wanted),
+        Some((key, value)) => task.tags.get(key).is_some_and(|has| has == value),
+        None => task.tags.contains_key(wanted),
     }
 }
 

@@ -40,6 +40,7 @@ pub(crate) struct TaskJson<'a> {
     progress: Option<&'a Progress>,
     instance: Option<String>,
     idempotency_key: Option<&'a str>,
+    tracking_id: Option<&'a str>,
 }
 
 impl<'a> TaskJson<'a> {
@@ -77,6 +78,7 @@ impl<'a> TaskJson<'a> {
             progress: task.progress.as_ref(),
             instance: life.instance.map(|instance| instance.to_string()),
             idempotency_key: task.idempotency_key.as_ref().map(|key| &*key.key),
+            tracking_id: task.tracking_id.as_deref(),
         }
     }
 }
@@ -420,6 +422,7 @@ pub(crate) struct Detail {
     pub(crate) is_here: bool,
     pub(crate) retry_of: Option<TaskId>,
     pub(crate) idempotency_key: Option<String>,
+    pub(crate) tracking_id: Option<String>,
     pub(crate) tags: Vec<(String, String)>,
     /// Attempts that are not listed.
     pub(crate) attempts_left_out: usize,
@@ -534,6 +537,7 @@ impl Detail {
                 .idempotency_key
                 .as_ref()
                 .map(|key| text::clean(&key.key)),
+            tracking_id: task.tracking_id.as_deref().map(text::clean),
             tags: task
                 .tags
                 .iter()

@@ -110,6 +110,9 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
 
 /// The smallest set that holds everything the query asks for.
 fn set_of(query: &ListQuery) -> String {
+    if let Some(tracking_id) = &query.tracking_id {
+        return format!("y:{}", record::tracking_set(tracking_id));
+    }
     if let Some((key, value)) = &query.tag {
         return format!("y:{}", record::tag_sets(key, value.as_deref()));
     }
@@ -127,6 +130,10 @@ fn fits(task: &Task, query: &ListQuery) -> bool {
         && query.tag.as_ref().is_none_or(|(key, value)| {
             let is = task.tags.get(key);
             is.is_some_and(|is| value.as_ref().is_none_or(|value| is == value))
+        })
+        && query.tracking_id.as_deref().is_none_or(|wanted| {
+            let is = task.tracking_id.as_deref();
+            is == Some(wanted)
         })
 }
 

@@ -18,7 +18,7 @@ struct Meta<'a> {
     name: Arc<str>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     tags: BTreeMap<String, String>,
-    /// The sets that the tags are in, for the script that deletes.
+    /// The sets that the tags and the tracking id are in, for the script that deletes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tag_sets: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -31,6 +31,10 @@ struct Meta<'a> {
     source: Source,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_of: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tracking_id: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace_context: Option<Arc<str>>,
     #[serde(default = "asynchronous", skip_serializing_if = "is_async")]
     executor: Executor,
 }
@@ -64,17 +68,23 @@ pub(crate) fn tag_sets(key: &str, value: Option<&str>) -> String {
     }
 }
 
+/// The set of the tasks with this tracking id. No tag's set is called so: they begin with a digit.
+pub(crate) fn tracking_set(tracking_id: &str) -> String {
+    format!("@{tracking_id}")
+}
+
 fn all_tag_sets(task: &Task) -> Vec<String> {
     let sets = task
         .tags
         .iter()
         .flat_map(|(key, value)| [tag_sets(key, Some(value)), tag_sets(key, None)]);
-    sets.collect()
+    sets.chain(task.tracking_id.as_deref().map(tracking_set))
+        .collect()
 }
 
-/// The sets of all tags as JSON; nothing if there are none.
+/// The sets of all tags and of the tracking id as JSON; nothing if there are none.
 pub(crate) fn tags(task: &Task) -> Result<String, BackendError> {
-    match task.tags.is_empty() {
+    match task.tags.is_empty() && task.tracking_id.is_none() {
         true => Ok(String::new()),
         false => to_json(&all_tag_sets(task)),
     }
@@ -93,6 +103,8 @@ pub(crate) fn body(task: &Task) -> Result<String, BackendError> {
         options: std::borrow::Cow::Borrowed(&task.options),
         source: task.source,
         retry_of: task.retry_of,
+        tracking_id: task.tracking_id.clone(),
+        trace_context: task.trace_context.clone(),
         executor: task.executor,
     };
     let (priority, meta) = (priority(task), to_json(&meta)?);
@@ -169,6 +181,8 @@ pub(crate) fn task(
     task.options = meta.options.into_owned();
     task.source = meta.source;
     task.retry_of = meta.retry_of;
+    task.tracking_id = meta.tracking_id;
+    task.trace_context = meta.trace_context;
     task.executor = meta.executor;
     task.life = read_life(life, payload_max)?;
     task.progress = progress.map(from_json).transpose()?;

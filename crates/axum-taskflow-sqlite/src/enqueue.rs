@@ -16,6 +16,7 @@ pub(crate) struct Enqueue<'c> {
     holder: Statement<'c>,
     take_key: Statement<'c>,
     tag: Statement<'c>,
+    tracking: Statement<'c>,
 }
 
 impl<'c> Enqueue<'c> {
@@ -32,6 +33,9 @@ impl<'c> Enqueue<'c> {
             )?,
             tag: conn.prepare(
                 "INSERT INTO task_tag (key, value, task) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            )?,
+            tracking: conn.prepare(
+                "INSERT INTO task_tracking (tracking_id, task) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
             )?,
         })
     }
@@ -62,6 +66,10 @@ impl<'c> Enqueue<'c> {
         }
         for (key, value) in &task.tags {
             self.tag.execute((key, value, task.id.as_bytes()))?;
+        }
+        if let Some(tracking_id) = &task.tracking_id {
+            self.tracking
+                .execute((&**tracking_id, task.id.as_bytes()))?;
         }
         tx.came(func, life.status);
         Ok(Enqueued::Created)

@@ -1,7 +1,7 @@
 //! Pages of tasks, newest first, from whichever index is shortest.
 
 use axum_taskflow_core::{ListQuery, Page, Task, TaskId, TaskStatus};
-use rusqlite::{Connection, OptionalExtension, ToSql};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql};
 
 use crate::{
     fault::Fault,
@@ -13,8 +13,12 @@ use crate::{
 /// to go on.
 const LOOKED_AT_MAX: usize = 100_000;
 
+/// A key, with a value or any.
+type Tag<'q> = Option<(&'q str, Option<&'q str>)>;
+
 /// Where candidates come from.
 enum Source<'q> {
+    Tracked(&'q str, Tag<'q>),
     Tag(&'q str, &'q str),
     TagKey(&'q str),
     EndedBadly(i64),
@@ -107,6 +111,11 @@ fn sources<'q>(
     query: &'q ListQuery,
     filter: &Filter<'_>,
 ) -> Result<Vec<Source<'q>>, Fault> {
+    if let Some(tracking_id) = &query.tracking_id {
+        let tag = query.tag.as_ref();
+        let tag = tag.map(|(key, value)| (&**key, value.as_deref()));
+        return Ok(vec![Source::Tracked(tracking_id, tag)]);
+    }
     Ok(
         match (&query.tag, query.status, filter.status, filter.func) {
             (Some((key, Some(value))), ..) => vec![Source::Tag(key, value)],
@@ -143,6 +152,16 @@ impl Source<'_> {
     /// Candidates older than `?1` and newer than `?2`, newest first.
     fn sql(&self) -> &'static str {
         match self {
+            // Looks at each task of the request, and says of each whether it has the tag.
+            Self::Tracked(..) => {
+                "SELECT task.rowid, task.id, task.status, task.func,
+                        ?4 IS NULL OR EXISTS (
+                            SELECT 1 FROM task_tag
+                            WHERE key = ?4 AND value = ifnull(?5, value) AND task_tag.task = task.id)
+                 FROM task_tracking CROSS JOIN task ON task.id = task_tracking.task
+                 WHERE task_tracking.task < ?1 AND task_tracking.task > ?2 AND tracking_id = ?3
+                 ORDER BY task_tracking.task DESC"
+            }
             Self::Tag(..) => {
                 "SELECT task.rowid, task.id, task.status, task.func
                  FROM task_tag CROSS JOIN task ON task.id = task_tag.task
@@ -174,9 +193,19 @@ impl Source<'_> {
         }
     }
 
+    /// Whether a candidate has the tag that is asked for.
+    fn has_tag(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
+        match self {
+            Self::Tracked(..) => row.get(4),
+            _ => Ok(true), // the candidates come from the tag, or none is asked for
+        }
+    }
+
     /// What stands for `?3` and on.
     fn values(&self) -> Vec<&dyn ToSql> {
         match self {
+            Self::Tracked(tracking_id, None) => vec![tracking_id, &None::<&str>, &None::<&str>],
+            Self::Tracked(tracking_id, Some((key, value))) => vec![tracking_id, key, value],
             Self::Tag(key, value) => vec![key, value],
             Self::TagKey(key) => vec![key],
             Self::EndedBadly(no) | Self::Owner(no) | Self::Func(no) => vec![no],
@@ -202,7 +231,8 @@ fn scan(
     while let Some(row) = rows.next()? {
         let id = row::read_id(row, 1)?;
         let is_match = filter.status.is_none_or(|status| row.get(2) == Ok(status))
-            && filter.func.is_none_or(|func| row.get(3) == Ok(func));
+            && filter.func.is_none_or(|func| row.get(3) == Ok(func))
+            && source.has_tag(row)?;
         if is_match {
             let rowid = row.get(0)?;
             matches.push(Match { id, rowid });
@@ -245,6 +275,7 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         schema::migrate(&conn).unwrap();
         let sources = [
+            (Source::Tracked("", None), "PRIMARY KEY"),
             (Source::Tag("", ""), "PRIMARY KEY"),
             (Source::TagKey(""), "task_tag_by_key"),
             (Source::EndedBadly(3), "task_ended_badly"),

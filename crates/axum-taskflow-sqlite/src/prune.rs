@@ -1,11 +1,13 @@
 //! What is old enough is deleted, a bounded part at a time.
 
+use std::sync::Arc;
+
 use axum_taskflow_core::{Prune, Pruned, Tags, TaskId, TaskStatus, Timestamp};
 use rusqlite::{Connection, Statement};
 
 use crate::{
     fault::Fault,
-    row,
+    row::{self, Tracked},
     transaction::{Transaction, at_most},
 };
 
@@ -19,6 +21,7 @@ pub(crate) struct PruneVerb<'c> {
     delete_attempts: Statement<'c>,
     delete_logs: Statement<'c>,
     delete_tag: Statement<'c>,
+    delete_tracking: Statement<'c>,
     /// These three delete at most `?2` of what is older than `?1`.
     delete_minutes: Statement<'c>,
     delete_audit: Statement<'c>,
@@ -33,13 +36,14 @@ struct Old {
     status: i64,
     finished_at: Option<Timestamp>,
     tags: Tags,
+    tracking_id: Option<Arc<str>>,
 }
 
 impl<'c> PruneVerb<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             oldest: conn.prepare(
-                "SELECT id, func, status, finished_at, tags FROM task
+                "SELECT id, func, status, finished_at, tags, options FROM task
                  WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
             )?,
             delete_task: conn.prepare("DELETE FROM task WHERE id = ?1")?,
@@ -47,6 +51,8 @@ impl<'c> PruneVerb<'c> {
             delete_logs: conn.prepare("DELETE FROM log WHERE task = ?1")?,
             delete_tag: conn
                 .prepare("DELETE FROM task_tag WHERE key = ?1 AND value = ?2 AND task = ?3")?,
+            delete_tracking: conn
+                .prepare("DELETE FROM task_tracking WHERE tracking_id = ?1 AND task = ?2")?,
             delete_minutes: conn.prepare(
                 "DELETE FROM minute WHERE (at, func, status) IN (
                      SELECT at, func, status FROM minute WHERE at < ?1 ORDER BY at LIMIT ?2)",
@@ -118,6 +124,9 @@ impl<'c> PruneVerb<'c> {
                 status: row.get(2)?,
                 finished_at: row::time(row, 3)?,
                 tags: row::json(row, 4)?.unwrap_or_default(),
+                tracking_id: row::json::<Tracked>(row, 5)?
+                    .unwrap_or_default()
+                    .tracking_id,
             });
         }
         Ok(old)
@@ -130,6 +139,9 @@ impl<'c> PruneVerb<'c> {
         n_rows += self.delete_logs.execute([id])?;
         for (key, value) in &task.tags {
             n_rows += self.delete_tag.execute((key, value, id))?;
+        }
+        if let Some(tracking_id) = &task.tracking_id {
+            n_rows += self.delete_tracking.execute((&**tracking_id, id))?;
         }
         n_rows += self.delete_task.execute([id])?;
         Ok(n_rows)

@@ -7,6 +7,7 @@ use axum_taskflow_core::{
     Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp,
 };
 use rusqlite::{Connection, Row, Statement, ToSql, types::ValueRef};
+use serde::{Deserialize, Serialize};
 use serde_json::{from_str, to_string};
 
 use crate::{
@@ -144,6 +145,38 @@ impl<'a, 'c> Binder<'a, 'c> {
     }
 }
 
+/// What the column `options` holds: what the caller asked for, and the request that the task belongs to.
+#[derive(Serialize)]
+struct Asked<'a> {
+    #[serde(flatten)]
+    options: &'a TaskOptions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracking_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_context: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    /// Nothing for most tasks.
+    fn of(task: &'a Task) -> Option<Self> {
+        let is_plain = task.options == TaskOptions::default()
+            && task.tracking_id.is_none()
+            && task.trace_context.is_none();
+        (!is_plain).then_some(Self {
+            options: &task.options,
+            tracking_id: task.tracking_id.as_deref(),
+            trace_context: task.trace_context.as_deref(),
+        })
+    }
+}
+
+/// The part of the column `options` that is not [`TaskOptions`].
+#[derive(Default, Deserialize)]
+pub(crate) struct Tracked {
+    pub(crate) tracking_id: Option<Arc<str>>,
+    trace_context: Option<Arc<str>>,
+}
+
 /// Binds what `enqueue.sql` asks for.
 pub(crate) fn bind_task(
     statement: &mut Statement<'_>,
@@ -152,7 +185,7 @@ pub(crate) fn bind_task(
     life: &LifeRow<'_>,
 ) -> Result<(), Fault> {
     let tags = (!task.tags.is_empty()).then(|| to_json(&task.tags));
-    let options = (task.options != TaskOptions::default()).then(|| to_json(&task.options));
+    let options = Asked::of(task).map(|asked| to_json(&asked));
     let idempotency = task.idempotency_key.as_ref().map(to_json);
     let progress = task.progress.as_ref().map(to_json);
     Binder::new(statement)
@@ -202,6 +235,9 @@ pub(crate) fn read_task(
     task.idempotency_key = json::<IdempotencyKey>(row, 19)?;
     task.retry_of = row.get::<_, Option<[u8; 16]>>(20)?.map(TaskId::from_bytes);
     task.progress = json::<Progress>(row, 21)?;
+    let tracked = json::<Tracked>(row, 18)?.unwrap_or_default();
+    task.tracking_id = tracked.tracking_id;
+    task.trace_context = tracked.trace_context;
     let owner = match row.get::<_, Option<i64>>(5)? {
         None | Some(NOBODY) => None,
         Some(no) => Some(interned.instance_id(conn, no)?),
@@ -269,7 +305,7 @@ pub(crate) fn whole(row: &Row<'_>, column: usize) -> Result<u64, Fault> {
 }
 
 /// The JSON of a stored part.
-pub(crate) fn to_json(part: &impl serde::Serialize) -> Result<String, Fault> {
+pub(crate) fn to_json(part: &impl Serialize) -> Result<String, Fault> {
     to_string(part).map_err(|error| Fault::unreadable(format!("it has no JSON form: {error}")))
 }
 

@@ -8,10 +8,11 @@ use crate::fault::Fault;
 const APPLICATION_ID: i64 = 0x5441_534b;
 
 /// One step for each schema there ever was. A step is never changed once it was released; a new one is added.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("schema/0001_first.sql"),
     include_str!("schema/0002_instances.sql"),
     include_str!("schema/0003_records.sql"),
+    include_str!("schema/0004_tracking.sql"),
 ];
 
 /// What kind of file lies at the path.

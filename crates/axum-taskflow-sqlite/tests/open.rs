@@ -144,7 +144,7 @@ fn a_newer_schema_is_left_as_it_is() {
 
     let error = error_of(&path);
 
-    assert_says(&error, &path, "version 1000 and this program knows 3");
+    assert_says(&error, &path, "version 1000 and this program knows 4");
     assert_says(&error, &path, "use the newer program");
     assert!(error.is_refused());
     assert_eq!(bytes(folder.path()), before);

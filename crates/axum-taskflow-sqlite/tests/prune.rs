@@ -106,3 +106,31 @@ async fn minutes_entries_and_keys_go_however_small_a_part_is() {
     assert_eq!(n_rows("audit"), 2);
     assert_eq!(n_rows("idempotency"), 3);
 }
+
+#[tokio::test]
+async fn nothing_by_which_a_task_was_found_outlives_it() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let mut task = boot.owned();
+    task.tags.insert("a".to_owned(), "b".to_owned());
+    task.tracking_id = Some("r-1".into());
+    let mut batch = Batch::at(NOW);
+    batch.changes.push(Change::cancelled(&task, NOW).unwrap());
+    batch.tasks.push(Arc::new(task));
+    boot.backend.write(Arc::new(batch)).await.unwrap();
+    let conn = Connection::open(&path).unwrap();
+    let n_rows = || {
+        ["task_tag", "task_tracking"].map(|table| {
+            let count = format!("SELECT count(*) FROM {table}");
+            conn.query_row(&count, [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        })
+    };
+    assert_eq!(n_rows(), [1, 1]);
+
+    let prune = everything_before(after(1));
+    boot.backend.prune(prune).await.unwrap();
+
+    assert_eq!(n_rows(), [0, 0]);
+}

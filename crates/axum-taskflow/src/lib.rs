@@ -53,6 +53,10 @@
 //! [`add_tasks`](axum_taskflow_core::TaskManager::add_tasks). [`AddTask`] lists what can be said beside the arguments:
 //! keys, priorities, times, retries.
 //!
+//! **A request is followed** into its tasks, and into those that these add, by a [`TrackingLayer`]: one id in the log, in
+//! the store, on the page and by REST. Outside of requests, [`Tracking`] does it. With the feature `otel` the spans of
+//! tasks are linked to that of the request.
+//!
 //! **Tasks are looked at and controlled** by the other methods of the [manager](axum_taskflow_core::TaskManager): wait
 //! for a result, get one [`Task`], list them by [`ListQuery`], cancel, retry, read counts and logs, follow
 //! [`TaskEvent`]s. People and programs do the same by the routes of [`TaskAdmin`].
@@ -67,6 +71,7 @@ mod manager;
 mod builder;
 mod extract;
 mod shutdown;
+mod tracking;
 
 pub use axum_taskflow_core::*;
 pub use axum_taskflow_dashboard::{Rights, TaskAdmin};
@@ -79,6 +84,7 @@ pub use crate::{
     builder::Builder,
     extract::{TaskError, Tasks},
     manager::TaskManager,
+    tracking::{TrackingLayer, TrackingService},
 };
 
 #[doc(hidden)]

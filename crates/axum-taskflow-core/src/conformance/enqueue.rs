@@ -10,6 +10,7 @@ use crate::{
     id::InstanceId,
     status::TaskStatus,
     task::{Executor, IdempotencyKey, Source, Tags, Task, TaskOptions},
+    tracking::TRACKING_ID_LEN_MAX,
 };
 
 pub(super) async fn a_task_can_be_stored_as_one_that_has_begun(bench: &Bench<'_>) {
@@ -51,6 +52,9 @@ pub(super) async fn a_task_is_stored_as_it_is_given(bench: &Bench<'_>) {
     };
     task.source = Source::Retry;
     task.retry_of = Some(bench.id());
+    task.tracking_id = Some("r-1".into());
+    task.trace_context =
+        Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 a=1,b=2".into());
     task.executor = Executor::Thread;
     task.life.owner = Some(bench.me);
     task.life.run_at = bench.after(Duration::from_millis(1));
@@ -61,7 +65,7 @@ pub(super) async fn a_task_is_stored_as_it_is_given(bench: &Bench<'_>) {
 }
 
 pub(super) async fn each_field_is_stored_without_the_others(bench: &Bench<'_>) {
-    let one_set: [fn(&mut Task); 10] = [
+    let one_set: [fn(&mut Task); 12] = [
         |_| {},
         |task| task.priority = 1,
         |task| task.tags = tags(&[("a", "b")]),
@@ -69,6 +73,8 @@ pub(super) async fn each_field_is_stored_without_the_others(bench: &Bench<'_>) {
         |task| task.options.retries = Some(0),
         |task| task.source = Source::Retry,
         |task| task.retry_of = Some(task.id),
+        |task| task.tracking_id = Some("r-1".into()),
+        |task| task.trace_context = Some("00-a-b-01".into()),
         |task| task.executor = Executor::Thread,
         |task| task.life.owner = Some(InstanceId::from_bytes([7; 16])),
         |task| {
@@ -114,6 +120,9 @@ pub(super) async fn texts_of_every_kind_survive(bench: &Bench<'_>) {
     for text in &texts {
         let mut task = Task::new(bench.id(), &**text, &**text);
         task.tags = tags(&[(text, text), ("x", text)]);
+        if (1..=TRACKING_ID_LEN_MAX).contains(&text.len()) {
+            task.tracking_id = Some(text.as_str().into());
+        }
         bench.add_one(&task).await;
 
         bench.expect(&task).await;

@@ -23,11 +23,18 @@ fn tagged(key: &str, value: Option<&str>) -> ListQuery {
     }
 }
 
+fn tracked(tracking_id: &str) -> ListQuery {
+    ListQuery {
+        tracking_id: Some(tracking_id.to_owned()),
+        ..all()
+    }
+}
+
 fn newest_first(tasks: &[Task]) -> Vec<TaskId> {
     tasks.iter().rev().map(|task| task.id).collect()
 }
 
-/// Tasks of two functions, some tagged, in every status; as they are stored, oldest first.
+/// Tasks of two functions, some tagged, some of a request, in every status; as they are stored, oldest first.
 async fn mixed(bench: &Bench<'_>) -> Vec<Task> {
     let mut tasks = Vec::new();
     for n in 0..60 {
@@ -38,6 +45,9 @@ async fn mixed(bench: &Bench<'_>) -> Vec<Task> {
         }
         if n % 5 == 0 {
             task.tags.insert("even".to_owned(), (n % 2).to_string());
+        }
+        if n % 3 != 1 {
+            task.tracking_id = Some(format!("r{}", n % 2).into());
         }
         bench.add_one(&task).await;
         if n % 7 != 0 {
@@ -93,12 +103,15 @@ pub(super) async fn filters_give_what_fits_and_nothing_else(bench: &Bench<'_>) {
         Some(("unknown", None)),
     ];
 
+    let requests = [None, Some("r0"), Some("r1"), Some("r")];
+
     for status in statuses {
         for name in names.clone() {
-            for tag in tags {
+            for (tag, request) in tags.iter().flat_map(|tag| requests.map(|r| (*tag, r))) {
                 let fits = |task: &&Task| {
                     status.is_none_or(|status| task.life.status == status)
                         && name.is_none_or(|name| *task.name == *name)
+                        && request.is_none_or(|id| task.tracking_id.as_deref() == Some(id))
                         && tag.is_none_or(|(key, value)| {
                             let found = task.tags.get(key);
                             found.is_some_and(|found| value.is_none_or(|value| value == found))
@@ -109,6 +122,7 @@ pub(super) async fn filters_give_what_fits_and_nothing_else(bench: &Bench<'_>) {
                     status,
                     name: name.map(str::to_owned),
                     tag: tag.map(|(key, value)| (key.to_owned(), value.map(str::to_owned))),
+                    tracking_id: request.map(str::to_owned),
                     ..all()
                 };
                 assert_eq!(bench.walk(query.clone()).await, expected, "{query:?}");
@@ -141,7 +155,7 @@ pub(super) async fn filters_follow_a_task_through_its_life(bench: &Bench<'_>) {
     only_in(TaskStatus::Success).await;
 }
 
-pub(super) async fn names_and_tags_are_compared_byte_for_byte(bench: &Bench<'_>) {
+pub(super) async fn names_tags_and_tracking_ids_are_compared_byte_for_byte(bench: &Bench<'_>) {
     let texts = [
         "a", "A", "a ", "", "%", "_", "a%", "a:b", "a=b", "\"a\"", "é", "e\u{301}", "a\0",
     ];
@@ -153,6 +167,7 @@ pub(super) async fn names_and_tags_are_compared_byte_for_byte(bench: &Bench<'_>)
                 ((*text).to_owned(), "value".to_owned()),
                 ("key".to_owned(), (*text).to_owned()),
             ]);
+            task.tracking_id = (!text.is_empty()).then(|| (*text).into());
             task
         })
         .collect();
@@ -171,7 +186,11 @@ pub(super) async fn names_and_tags_are_compared_byte_for_byte(bench: &Bench<'_>)
         ] {
             assert_eq!(bench.walk_ids(query.clone()).await, [task.id], "{query:?}");
         }
+        if !text.is_empty() {
+            assert_eq!(bench.walk_ids(tracked(text)).await, [task.id], "{text:?}");
+        }
     }
+    assert_eq!(bench.walk(tracked("key")).await, []);
     assert_eq!(bench.walk(tagged("a", Some("b"))).await, []);
     assert_eq!(bench.walk(tagged("value", None)).await, []);
 }

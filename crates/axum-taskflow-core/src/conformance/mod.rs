@@ -305,7 +305,7 @@ macro_rules! __conformance_checks {
             ids_of_one_millisecond_keep_their_order
             filters_give_what_fits_and_nothing_else
             filters_follow_a_task_through_its_life
-            names_and_tags_are_compared_byte_for_byte
+            names_tags_and_tracking_ids_are_compared_byte_for_byte
             pages_of_any_size_show_each_task_once
             before_and_after_leave_out_their_own_ids
             paging_goes_on_where_it_was_while_tasks_come_and_go

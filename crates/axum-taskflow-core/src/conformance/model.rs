@@ -91,6 +91,7 @@ struct New {
     owner: Option<usize>,
     key: Option<(usize, Duration)>,
     tag: Option<(usize, usize)>,
+    request: Option<usize>,
     requeue: bool,
     /// Not new at all, but written again.
     again: Option<Pick>,
@@ -474,6 +475,7 @@ impl History<'_> {
         if let Some((key, value)) = new.tag {
             task.tags.insert(key.to_string(), value.to_string());
         }
+        task.tracking_id = new.request.map(|n| format!("r{n}").into());
         task
     }
 
@@ -561,15 +563,19 @@ impl History<'_> {
         let statuses = TaskStatus::ALL.into_iter().map(Some).chain([None]);
         let names = NAMES.into_iter().map(Some).chain([None]);
         let tags = [None, Some(("0", None)), Some(("0", Some("1")))];
+        let tags = tags
+            .into_iter()
+            .flat_map(|tag| [None, Some("r0")].map(|request| (tag, request)));
         let mut limits = [100, 3, 1, 7].into_iter().cycle();
         for status in statuses {
             for name in names.clone() {
-                for tag in tags {
+                for (tag, request) in tags.clone() {
                     let within = limits.next() == Some(7);
                     let query = ListQuery {
                         status,
                         name: name.map(str::to_owned),
                         tag: tag.map(|(key, value)| (key.to_owned(), value.map(str::to_owned))),
+                        tracking_id: request.map(str::to_owned),
                         before: before.copied().filter(|_| within),
                         after: after.copied().filter(|_| within),
                         limit: limits.next().expect("it goes round"),
@@ -691,16 +697,18 @@ fn new() -> impl Strategy<Value = New> {
     let owner = prop::option::of(0..3_usize);
     let key = prop::option::of((0..3_usize, time()));
     let tag = prop::option::of((0..2_usize, 0..2_usize));
+    let request = prop::option::of(0..2_usize);
     let again = prop::option::weighted(0.1, pick());
     let rest = (0..NAMES.len(), -1..2, any::<bool>());
-    (rest, ahead, owner, key, tag, again).prop_map(
-        |((name, priority, requeue), ahead, owner, key, tag, again)| New {
+    (rest, ahead, owner, key, (tag, request), again).prop_map(
+        |((name, priority, requeue), ahead, owner, key, (tag, request), again)| New {
             name,
             priority,
             ahead,
             owner,
             key,
             tag,
+            request,
             requeue,
             again,
         },

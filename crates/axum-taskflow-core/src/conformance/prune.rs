@@ -139,6 +139,7 @@ pub(super) async fn a_part_is_bounded_and_a_round_ends(bench: &Bench<'_>) {
 pub(super) async fn a_deleted_task_leaves_nothing(bench: &Bench<'_>) {
     let mut task = bench.task("f");
     task.tags.insert("a".to_owned(), "b".to_owned());
+    task.tracking_id = Some("r".into());
     let fresh = task.clone();
     bench.add_one(&task).await;
     bench.start(&mut task).await;
@@ -156,6 +157,11 @@ pub(super) async fn a_deleted_task_leaves_nothing(bench: &Bench<'_>) {
         ..ListQuery::default()
     };
     assert_eq!(bench.walk(tagged).await, []);
+    let tracked = ListQuery {
+        tracking_id: Some("r".to_owned()),
+        ..ListQuery::default()
+    };
+    assert_eq!(bench.walk(tracked).await, []);
     assert_eq!(bench.lines(task.id).await, []);
     assert!(bench.counts().await.is_empty());
     // Its id is free: nothing of the old task is found under it.

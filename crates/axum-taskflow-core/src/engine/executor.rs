@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{Instrument, Span, info_span, warn};
 
 use super::{Engine, panics};
 use crate::{
@@ -301,6 +301,10 @@ impl Engine {
                     let outcome = Outcome::Panicked(report);
                     Change::finished(task, outcome, &policy, fastrand::f64(), now)
                 });
+        #[cfg(feature = "otel")]
+        if let Ok(change) = &finished {
+            crate::otel::ended(change);
+        }
         match finished {
             Ok(change) if task.requeue_on_interrupt => {
                 let engine = self.clone();
@@ -325,37 +329,63 @@ impl Attempt {
             running,
             timeout,
         } = self;
-        let outcome = if running.interrupted.get().is_some() {
+        if running.interrupted.get().is_some() {
             return engine.never_called(&task);
-        } else if running.token.is_cancelled() {
+        }
+        let span = span_of(&task);
+        let outcome = if running.token.is_cancelled() {
             running.outcome()
         } else {
-            match panics::catch(|| call(&context, &engine.states)) {
-                Ok(Invocation::Async(work)) => {
-                    let limits = Limits {
-                        running: &running,
-                        timeout,
-                    };
-                    run_async(work, context.clone(), limits).await
-                }
-                Ok(Invocation::Thread(work)) => {
-                    let limits = Limits {
-                        running: &running,
-                        timeout,
-                    };
-                    run_thread(&engine, work, context.clone(), limits).await
-                }
-                Err(report) => Outcome::Panicked(report),
-            }
+            let limits = Limits {
+                running: &running,
+                timeout,
+            };
+            call_function(&engine, call, &context, limits)
+                .instrument(span.clone())
+                .await
         };
         let outcome = keep_result_small(outcome, engine.result_max, &context);
-        engine.finish(&task, &def, outcome);
+        span.in_scope(|| engine.finish(&task, &def, outcome));
     }
+}
+
+/// Around everything that an attempt does: each line that its function logs by `tracing` says which task it is of.
+fn span_of(task: &Task) -> Span {
+    let span = info_span!(
+        parent: None, // no part of what happens to start it, which may be another task
+        "task",
+        task = %task.id,
+        name = &*task.name,
+        attempt = task.life.attempt,
+        tracking_id = task.tracking_id.as_deref(),
+    );
+    #[cfg(feature = "otel")]
+    if let Some(context) = &task.trace_context {
+        crate::otel::link(&span, context);
+    }
+    span
 }
 
 struct Limits<'a> {
     running: &'a Running,
     timeout: Option<Duration>,
+}
+
+async fn call_function(
+    engine: &Engine,
+    call: Prepared,
+    context: &TaskContext,
+    limits: Limits<'_>,
+) -> Outcome {
+    // Within the context: a function that returns a future may do something before.
+    let called = context
+        .clone()
+        .sync_scope(|| panics::catch(|| call(context, &engine.states)));
+    match called {
+        Ok(Invocation::Async(work)) => run_async(work, context.clone(), limits).await,
+        Ok(Invocation::Thread(work)) => run_thread(engine, work, context.clone(), limits).await,
+        Err(report) => Outcome::Panicked(report),
+    }
 }
 
 async fn run_async(
@@ -394,10 +424,11 @@ async fn run_thread(
     context: TaskContext,
     limits: Limits<'_>,
 ) -> Outcome {
-    let runtime = tokio::runtime::Handle::current();
+    let (runtime, span) = (tokio::runtime::Handle::current(), Span::current());
     let Some(mut thread) = engine.threads.spawn(move || {
         // So that the function finds the service's runtime, and not that of the pool.
         let _inside = runtime.enter();
+        let _in_span = span.enter();
         context.sync_scope(|| panics::catch(work))
     }) else {
         return Outcome::Interrupted(BY_SHUTDOWN);

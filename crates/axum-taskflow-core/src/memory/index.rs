@@ -1,4 +1,4 @@
-//! Which tasks there are of each function, status and tag: what lists and counts are read from.
+//! Which tasks there are of each function, status, tag and tracking id: what lists and counts are read from.
 
 use std::{
     collections::{BTreeSet, BinaryHeap, HashMap, btree_set},
@@ -23,6 +23,8 @@ pub(super) struct Index {
     tags: HashMap<Box<str>, HashMap<Box<str>, BTreeSet<TaskId>>>,
     /// By the tag's key alone, since a key can have as many values as there are tasks.
     tag_keys: HashMap<Box<str>, BTreeSet<TaskId>>,
+    /// By the tracking id, for those that have one.
+    tracked: HashMap<Arc<str>, BTreeSet<TaskId>>,
 }
 
 impl Index {
@@ -78,6 +80,20 @@ impl Index {
         }
     }
 
+    pub(super) fn insert_tracked(&mut self, tracking_id: &Arc<str>, id: TaskId) {
+        let ids = self.tracked.entry(tracking_id.clone()).or_default();
+        ids.insert(id);
+    }
+
+    pub(super) fn remove_tracked(&mut self, tracking_id: &str, id: TaskId) {
+        if let Some(ids) = self.tracked.get_mut(tracking_id) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.tracked.remove(tracking_id);
+            }
+        }
+    }
+
     pub(super) fn counts(&self) -> Vec<Count> {
         self.functions
             .iter()
@@ -97,6 +113,11 @@ impl Index {
     /// The caller still compares them with the whole query.
     pub(super) fn newest(&self, query: &ListQuery, range: Ids) -> Option<Newest<'_>> {
         let sets: Vec<Option<&BTreeSet<TaskId>>> = match query {
+            // First: of one request there are few.
+            ListQuery {
+                tracking_id: Some(tracking_id),
+                ..
+            } => vec![self.tracked.get(&**tracking_id)],
             ListQuery {
                 tag: Some((key, Some(value))),
                 ..

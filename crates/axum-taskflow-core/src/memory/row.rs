@@ -39,6 +39,8 @@ struct Rest {
     idempotency_key: Option<IdempotencyKey>,
     options: TaskOptions,
     retry_of: Option<TaskId>,
+    tracking_id: Option<Arc<str>>,
+    trace_context: Option<Arc<str>>,
     progress: Option<Progress>,
     past_attempts: VecDeque<Attempt>,
     lines: BTreeMap<(Epoch, u32), LogLine>,
@@ -50,13 +52,17 @@ impl Row {
         let is_plain = task.tags.is_empty()
             && task.idempotency_key.is_none()
             && task.options == TaskOptions::default()
-            && task.retry_of.is_none();
+            && task.retry_of.is_none()
+            && task.tracking_id.is_none()
+            && task.trace_context.is_none();
         let rest = (!is_plain).then(|| {
             Box::new(Rest {
                 tags: task.tags.clone(),
                 idempotency_key: task.idempotency_key.clone(),
                 options: task.options.clone(),
                 retry_of: task.retry_of,
+                tracking_id: task.tracking_id.clone(),
+                trace_context: task.trace_context.clone(),
                 ..Rest::default()
             })
         });
@@ -85,6 +91,8 @@ impl Row {
             task.idempotency_key = rest.idempotency_key.clone();
             task.options = rest.options.clone();
             task.retry_of = rest.retry_of;
+            task.tracking_id = rest.tracking_id.clone();
+            task.trace_context = rest.trace_context.clone();
             task.progress = rest.progress.clone();
         }
         task
@@ -101,6 +109,10 @@ impl Row {
             .iter()
             .flat_map(|rest| &rest.tags)
             .map(|(key, value)| (&**key, &**value))
+    }
+
+    pub(super) fn tracking_id(&self) -> Option<&Arc<str>> {
+        self.rest.as_ref()?.tracking_id.as_ref()
     }
 
     pub(super) fn has_tag(&self, key: &str, value: Option<&str>) -> bool {

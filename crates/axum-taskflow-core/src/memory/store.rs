@@ -155,6 +155,9 @@ impl Store {
         for (key, value) in row.tags() {
             self.index.insert_tag(key, value, task.id);
         }
+        if let Some(tracking_id) = row.tracking_id() {
+            self.index.insert_tracked(tracking_id, task.id);
+        }
         self.put(task.id, Box::new(row));
         Enqueued::Created
     }
@@ -265,6 +268,9 @@ impl Store {
         if let Some(row) = self.take(id) {
             for (key, value) in row.tags() {
                 self.index.remove_tag(key, value, id);
+            }
+            if let Some(tracking_id) = row.tracking_id() {
+                self.index.remove_tracked(tracking_id, id);
             }
         }
     }
@@ -439,6 +445,10 @@ fn fits(row: &Row, query: &ListQuery) -> bool {
             .tag
             .as_ref()
             .is_none_or(|(key, value)| row.has_tag(key, value.as_deref()))
+        && query
+            .tracking_id
+            .as_deref()
+            .is_none_or(|wanted| row.tracking_id().is_some_and(|id| **id == *wanted))
 }
 
 /// The task with its payloads cut to this many bytes.

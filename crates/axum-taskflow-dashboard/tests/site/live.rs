@@ -198,19 +198,27 @@ async fn only_new_tasks_that_fit_the_page_are_counted() {
     let site = Site::open().await;
     let mut failed = Live::of_page(&site, "/tasks/dashboard?status=failed").await;
     let mut tagged = Live::of_page(&site, "/tasks/dashboard?tag=plan%3Dpro").await;
+    let mut tracked = Live::of_page(&site, "/tasks/dashboard?tracking_id=r-1").await;
     failed.until("counts").await;
     tagged.until("hello").await;
+    tracked.until("hello").await;
 
     site.ended(TaskStatus::Success).await;
-    let add = site
-        .manager
-        .add_task(greet, "x".to_owned())
-        .tag("plan", "pro");
-    add.delay_by(Duration::from_secs(60)).await.unwrap();
+    let add_fitting = async || {
+        let add = site.manager.add_task(greet, "x".to_owned());
+        let add = add.tag("plan", "pro").tracking_id("r-1");
+        add.delay_by(Duration::from_secs(60)).await.unwrap();
+    };
+    add_fitting().await;
     site.ended(TaskStatus::Failed).await;
 
     assert_eq!(failed.until("tasks").await.data, json!({ "n": 1 }));
     assert_eq!(tagged.until("tasks").await.data, json!({ "n": 1 }));
+    assert_eq!(tracked.until("tasks").await.data, json!({ "n": 1 }));
+    // A first frame comes at the first task, whichever it is. The second one tells of all.
+    add_fitting().await;
+    assert_eq!(tagged.until("tasks").await.data, json!({ "n": 2 }));
+    assert_eq!(tracked.until("tasks").await.data, json!({ "n": 2 }));
 }
 
 #[tokio::test]

@@ -120,6 +120,9 @@ async fn tabs_count_and_filter() {
     assert!(none.body.contains("Nothing fits."));
     let tag = site.page("/tasks/dashboard?tag=a%3Db").await;
     assert!(!tag.body.contains("data-count"), "counters know no tags");
+    let request = site.page("/tasks/dashboard?tracking_id=r-1").await;
+    assert!(request.body.contains("Remove the filter tracking id r-1"));
+    assert!(!request.body.contains("data-count"), "nor requests");
 }
 
 #[tokio::test]
@@ -198,6 +201,7 @@ async fn a_task_page_tells_everything() {
         .manager
         .add_task(greet, "ada".to_owned())
         .tag("k", "a&b")
+        .tracking_id("r&1")
         .idempotency_key("once");
     let ok = ok.await.unwrap();
     let _: String = soon(site.manager.wait(ok)).await.unwrap();
@@ -227,6 +231,11 @@ async fn a_task_page_tells_everything() {
         assert!(unescape(&page.body).contains(part), "{part}");
     }
     assert!(page.body.contains("/tasks/dashboard?tag=k%3Da%26b\""));
+    let request = "/tasks/dashboard?tracking_id=r%261";
+    assert!(page.body.contains(&format!("href=\"{request}\"")));
+    let page = site.page(request).await;
+    assert_eq!(page.body.matches("<tr id=").count(), 1);
+    row_of(&page, ok);
 }
 
 #[tokio::test]
@@ -295,6 +304,7 @@ async fn what_tasks_say_never_becomes_markup() {
                 ttl: Duration::ZERO,
             };
             task.idempotency_key = Some(key);
+            task.tracking_id = Some(EVIL.into());
             task.progress = Some(Progress {
                 fraction: 0.5,
                 message: EVIL.to_owned(),
@@ -338,6 +348,7 @@ async fn what_tasks_say_never_becomes_markup() {
         "/tasks/dashboard".to_owned(),
         format!("/tasks/dashboard?func_name={q}&status=failed"),
         format!("/tasks/dashboard?tag={q}"),
+        format!("/tasks/dashboard?tracking_id={q}"),
         "/tasks/dashboard?q=%3Cscript%3Ezzz%22".to_owned(),
         format!("/tasks/dashboard?status={q}"),
         format!("/tasks/dashboard/t/{evil}"),

@@ -17,6 +17,7 @@ async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
         .tag("plan", "pro")
         .priority(7)
         .idempotency_key("once")
+        .tracking_id("r-1")
         .await
         .unwrap();
     let _: String = soon(site.manager.wait(id)).await.unwrap();
@@ -34,7 +35,7 @@ async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
             "executor": "async", "queue": "default",
             "run_at": "2026-11-21T22:26:40+00:00", "attempt": 1, "crashes": 0, "held_reason": null,
             "result": "hello ada", "progress": null,
-            "instance": instance, "idempotency_key": "once",
+            "instance": instance, "idempotency_key": "once", "tracking_id": "r-1",
         })
     );
 }
@@ -101,7 +102,8 @@ async fn each_filter_gives_its_own_tasks() {
     let tagged = site
         .manager
         .add_task(greet, "x".to_owned())
-        .tag("tenant", "a=b");
+        .tag("tenant", "a=b")
+        .tracking_id("a#b");
     let tagged = tagged
         .delay_by(Duration::from_secs(9))
         .await
@@ -118,6 +120,14 @@ async fn each_filter_gives_its_own_tasks() {
         ("tag=tenant", vec![&tagged]),
         ("tag=tenant%3Da%3Db", vec![&tagged]),
         ("tag=tenant%3Dc", vec![]),
+        ("tracking_id=a%23b", vec![&tagged]),
+        (
+            "tracking_id=a%23b&tag=tenant&func_name=greet",
+            vec![&tagged],
+        ),
+        ("tracking_id=a%23b&tag=plan", vec![]),
+        ("tracking_id=a%23b&status=failed", vec![]),
+        ("tracking_id=a", vec![]),
         ("limit=1", vec![&tagged]),
         (&format!("before={failed}"), vec![&ok]),
         (&format!("after={failed}"), vec![&tagged]),

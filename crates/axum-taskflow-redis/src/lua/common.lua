@@ -5,7 +5,7 @@
 --            a line with its error as JSON, its result.
 --   q:ID p:ID g:ID          its progress, its past attempts, its log lines
 --   all f:NAME s:STATUS y:TAG o:OWNER   ids, sorted: of everything, of a function, of those that ended badly, of a
---                                       tag, of what somebody (or "-", nobody) holds
+--                                       tag (y:@TRACKING: of a request), of what somebody (or "-", nobody) holds
 --   w:NAME wn a             what nobody holds: due, by function and in the order in which it is to run; the functions
 --                           that have any; ahead, by time
 --   k:KEY                   the task that has an idempotency key, until when, its function
