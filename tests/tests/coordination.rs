@@ -659,7 +659,7 @@ async fn play(part: &str) {
                 let (lines, manager) = (lines.clone(), manager.clone());
                 async move {
                     lines.write(lead.epoch(), "leads");
-                    loop {
+                    while lead.epoch() > 0 {
                         let what = match adds(&manager, lead.fence()).await {
                             Ok(_) => "added",
                             Err(ErrorKind::Conflict) => "refused",
@@ -668,8 +668,6 @@ async fn play(part: &str) {
                         lines.write(lead.epoch(), what);
                         sleep(Duration::from_millis(5)).await;
                     }
-                    #[allow(unreachable_code)]
-                    ()
                 }
             });
             run.await.unwrap();
@@ -686,7 +684,7 @@ async fn play(part: &str) {
         }
         part => panic!("there is no part {part}"),
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The name of the test that runs this on this site.

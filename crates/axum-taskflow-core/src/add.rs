@@ -5,7 +5,7 @@ use std::{fmt, future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
-    backend::Enqueued,
+    backend::{Enqueued, Step, Stepped},
     clock::Timestamp,
     engine::{
         Beginning, Engine, OUTCOMES_MAX, Promise,
@@ -15,8 +15,6 @@ use crate::{
     hold::Fence,
     id::TaskId,
     registry::TaskDef,
-    schedule::Definition,
-    step::{Step, Stepped},
     task::{IdempotencyKey, Source, Tags, Task, TaskOptions},
     tracking::Tracking,
 };
@@ -328,28 +326,6 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
     tasks.collect()
 }
 
-/// A new task of a schedule.
-pub(crate) fn scheduled(
-    engine: &Engine,
-    def: &TaskDef,
-    schedule: &str,
-    definition: &Definition,
-    run_at: Timestamp,
-) -> Task {
-    let resolved = definition.options.or(&def.options).or(&engine.defaults);
-    let id = engine.ids.task(engine.clock.now());
-    let mut task = Task::new(id, def.name.clone(), definition.args.clone());
-    task.life.run_at = run_at;
-    task.priority = resolved.priority.unwrap_or(0);
-    task.requeue_on_interrupt = resolved.requeue_on_interrupt.unwrap_or(false);
-    task.tags.clone_from(&definition.tags);
-    task.tags.insert("schedule".to_owned(), schedule.to_owned());
-    task.options = definition.options.clone();
-    task.executor = def.executor;
-    task.source = Source::Scheduled;
-    task
-}
-
 /// A new task that repeats `old`.
 pub(crate) fn retry_of(engine: &Engine, old: &Task, def: &TaskDef) -> Task {
     let now = engine.clock.now();
@@ -420,7 +396,7 @@ async fn store_under(
     let step = Arc::new(step);
     let stepping = engine.backend.step(step.clone());
     let stepped = match tokio::time::timeout(engine.add_timeout, stepping).await {
-        Ok(stepped) => stepped.map_err(|failure| unavailable(&Arc::new(failure)))?,
+        Ok(stepped) => stepped?,
         Err(_) => return Err(no_answer(engine)),
     };
     let Stepped::Done { tasks: written, .. } = stepped else {

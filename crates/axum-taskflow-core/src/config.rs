@@ -160,7 +160,6 @@ impl Config {
             complaints.push("takeover_after must be at least 3 s".to_owned());
         }
         complaints.extend(self.defaults.complaint());
-        complaints.extend(self.schedules.iter().filter_map(Schedule::complaint));
         complaints
     }
 }

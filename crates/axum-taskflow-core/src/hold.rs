@@ -8,13 +8,13 @@ use tracing::{debug, info};
 
 pub use crate::engine::holds::{HoldKind, Holder};
 use crate::{
+    backend::RecordChange,
     clock::Timestamp,
     engine::{
         Engine,
         holds::{Hold, HoldName, Patience},
     },
     error::Error,
-    step::RecordChange,
 };
 
 /// Longest name of a lead, a lock or something that is run once, in bytes.

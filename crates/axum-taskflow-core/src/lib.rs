@@ -26,7 +26,6 @@ mod retry;
 mod failure;
 mod task;
 mod change;
-mod step;
 mod backend;
 mod health;
 mod memory;
@@ -42,9 +41,9 @@ mod registry;
 mod schedule;
 mod config;
 mod engine;
-mod add;
 mod hold;
 mod once;
+mod add;
 mod manager;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -52,9 +51,9 @@ pub mod conformance;
 pub use crate::{
     add::{AddTask, AddTasks},
     backend::{
-        Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Enqueued,
-        Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned, Role, Said, Standing,
-        Written,
+        Applied, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim, Claimed, Count,
+        Enqueued, Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned, Record,
+        RecordChange, RecordQuery, Role, Said, Standing, Step, Stepped, Written,
     },
     change::{Change, KeyFate, Outcome},
     clock::{Clock, Timestamp},
@@ -76,10 +75,10 @@ pub use crate::{
     registry::{FunctionInfo, TaskDef},
     retry::RetryPolicy,
     schedule::{
-        Decided, Decision, Missed, Origin, Overlap, Paused, Rule, Schedule, ScheduleInfo, ScheduleState,
+        Decided, Decision, Missed, Origin, Overlap, Paused, Rule, Schedule, ScheduleInfo,
+        ScheduleState,
     },
     status::{Cause, Refused, TaskStatus},
-    step::{Becomes, Record, RecordChange, RecordQuery, Step, Stepped},
     task::{
         Attempt, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Source, Tags, Task,
         TaskOptions,

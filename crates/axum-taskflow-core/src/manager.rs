@@ -21,7 +21,7 @@ use crate::{
     hold::{self, HoldKind, Holder, Leader, Lock},
     id::TaskId,
     once::{Once, Scope},
-    registry::{FunctionInfo, TaskDef},
+    registry::FunctionInfo,
     schedule::{Origin, Schedule, ScheduleInfo},
     status::TaskStatus,
     task::{LogLine, Task},
@@ -190,7 +190,7 @@ impl TaskManager {
     async fn install(&self, schedules: Vec<Schedule>) -> Result<(), Error> {
         let mut definitions = BTreeMap::new();
         for schedule in schedules {
-            let (name, definition) = schedule.define(self)?;
+            let (name, definition) = schedule.define(&self.engine.registry, &self.engine.states)?;
             if definitions.insert(name.clone(), definition).is_some() {
                 return Err(Error::invalid(format!(
                     "there are two schedules {name}: give them names"
@@ -205,7 +205,7 @@ impl TaskManager {
     /// # Errors
     /// What is wrong with it; a schedule of the program has this name; or the store fails.
     pub async fn schedule(&self, schedule: Schedule) -> Result<(), Error> {
-        let (name, definition) = schedule.define(self)?;
+        let (name, definition) = schedule.define(&self.engine.registry, &self.engine.states)?;
         self.engine.define(&name, definition, Origin::Manual).await
     }
 
@@ -284,7 +284,7 @@ impl TaskManager {
     }
 
     /// Takes a hold away from whoever has it; gives the epoch that was ended. The holder learns it within a moment, and
-    /// what it still does under its [`Fence`] is refused at once. `actor` is written to the audit.
+    /// what it still does under its [`Fence`](crate::Fence) is refused at once. `actor` is written to the audit.
     ///
     /// # Errors
     /// Nobody holds it, or the store fails.
@@ -332,7 +332,7 @@ impl TaskManager {
         )
     }
 
-    pub(crate) fn request<F, P, M, A>(
+    fn request<F, P, M, A>(
         &self,
         function: F,
         args: impl IntoIterator<Item = A>,
@@ -367,7 +367,7 @@ impl TaskManager {
                     "add_tasks takes at most {max} tasks at once: add the rest in further calls"
                 )));
             }
-            encoded.push(encode(&def, &args.into_args())?);
+            encoded.push(def.encode(&args.into_args())?);
         }
         Ok(Request { def, args: encoded })
     }
@@ -680,17 +680,4 @@ impl TaskManager {
             })?
             .map_err(|_| Error::shutting_down())
     }
-}
-
-/// As JSON. In debug builds read back at once: what cannot be read would fail much later, and elsewhere.
-fn encode<P: Args>(def: &TaskDef, args: &P) -> Result<String, Error> {
-    let json = args
-        .encode()
-        .map_err(|error| Error::invalid(format!("cannot store the {}", def.complain(&error))))?;
-    if cfg!(debug_assertions) {
-        def.check_args(&json).map_err(|why| {
-            Error::invalid(format!("the {why}: it can be stored, but not read again"))
-        })?;
-    }
-    Ok(json)
 }

@@ -19,14 +19,13 @@ use self::store::Store;
 use crate::{
     backend::{
         AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, ListQuery,
-        Minute, Page, Peer, Prune, Pruned, Standing, Written,
+        Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped, Written,
     },
     change::Change,
     clock::Timestamp,
     error::BackendError,
     id::{InstanceId, TaskId},
     status::TaskStatus,
-    step::{Record, RecordQuery, Step, Stepped},
     task::{Life, LogLine, Task},
 };
 

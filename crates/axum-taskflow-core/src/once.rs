@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
+    backend::{Becomes, Record, RecordChange, Step, Stepped},
     clock::Timestamp,
     engine::{
         Engine,
-        holds::{Hold, HoldName, Patience, json, parse},
-        journal::unavailable,
+        holds::{Hold, HoldName, Patience},
+        records::{json, parse},
     },
     error::{BackendError, BoxError, Error},
     id::{InstanceId, TaskId},
-    step::{Becomes, Record, RecordChange, Step, Stepped},
 };
 
 /// How long those wait who find that another process runs it, unless they say otherwise.
@@ -318,7 +318,7 @@ impl Asked<'_> {
                 Ok(Stepped::Done { .. }) => break,
                 Ok(Stepped::Stale) => return Ok(false),
                 Err(failure) if hold.lost.is_cancelled() || failure.is_refused() => {
-                    return Err(unavailable(&Arc::new(failure)).into());
+                    return Err(Error::from(failure).into());
                 }
                 Err(failure) => {
                     warn!(name = %self.name.name, error = %failure, "cannot store that it was run");
@@ -342,7 +342,7 @@ impl Asked<'_> {
             Ok((version, outcome.map(|outcome| (version, outcome))))
         };
         let looked = looked.await;
-        Ok(looked.map_err(|failure| unavailable(&Arc::new(failure)))?)
+        Ok(looked.map_err(Error::from)?)
     }
 
     fn failed(&self, message: String) -> OnceError {

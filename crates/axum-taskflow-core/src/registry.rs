@@ -101,6 +101,20 @@ impl TaskDef {
         self
     }
 
+    /// The arguments as JSON. In debug builds read back at once: what cannot be read would fail much later, and
+    /// elsewhere.
+    pub(crate) fn encode<P: Args>(&self, args: &P) -> Result<String, Error> {
+        let json = args.encode().map_err(|error| {
+            Error::invalid(format!("cannot store the {}", self.complain(&error)))
+        })?;
+        if cfg!(debug_assertions) {
+            self.check_args(&json).map_err(|why| {
+                Error::invalid(format!("the {why}: it can be stored, but not read again"))
+            })?;
+        }
+        Ok(json)
+    }
+
     /// Reads the stored arguments; the call itself is made later, once the start of the attempt is stored.
     ///
     /// # Errors

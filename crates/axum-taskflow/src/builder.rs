@@ -3,7 +3,7 @@
 use std::{env::VarError, path::PathBuf, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
-    Backend, BackendError, Clock, Config, Error, ErrorKind, Role, TaskDef, TaskOptions,
+    Backend, BackendError, Clock, Config, Error, ErrorKind, Role, Schedule, TaskDef, TaskOptions,
 };
 use axum_taskflow_redis::RedisOptions;
 use axum_taskflow_sqlite::{Durability, SqliteOptions};
@@ -185,6 +185,13 @@ impl Builder {
     /// environment variable `TASKFLOW_ROLE` (`both`, `web`, `worker`). What is set here counts.
     pub fn role(mut self, role: Role) -> Self {
         self.role = Some(role);
+        self
+    }
+
+    /// Runs a function at its times, once in the cluster for each slot: see [`Schedule`]. Code says what the schedule is;
+    /// each start compares it with what is stored.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.config.schedules.push(schedule);
         self
     }
 

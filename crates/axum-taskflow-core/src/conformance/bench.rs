@@ -6,7 +6,7 @@ use super::Opened;
 use crate::{
     backend::{
         Applied, Backend, Batch, Claim, Claimed, Enqueued, Instance, ListQuery, Minute, Note,
-        Prune, Said, Written,
+        Prune, Record, RecordQuery, Said, Step, Stepped, Written,
     },
     change::{Change, Outcome},
     clock::Timestamp,
@@ -14,7 +14,6 @@ use crate::{
     id::{IdSource, InstanceId, TaskId},
     retry::RetryPolicy,
     status::{Refused, TaskStatus},
-    step::{Record, RecordQuery, Step, Stepped},
     task::{IdempotencyKey, LogLevel, LogLine, Task},
 };
 

@@ -19,8 +19,8 @@ use proptest::{
 use super::bench::Bench;
 use crate::{
     backend::{
-        AuditEntry, Backend, BackendFuture, Batch, Claim, Count, ListQuery, Minute, Note, Prune,
-        Said,
+        self, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim, Count, ListQuery, Minute,
+        Note, Prune, Record, RecordChange, RecordQuery, Said, Stepped,
     },
     change::{Change, Outcome},
     clock::Timestamp,
@@ -29,7 +29,6 @@ use crate::{
     memory::Memory,
     retry::RetryPolicy,
     status::{Refused, TaskStatus},
-    step::{self, Becomes, Record, RecordChange, RecordQuery, Stepped},
     task::{IdempotencyKey, Life, LogLevel, LogLine, Progress, Task},
 };
 
@@ -310,7 +309,7 @@ impl History<'_> {
 
     async fn take(&mut self, take: &Take) -> Result<(), String> {
         let batch = self.batch(&take.tasks, &take.moves, &[], false);
-        let mut step = step::Step::at(batch.now);
+        let mut step = backend::Step::at(batch.now);
         step.tasks = batch.tasks;
         for change in batch.changes {
             if step.changes.iter().all(|other| other.id != change.id) {

@@ -1,7 +1,7 @@
 //! Records: what they say, in which order they are read, and that their versions only grow.
 
 use super::bench::Bench;
-use crate::step::{Becomes, RecordChange, RecordQuery, Step, Stepped};
+use crate::backend::{Becomes, RecordChange, RecordQuery, Step, Stepped};
 
 pub(super) fn put(key: &str, expects: u64, value: &str) -> RecordChange {
     RecordChange {

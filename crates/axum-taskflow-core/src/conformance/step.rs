@@ -7,9 +7,8 @@ use super::{
     records::{put, written},
 };
 use crate::{
-    backend::{AuditEntry, Enqueued},
+    backend::{AuditEntry, Becomes, Enqueued, RecordChange, Step, Stepped},
     change::Change,
-    step::{Becomes, RecordChange, Step, Stepped},
     task::Task,
 };
 

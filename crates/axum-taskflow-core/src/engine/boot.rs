@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Engine,
-    holds::{json, parse},
+    records::{json, parse},
 };
 use crate::{
+    backend::{Becomes, RecordChange, Step, Stepped},
     error::BackendError,
     id::{InstanceId, TaskId},
-    step::{Becomes, RecordChange, Step, Stepped},
 };
 
 const KEY: &str = "boot";

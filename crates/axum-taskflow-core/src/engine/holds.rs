@@ -11,18 +11,21 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Engine, LOOP_RETRY, jittered, journal::unavailable, within};
+use super::{
+    Engine, LOOP_RETRY, jittered,
+    records::{json, parse},
+    within,
+};
 use crate::{
-    backend::AuditEntry,
+    backend::{AuditEntry, Becomes, RecordChange, Step, Stepped},
     clock::Timestamp,
     error::{BackendError, Error},
     id::{InstanceId, TaskId},
-    step::{Becomes, Record, RecordChange, RecordQuery, Step, Stepped},
 };
 
 /// Between two looks at a hold that somebody else has, if nothing is heard: its holder may have died.
@@ -160,7 +163,7 @@ impl Hold {
             self.release_later();
         }
         self.engine.tell_holds();
-        released.map_err(|failure| unavailable(&Arc::new(failure)))
+        released.map_err(Error::from)
     }
 
     /// It is over, by a step that has ended it in the store.
@@ -369,14 +372,14 @@ impl Engine {
             match (taken, patience) {
                 (Ok(Some(hold)), _) => return Ok(Some(hold)),
                 (Ok(None), Patience::None) => return Ok(None),
-                (Err(failure), Patience::None) => return Err(unavailable(&Arc::new(failure))),
+                (Err(failure), Patience::None) => return Err(failure.into()),
                 (Ok(None), _) => {}
                 (Err(failure), _) => {
                     debug!(error = %failure, name = %claiming.name, "cannot ask for it");
                     if let Patience::Until(end) = patience
                         && Instant::now() >= end
                     {
-                        return Err(unavailable(&Arc::new(failure)));
+                        return Err(failure.into());
                     }
                 }
             }
@@ -656,7 +659,7 @@ impl Engine {
 
     /// All holds, in the order of their kinds and names.
     pub(crate) async fn holders(&self) -> Result<Vec<Holder>, Error> {
-        let failed = |failure| unavailable(&Arc::new(failure));
+        let failed = Error::from;
         let peers = self.backend.instances().await.map_err(failed)?;
         let alive: BTreeSet<InstanceId> = peers
             .iter()
@@ -690,7 +693,7 @@ impl Engine {
 
     /// Takes a hold away from whoever has it; the epoch of what was ended.
     pub(crate) async fn force_release(&self, name: &HoldName, actor: &str) -> Result<u64, Error> {
-        let failed = |failure| unavailable(&Arc::new(failure));
+        let failed = Error::from;
         loop {
             let Some(record) = self.record(&name.hold()).await.map_err(failed)? else {
                 return Err(Error::new(
@@ -721,41 +724,6 @@ impl Engine {
             }
         }
     }
-
-    pub(crate) async fn record(&self, key: &str) -> Result<Option<Record>, BackendError> {
-        let query = RecordQuery {
-            prefix: key.to_owned(),
-            after: None,
-            limit: 1,
-        };
-        let first = self.backend.records(query).await?.into_iter().next();
-        Ok(first.filter(|record| record.key == key))
-    }
-
-    /// All records whose names begin so.
-    pub(crate) async fn all_records(&self, prefix: &str) -> Result<Vec<Record>, BackendError> {
-        const PART: usize = 1_000;
-        let mut records = Vec::new();
-        loop {
-            let query = RecordQuery {
-                prefix: prefix.to_owned(),
-                after: records.last().map(|record: &Record| record.key.clone()),
-                limit: PART,
-            };
-            let part = self.backend.records(query).await?;
-            let is_last = part.len() < PART;
-            records.extend(part);
-            if is_last {
-                return Ok(records);
-            }
-        }
-    }
-
-    pub(super) async fn alive(&self) -> Result<BTreeSet<InstanceId>, BackendError> {
-        let peers = self.backend.instances().await?.into_iter();
-        let alive = peers.filter(|peer| peer.alive);
-        Ok(alive.map(|peer| peer.instance.id).collect())
-    }
 }
 
 /// Who holds something, and since when.
@@ -780,26 +748,4 @@ pub struct Holder {
     pub is_alive: bool,
     /// How many wait for it.
     pub waiting: usize,
-}
-
-/// What a record says; the default if there is none.
-pub(crate) fn parse<T: DeserializeOwned + Default>(
-    record: Option<&Record>,
-) -> Result<T, BackendError> {
-    record.map_or_else(
-        || Ok(T::default()),
-        |record| {
-            serde_json::from_str(&record.value).map_err(|error| {
-                // Never as if it were free: a newer program may have written it.
-                BackendError::refused(format!("the record {:?} cannot be read", record.key))
-                    .with_source(error)
-            })
-        },
-    )
-}
-
-pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
-    serde_json::to_string(value)
-        .expect("ids, numbers and text can be written as JSON")
-        .into()
 }

@@ -22,6 +22,7 @@ mod listener;
 mod panics;
 mod pruner;
 mod ready;
+pub(crate) mod records;
 mod rescuer;
 pub(crate) mod scheduler;
 mod threads;

@@ -7,25 +7,23 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{
-    Engine, LOOP_RETRY,
-    holds::{json, parse},
-    jittered,
+    Engine, LOOP_RETRY, jittered,
+    records::{json, parse},
 };
 use crate::{
-    add::scheduled,
-    backend::AuditEntry,
+    backend::{AuditEntry, Becomes, Record, RecordChange, Step, Stepped},
     clock::Timestamp,
     error::{BackendError, Error, ErrorKind},
     health::Duty,
     id::{InstanceId, TaskId},
+    registry::TaskDef,
     schedule::{
-        Decided, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State,
-        Definition, compare_versions,
+        Decided, Definition, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State,
+        compare_versions,
         decide::{Verdict, decide},
         slots::Slots,
     },
-    step::{Becomes, Record, RecordChange, Step, Stepped},
-    task::Task,
+    task::{Source, Task},
 };
 
 const PREFIX: &str = "schedule:";
@@ -256,7 +254,29 @@ impl Engine {
         let late = now.since(slot);
         info!(schedule = name, ?late, "a schedule fires");
         let run_at = slot.saturating_add(state.definition.jitter.mul_f64(fastrand::f64()));
-        Some(scheduled(self, &def, name, &state.definition, run_at))
+        Some(self.scheduled(&def, name, &state.definition, run_at))
+    }
+
+    /// A new task of a schedule.
+    fn scheduled(
+        &self,
+        def: &TaskDef,
+        schedule: &str,
+        definition: &Definition,
+        run_at: Timestamp,
+    ) -> Task {
+        let resolved = definition.options.or(&def.options).or(&self.defaults);
+        let id = self.ids.task(self.clock.now());
+        let mut task = Task::new(id, def.name.clone(), definition.args.clone());
+        task.life.run_at = run_at;
+        task.priority = resolved.priority.unwrap_or(0);
+        task.requeue_on_interrupt = resolved.requeue_on_interrupt.unwrap_or(false);
+        task.tags.clone_from(&definition.tags);
+        task.tags.insert("schedule".to_owned(), schedule.to_owned());
+        task.options = definition.options.clone();
+        task.executor = def.executor;
+        task.source = Source::Scheduled;
+        task
     }
 
     fn step_of(&self, name: &str, version: u64, state: &mut State, now: Timestamp) -> Step {
@@ -332,9 +352,8 @@ impl Engine {
         definition: Definition,
         origin: Origin,
     ) -> Result<(), Error> {
-        let slots = Slots::of(&definition.rule).map_err(|wrong| {
-            Error::new(ErrorKind::Invalid, format!("schedule {name}: {wrong}"))
-        })?;
+        let slots = Slots::of(&definition.rule)
+            .map_err(|wrong| Error::new(ErrorKind::Invalid, format!("schedule {name}: {wrong}")))?;
         let mine = self.instance().version.clone();
         loop {
             let record = self.record(&format!("{PREFIX}{name}")).await?;
@@ -409,7 +428,9 @@ impl Engine {
     fn info_of(&self, name: &str, state: State) -> ScheduleInfo {
         let does = match &state {
             State { retired: true, .. } => ScheduleState::Retired,
-            State { paused: Some(_), .. } => ScheduleState::Paused,
+            State {
+                paused: Some(_), ..
+            } => ScheduleState::Paused,
             state if !self.fires(state) => ScheduleState::UnknownFunction,
             _ => ScheduleState::Active,
         };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use crate::step::{Becomes, Record, RecordChange, RecordQuery};
+use crate::backend::{Becomes, Record, RecordChange, RecordQuery};
 
 #[derive(Debug, Default)]
 pub(super) struct Records {

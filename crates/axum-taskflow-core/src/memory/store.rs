@@ -13,13 +13,12 @@ use super::{
 use crate::{
     backend::{
         Applied, AuditEntry, Batch, Claim, Claimed, Count, Enqueued, ListQuery, Minute, Note, Page,
-        Prune, Pruned, Written,
+        Prune, Pruned, Step, Stepped, Written,
     },
     change::{Change, KeyFate},
     clock::Timestamp,
     id::{InstanceId, TaskId},
     status::TaskStatus,
-    step::{Step, Stepped},
     task::{Life, LogLine, Task},
 };
 

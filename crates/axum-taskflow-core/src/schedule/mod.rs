@@ -3,22 +3,22 @@
 pub(crate) mod decide;
 pub(crate) mod slots;
 
-use std::{cmp::Ordering, fmt, panic::Location, time::Duration};
+use std::{cmp::Ordering, fmt, panic::Location, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use self::{decide::Policy, slots::Slots};
 pub use self::{
     decide::{Decided, Decision, Missed, Overlap},
     slots::Rule,
 };
-use self::{decide::Policy, slots::Slots};
 use crate::{
-    add::Request,
     clock::Timestamp,
+    context::States,
     error::Error,
     handler::{Args, IntoArgs, TaskFn},
     id::TaskId,
-    manager::TaskManager,
+    registry::{Registry, TaskDef},
     task::{Tags, TaskOptions},
 };
 
@@ -28,8 +28,9 @@ const NAME_BYTES_MAX: usize = 256;
 /// How many decisions are remembered.
 pub(crate) const LAST_MAX: usize = 10;
 
-/// What its arguments are is known to the manager that takes it.
-type Ask = Box<dyn FnOnce(&TaskManager) -> Result<Request, Error> + Send + Sync>;
+/// The function and its arguments as JSON, as the manager that takes it knows them.
+type Ask =
+    Box<dyn FnOnce(&Registry, &States) -> Result<(Arc<TaskDef>, String), Error> + Send + Sync>;
 
 /// A function, its arguments, and when it is to run.
 ///
@@ -88,6 +89,12 @@ impl Schedule {
         M: 'static,
         A: IntoArgs<P, F> + Send + Sync + 'static,
     {
+        const {
+            assert!(
+                size_of::<F>() == 0,
+                "a closure that captures values cannot be scheduled, since it cannot be stored: pass the values as arguments"
+            );
+        }
         let place = Location::caller();
         Self {
             name: None,
@@ -104,7 +111,11 @@ impl Schedule {
             options: TaskOptions::default(),
             tags: Tags::default(),
             place,
-            ask: Box::new(move |manager| manager.request(function, [args], place)),
+            ask: Box::new(move |registry, states| {
+                let (def, _) = registry.of_function(function, place, states)?;
+                let args = def.encode(&args.into_args())?;
+                Ok((def, args))
+            }),
         }
     }
 
@@ -217,18 +228,22 @@ impl Schedule {
     }
 
     /// What is stored of it.
-    pub(crate) fn define(self, manager: &TaskManager) -> Result<(String, Definition), Error> {
+    pub(crate) fn define(
+        self,
+        registry: &Registry,
+        states: &States,
+    ) -> Result<(String, Definition), Error> {
         if let Some(complaint) = self.complaint() {
             return Err(Error::invalid(complaint));
         }
         let rule = self.rule().map_err(Error::invalid)?;
-        let request = (self.ask)(manager)?;
-        let name = self.name.unwrap_or_else(|| request.def.name.to_string());
+        let (def, args) = (self.ask)(registry, states)?;
+        let name = self.name.unwrap_or_else(|| def.name.to_string());
         Ok((
             name,
             Definition {
-                function: request.def.name.to_string(),
-                args: request.args.into_iter().next().unwrap_or_default(),
+                function: def.name.to_string(),
+                args,
                 rule,
                 policy: self.policy,
                 jitter: self.jitter,
@@ -382,8 +397,17 @@ mod tests {
 
     #[test]
     fn versions_are_compared_number_by_number() {
-        for (lower, higher) in [("1.9", "1.10"), ("1.2", "1.2.1"), ("", "0.1"), ("2.0.0-a", "2.0.0-b")] {
-            assert_eq!(compare_versions(lower, higher), Ordering::Less, "{lower} {higher}");
+        for (lower, higher) in [
+            ("1.9", "1.10"),
+            ("1.2", "1.2.1"),
+            ("", "0.1"),
+            ("2.0.0-a", "2.0.0-b"),
+        ] {
+            assert_eq!(
+                compare_versions(lower, higher),
+                Ordering::Less,
+                "{lower} {higher}"
+            );
             assert_eq!(compare_versions(higher, lower), Ordering::Greater);
             assert_eq!(compare_versions(higher, higher), Ordering::Equal);
         }

@@ -1,0 +1,71 @@
+//! Records as values, and who is alive: what holds, schedules and the start of the cluster are made of.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::Engine;
+use crate::{
+    backend::{Record, RecordQuery},
+    error::BackendError,
+    id::InstanceId,
+};
+
+impl Engine {
+    pub(crate) async fn record(&self, key: &str) -> Result<Option<Record>, BackendError> {
+        let query = RecordQuery {
+            prefix: key.to_owned(),
+            after: None,
+            limit: 1,
+        };
+        let first = self.backend.records(query).await?.into_iter().next();
+        Ok(first.filter(|record| record.key == key))
+    }
+
+    /// All records whose names begin so.
+    pub(crate) async fn all_records(&self, prefix: &str) -> Result<Vec<Record>, BackendError> {
+        const PART: usize = 1_000;
+        let mut records = Vec::new();
+        loop {
+            let query = RecordQuery {
+                prefix: prefix.to_owned(),
+                after: records.last().map(|record: &Record| record.key.clone()),
+                limit: PART,
+            };
+            let part = self.backend.records(query).await?;
+            let is_last = part.len() < PART;
+            records.extend(part);
+            if is_last {
+                return Ok(records);
+            }
+        }
+    }
+
+    pub(super) async fn alive(&self) -> Result<BTreeSet<InstanceId>, BackendError> {
+        let peers = self.backend.instances().await?.into_iter();
+        let alive = peers.filter(|peer| peer.alive);
+        Ok(alive.map(|peer| peer.instance.id).collect())
+    }
+}
+
+/// What a record says; the default if there is none.
+pub(crate) fn parse<T: DeserializeOwned + Default>(
+    record: Option<&Record>,
+) -> Result<T, BackendError> {
+    record.map_or_else(
+        || Ok(T::default()),
+        |record| {
+            serde_json::from_str(&record.value).map_err(|error| {
+                // Never as if it were free: a newer program may have written it.
+                BackendError::refused(format!("the record {:?} cannot be read", record.key))
+                    .with_source(error)
+            })
+        },
+    )
+}
+
+pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
+    serde_json::to_string(value)
+        .expect("ids, numbers and text can be written as JSON")
+        .into()
+}

@@ -1,0 +1,516 @@
+//! Schedules: by several instances on one store, whose clocks are apart, in virtual time.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_taskflow_core::{
+    Backend, Clock, Config, Data, Decided, ErrorKind, ListQuery, Memory, Missed, Origin, Overlap,
+    Rule, Schedule, ScheduleState, Source, Task, TaskDef, TaskManager, TaskOptions, Timestamp,
+};
+use support::config;
+use tokio::{sync::Notify, time::sleep};
+
+/// The beginning of a minute.
+const START: Timestamp = Timestamp::from_unix_ms(1_795_300_020_000 - 1_795_300_020_000 % 60_000);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn tick() {}
+
+async fn tock() {}
+
+/// Runs until it is told to end.
+async fn runs(Data(end): Data<Arc<Notify>>) {
+    end.notified().await;
+}
+
+struct Site {
+    memory: Arc<dyn Backend>,
+    end: Arc<Notify>,
+    begun: tokio::time::Instant,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self {
+            memory: Arc::new(Memory::with_history(1_000_000)),
+            end: Arc::default(),
+            begun: tokio::time::Instant::now(),
+        }
+    }
+
+    /// An instance whose clock is ahead by so many seconds.
+    fn config(&self, ahead_s: i64, schedules: Vec<Schedule>) -> Config {
+        let mut config = config();
+        config.backend = self.memory.clone();
+        let ahead_ms = ahead_s * 1_000 + i64::try_from(self.begun.elapsed().as_millis()).unwrap();
+        let now = Timestamp::from_unix_ms(START.as_unix_ms() + ahead_ms);
+        config.clock = Clock::tokio(now);
+        config.tasks = vec![TaskDef::new(tick), TaskDef::new(runs)];
+        config.state(self.end.clone());
+        config.schedules = schedules;
+        config
+    }
+
+    async fn start(&self, schedules: Vec<Schedule>) -> TaskManager {
+        TaskManager::start(self.config(0, schedules)).await.unwrap()
+    }
+
+    /// The tasks of a schedule, oldest first.
+    async fn tasks(&self, schedule: &str) -> Vec<Task> {
+        let mut query = ListQuery::default();
+        query.tag = Some(("schedule".to_owned(), Some(schedule.to_owned())));
+        query.limit = 1_000;
+        let mut tasks = Vec::new();
+        loop {
+            let page = self.memory.list(query.clone()).await.unwrap();
+            tasks.extend(page.tasks);
+            match page.next {
+                Some(next) => query.before = Some(next),
+                None => break,
+            }
+        }
+        tasks.reverse();
+        tasks
+    }
+
+    /// How often each slot has made a task, by seconds after the start.
+    async fn slots(&self, schedule: &str) -> BTreeMap<i64, usize> {
+        let mut slots = BTreeMap::new();
+        for task in self.tasks(schedule).await {
+            let after_ms = task.life.run_at.as_unix_ms() - START.as_unix_ms();
+            *slots.entry(after_ms / 1_000).or_default() += 1;
+        }
+        slots
+    }
+}
+
+fn each_second() -> Schedule {
+    Schedule::new(tick, ())
+        .every(SECOND)
+        .overlap(Overlap::Allow)
+}
+
+/// As a killed process does: it does nothing any more.
+async fn kill(manager: TaskManager, site: &Site) {
+    site.memory.supersede(manager.instance().id).await.unwrap();
+    manager.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_slot_makes_one_task_however_far_the_clocks_are_apart() {
+    let site = Site::new();
+    let mut managers = Vec::new();
+    for ahead_s in [0, 180, -120, 7] {
+        let config = site.config(ahead_s, vec![each_second()]);
+        managers.push(TaskManager::start(config).await.unwrap());
+    }
+
+    sleep(MINUTE * 5).await;
+
+    let slots = site.slots("tick").await;
+    assert!(slots.values().all(|n| *n == 1), "{slots:?}");
+    // Those that the earliest clock has seen, without a gap.
+    let (first, last) = (*slots.keys().next().unwrap(), *slots.keys().last().unwrap());
+    assert_eq!(usize::try_from(last - first + 1).unwrap(), slots.len());
+    assert!(last >= 299 + 180, "{last}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_killed_the_slots_go_on() {
+    let site = Site::new();
+    let mut managers = vec![site.start(vec![each_second()]).await];
+    for _ in 0..20 {
+        managers.push(site.start(vec![each_second()]).await);
+        sleep(Duration::from_millis(2_700)).await;
+        kill(managers.remove(0), &site).await;
+    }
+
+    let slots = site.slots("tick").await;
+    let expected: BTreeMap<i64, usize> = (1..=54).map(|second| (second, 1)).collect();
+    assert_eq!(slots, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_while_nothing_ran_fires_as_it_was_said() {
+    let site = Site::new();
+    let each_minute = |name: &str| {
+        let schedule = Schedule::new(tick, ()).name(name).every(MINUTE);
+        schedule.overlap(Overlap::Allow)
+    };
+    let all = || {
+        let within = Missed::FireAll {
+            max: 3,
+            within: MINUTE * 60,
+        };
+        vec![
+            each_minute("once"),
+            each_minute("none").missed(Missed::Skip),
+            each_minute("all").missed(within),
+        ]
+    };
+    let first = site.start(all()).await;
+    kill(first, &site).await;
+    sleep(MINUTE * 10 + Duration::from_millis(61_500)).await;
+
+    let manager = site.start(all()).await;
+    sleep(SECOND).await;
+
+    // Of the slots 1 to 11 only the last one is in time.
+    let seconds = async |name: &str| site.slots(name).await.into_keys().collect::<Vec<_>>();
+    assert_eq!(seconds("once").await, [660]);
+    assert_eq!(seconds("none").await, [660]);
+    assert_eq!(seconds("all").await, [540, 600, 660]);
+    let told = manager.schedules().await.unwrap();
+    for (name, n) in [("all", 8), ("none", 10), ("once", 10)] {
+        let info = told.iter().find(|info| info.name == name).unwrap();
+        let missed = info.last.iter().map(|decision| &decision.what);
+        assert!(
+            missed.clone().any(|what| *what == Decided::Missed { n }),
+            "{name}: {:?}",
+            info.last
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_whose_predecessor_runs_is_left_out_or_waits_for_its_end() {
+    let site = Site::new();
+    let schedule = |name: &str, overlap| {
+        let schedule = Schedule::new(runs, ()).name(name).every(MINUTE);
+        schedule.overlap(overlap)
+    };
+    let manager = site
+        .start(vec![
+            schedule("beside", Overlap::Allow),
+            schedule("skips", Overlap::Skip),
+            schedule("queues", Overlap::QueueOne),
+        ])
+        .await;
+
+    sleep(MINUTE * 4 + SECOND).await;
+    let n = async |name: &str| site.tasks(name).await.len();
+    assert_eq!(
+        (n("beside").await, n("skips").await, n("queues").await),
+        (4, 1, 1)
+    );
+    site.end.notify_waiters();
+    sleep(SECOND * 5).await;
+
+    assert_eq!((n("skips").await, n("queues").await), (1, 2));
+    let slots = site.slots("queues").await;
+    assert_eq!(
+        slots.into_keys().collect::<Vec<_>>(),
+        [60, 120],
+        "the one that waited"
+    );
+    let told = manager.schedules().await.unwrap();
+    let last = |name: &str| &told.iter().find(|info| info.name == name).unwrap().last;
+    let n_overlapped = |name: &str| {
+        let last = last(name).iter();
+        last.filter(|it| it.what == Decided::Overlapped).count()
+    };
+    assert_eq!((n_overlapped("skips"), n_overlapped("queues")), (3, 2));
+    sleep(MINUTE).await;
+    assert_eq!(n("skips").await, 2, "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_of_a_schedule_says_so_and_has_its_options() {
+    let site = Site::new();
+    let schedule = Schedule::new(tick, ())
+        .name("nightly")
+        .cron("30 * * * * *")
+        .options(TaskOptions {
+            priority: Some(7),
+            retries: Some(3),
+            ..TaskOptions::default()
+        })
+        .tag("team", "mail");
+    let manager = site.start(vec![schedule]).await;
+    let told = manager.schedules().await.unwrap();
+    let rule = Rule::Cron {
+        expression: "30 * * * * *".to_owned(),
+        zone: "UTC".to_owned(),
+    };
+    assert_eq!((&told[0].rule, told[0].origin), (&rule, Origin::Code));
+    let half = START.saturating_add(Duration::from_secs(30));
+    let ahead: Vec<Timestamp> = (0..5).map(|n| half.saturating_add(MINUTE * n)).collect();
+    assert_eq!(told[0].next, ahead);
+
+    sleep(MINUTE).await;
+
+    let tasks = site.tasks("nightly").await;
+    assert_eq!(tasks.len(), 1);
+    let task = &tasks[0];
+    assert_eq!((task.source, task.priority), (Source::Scheduled, 7));
+    assert_eq!(
+        (task.options.retries, &*task.tags["team"]),
+        (Some(3), "mail")
+    );
+    assert_eq!(task.life.run_at, half);
+    let told = manager.schedules().await.unwrap();
+    assert_eq!(told[0].last[0].slot, half);
+    assert_eq!(told[0].last[0].what, Decided::Fired { task: task.id });
+}
+
+#[tokio::test(start_paused = true)]
+async fn jitter_spreads_the_starts_and_moves_no_slot() {
+    let site = Site::new();
+    let schedule = each_second().jitter(Duration::from_millis(900));
+    let _manager = site.start(vec![schedule]).await;
+
+    sleep(SECOND * 30).await;
+
+    let slots = site.slots("tick").await;
+    assert!(
+        slots.len() >= 29 && slots.values().all(|n| *n == 1),
+        "{slots:?}"
+    );
+    let tasks = site.tasks("tick").await;
+    let is_whole = |task: &&Task| task.life.run_at.as_unix_ms() % 1_000 == 0;
+    assert!(tasks.iter().filter(is_whole).count() < 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_schedule_fires_nothing_anywhere_until_it_is_resumed() {
+    let site = Site::new();
+    let (one, other) = (
+        site.start(vec![each_second()]).await,
+        site.start(vec![each_second()]).await,
+    );
+    sleep(SECOND * 3).await;
+    one.pause_schedule("tick", "ada").await.unwrap();
+    let n = site.tasks("tick").await.len();
+
+    sleep(MINUTE).await;
+    let third = site.start(vec![each_second()]).await;
+    sleep(MINUTE).await;
+    assert_eq!(site.tasks("tick").await.len(), n);
+    let told = third.schedules().await.unwrap();
+    assert_eq!(
+        (told[0].state, &told[0].next[..]),
+        (ScheduleState::Paused, &[][..])
+    );
+    assert_eq!(told[0].paused.as_ref().unwrap().by, "ada");
+    let id = other.run_schedule("tick", "bob").await.unwrap();
+    assert_eq!(site.tasks("tick").await.last().unwrap().id, id);
+
+    third.resume_schedule("tick", "ada").await.unwrap();
+    sleep(SECOND * 10).await;
+    let tasks = site.tasks("tick").await.len();
+    assert!(
+        (n + 10..=n + 11).contains(&tasks),
+        "what came meanwhile was not missed: {n} {tasks}"
+    );
+    let audit = one.audit(None, 10).await.unwrap();
+    let actions: Vec<(&str, &str)> = audit
+        .iter()
+        .map(|entry| (&*entry.actor, &*entry.action))
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            ("ada", "resume_schedule"),
+            ("bob", "run_schedule"),
+            ("ada", "pause_schedule")
+        ]
+    );
+    let none = one.pause_schedule("none", "ada").await.unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_that_is_added_while_the_program_runs_is_there_after_it() {
+    let site = Site::new();
+    let (one, other) = (site.start(vec![]).await, site.start(vec![]).await);
+    one.schedule(each_second().name("mine")).await.unwrap();
+    sleep(SECOND * 3).await;
+    kill(one, &site).await;
+    sleep(SECOND * 10).await;
+    let slots = site.slots("mine").await;
+    assert!(
+        slots.len() >= 12 && slots.values().all(|n| *n == 1),
+        "{slots:?}"
+    );
+
+    // Changed, and deleted.
+    other
+        .schedule(each_second().name("mine").every(MINUTE))
+        .await
+        .unwrap();
+    let told = other.schedules().await.unwrap();
+    assert_eq!(
+        (&told[0].rule, told[0].origin),
+        (&Rule::Every(MINUTE), Origin::Manual)
+    );
+    other.delete_schedule("mine", "ada").await.unwrap();
+    let n = site.tasks("mine").await.len();
+    sleep(MINUTE * 3).await;
+    assert_eq!(site.tasks("mine").await.len(), n);
+    assert_eq!(other.schedules().await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newer_program_says_what_a_schedule_is() {
+    let site = Site::new();
+    let start = async |version: &str, schedules| {
+        let mut config = site.config(0, schedules);
+        config.version = version.to_owned();
+        TaskManager::start(config).await.unwrap()
+    };
+    let every = |seconds| Schedule::new(tick, ()).every(SECOND * seconds);
+    let rule = async |manager: &TaskManager| {
+        let told = manager.schedules().await.unwrap();
+        (told[0].rule.clone(), told[0].state)
+    };
+    let active = |seconds| (Rule::Every(SECOND * seconds), ScheduleState::Active);
+
+    let old = start("1.9", vec![every(10)]).await;
+    let new = start("1.10", vec![every(20)]).await;
+    assert_eq!(rule(&new).await, active(20));
+    let old_again = start("1.9", vec![every(10)]).await;
+    assert_eq!(
+        rule(&old_again).await,
+        active(20),
+        "the old one does not bring it back"
+    );
+    let none = start("1.11", vec![]).await;
+    assert_eq!(rule(&none).await.1, ScheduleState::Retired);
+    let n = site.tasks("tick").await.len();
+    sleep(MINUTE).await;
+    assert_eq!(
+        site.tasks("tick").await.len(),
+        n,
+        "not by the old ones either"
+    );
+    let back = start("1.12", vec![every(30)]).await;
+    assert_eq!(rule(&back).await, active(30));
+    let refused = old.delete_schedule("tick", "ada").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_whose_function_is_not_known_here_is_shown_and_fired_by_those_who_know_it() {
+    let site = Site::new();
+    let mut knows = site.config(0, vec![Schedule::new(tock, ()).every(SECOND)]);
+    knows.tasks = vec![TaskDef::new(tock)];
+    let knows = TaskManager::start(knows).await.unwrap();
+    let other = site.start(vec![]).await;
+    sleep(SECOND * 3).await;
+    kill(knows, &site).await;
+    let n = site.tasks("tock").await.len();
+    assert!(n >= 2);
+
+    sleep(SECOND * 30).await;
+
+    assert_eq!(site.tasks("tock").await.len(), n);
+    let told = other.schedules().await.unwrap();
+    assert_eq!(told[0].state, ScheduleState::UnknownFunction);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_at_the_start_runs_once_for_each_start_of_the_cluster() {
+    let site = Site::new();
+    let daily = || Schedule::new(tick, ()).cron("@daily").run_on_startup(true);
+    let one = site.start(vec![daily()]).await;
+    let other = site.start(vec![daily()]).await;
+    sleep(SECOND * 10).await;
+    assert_eq!(site.tasks("tick").await.len(), 1);
+    kill(one, &site).await;
+    let third = site.start(vec![daily()]).await;
+    sleep(SECOND * 10).await;
+    assert_eq!(
+        site.tasks("tick").await.len(),
+        1,
+        "somebody was always there"
+    );
+
+    kill(other, &site).await;
+    kill(third, &site).await;
+    sleep(SECOND * 10).await;
+    let _later = site.start(vec![daily()]).await;
+    sleep(SECOND * 10).await;
+    assert_eq!(site.tasks("tick").await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_that_cannot_be_kept_is_refused_with_its_place() {
+    let site = Site::new();
+    for (schedule, reason) in [
+        (
+            Schedule::new(tick, ()).cron("99 * * * *"),
+            "is no cron expression",
+        ),
+        (
+            Schedule::new(tick, ()).cron("@daily").zone("Mars"),
+            "is no time zone",
+        ),
+        (Schedule::new(tick, ()), "neither cron nor every"),
+        (
+            Schedule::new(tick, ()).every(SECOND).cron("@daily"),
+            "both cron and every",
+        ),
+        (
+            Schedule::new(tick, ()).every(SECOND).zone("UTC"),
+            "needs no zone",
+        ),
+        (Schedule::new(tick, ()).every(SECOND).name(""), "is no name"),
+    ] {
+        let config = site.config(0, vec![schedule]);
+        let refused = TaskManager::start(config).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        let refused = refused.to_string();
+        assert!(refused.contains(reason), "{refused}");
+        assert!(refused.contains("tests/schedules.rs:"), "{refused}");
+    }
+    let twice = site.config(0, vec![each_second(), each_second()]);
+    let refused = TaskManager::start(twice).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("two schedules tick"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_slot_that_another_instance_has_decided_on_is_not_decided_on_again() {
+    // In real time, by threads that are at once.
+    let store: Arc<dyn Backend> = Arc::new(Memory::default());
+    let n_runs = Arc::new(AtomicUsize::new(0));
+    async fn counts(Data(n): Data<Arc<AtomicUsize>>) {
+        n.fetch_add(1, Ordering::SeqCst);
+    }
+    let mut managers = Vec::new();
+    for _ in 0..6 {
+        let mut config = config();
+        config.backend = store.clone();
+        config.tasks = vec![TaskDef::new(counts)];
+        config.state(n_runs.clone());
+        let every = Schedule::new(counts, ()).every(Duration::from_millis(100));
+        config.schedules = vec![every.overlap(Overlap::Allow)];
+        managers.push(TaskManager::start(config).await.unwrap());
+    }
+
+    sleep(Duration::from_millis(2_050)).await;
+    let n = n_runs.load(Ordering::SeqCst);
+    assert!((15..=22).contains(&n), "{n}");
+    let tasks = managers[0].list(ListQuery::default()).await.unwrap().tasks;
+    let mut slots: Vec<i64> = tasks
+        .iter()
+        .map(|task| task.life.run_at.as_unix_ms())
+        .collect();
+    slots.sort_unstable();
+    let n_tasks = slots.len();
+    slots.dedup();
+    assert_eq!(slots.len(), n_tasks, "each slot once");
+}
