@@ -33,6 +33,7 @@ mod sign_in;
 mod api;
 mod health;
 mod holders;
+mod schedules;
 mod admin;
 
 use std::sync::Arc;
@@ -61,6 +62,21 @@ const ROUTES: &[Route] = &[
     Route::new(Verb::Get, "/holders", Right::Read, || get(holders::list)),
     Route::new(Verb::Post, "/holders/release", Right::Operate, || {
         post(holders::release)
+    }),
+    Route::new(Verb::Get, "/schedules", Right::Read, || {
+        get(schedules::list)
+    }),
+    Route::new(Verb::Post, "/schedules/pause", Right::Operate, || {
+        post(schedules::pause)
+    }),
+    Route::new(Verb::Post, "/schedules/resume", Right::Operate, || {
+        post(schedules::resume)
+    }),
+    Route::new(Verb::Post, "/schedules/run", Right::Operate, || {
+        post(schedules::run)
+    }),
+    Route::new(Verb::Post, "/schedules/delete", Right::Operate, || {
+        post(schedules::delete)
     }),
     Route::new(Verb::Get, "/health", Right::Open, || get(health::health)),
     Route::new(Verb::Post, "/bulk-retry", Right::Operate, || {

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use axum::http::Method;
-use axum_taskflow_core::{FailureKind, FailureReport, TaskId, TaskStatus, Timestamp};
+use axum_taskflow_core::{FailureKind, FailureReport, Schedule, TaskId, TaskStatus, Timestamp};
 use serde_json::json;
 
 use crate::site::{START, Site, greet, request, soon};
@@ -821,4 +821,87 @@ async fn holders_are_listed_and_released_by_force_with_a_record() {
         let refused = site.post_json("/tasks/holders/release", &wrong).await;
         assert_eq!(refused.status, 422, "{wrong}");
     }
+}
+
+// ---- schedules -----------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn schedules_are_listed_paused_resumed_run_and_deleted() {
+    let site = Site::open().await;
+    let schedule = Schedule::new(greet, "ada".to_owned())
+        .name("morning")
+        .cron("0 9 * * Mon-Fri")
+        .zone("Europe/Berlin");
+    site.manager.schedule(schedule).await.unwrap();
+
+    let list = site.get("/tasks/schedules").await.json();
+    let it = &list[0];
+    assert_eq!(
+        (&it["name"], &it["func_name"], &it["args"]),
+        (&json!("morning"), &json!("greet"), &json!(["ada"]))
+    );
+    assert_eq!(
+        (&it["cron"], &it["zone"], &it["every_s"]),
+        (
+            &json!("0 9 * * Mon-Fri"),
+            &json!("Europe/Berlin"),
+            &json!(null)
+        )
+    );
+    assert_eq!(
+        (&it["missed"], &it["overlap"], &it["origin"], &it["state"]),
+        (
+            &json!("fire_once"),
+            &json!("skip"),
+            &json!("manual"),
+            &json!("active")
+        )
+    );
+    assert_eq!(it["next"].as_array().unwrap().len(), 5);
+    let which = json!({ "name": "morning" });
+    let state = async || site.get("/tasks/schedules").await.json()[0]["state"].clone();
+
+    assert_eq!(
+        site.post_json("/tasks/schedules/pause", &which)
+            .await
+            .status,
+        200
+    );
+    assert_eq!(state().await, "paused");
+    let ran = site.post_json("/tasks/schedules/run", &which).await.json();
+    let id: TaskId = ran["task_id"].as_str().unwrap().parse().unwrap();
+    let task = site.get(&format!("/tasks/{id}")).await.json();
+    assert_eq!(
+        (&task["source"], &task["tags"]["schedule"]),
+        (&json!("scheduled"), &json!("morning"))
+    );
+    assert_eq!(
+        site.post_json("/tasks/schedules/resume", &which)
+            .await
+            .status,
+        200
+    );
+    assert_eq!(state().await, "active");
+    assert_eq!(
+        site.post_json("/tasks/schedules/delete", &which)
+            .await
+            .status,
+        200
+    );
+    assert_eq!(site.get("/tasks/schedules").await.json(), json!([]));
+    for verb in ["pause", "resume", "run", "delete"] {
+        let path = format!("/tasks/schedules/{verb}");
+        assert_eq!(site.post_json(&path, &which).await.status, 404);
+        assert_eq!(site.post_json(&path, &json!({})).await.status, 422);
+    }
+    let actions: Vec<String> = site.actors().await.into_iter().map(|it| it.1).collect();
+    assert_eq!(
+        actions,
+        [
+            "delete_schedule",
+            "resume_schedule",
+            "run_schedule",
+            "pause_schedule"
+        ]
+    );
 }
