@@ -19,8 +19,8 @@ use std::{
 };
 
 use axum_taskflow::{
-    ErrorKind, Fence, HoldKind, Lead, OnceError, OnceOutcome, RedisOptions, Scope, TaskManager,
-    TaskStatus, task,
+    Clock, ErrorKind, Fence, HoldKind, Lead, ListQuery, OnceError, OnceOutcome, Overlap,
+    RedisOptions, Schedule, Scope, TaskManager, TaskStatus, Timestamp, task,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use servers::RedisServer;
@@ -72,6 +72,7 @@ on_each_store! {
     a_killed_leader_is_followed_by_another,
     a_leader_that_was_stopped_for_long_changes_nothing_afterwards,
     what_is_run_once_is_done_once_whoever_is_killed,
+    each_slot_makes_one_task_over_kills_and_with_clocks_apart,
 }
 
 /// Where tasks are stored.
@@ -559,6 +560,7 @@ struct Player {
     child: Child,
 }
 
+const SLOT_EVERY: Duration = Duration::from_millis(200);
 const PART: &str = "TASKFLOW_TEST_PART";
 
 impl Player {
@@ -649,7 +651,15 @@ async fn play(part: &str) {
     let store = env::var("TASKFLOW_TEST_STORE").unwrap();
     let takeover = Duration::from_secs(3);
     let manager = manager(&store, |builder| {
-        builder.takeover_after(takeover).concurrency(1)
+        let builder = builder.takeover_after(takeover).concurrency(1);
+        let Some(ahead_s) = part.strip_prefix("schedule ") else {
+            return builder;
+        };
+        let schedule = Schedule::new(says, "tick".to_owned()).every(SLOT_EVERY);
+        let now = Clock::system().now().as_unix_ms() + ahead_s.parse::<i64>().unwrap() * 1_000;
+        builder
+            .clock(Clock::tokio(Timestamp::from_unix_ms(now)))
+            .schedule(schedule.overlap(Overlap::Allow))
     })
     .await;
     let lines = Arc::new(Lines::open());
@@ -682,6 +692,7 @@ async fn play(part: &str) {
             let outcome = manager.run_once("migrate", Scope::Forever, work).await;
             lines.write(0, &format!("{:?}", outcome.unwrap()));
         }
+        part if part.starts_with("schedule ") => lines.write(0, "fires"),
         part => panic!("there is no part {part}"),
     }
     std::future::pending::<()>().await;
@@ -821,4 +832,56 @@ async fn what_is_run_once_is_done_once_whoever_is_killed(site: &Site) {
     let lines = lines(site);
     let n = |what: &str| lines.iter().filter(|line| line.what == what).count();
     assert_eq!((n("begins"), n("ends"), n("Ran")), (3, 1, 1), "{lines:?}");
+}
+
+async fn each_slot_makes_one_task_over_kills_and_with_clocks_apart(site: &Site) {
+    if is_player().await {
+        return;
+    }
+    let name = test_of(
+        site,
+        "each_slot_makes_one_task_over_kills_and_with_clocks_apart",
+    );
+    let looks = site.manager().await;
+    let slots = async || {
+        let mut query = ListQuery::default();
+        query.tag = Some(("schedule".to_owned(), None));
+        query.limit = 1_000;
+        let page = looks.list(query).await.unwrap();
+        let mut slots: Vec<i64> = page
+            .tasks
+            .iter()
+            .map(|task| task.life.run_at.as_unix_ms())
+            .collect();
+        slots.sort_unstable();
+        slots
+    };
+    // Those whose clocks are behind first: the one that is ahead takes over from them.
+    let ahead_s = [-120, -60, 0, 60];
+    let mut players = Vec::new();
+    for ahead_s in ahead_s {
+        players.push(Player::start(&name, site, &format!("schedule {ahead_s}")));
+        let n = slots().await.len();
+        until("it fires", async || {
+            (slots().await.len() > n + 5).then_some(())
+        })
+        .await;
+    }
+    for n in 0..8 {
+        sleep(Duration::from_millis(300)).await;
+        let ahead_s = ahead_s[n % 4];
+        players.remove(0); // SIGKILL
+        players.push(Player::start(&name, site, &format!("schedule {ahead_s}")));
+    }
+    sleep(Duration::from_secs(1)).await;
+    drop(players);
+
+    let slots = slots().await;
+    println!("{} slots", slots.len());
+    assert!(slots.len() > 30, "{}", slots.len());
+    let every = i64::try_from(SLOT_EVERY.as_millis()).unwrap();
+    assert!(slots.iter().all(|slot| slot % every == 0));
+    let mut once = slots.clone();
+    once.dedup();
+    assert_eq!(once.len(), slots.len(), "no slot has two tasks");
 }
