@@ -305,6 +305,7 @@ async fn a_paused_schedule_fires_nothing_anywhere_until_it_is_resumed() {
     assert_eq!(told[0].paused.as_ref().unwrap().by, "ada");
     let id = other.run_schedule("tick", "bob").await.unwrap();
     assert_eq!(site.tasks("tick").await.last().unwrap().id, id);
+    sleep(Duration::from_millis(1)).await; // within one, ids of two instances have no order
 
     third.resume_schedule("tick", "ada").await.unwrap();
     sleep(SECOND * 10).await;
