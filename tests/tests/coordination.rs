@@ -73,6 +73,7 @@ on_each_store! {
     a_leader_that_was_stopped_for_long_changes_nothing_afterwards,
     what_is_run_once_is_done_once_whoever_is_killed,
     each_slot_makes_one_task_over_kills_and_with_clocks_apart,
+    of_one_run_key_one_task_waits_and_one_that_runs_is_not_disturbed,
 }
 
 /// Where tasks are stored.
@@ -884,4 +885,59 @@ async fn each_slot_makes_one_task_over_kills_and_with_clocks_apart(site: &Site) 
     let mut once = slots.clone();
     once.dedup();
     assert_eq!(once.len(), slots.len(), "no slot has two tasks");
+}
+
+#[task]
+async fn stays() {
+    std::future::pending().await
+}
+
+async fn of_one_run_key_one_task_waits_and_one_that_runs_is_not_disturbed(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let hour = Duration::from_secs(3_600);
+    let add = async |manager: &TaskManager| {
+        let task = manager.add_task(says, "x".to_owned()).delay_by(hour);
+        task.run_key("order:42").await.unwrap()
+    };
+    let status = async |id| one.get(id).await.unwrap().unwrap().life.status;
+
+    let first = add(&one).await;
+    let second = add(&other).await;
+    assert_eq!(
+        [status(first).await, status(second).await],
+        [TaskStatus::Cancelled, TaskStatus::Pending]
+    );
+    assert_eq!(
+        one.cancel_scheduled("order:42").await.unwrap(),
+        Some(second)
+    );
+
+    let running = one.add_task(stays, ()).run_key("order:42").await.unwrap();
+    until("it runs", async || {
+        (status(running).await == TaskStatus::Running).then_some(())
+    })
+    .await;
+    let third = add(&other).await;
+    let fourth = add(&one).await;
+    assert_eq!(
+        [
+            status(running).await,
+            status(third).await,
+            status(fourth).await
+        ],
+        [
+            TaskStatus::Running,
+            TaskStatus::Cancelled,
+            TaskStatus::Pending
+        ]
+    );
+    let counts = one.counts().await.unwrap();
+    let n = |status| {
+        counts
+            .iter()
+            .filter(|it| it.status == status)
+            .map(|it| it.n)
+            .sum::<u64>()
+    };
+    assert_eq!((n(TaskStatus::Running), n(TaskStatus::Pending)), (1, 1));
 }

@@ -5,7 +5,8 @@ use std::{fmt, future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
-    backend::{Enqueued, Step, Stepped},
+    backend::{Applied, Enqueued, Step, Stepped},
+    change::Change,
     clock::Timestamp,
     engine::{
         Beginning, Engine, OUTCOMES_MAX, Promise,
@@ -15,6 +16,7 @@ use crate::{
     hold::Fence,
     id::TaskId,
     registry::TaskDef,
+    status::TaskStatus,
     task::{IdempotencyKey, Source, Tags, Task, TaskOptions},
     tracking::Tracking,
 };
@@ -170,6 +172,7 @@ pub struct AddTask<'a> {
     request: Result<Request, Error>,
     said: Said,
     fence: Option<Fence>,
+    run_key: Option<String>,
 }
 
 impl<'a> AddTask<'a> {
@@ -179,6 +182,7 @@ impl<'a> AddTask<'a> {
             request,
             said: Said::here(),
             fence: None,
+            run_key: None,
         }
     }
 
@@ -196,6 +200,32 @@ impl<'a> AddTask<'a> {
     /// cut off, adds nothing after another one has taken over. The error is of kind [`ErrorKind::Conflict`].
     pub fn under(mut self, fence: Fence) -> Self {
         self.fence = Some(fence);
+        self
+    }
+
+    /// Takes the place of the task with this run key that waits: that one never runs, and this one does, with its own time
+    /// and arguments, in one step. One that has begun is not disturbed, and this one runs beside it. Not empty, at most
+    /// 256 bytes. See [`TaskManager::cancel_scheduled`](crate::TaskManager::cancel_scheduled).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use axum_taskflow_core::{Config, TaskManager};
+    /// async fn auto_complete(order: u64) {}
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), axum_taskflow_core::Error> {
+    /// # let manager = TaskManager::start(Config::default()).await?;
+    /// let hour = Duration::from_secs(3_600);
+    /// let first = manager.add_task(auto_complete, 42).delay_by(hour).run_key("order:42").await?;
+    /// let later = manager.add_task(auto_complete, 42).delay_by(hour * 2).run_key("order:42").await?;
+    ///
+    /// assert_eq!(manager.get(first).await?.unwrap().life.status.as_str(), "cancelled");
+    /// assert_eq!(manager.cancel_scheduled("order:42").await?, Some(later));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn run_key(mut self, key: impl Into<String>) -> Self {
+        self.run_key = Some(key.into());
         self
     }
 
@@ -242,6 +272,9 @@ impl<'a> IntoFuture for AddTask<'a> {
         Box::pin(async move {
             let request = self.request?;
             let name = request.def.name.clone();
+            if let Some(key) = self.run_key {
+                return replace(self.engine, request, self.said, self.fence, key).await;
+            }
             let tasks = make_tasks(self.engine, request, self.said)?;
             let id = tasks[0].id;
             let mut stored = match self.fence {
@@ -381,6 +414,76 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
         )),
         Err(_) => Err(no_answer(engine)),
     }
+}
+
+/// The tag that finds a task by its run key.
+pub(crate) const RUN_KEY_TAG: &str = "run_key";
+/// How often a replacement is tried that others change at the same time.
+const REPLACE_TRIES: usize = 20;
+
+/// Stores a task in the place of the one that has its run key.
+async fn replace(
+    engine: &Arc<Engine>,
+    request: Request,
+    mut said: Said,
+    fence: Option<Fence>,
+    key: String,
+) -> Result<TaskId, Error> {
+    if said.key.is_some() || fence.is_some() {
+        return Err(Error::invalid(
+            "a task with a run key has no idempotency key beside it, and is not added under a lead",
+        ));
+    }
+    if key.is_empty() {
+        return Err(Error::invalid("a run key must not be empty"));
+    }
+    said.tags.insert(RUN_KEY_TAG.to_owned(), key.clone()); // checked with the other tags
+    let mut task = make_tasks(engine, request, said)?.remove(0);
+    // Free as soon as the task ends, whatever its end.
+    task.idempotency_key = Some(IdempotencyKey {
+        key: format!("{RUN_KEY_TAG}:{key}"),
+        ttl: Duration::ZERO,
+    });
+    let id = task.id;
+    for _ in 0..REPLACE_TRIES {
+        let Some(Enqueued::Exists { id: holder, .. }) =
+            store(engine, vec![task.clone()]).await?.pop()
+        else {
+            return Ok(id);
+        };
+        if holder == id {
+            return Ok(id); // the answer to an earlier try was lost
+        }
+        let now = engine.clock.now();
+        let change = match engine.backend.get(holder).await? {
+            Some(old) if old.life.status == TaskStatus::Pending => {
+                Change::cancelled(&old, now).ok()
+            }
+            Some(old) if old.life.status == TaskStatus::Running => Some(Change::passes_key(&old)),
+            _ => None, // it has just ended
+        };
+        let Some(change) = change else {
+            continue;
+        };
+        let mut step = Step::at(now);
+        step.changes.push(change);
+        step.tasks.push(Arc::new(task.clone()));
+        let step = Arc::new(step);
+        let stepped = engine.backend.step(step.clone()).await?;
+        if let Stepped::Done { tasks, .. } = stepped
+            && tasks.first() == Some(&Enqueued::Created)
+        {
+            if step.changes[0].life.status == TaskStatus::Cancelled {
+                engine.stored(&step.changes[0], Applied::Applied);
+            }
+            engine.feed.added(&step.tasks[0]);
+            engine.waits_on_disk(Some(task.executor), task.life.run_at, now);
+            return Ok(id);
+        }
+    }
+    Err(Error::conflict(format!(
+        "the task with run key {key:?} changes too fast to be replaced"
+    )))
 }
 
 /// Stores tasks if the fence stands, in one step with the look at it. Any instance may run them.

@@ -201,6 +201,14 @@ impl Change {
         })
     }
 
+    /// A task that runs gives up its idempotency key, and goes on.
+    pub(crate) fn passes_key(task: &Task) -> Self {
+        Self {
+            key: freed(task),
+            ..Self::of(task, task.life.clone())
+        }
+    }
+
     /// An instance lets go of a task whose function it has not called, or is made to; any instance may claim it. No
     /// attempt is burnt. The epoch grows: whoever held the task cannot start it any more.
     ///

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    add::{AddTask, AddTasks, Request, retry_of, store},
+    add::{AddTask, AddTasks, RUN_KEY_TAG, Request, retry_of, store},
     backend::{Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute, Page, Peer},
     change::Change,
     clock::Timestamp,
@@ -415,6 +415,41 @@ impl TaskManager {
         Err(Error::conflict(format!(
             "task {id} changes too fast to be cancelled"
         )))
+    }
+
+    /// Cancels the task with this [run key](AddTask::run_key) if it waits; answers with its id, or with none if nothing
+    /// waits under this key.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn cancel_scheduled(&self, run_key: &str) -> Result<Option<TaskId>, Error> {
+        for task in self.waiting_under(run_key).await? {
+            let cancelled = Change::cancelled(&task, self.engine.clock.now());
+            let Ok(change) = cancelled else {
+                continue;
+            };
+            if self.apply(change).await? == Applied::Applied {
+                return Ok(Some(task.id));
+            } // else it has begun, or was replaced
+        }
+        Ok(None)
+    }
+
+    async fn waiting_under(&self, run_key: &str) -> Result<Vec<Task>, Error> {
+        let mut query = ListQuery {
+            status: Some(TaskStatus::Pending),
+            tag: Some((RUN_KEY_TAG.to_owned(), Some(run_key.to_owned()))),
+            ..ListQuery::default()
+        };
+        let mut waiting = Vec::new();
+        loop {
+            let page = self.list(query.clone()).await?;
+            waiting.extend(page.tasks);
+            match page.next {
+                Some(next) => query.before = Some(next),
+                None => return Ok(waiting),
+            }
+        }
     }
 
     /// Adds a new task that repeats a finished one: same function, arguments, options, tags, key and

@@ -515,3 +515,127 @@ async fn a_slot_that_another_instance_has_decided_on_is_not_decided_on_again() {
     slots.dedup();
     assert_eq!(slots.len(), n_tasks, "each slot once");
 }
+
+// ---- once --------------------------------------------------------------------------------------------------------
+
+async fn says(_what: String) {}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_a_run_key_takes_the_place_of_the_one_that_waits() {
+    let site = Site::new();
+    let mut config = site.config(0, vec![]);
+    config.tasks.push(TaskDef::new(says));
+    let (one, other) = (
+        TaskManager::start(config).await.unwrap(),
+        site.start(vec![]).await,
+    );
+    let add = async |manager: &TaskManager, what: &str, after| {
+        let task = manager.add_task(says, what.to_owned()).delay_by(after);
+        task.run_key("order:42").await.unwrap()
+    };
+
+    let first = add(&one, "first", MINUTE).await;
+    let second = add(&other, "second", MINUTE * 2).await;
+    let third = add(&one, "third", MINUTE * 3).await;
+    sleep(MINUTE * 4).await;
+
+    let status = async |id| one.get(id).await.unwrap().unwrap().life.status.as_str();
+    assert_eq!(
+        [
+            status(first).await,
+            status(second).await,
+            status(third).await
+        ],
+        ["cancelled", "cancelled", "success"]
+    );
+    // It has ended: the next one is new.
+    let fourth = add(&one, "fourth", MINUTE).await;
+    assert_eq!(
+        other.cancel_scheduled("order:42").await.unwrap(),
+        Some(fourth)
+    );
+    assert_eq!(other.cancel_scheduled("order:42").await.unwrap(), None);
+    sleep(MINUTE * 2).await;
+    assert_eq!(status(fourth).await, "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_begun_is_not_disturbed_and_the_next_one_has_the_key() {
+    let site = Site::new();
+    let manager = site.start(vec![]).await;
+    let running = manager.add_task(runs, ()).run_key("k").await.unwrap();
+    let status = async |id| manager.get(id).await.unwrap().unwrap().life.status.as_str();
+    while status(running).await != "running" {
+        sleep(Duration::from_millis(1)).await;
+    }
+
+    let next = manager
+        .add_task(tick, ())
+        .delay_by(MINUTE)
+        .run_key("k")
+        .await
+        .unwrap();
+    let last = manager
+        .add_task(tick, ())
+        .delay_by(MINUTE)
+        .run_key("k")
+        .await
+        .unwrap();
+    assert_eq!(
+        [
+            status(running).await,
+            status(next).await,
+            status(last).await
+        ],
+        ["running", "cancelled", "pending"]
+    );
+    site.end.notify_waiters();
+    sleep(SECOND).await;
+    assert_eq!(status(running).await, "success");
+    // Its end has not freed the key of the other.
+    let newer = manager
+        .add_task(tick, ())
+        .delay_by(MINUTE)
+        .run_key("k")
+        .await
+        .unwrap();
+    assert_eq!(status(last).await, "cancelled");
+    sleep(MINUTE * 2).await;
+    assert_eq!(status(newer).await, "success");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_that_replace_at_once_one_is_left() {
+    let site = Site::new();
+    let manager = site.start(vec![]).await;
+    let mut adding = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let manager = manager.clone();
+        adding.spawn(async move {
+            let after = MINUTE * (n + 1);
+            manager
+                .add_task(tick, ())
+                .delay_by(after)
+                .run_key("k")
+                .await
+                .unwrap()
+        });
+    }
+
+    let ids = adding.join_all().await;
+
+    let mut waiting = 0;
+    for id in ids {
+        let task = manager.get(id).await.unwrap().unwrap();
+        waiting += usize::from(task.life.status.as_str() == "pending");
+    }
+    assert_eq!(waiting, 1);
+    let wrong = manager.add_task(tick, ()).run_key("").await.unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::Invalid);
+    let both = manager
+        .add_task(tick, ())
+        .run_key("k")
+        .idempotency_key("i")
+        .await;
+    assert_eq!(both.unwrap_err().kind(), ErrorKind::Invalid);
+}
