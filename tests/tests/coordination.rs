@@ -889,7 +889,7 @@ async fn each_slot_makes_one_task_over_kills_and_with_clocks_apart(site: &Site) 
 
 #[task]
 async fn stays() {
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn of_one_run_key_one_task_waits_and_one_that_runs_is_not_disturbed(site: &Site) {

@@ -21,7 +21,7 @@ use support::config;
 use tokio::{sync::Notify, time::sleep};
 
 /// The beginning of a minute.
-const START: Timestamp = Timestamp::from_unix_ms(1_795_300_020_000 - 1_795_300_020_000 % 60_000);
+const START: Timestamp = Timestamp::from_unix_ms(1_795_300_020_000);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 

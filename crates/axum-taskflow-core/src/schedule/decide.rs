@@ -180,7 +180,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn at(minutes: u64) -> Timestamp {
-        Timestamp::from_unix_ms(1_795_300_020_000 - 1_795_300_020_000 % 60_000)
+        Timestamp::from_unix_ms(1_795_300_020_000)
             .saturating_add(MINUTE * u32::try_from(minutes).unwrap())
     }
 
