@@ -201,9 +201,13 @@ impl RedisOptions {
             })?;
         Ok(Redis {
             place: self.place(),
-            tasks,
             beats: link(way),
-            news: News::listen(sources, format!("{prefix}:news")),
+            news: News::listen(
+                sources,
+                format!("{prefix}:news"),
+                tasks.session().to_owned(),
+            ),
+            tasks,
             lease: self.lease,
             history_max: self.history_max,
             joined: Mutex::default(),

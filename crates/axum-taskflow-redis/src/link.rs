@@ -175,6 +175,11 @@ impl Link {
         }
     }
 
+    /// What names this process in its calls.
+    pub(crate) fn session(&self) -> &str {
+        &self.session
+    }
+
     /// A call of a script that only reads, or that may arrive late.
     pub(crate) fn call(&self, script: &'static Script) -> Call {
         let mut cmd = redis::cmd("EVALSHA");

@@ -37,7 +37,8 @@ pub(crate) struct News {
 }
 
 impl News {
-    pub(crate) fn listen(sources: Vec<Source>, channel: String) -> Self {
+    /// `own` is what this process publishes: it knows that already.
+    pub(crate) fn listen(sources: Vec<Source>, channel: String, own: String) -> Self {
         let (sender, hints) = watch::channel(0);
         let listening = tokio::spawn(async move {
             let mut n = 0;
@@ -49,7 +50,7 @@ impl News {
                         n -= 1;
                         // What was published before is not heard any more.
                         sender.send_modify(|hints| *hints += 1);
-                        hear(subscription, &sender).await;
+                        hear(subscription, &sender, &own).await;
                     }
                     Ok(Err(error)) => debug!(%error, "cannot listen to what other instances leave"),
                     Err(_) => debug!("cannot listen to what other instances leave: no answer"),
@@ -84,9 +85,11 @@ impl Drop for News {
 }
 
 /// Returns when the connection ends.
-async fn hear(subscription: PubSub, sender: &watch::Sender<u64>) {
+async fn hear(subscription: PubSub, sender: &watch::Sender<u64>, own: &str) {
     let mut messages = subscription.into_on_message();
-    while let Some(_hint) = futures_util::StreamExt::next(&mut messages).await {
-        sender.send_modify(|hints| *hints += 1);
+    while let Some(hint) = futures_util::StreamExt::next(&mut messages).await {
+        if hint.get_payload_bytes() != own.as_bytes() {
+            sender.send_modify(|hints| *hints += 1);
+        }
     }
 }

@@ -60,19 +60,21 @@ async fn a_master_that_dies_is_replaced_and_what_its_replica_had_is_there() {
         careful.add(&task).await; // the replica has it
         task
     };
-    let store = Store::open(options).await;
+    let store = Store::open(options.clone()).await;
+    let other = Store::open(options).await;
 
     tokio::task::block_in_place(|| cluster.kill_master_of("{taskflow}:meta"));
 
     let outage = store.works_again().await;
     println!("worked again after {outage:?}");
     assert!(store.is_stored(task.id).await);
-    // Hints come from a node that is left.
+    // Hints come from a node that is left. Of what another process has left: one's own is known.
+    other.works_again().await;
     let seen = store.backend.changed(0).await.unwrap();
     let hint = store.backend.changed(seen);
-    let task = store.task();
+    let task = other.task();
     let (added, hint) = tokio::join!(
-        store.try_add(&task),
+        other.try_add(&task),
         tokio::time::timeout(Duration::from_secs(20), hint)
     );
     added.unwrap();

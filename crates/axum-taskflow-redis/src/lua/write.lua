@@ -308,6 +308,6 @@ if something_waits then
     if now > tonumber(redis.call('GET', P .. 'h') or '0') then
         redis.call('SET', P .. 'h', words[1])
     end
-    redis.call('PUBLISH', P .. 'news', '')
+    redis.call('PUBLISH', P .. 'news', ARGV[1]) -- who need not be told
 end
 return answers
