@@ -31,7 +31,7 @@ type Own = Data<Arc<OnceLock<TaskManager>>>;
 #[task]
 async fn welcome(Data(own): Own) -> Result<TaskId, Error> {
     while own.get().is_none() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await; // it may run before the builder has answered
+        tokio::time::sleep(Duration::from_millis(1)).await; // it may run before the builder has answered
     }
     own.get().unwrap().add_task(send_email, ()).await
 }
