@@ -67,14 +67,22 @@ impl Service {
     }
 
     async fn signup(&self, headers: &[(&'static str, &str)]) -> Response {
-        ask(Client::new().post(format!("{}/signup", self.url)), headers).await
+        ask(http().post(format!("{}/signup", self.url)), headers).await
     }
 
     /// The tasks of a request, newest first.
     async fn tasks_of(&self, tracking_id: &str) -> Vec<Value> {
         let url = format!("{}/tasks?tracking_id={tracking_id}", self.url);
-        ask(Client::new().get(url), &[]).await.json().await.unwrap()
+        ask(http().get(url), &[]).await.json().await.unwrap()
     }
+}
+
+/// A client of our own.
+fn http() -> Client {
+    // Cargo unites the features of all crates: by the demo's, reqwest looks for a TLS library here, too. An error
+    // means that another test has given it one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::new()
 }
 
 async fn serve(app: Router) -> String {
@@ -188,7 +196,7 @@ async fn what_the_service_says_itself_counts_before_headers() {
     });
     let (url, url_named) = (serve(app.clone()).await, serve(app.layer(named)).await);
     let headers = [("x-request-id", "r-1")];
-    let ask = async |url: String| ask(Client::new().get(url), &headers).await;
+    let ask = async |url: String| ask(http().get(url), &headers).await;
 
     let plain = ask(url.clone()).await;
     let named = ask(url_named).await;
