@@ -41,7 +41,7 @@ pub struct Config {
     pub tasks: Vec<TaskDef>,
     /// What is to run at which times.
     pub schedules: Vec<Schedule>,
-    /// Take all functions with `#[task]` in this program. True unless set.
+    /// Take all functions with `#[task]`, and all their `#[schedule]`s, in this program. True unless set.
     pub collect: bool,
     /// What [`Data`](crate::Data) gives to functions.
     pub states: States,

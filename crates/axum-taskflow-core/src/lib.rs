@@ -88,7 +88,7 @@ pub use crate::{
 
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::registry::Registered;
+    pub use crate::{registry::Registered, schedule::Scheduled};
     pub mod check {
         pub use crate::check::*;
     }

@@ -22,7 +22,7 @@ use crate::{
     id::TaskId,
     once::{Once, Scope},
     registry::FunctionInfo,
-    schedule::{Origin, Schedule, ScheduleInfo},
+    schedule::{self, Origin, Schedule, ScheduleInfo},
     status::TaskStatus,
     task::{LogLine, Task},
 };
@@ -92,7 +92,10 @@ impl TaskManager {
     /// # Errors
     /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
     pub async fn start(mut config: Config) -> Result<Self, Error> {
-        let schedules = std::mem::take(&mut config.schedules);
+        let mut schedules = std::mem::take(&mut config.schedules);
+        if config.collect {
+            schedules.extend(schedule::collected());
+        }
         let complaints: Vec<String> = schedules.iter().filter_map(Schedule::complaint).collect();
         if !complaints.is_empty() {
             return Err(Error::invalid(complaints.join("; ")));
@@ -188,14 +191,16 @@ impl TaskManager {
 
     /// Stores the schedules of the program.
     async fn install(&self, schedules: Vec<Schedule>) -> Result<(), Error> {
-        let mut definitions = BTreeMap::new();
+        let (mut definitions, mut places) = (BTreeMap::new(), BTreeMap::new());
         for schedule in schedules {
+            let at = schedule.at();
             let (name, definition) = schedule.define(&self.engine.registry, &self.engine.states)?;
-            if definitions.insert(name.clone(), definition).is_some() {
+            if let Some(other) = places.insert(name.clone(), at.clone()) {
                 return Err(Error::invalid(format!(
-                    "there are two schedules {name}: give them names"
+                    "there are two schedules {name} ({other} and {at}): give one of them another name"
                 )));
             }
+            definitions.insert(name, definition);
         }
         self.engine.install(definitions).await
     }

@@ -11,7 +11,7 @@ use syn::{
     visit::Visit,
 };
 
-use crate::options::Options;
+use crate::{options::Options, times::Times};
 
 /// Arguments that a task can have, and parameters that it can take before them.
 const ARGS_MAX: usize = 8;
@@ -23,6 +23,22 @@ pub(crate) fn task(options: TokenStream, item: &TokenStream) -> TokenStream {
         (Ok(options), Ok(function)) => function.register(&options),
         (options, function) => {
             let errors = [options.err(), function.err()].into_iter().flatten();
+            errors.map(syn::Error::into_compile_error).collect()
+        }
+    };
+    quote!(#item #added)
+}
+
+/// The function as it is, and below it its schedule, or everything that is wrong.
+pub(crate) fn schedule(options: TokenStream, item: &TokenStream) -> TokenStream {
+    let function = syn::parse2::<Function>(item.clone()).map_err(|error| {
+        let complaint = "`#[schedule]` can only stand on a function with `#[task]`";
+        syn::Error::new(error.span(), complaint)
+    });
+    let added = match (Times::parse(options), function) {
+        (Ok(times), Ok(function)) => function.schedule(&times),
+        (times, function) => {
+            let errors = [times.err(), function.err()].into_iter().flatten();
             errors.map(syn::Error::into_compile_error).collect()
         }
     };
@@ -101,6 +117,29 @@ impl Function {
                     ::axum_taskflow::__private::Registered::new(|| {
                         #def.name(#name) #(.alias(#aliases))* .params(&[#(#params),*]) #options
                     })
+                }
+            };
+        }
+    }
+
+    fn schedule(&self, times: &Times) -> TokenStream {
+        let function = &self.signature.ident;
+        let args = match &times.args {
+            Some(args) => args.to_token_stream(),
+            None => quote_spanned!(function.span()=> ()),
+        };
+        let setters = times.setters();
+        let cfgs = self.attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
+        // As for the registration: its place is that of the function.
+        let schedule = quote_spanned! {function.span()=>
+            ::axum_taskflow::Schedule::new(#function, #args)
+        };
+        quote! {
+            #(#cfgs)*
+            #[allow(deprecated)]
+            const _: () = {
+                ::axum_taskflow::__private::inventory::submit! {
+                    ::axum_taskflow::__private::Scheduled::new(|| #schedule #(#setters)*)
                 }
             };
         }

@@ -1,9 +1,10 @@
-//! `#[task]` of axum-taskflow. Use it as `axum_taskflow::task`.
+//! `#[task]` and `#[schedule]` of axum-taskflow. Use them as `axum_taskflow::task` and `axum_taskflow::schedule`.
 
 use proc_macro::TokenStream;
 
 mod expand;
 mod options;
+mod times;
 
 /// Makes a function a task: `add_task(send_email, …)` then stores a call of it, and the task manager makes the call.
 ///
@@ -120,4 +121,61 @@ mod options;
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::task(options.into(), &item.into()).into()
+}
+
+/// Runs a function with `#[task]` at set times, once in the cluster for each time.
+///
+/// ```
+/// use axum_taskflow::{schedule, task};
+///
+/// #[schedule(cron = "0 9 * * Mon-Fri", tz = "Europe/Berlin")]
+/// #[task(retries = 3)]
+/// async fn morning_report() {}
+///
+/// #[schedule(every = "5m", overlap = "queue_one")]
+/// #[task]
+/// fn sweep() {}
+/// ```
+///
+/// Every manager of the program has these schedules, unless its builder says `collect(false)`. They are compared with
+/// what is stored at each start: see `Schedule`, which is the same by hand, for schedules that are only known at run
+/// time.
+///
+/// # Options
+/// `cron` or `every` is needed, the rest can be left out. How often a task is tried, its priority and its timeout are
+/// options of `#[task]`. A duration is written as there.
+///
+/// | Option | Value | Default | Meaning |
+/// |---|---|---|---|
+/// | `cron` | string | | Five fields, or six with seconds in front. |
+/// | `tz` | string | `"UTC"` | The time zone of the expression by its IANA name. |
+/// | `every` | duration | | Again and again after so long, counted from the beginning of 1970 (UTC). |
+/// | `args` | value or tuple | `()` | The arguments. The expression is read once, when the manager is built. |
+/// | `name` | string | the task's name | One schedule of each name in the cluster. Needed if a function has several. |
+/// | `missed` | `"fire_once"`, `"skip"` or `fire_all(max = 10, within = "1h")` | `"fire_once"` | What becomes of slots that came while nothing ran. |
+/// | `overlap` | `"skip"`, `"allow"` or `"queue_one"` | `"skip"` | What becomes of a slot whose predecessor's task has not ended. |
+/// | `tolerance` | duration | 1 minute | A slot later than this is missed. |
+/// | `jitter` | duration | 0 | Each task starts after a random part of this. |
+/// | `run_on_startup` | nothing, `true` or `false` | false | Also once when the first instance of the cluster starts. |
+///
+/// Several times, with arguments:
+///
+/// ```
+/// use axum_taskflow::{schedule, task};
+///
+/// #[schedule(name = "small backup", cron = "@hourly", args = ("orders".to_owned(), false))]
+/// #[schedule(
+///     name = "whole backup",
+///     cron = "30 3 * * Sun#1",
+///     args = ("orders".to_owned(), true),
+///     missed = fire_all(max = 2, within = "60d")
+/// )]
+/// #[task]
+/// fn backup(table: String, whole: bool) {
+///     # let _ = (table, whole);
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn schedule(options: TokenStream, item: TokenStream) -> TokenStream {
+    expand::schedule(options.into(), &item.into()).into()
 }

@@ -37,25 +37,7 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Self> {
-        let parsed = NestedMeta::parse_meta_list(tokens)
-            .map_err(Error::from)
-            .and_then(
-                |items| match items.iter().find(|item| matches!(item, NestedMeta::Lit(_))) {
-                    None => Self::from_list(&items),
-                    Some(bare) => Err(Error::custom(
-                        "an option is written as `name = \"send_email\"`",
-                    )
-                    .with_span(bare)),
-                },
-            );
-        parsed.map_err(|errors| {
-            let mut errors = errors.flatten().into_iter().map(in_our_words);
-            let first = errors.next().expect("an error has at least one part");
-            errors.fold(first, |mut all, error| {
-                all.combine(error);
-                all
-            })
-        })
+        parse(tokens, "#[task]")
     }
 
     /// The fields of a `TaskOptions` that were written, in that type's order.
@@ -97,8 +79,32 @@ impl Options {
     }
 }
 
+/// Reads what stands between the brackets of an attribute, or says everything that is wrong with it.
+pub(crate) fn parse<T: FromMeta>(tokens: TokenStream, attribute: &str) -> syn::Result<T> {
+    let parsed = NestedMeta::parse_meta_list(tokens)
+        .map_err(Error::from)
+        .and_then(
+            |items| match items.iter().find(|item| matches!(item, NestedMeta::Lit(_))) {
+                None => T::from_list(&items),
+                Some(bare) => Err(
+                    Error::custom("an option is written as `name = \"send_email\"`")
+                        .with_span(bare),
+                ),
+            },
+        );
+    parsed.map_err(|errors| {
+        let errors = errors.flatten().into_iter();
+        let mut errors = errors.map(|error| in_our_words(error, attribute));
+        let first = errors.next().expect("an error has at least one part");
+        errors.fold(first, |mut all, error| {
+            all.combine(error);
+            all
+        })
+    })
+}
+
 /// darling knows fields, and users know options.
-fn in_our_words(error: Error) -> syn::Error {
+fn in_our_words(error: Error, attribute: &str) -> syn::Error {
     // As syn's error it says no more than the message; the place is its span.
     let error = syn::Error::from(error);
     let text = error.to_string();
@@ -106,9 +112,10 @@ fn in_our_words(error: Error) -> syn::Error {
         text.strip_prefix("Unknown field: "),
         text.strip_prefix("Duplicate field "),
     ) {
-        (Some(unknown), _) => {
-            syn::Error::new(error.span(), format!("`#[task]` has no option {unknown}"))
-        }
+        (Some(unknown), _) => syn::Error::new(
+            error.span(),
+            format!("`{attribute}` has no option {unknown}"),
+        ),
         (_, Some(twice)) => {
             syn::Error::new(error.span(), format!("the option {twice} is given twice"))
         }
@@ -130,7 +137,7 @@ fn tokens(value: impl ToTokens) -> TokenStream {
 }
 
 /// As somebody would write it: in seconds if they are whole.
-fn duration(value: Duration) -> TokenStream {
+pub(crate) fn duration(value: Duration) -> TokenStream {
     let seconds = Literal::u64_unsuffixed(value.as_secs());
     match (value.subsec_nanos(), u64::try_from(value.as_millis())) {
         (0, _) => quote!(::core::time::Duration::from_secs(#seconds)),
@@ -148,7 +155,7 @@ fn duration(value: Duration) -> TokenStream {
 /// Longest name of a function, in bytes; the engine refuses longer ones when the program starts.
 const NAME_BYTES_MAX: usize = 256;
 
-fn read_name(meta: &Meta) -> Result<Option<LitStr>> {
+pub(crate) fn read_name(meta: &Meta) -> Result<Option<LitStr>> {
     match value(meta) {
         Value::Text(name) => checked_name(name).map(Some),
         _ => Err(wrong(meta, "the name is a string: `name = \"send_email\"`")),
@@ -220,7 +227,7 @@ fn read_jitter(meta: &Meta) -> Result<Option<f64>> {
     number(meta, form, |n| (0.0..=1.0).contains(n))
 }
 
-fn read_switch(meta: &Meta) -> Result<Option<bool>> {
+pub(crate) fn read_switch(meta: &Meta) -> Result<Option<bool>> {
     match (meta, value(meta)) {
         (Meta::Path(_), _) => Ok(Some(true)),
         (_, Value::Switch(on)) => Ok(Some(on)),
@@ -241,7 +248,7 @@ fn read_timeout(meta: &Meta) -> Result<Option<Duration>> {
     }
 }
 
-fn read_wait(meta: &Meta) -> Result<Option<Duration>> {
+pub(crate) fn read_wait(meta: &Meta) -> Result<Option<Duration>> {
     let option = option(meta);
     let form = format!(
         "write `{option} = \"500ms\"`, `\"30s\"`, `\"5m\"`, `\"2h 30m\"` or a number of seconds"
@@ -281,7 +288,7 @@ fn number<T: FromStr>(
 }
 
 /// What stands right of `=`.
-enum Value<'a> {
+pub(crate) enum Value<'a> {
     Text(&'a LitStr),
     Switch(bool),
     /// In decimal, with its sign; `5s` has the suffix `s`.
@@ -293,7 +300,7 @@ enum Value<'a> {
     Other,
 }
 
-fn value(meta: &Meta) -> Value<'_> {
+pub(crate) fn value(meta: &Meta) -> Value<'_> {
     let Meta::NameValue(pair) = meta else {
         return Value::Other;
     };
@@ -336,7 +343,7 @@ fn option(meta: &Meta) -> String {
 }
 
 /// A complaint that points at what stands right of `=`, or at the whole option.
-fn wrong(meta: &Meta, complaint: impl fmt::Display) -> Error {
+pub(crate) fn wrong(meta: &Meta, complaint: impl fmt::Display) -> Error {
     let error = Error::custom(complaint);
     match meta {
         Meta::NameValue(pair) => error.with_span(&pair.value),

@@ -90,7 +90,7 @@ impl Builder {
         self
     }
 
-    /// False: functions with `#[task]` are not taken, only those of [`Builder::task`]. For tests that build managers
+    /// False: what has `#[task]` or `#[schedule]` is not taken, only what the builder is given. For tests that build managers
     /// with different functions.
     pub fn collect(mut self, collect: bool) -> Self {
         self.config.collect = collect;

@@ -53,6 +53,11 @@
 //! [`add_tasks`](axum_taskflow_core::TaskManager::add_tasks). [`AddTask`] lists what can be said beside the arguments:
 //! keys, priorities, times, retries.
 //!
+//! **Functions run at set times** by [`#[schedule]`](macro@schedule), or by a [`Schedule`], once in the cluster for each
+//! time.
+//!
+//! **Code runs in exactly one process** by a [`Leader`], a [`Lock`] or [`run_once`](axum_taskflow_core::TaskManager::run_once).
+//!
 //! **A request is followed** into its tasks, and into those that these add, by a [`TrackingLayer`]: one id in the log, in
 //! the store, on the page and by REST. Outside of requests, [`Tracking`] does it. With the feature `otel` the spans of
 //! tasks are linked to that of the request.
@@ -75,7 +80,7 @@ mod tracking;
 
 pub use axum_taskflow_core::*;
 pub use axum_taskflow_dashboard::{Rights, TaskAdmin};
-pub use axum_taskflow_macros::task;
+pub use axum_taskflow_macros::{schedule, task};
 pub use axum_taskflow_redis::{Redis, RedisOptions};
 pub use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
 

@@ -28,9 +28,40 @@ const NAME_BYTES_MAX: usize = 256;
 /// How many decisions are remembered.
 pub(crate) const LAST_MAX: usize = 10;
 
-/// The function and its arguments as JSON, as the manager that takes it knows them.
-type Ask =
-    Box<dyn FnOnce(&Registry, &States) -> Result<(Arc<TaskDef>, String), Error> + Send + Sync>;
+/// The function and its arguments, as the manager that takes it knows them.
+type Ask = Box<dyn FnOnce(&Registry, &States) -> Result<Asked, Error> + Send + Sync>;
+
+struct Asked {
+    def: Arc<TaskDef>,
+    /// It was not known before.
+    is_new: bool,
+    /// JSON.
+    args: String,
+}
+
+/// What `#[schedule]` leaves, collected from all crates of a program when it starts.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Scheduled(fn() -> Schedule);
+
+impl Scheduled {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(schedule: fn() -> Schedule) -> Self {
+        Self(schedule)
+    }
+}
+
+inventory::collect!(Scheduled);
+
+/// All schedules by `#[schedule]` in this program.
+pub(crate) fn collected() -> Vec<Schedule> {
+    let all = inventory::iter::<Scheduled>().map(|schedule| Schedule {
+        needs_task: true,
+        ..(schedule.0)()
+    });
+    all.collect()
+}
 
 /// A function, its arguments, and when it is to run.
 ///
@@ -67,6 +98,8 @@ pub struct Schedule {
     options: TaskOptions,
     tags: Tags,
     place: &'static Location<'static>,
+    /// Its function must have `#[task]`: its tasks would go by a name that nobody chose.
+    needs_task: bool,
     ask: Ask,
 }
 
@@ -111,10 +144,11 @@ impl Schedule {
             options: TaskOptions::default(),
             tags: Tags::default(),
             place,
+            needs_task: false,
             ask: Box::new(move |registry, states| {
-                let (def, _) = registry.of_function(function, place, states)?;
+                let (def, is_new) = registry.of_function(function, place, states)?;
                 let args = def.encode(&args.into_args())?;
-                Ok((def, args))
+                Ok(Asked { def, is_new, args })
             }),
         }
     }
@@ -185,7 +219,7 @@ impl Schedule {
         self
     }
 
-    fn at(&self) -> String {
+    pub(crate) fn at(&self) -> String {
         format!("{}:{}", self.place.file(), self.place.line())
     }
 
@@ -237,7 +271,14 @@ impl Schedule {
             return Err(Error::invalid(complaint));
         }
         let rule = self.rule().map_err(Error::invalid)?;
-        let (def, args) = (self.ask)(registry, states)?;
+        let at = self.at();
+        let Asked { def, is_new, args } = (self.ask)(registry, states)?;
+        if self.needs_task && is_new {
+            return Err(Error::invalid(format!(
+                "schedule ({at}): {} has no #[task]: write it beside #[schedule]",
+                def.name
+            )));
+        }
         let name = self.name.unwrap_or_else(|| def.name.to_string());
         Ok((
             name,
