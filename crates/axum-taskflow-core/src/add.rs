@@ -39,6 +39,7 @@ pub(crate) struct Request {
 /// What the caller says beyond the function's own options.
 #[derive(Default)]
 struct Said {
+    source: Option<Source>,
     options: TaskOptions,
     tags: Tags,
     key: Option<String>,
@@ -184,6 +185,12 @@ impl<'a> AddTask<'a> {
             fence: None,
             run_key: None,
         }
+    }
+
+    /// It was asked for as something that is scheduled.
+    pub(crate) fn scheduled(mut self) -> Self {
+        self.said.source = Some(Source::Scheduled);
+        self
     }
 
     shared_setters!();
@@ -354,6 +361,7 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         task.options = said.options.clone();
         tracking.give_to(&mut task);
         task.executor = def.executor;
+        task.source = said.source.unwrap_or(Source::Manual);
         Ok(task)
     });
     tasks.collect()
@@ -469,7 +477,11 @@ async fn replace(
         step.changes.push(change);
         step.tasks.push(Arc::new(task.clone()));
         let step = Arc::new(step);
-        let stepped = engine.backend.step(step.clone()).await?;
+        let stepping = engine.backend.step(step.clone());
+        let stepped = match tokio::time::timeout(engine.add_timeout, stepping).await {
+            Ok(stepped) => stepped?,
+            Err(_) => return Err(no_answer(engine)),
+        };
         if let Stepped::Done { tasks, .. } = stepped
             && tasks.first() == Some(&Enqueued::Created)
         {

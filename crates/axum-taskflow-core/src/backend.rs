@@ -109,6 +109,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// older than the page's tasks and than `before`.
     fn list(&self, query: ListQuery) -> BackendFuture<'_, Page>;
 
+    /// Tasks that nobody holds and whose time comes after `query.after` and before `query.before`, those first that come
+    /// first; of one moment in an order of the store's own. Takes no longer if more wait for later, or have ended. What
+    /// comes before the time of the latest claim may be left out: it is due.
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage>;
+
     /// The log lines of a task in the order in which they were said, by epoch and then `seq`: at most `limit`, after
     /// the first `skip`. At least the last 10,000 lines of a task are kept.
     fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>>;
@@ -494,6 +499,81 @@ pub struct Page {
     pub tasks: Vec<Task>,
     /// Where to go on with [`ListQuery::before`]; nothing if this was the end.
     pub next: Option<TaskId>,
+}
+
+/// Which tasks that wait for their time are wanted: those that come after one moment and before another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AheadQuery {
+    /// Those after this moment.
+    pub after: Timestamp,
+    /// Those before this moment.
+    pub before: Timestamp,
+    /// Where the page before has ended: its [`AheadPage::next`].
+    pub from: Option<String>,
+    /// At most this many.
+    pub limit: usize,
+    /// At most this many bytes of [`Task::args`].
+    pub payload_max: usize,
+}
+
+impl AheadQuery {
+    /// Those that come before this moment.
+    pub fn until(before: impl Into<Timestamp>) -> Self {
+        Self {
+            after: Timestamp::from_unix_ms(0),
+            before: before.into(),
+            from: None,
+            limit: 100,
+            payload_max: 4 * 1024,
+        }
+    }
+}
+
+impl AheadQuery {
+    /// A place in an order by time and then by id, for [`AheadPage::next`].
+    #[must_use]
+    pub fn name_of(run_at: Timestamp, id: TaskId) -> String {
+        format!("{}.{id}", run_at.as_unix_ms())
+    }
+
+    /// The place after which the page begins, for stores that name places by [`name_of`](AheadQuery::name_of).
+    ///
+    /// # Errors
+    /// [`from`](AheadQuery::from) is none of its names.
+    pub fn place(&self) -> Result<(Timestamp, TaskId), BackendError> {
+        let first = (self.after, TaskId::from_bytes([0xff; 16]));
+        let Some(from) = &self.from else {
+            return Ok(first);
+        };
+        let place = from.split_once('.').and_then(|(run_at, id)| {
+            let run_at = Timestamp::from_unix_ms(run_at.parse().ok()?);
+            Some((run_at, id.parse().ok()?))
+        });
+        let place = place.ok_or_else(|| Self::is_no_place(from))?;
+        Ok(place.max(first))
+    }
+
+    /// The error for a place that no page has named.
+    #[must_use]
+    pub fn is_no_place(from: &str) -> BackendError {
+        BackendError::refused(format!("{from:?} is no place where a page has ended"))
+    }
+}
+
+impl<T: Into<Timestamp>> From<T> for AheadQuery {
+    fn from(before: T) -> Self {
+        Self::until(before)
+    }
+}
+
+/// One page of what waits for its time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AheadPage {
+    /// The tasks, those first that come first.
+    pub tasks: Vec<Task>,
+    /// Where to go on with [`AheadQuery::from`], in words of the store's own; nothing if this was the end.
+    pub next: Option<String>,
 }
 
 /// How many tasks of a function have a status.

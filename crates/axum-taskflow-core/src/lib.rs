@@ -51,9 +51,9 @@ pub mod conformance;
 pub use crate::{
     add::{AddTask, AddTasks},
     backend::{
-        Applied, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim, Claimed, Count,
-        Enqueued, Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned, Record,
-        RecordChange, RecordQuery, Role, Said, Standing, Step, Stepped, Written,
+        AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim,
+        Claimed, Count, Enqueued, Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned,
+        Record, RecordChange, RecordQuery, Role, Said, Standing, Step, Stepped, Written,
     },
     change::{Change, KeyFate, Outcome},
     clock::{Clock, Timestamp},

@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     add::{AddTask, AddTasks, RUN_KEY_TAG, Request, retry_of, store},
-    backend::{Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute, Page, Peer},
+    backend::{
+        AheadPage, AheadQuery, Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute,
+        Page, Peer,
+    },
     change::Change,
     clock::Timestamp,
     config::Config,
@@ -142,6 +145,59 @@ impl TaskManager {
         )
     }
 
+    /// Adds a task for a time to come: as [`add_task`](TaskManager::add_task), and its [`source`](Task::source) says so.
+    /// Give it [`run_at`](AddTask::run_at) or [`delay_by`](AddTask::delay_by), and a [`run_key`](AddTask::run_key) if it may
+    /// have to be moved or cancelled. It costs no memory while it waits.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use axum_taskflow_core::{Config, TaskManager};
+    /// async fn auto_complete(order: u64) {}
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), axum_taskflow_core::Error> {
+    /// # let manager = TaskManager::start(Config::default()).await?;
+    /// let day = Duration::from_secs(24 * 3_600);
+    /// let id = manager.schedule_once(auto_complete, 42).delay_by(day).run_key("order:42").await?;
+    ///
+    /// let coming = manager.list_scheduled(manager.now().saturating_add(2 * day)).await?;
+    /// assert_eq!(coming.tasks[0].id, id);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn schedule_once<F, P, M, A>(&self, function: F, args: A) -> AddTask<'_>
+    where
+        F: TaskFn<P, M>,
+        P: Args,
+        M: 'static,
+        A: IntoArgs<P, F>,
+    {
+        self.add_task(function, args).scheduled()
+    }
+
+    /// As [`schedule_once`](TaskManager::schedule_once), of a function by its name; its arguments are a JSON array.
+    pub fn schedule_once_named(&self, function: &str, args: &str) -> AddTask<'_> {
+        let request = self.engine.registry.named(function, args);
+        let request = request.map(|def| Request {
+            def,
+            args: vec![args.to_owned()],
+        });
+        AddTask::new(&self.engine, request).scheduled()
+    }
+
+    /// Tasks that wait for their time, those first that come first: what was scheduled, and what waits for another
+    /// attempt ([`Life::attempt`](crate::Life) is not 0). Of how many, is said by the query; cost does not grow with those
+    /// that it does not ask for.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read, or [`AheadQuery::from`] is none that a page has named.
+    pub async fn list_scheduled(&self, query: impl Into<AheadQuery>) -> Result<AheadPage, Error> {
+        let mut query: AheadQuery = query.into();
+        query.after = query.after.max(self.now()); // the others are due
+        Ok(self.engine.backend.ahead(query).await?)
+    }
+
     /// A lead: at most one instance in the cluster has it at a time, and another one takes it when that dies, shuts down
     /// or cannot reach the store.
     ///
@@ -210,8 +266,11 @@ impl TaskManager {
     /// # Errors
     /// What is wrong with it; a schedule of the program has this name; or the store fails.
     pub async fn schedule(&self, schedule: Schedule) -> Result<(), Error> {
+        let mut schedule = schedule;
+        let actor = schedule.actor.take();
         let (name, definition) = schedule.define(&self.engine.registry, &self.engine.states)?;
-        self.engine.define(&name, definition, Origin::Manual).await
+        let defined = self.engine.define(&name, definition, Origin::Manual, actor);
+        defined.await
     }
 
     /// All schedules by name, with their next slots and last decisions.

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use self::store::Store;
 use crate::{
     backend::{
-        AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, ListQuery,
-        Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped, Written,
+        AheadPage, AheadQuery, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count,
+        Instance, ListQuery, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing,
+        Step, Stepped, Written,
     },
     change::Change,
     clock::Timestamp,
@@ -178,6 +179,11 @@ impl Backend for Memory {
 
     fn list(&self, query: ListQuery) -> BackendFuture<'_, Page> {
         self.answer(move |store| store.list(&query))
+    }
+
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        let answer = self.answer(move |store| store.ahead(&query));
+        Box::pin(async move { answer.await? })
     }
 
     fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>> {

@@ -30,6 +30,8 @@ pub enum Scope {
     Forever,
     /// For the version of the program ([`Config::version`](crate::Config::version)): once after each deploy.
     Version,
+    /// As long as any instance of the cluster lives: once more when the first one starts after none was alive.
+    ClusterBoot,
 }
 
 /// How [`TaskManager::run_once`](crate::TaskManager::run_once) came to be done.
@@ -78,6 +80,9 @@ struct Outcome {
     at: Timestamp,
     /// None: it is done.
     error: Option<String>,
+    /// The start of the cluster for which this counts; none: for all.
+    #[serde(default)]
+    boot: Option<TaskId>,
 }
 
 /// Something that is about to be run once: set options, then `.await`.
@@ -157,16 +162,23 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let name = self.name?;
-            let key = match &self.scope {
-                Scope::Forever => format!("once:{}", name.name),
+            let (key, boot) = match &self.scope {
+                Scope::Forever => (format!("once:{}", name.name), None),
                 Scope::Version => {
-                    format!("once:{}@{}", name.name, self.engine.instance().version)
+                    let version = &self.engine.instance().version;
+                    (format!("once:{}@{version}", name.name), None)
+                }
+                // One record for all starts, since each would leave one.
+                Scope::ClusterBoot => {
+                    let boot = self.engine.boot().await.map_err(Error::from)?;
+                    (format!("once-at-boot:{}", name.name), Some(boot))
                 }
             };
             let asked = Asked {
                 engine: self.engine,
                 name,
                 key,
+                boot,
             };
             asked
                 .run(self.work, self.wait, (self.retries, self.delay))
@@ -179,6 +191,7 @@ struct Asked<'a> {
     engine: &'a Arc<Engine>,
     name: HoldName,
     key: String,
+    boot: Option<TaskId>,
 }
 
 impl Asked<'_> {
@@ -303,6 +316,7 @@ impl Asked<'_> {
             host: me.host.clone(),
             at: now,
             error,
+            boot: self.boot,
         };
         let mut step = Step::at(now);
         step.records.push(RecordChange {
@@ -339,7 +353,8 @@ impl Asked<'_> {
             };
             let outcome: Option<Outcome> = parse(Some(&record))?;
             let Record { version, .. } = record;
-            Ok((version, outcome.map(|outcome| (version, outcome))))
+            let counts = outcome.filter(|outcome| outcome.boot == self.boot);
+            Ok((version, counts.map(|outcome| (version, outcome))))
         };
         let looked = looked.await;
         Ok(looked.map_err(Error::from)?)

@@ -284,6 +284,15 @@ impl Registry {
         self.read().by_name.get(name).cloned()
     }
 
+    /// The function of this name, if it takes these arguments: a JSON array.
+    pub(crate) fn named(&self, name: &str, args: &str) -> Result<Arc<TaskDef>, Error> {
+        let def = self.by_name(name).ok_or_else(|| {
+            Error::invalid(format!("no function is known here by the name {name:?}"))
+        })?;
+        def.check_args(args).map_err(Error::invalid)?;
+        Ok(def)
+    }
+
     /// The function that is added here; one without `#[task]` becomes known under its full path.
     ///
     /// The second answer is true if it was not known before. All closures in one function have one path, so the place

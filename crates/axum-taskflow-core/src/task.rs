@@ -247,7 +247,7 @@ pub enum Source {
     Manual,
     /// A retry by hand of a finished task.
     Retry,
-    /// A slot of a schedule.
+    /// A slot of a schedule, or a call to `schedule_once`.
     Scheduled,
 }
 

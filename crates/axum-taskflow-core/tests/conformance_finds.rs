@@ -1,6 +1,7 @@
 //! A suite that cannot fail is worse than none: drivers with one flaw each, and the check that finds it.
 
 use std::{
+    cmp::Reverse,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
@@ -10,9 +11,10 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
-    Said, Standing, Step, Stepped, Task, TaskId, TaskStatus, Timestamp, Written,
+    AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed,
+    Count, Instance, InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned,
+    Record, RecordQuery, Said, Standing, Step, Stepped, Task, TaskId, TaskStatus, Timestamp,
+    Written,
     conformance::{self, Opened},
 };
 
@@ -87,6 +89,10 @@ flaws! {
     reads_records_of_any_name: "records::records_are_found_by_the_beginning_of_their_names";
     reads_all_records: "records::records_are_read_in_parts_in_the_order_of_their_names";
     reads_records_from_the_beginning: "records::records_are_read_in_parts_in_the_order_of_their_names";
+    shows_what_comes_later: "ahead::what_waits_for_its_time_is_found_between_two_moments";
+    shows_what_came_before: "ahead::what_waits_for_its_time_is_found_between_two_moments";
+    shows_the_first_page_again: "ahead::what_waits_for_its_time_is_read_in_pages";
+    shows_the_newest_first: "ahead::what_waits_for_its_time_is_found_between_two_moments";
     numbers_records_apart: "records::a_version_is_larger_than_all_before";
     answers_after_the_end: "close::calls_after_the_end_fail";
 }
@@ -274,6 +280,22 @@ impl Backend for Flawed {
                 _ => {}
             }
             self.memory.step(Arc::new(step)).await
+        })
+    }
+
+    fn ahead(&self, mut query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        Box::pin(async move {
+            match self.flaw {
+                Flaw::shows_what_comes_later => query.before = Timestamp::MAX,
+                Flaw::shows_what_came_before => query.after = Timestamp::from_unix_ms(0),
+                Flaw::shows_the_first_page_again => query.from = None,
+                _ => {}
+            }
+            let mut page = self.memory.ahead(query).await?;
+            if self.has(Flaw::shows_the_newest_first) {
+                page.tasks.sort_by_key(|task| Reverse(task.id));
+            }
+            Ok(page)
         })
     }
 

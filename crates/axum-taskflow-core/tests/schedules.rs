@@ -14,8 +14,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Clock, Config, Data, Decided, ErrorKind, ListQuery, Memory, Missed, Origin, Overlap,
-    Rule, Schedule, ScheduleState, Source, Task, TaskDef, TaskManager, TaskOptions, Timestamp,
+    AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, ListQuery, Memory,
+    Missed, Origin, Overlap, RecordChange, Rule, Schedule, ScheduleState, Source, Step, Task,
+    TaskDef, TaskManager, TaskOptions, Timestamp,
 };
 use support::config;
 use tokio::{sync::Notify, time::sleep};
@@ -638,4 +639,120 @@ async fn of_many_that_replace_at_once_one_is_left() {
         .idempotency_key("i")
         .await;
     assert_eq!(both.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_scheduled_once_is_listed_by_its_time_and_runs_then() {
+    let site = Site::new();
+    let manager = site.start(Vec::new()).await;
+    let mut ids = Vec::new();
+    for after_s in [300, 100, 200] {
+        let at = manager.now().saturating_add(SECOND * after_s);
+        let add = manager.schedule_once(tick, ()).run_at(at);
+        ids.push(add.run_key(format!("n:{after_s}")).await.unwrap());
+    }
+    manager.add_task(tick, ()).await.unwrap();
+    let ids_of = |tasks: &[Task]| tasks.iter().map(|task| task.id).collect::<Vec<_>>();
+    let in_s = |after_s| manager.now().saturating_add(SECOND * after_s);
+
+    let page = manager.list_scheduled(in_s(1_000)).await.unwrap();
+    assert_eq!(ids_of(&page.tasks), [ids[1], ids[2], ids[0]]);
+    assert!(
+        page.tasks
+            .iter()
+            .all(|task| task.source == Source::Scheduled)
+    );
+    let page = manager.list_scheduled(in_s(250)).await.unwrap();
+    assert_eq!(ids_of(&page.tasks), [ids[1], ids[2]]);
+
+    let mut query = AheadQuery::until(in_s(1_000));
+    query.limit = 2;
+    let first = manager.list_scheduled(query.clone()).await.unwrap();
+    query.from = first.next;
+    let second = manager.list_scheduled(query).await.unwrap();
+    assert_eq!(ids_of(&first.tasks), [ids[1], ids[2]]);
+    assert_eq!((ids_of(&second.tasks), second.next), (vec![ids[0]], None));
+
+    sleep(SECOND * 150).await;
+    manager.wait::<()>(ids[1]).await.unwrap();
+    assert_eq!(
+        manager.cancel_scheduled("n:300").await.unwrap(),
+        Some(ids[0])
+    );
+    let page = manager.list_scheduled(in_s(1_000)).await.unwrap();
+    assert_eq!(ids_of(&page.tasks), [ids[2]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_due_while_everything_was_down_runs_at_the_start() {
+    let site = Site::new();
+    let manager = site.start(Vec::new()).await;
+    let minute = manager.schedule_once(tick, ()).delay_by(MINUTE);
+    let id = minute.await.unwrap();
+    kill(manager, &site).await;
+    sleep(MINUTE * 10).await;
+
+    let manager = site.start(Vec::new()).await;
+
+    manager.wait::<()>(id).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn functions_are_scheduled_by_their_names_if_their_arguments_fit() {
+    let site = Site::new();
+    let mut config = site.config(0, Vec::new());
+    config.tasks.push(TaskDef::new(says).params(&["what"]));
+    let manager = TaskManager::start(config).await.unwrap();
+    let named = |args: &str| Schedule::named("says", args).every(SECOND);
+
+    let once = manager.schedule_once_named("says", r#"["x"]"#).await;
+    manager.wait::<()>(once.unwrap()).await.unwrap();
+    manager
+        .schedule(named(r#"["y"]"#).requested_by("ada"))
+        .await
+        .unwrap();
+    sleep(SECOND * 2).await;
+
+    assert_eq!(&*site.tasks("says").await[0].args, r#"["y"]"#);
+    let entry = manager.audit(None, 1).await.unwrap().remove(0);
+    assert_eq!((&*entry.actor, &*entry.action), ("ada", "schedule"));
+    for (args, complaint) in [
+        ("[1]", "argument `what` of says"),
+        ("[]", "says takes 1 arguments, and 0 are stored"),
+        ("{", "no JSON array"),
+    ] {
+        let once = manager.schedule_once_named("says", args).await.unwrap_err();
+        let again = manager.schedule(named(args)).await.unwrap_err();
+        for error in [once, again] {
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.to_string().contains(complaint), "{error}");
+        }
+    }
+    let unknown = manager.schedule_once_named("sings", "[]").await;
+    assert!(unknown.unwrap_err().to_string().contains("\"sings\""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_in_words_of_a_newer_program_is_left_alone() {
+    let site = Site::new();
+    let mut step = Step::at(START);
+    step.records.push(RecordChange {
+        key: "schedule:tick".to_owned(),
+        expects: 0,
+        becomes: Becomes::Value(r#"{"rule":{"moon":"full"}}"#.into()),
+    });
+    site.memory.step(Arc::new(step)).await.unwrap();
+
+    let other = Schedule::new(tick, ()).name("other").every(SECOND);
+    let manager = site.start(vec![each_second(), other]).await;
+    sleep(SECOND * 3).await;
+
+    let shown = manager.schedules().await.unwrap();
+    assert_eq!(
+        shown.iter().map(|it| &*it.name).collect::<Vec<_>>(),
+        ["other"]
+    );
+    assert!(site.tasks("tick").await.is_empty());
+    assert!(site.tasks("other").await.len() >= 2);
+    assert!(manager.schedule(each_second()).await.is_err());
 }

@@ -35,9 +35,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
-    Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
+    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed,
+    Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
+    RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 use redis::{Client, IntoConnectionInfo, TlsCertificates, Value, cluster::ClusterClient, sentinel};
 use uuid::Uuid;
@@ -642,6 +642,13 @@ impl Backend for Redis {
         Box::pin(async move {
             self.is_open()?;
             read::records(&self.tasks, &query).await
+        })
+    }
+
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        Box::pin(async move {
+            self.is_open()?;
+            read::ahead(&self.tasks, &query).await
         })
     }
 

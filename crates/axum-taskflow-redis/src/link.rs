@@ -52,6 +52,7 @@ script!(GET, "lua/get.lua");
 script!(INSTANCES, "lua/instances.lua");
 script!(JOIN, "lua/join.lua");
 script!(LEAVE, "lua/leave.lua");
+script!(AHEAD, "lua/ahead.lua");
 script!(LIST, "lua/list.lua");
 script!(LOGS, "lua/logs.lua");
 script!(ORPHANS, "lua/orphans.lua");

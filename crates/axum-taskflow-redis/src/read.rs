@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum_taskflow_core::{
-    Attempt, AuditEntry, BackendError, Count, ListQuery, LogLine, Minute, Page, Record,
-    RecordQuery, Task, TaskId, TaskStatus, Timestamp,
+    AheadPage, AheadQuery, Attempt, AuditEntry, BackendError, Count, ListQuery, LogLine, Minute,
+    Page, Record, RecordQuery, Task, TaskId, TaskStatus, Timestamp,
 };
 use redis::Value;
 
 use crate::{
     answer,
-    link::{AUDIT, COUNTS, GET, LIST, LOGS, Link, RECORDS, SERIES},
+    link::{AHEAD, AUDIT, COUNTS, GET, LIST, LOGS, Link, RECORDS, SERIES},
     record,
 };
 
@@ -20,6 +20,9 @@ const LOOKED_AT_MAX: usize = 10_000;
 const PART_MAX: usize = 500;
 /// How many bytes one call reads at most, about.
 const PART_BYTES: usize = 4 * 1024 * 1024;
+/// A time, a priority and an id: what the place of a task that waits for its time begins with.
+const PLACE_BYTES_MIN: usize = 15 + 8 + 36;
+const MILLISECOND: Duration = Duration::from_millis(1);
 /// How many minutes one call reads.
 const MINUTES_MAX: usize = 500;
 /// How many records one call reads at most.
@@ -103,6 +106,53 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
             }
         }
         if n_seen < n && page.tasks.len() < query.limit {
+            return Ok(page); // this was the end
+        }
+    }
+}
+
+pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, BackendError> {
+    // A place begins with its time.
+    let time = |at: Timestamp| format!("{:015}", at.as_unix_ms());
+    let mut first = format!("[{}", time(query.after.saturating_add(MILLISECOND)));
+    let last = format!("({}", time(query.before));
+    if let Some(from) = &query.from {
+        if from.len() < PLACE_BYTES_MIN || !from.bytes().take(15).all(|byte| byte.is_ascii_digit())
+        {
+            return Err(AheadQuery::is_no_place(from));
+        }
+        if from[..15] > first[1..] {
+            first = format!("({from}");
+        }
+    }
+    let part_max = (PART_BYTES / query.payload_max.max(1)).clamp(1, PART_MAX);
+    let mut page = AheadPage::default();
+    loop {
+        let missing = query.limit.saturating_sub(page.tasks.len());
+        let n = missing.clamp(1, part_max); // one more look, at one task: is there anything after it?
+        let mut call = link.call(&AHEAD);
+        call.arg(&first)
+            .arg(&last)
+            .arg(n)
+            .arg(query.payload_max.min(PART_BYTES));
+        let part = answer::list(link.send(&call).await?)?;
+        if missing == 0 {
+            if !part.is_empty() && query.limit > 0 {
+                page.next = Some(first.split_off(1));
+            }
+            return Ok(page);
+        }
+        let mut n_seen = 0;
+        for [place, id, life, body, progress] in answer::groups::<5>(part) {
+            n_seen += 1;
+            first = format!("({}", answer::text(place)?);
+            let (id, life) = (answer::text(id)?, answer::text(life)?);
+            let body = answer::text_that_may_be_cut(body)?;
+            let progress = answer::text_or_nothing(progress)?;
+            let task = record::task(&id, &life, &body, progress.as_deref(), query.payload_max)?;
+            page.tasks.push(task);
+        }
+        if n_seen < n {
             return Ok(page); // this was the end
         }
     }

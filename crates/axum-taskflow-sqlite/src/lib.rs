@@ -21,6 +21,7 @@
 //! them look dead. A backup is made with SQLite's own means
 //! (`sqlite3 tasks.db ".backup copy.db"`), never by copying the file alone.
 
+mod ahead;
 mod apply;
 mod audit;
 mod claim;
@@ -55,9 +56,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
-    Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
+    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed,
+    Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
+    RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 
 use crate::{lock::LockFolder, readers::Readers, writer::Writer};
@@ -250,6 +251,14 @@ impl Backend for Sqlite {
             self.readers
                 .call(move |conn, interned| list::list(conn, interned, &query)),
         )
+    }
+
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        Box::pin(async move {
+            let from = query.place()?;
+            let read = move |conn: &_, interned: &mut _| ahead::ahead(conn, interned, &query, from);
+            self.readers.call(read).await
+        })
     }
 
     fn logs(&self, id: TaskId, skip: usize, limit: usize) -> BackendFuture<'_, Vec<LogLine>> {

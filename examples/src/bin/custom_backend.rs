@@ -20,9 +20,10 @@ use axum::{
     routing::{get, post},
 };
 use axum_taskflow::{
-    AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count, Instance, InstanceId,
-    ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing,
-    Step, Stepped, Task, TaskError, TaskId, TaskManager, Tasks, Timestamp, Written, task,
+    AheadPage, AheadQuery, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed, Count,
+    Instance, InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record,
+    RecordQuery, Standing, Step, Stepped, Task, TaskError, TaskId, TaskManager, Tasks, Timestamp,
+    Written, task,
 };
 use serde_json::{Value, json};
 
@@ -90,6 +91,10 @@ impl<B: Backend> Backend for Counting<B> {
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         self.inner.step(step)
+    }
+
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        self.inner.ahead(query)
     }
 
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {

@@ -27,6 +27,7 @@
 //! The death of a process is the one thing that the suite cannot stage: a driver that has processes needs tests of
 //! its own for how it learns of one, and for [`Backend::changed`].
 
+mod ahead;
 mod apply;
 mod audit;
 mod bench;
@@ -257,6 +258,12 @@ macro_rules! __conformance_checks {
             a_task_whose_key_is_taken_is_answered_as_in_a_batch
             a_step_is_taken_with_its_audit_entries
             what_a_step_stores_is_claimed
+        }
+        ahead {
+            what_waits_for_its_time_is_found_between_two_moments
+            what_waits_for_its_time_is_read_in_pages
+            what_has_ended_begun_or_is_held_does_not_wait
+            a_place_that_no_page_has_named_is_refused
         }
         records {
             a_record_is_kept_as_it_was_written

@@ -19,8 +19,8 @@ use proptest::{
 use super::bench::Bench;
 use crate::{
     backend::{
-        self, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim, Count, ListQuery, Minute,
-        Note, Prune, Record, RecordChange, RecordQuery, Said, Stepped,
+        self, AheadPage, AheadQuery, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim,
+        Count, ListQuery, Minute, Note, Prune, Record, RecordChange, RecordQuery, Said, Stepped,
     },
     change::{Change, Outcome},
     clock::Timestamp,
@@ -304,6 +304,19 @@ impl History<'_> {
         self.both
             .ask(|it| it.counts(), counts, ("counts after", step))
             .await?;
+        let mut all_ahead = AheadQuery::until(Timestamp::MAX);
+        (all_ahead.after, all_ahead.limit) = (self.bench.now(), 10_000);
+        // Of one moment in any order.
+        let by_place = |mut page: AheadPage| {
+            page.tasks.sort_by_key(|task| (task.life.run_at, task.id));
+            page
+        };
+        let ask = self.both.ask(
+            |it| it.ahead(all_ahead.clone()),
+            by_place,
+            ("ahead after", step),
+        );
+        ask.await?;
         Ok(())
     }
 

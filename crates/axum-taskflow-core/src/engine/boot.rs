@@ -26,8 +26,22 @@ struct Boot {
 }
 
 impl Engine {
+    /// The start of the cluster in which this instance takes part; again if it goes by another name now.
+    pub(crate) async fn boot(&self) -> Result<TaskId, BackendError> {
+        let mut member = self.member.lock().await;
+        let me = self.me();
+        if let Some((id, boot)) = *member
+            && id == me
+        {
+            return Ok(boot);
+        }
+        let boot = self.join_boot().await?;
+        *member = Some((me, boot));
+        Ok(boot)
+    }
+
     /// Takes part in the start of the cluster that is going on, or begins a new one if nobody alive takes part in it.
-    pub(crate) async fn join_boot(&self) -> Result<TaskId, BackendError> {
+    async fn join_boot(&self) -> Result<TaskId, BackendError> {
         loop {
             let record = self.record(KEY).await?;
             let boot: Option<Boot> = parse(record.as_ref())?;

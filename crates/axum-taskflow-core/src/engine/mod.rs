@@ -104,6 +104,8 @@ pub(crate) struct Engine {
     watches_holds: AtomicBool,
     /// Somebody here has changed a schedule.
     schedules_changed: Notify,
+    /// As which instance it takes part in which start of the cluster. A tokio lock: held while it joins.
+    member: tokio::sync::Mutex<Option<(InstanceId, TaskId)>>,
     /// A lane wants tasks, or one is due earlier than the claimer knows.
     claimer_wake: Notify,
     /// Set by the first who asks for shutdown.
@@ -246,6 +248,7 @@ impl Engine {
             hold_news: watch::Sender::default(),
             watches_holds: AtomicBool::new(false),
             schedules_changed: Notify::new(),
+            member: tokio::sync::Mutex::default(),
             claimer_wake: Notify::new(),
             draining: AtomicBool::new(false),
             hurry: CancellationToken::new(),

@@ -15,7 +15,7 @@ use crate::{
     clock::Timestamp,
     error::{BackendError, Error, ErrorKind},
     health::Duty,
-    id::{InstanceId, TaskId},
+    id::TaskId,
     registry::TaskDef,
     schedule::{
         Decided, Definition, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State,
@@ -45,14 +45,14 @@ struct Known {
 impl Engine {
     pub(crate) async fn run_scheduler(self: Arc<Self>) {
         let mut known = BTreeMap::new();
-        let mut member = None;
+        let mut boot = None;
         let mut changes = self.hold_changes();
         let (mut read_at, mut must_read) = (Instant::now(), true);
         loop {
             if must_read || read_at.elapsed() >= READ_EVERY {
                 changes.mark_unchanged(); // before the look, so that nothing is missed
                 let reading = async {
-                    self.take_part(&mut member).await?;
+                    boot = Some(self.boot().await?);
                     self.read_schedules().await
                 };
                 match reading.await {
@@ -68,7 +68,6 @@ impl Engine {
                 }
             }
             let now = self.clock.now();
-            let boot = member.map(|(_, boot)| boot);
             let due: Vec<String> = known
                 .iter()
                 .filter(|(_, it)| self.is_due(it, boot, now))
@@ -128,18 +127,6 @@ impl Engine {
             () = self.stopping.cancelled() => {}
             () = tokio::time::sleep(jittered(LOOP_RETRY)) => {}
         }
-    }
-
-    /// Takes part in the start of the cluster; again if this instance goes by another name now.
-    async fn take_part(
-        &self,
-        member: &mut Option<(InstanceId, TaskId)>,
-    ) -> Result<(), BackendError> {
-        let me = self.me();
-        if member.is_none_or(|(id, _)| id != me) {
-            *member = Some((me, self.join_boot().await?));
-        }
-        Ok(())
     }
 
     async fn read_schedules(&self) -> Result<BTreeMap<String, Known>, BackendError> {
@@ -323,8 +310,8 @@ impl Engine {
             let Some(name) = record.key.strip_prefix(PREFIX) else {
                 continue;
             };
-            let Some(mut state) = parse::<Option<State>>(Some(&record))? else {
-                continue;
+            let Ok(Some(mut state)) = parse::<Option<State>>(Some(&record)) else {
+                continue; // a newer program wrote it in words of its own
             };
             // A program that does not know the function is another one, and says nothing of its schedules.
             let is_gone = state.origin == Origin::Code
@@ -340,7 +327,7 @@ impl Engine {
             }
         }
         for (name, definition) in definitions {
-            self.define(&name, definition, Origin::Code).await?;
+            self.define(&name, definition, Origin::Code, None).await?;
         }
         Ok(())
     }
@@ -351,13 +338,32 @@ impl Engine {
         name: &str,
         definition: Definition,
         origin: Origin,
+        actor: Option<String>,
     ) -> Result<(), Error> {
         let slots = Slots::of(&definition.rule)
-            .map_err(|wrong| Error::new(ErrorKind::Invalid, format!("schedule {name}: {wrong}")))?;
+            .map_err(|wrong| Error::invalid(format!("schedule {name}: {wrong}")))?;
+        if definition.args.len() > self.args_max {
+            return Err(Error::invalid(format!(
+                "schedule {name}: its arguments have {} bytes, and the limit is {}",
+                definition.args.len(),
+                self.args_max
+            )));
+        }
         let mine = self.instance().version.clone();
         loop {
             let record = self.record(&format!("{PREFIX}{name}")).await?;
-            let stored: Option<State> = parse(record.as_ref())?;
+            let stored = match parse::<Option<State>>(record.as_ref()) {
+                Ok(stored) => stored,
+                // A newer program wrote it in words of its own.
+                Err(_) if origin == Origin::Code => {
+                    warn!(
+                        schedule = name,
+                        "a newer program has this schedule: its definition stays"
+                    );
+                    return Ok(());
+                }
+                Err(unreadable) => return Err(unreadable.into()),
+            };
             let now = self.clock.now();
             let first = slots.after(now);
             let mut state = match stored {
@@ -404,7 +410,17 @@ impl Engine {
                 }
             };
             let version = record.map_or(0, |record| record.version);
-            let step = self.step_of(name, version, &mut state, now);
+            let mut step = self.step_of(name, version, &mut state, now);
+            if let Some(actor) = &actor {
+                step.audit.push(AuditEntry {
+                    id: self.ids.task(now),
+                    at: now,
+                    actor: actor.clone(),
+                    action: "schedule".to_owned(),
+                    task: None,
+                    detail: serde_json::json!({ "schedule": name }),
+                });
+            }
             if self.take(step, Vec::new()).await?.is_some() {
                 self.schedules_changed.notify_one();
                 return Ok(());
@@ -416,10 +432,15 @@ impl Engine {
         let records = self.all_records(PREFIX).await?;
         let mut infos = Vec::with_capacity(records.len());
         for record in &records {
-            let state: Option<State> = parse(Some(record))?;
-            let name = record.key.strip_prefix(PREFIX);
-            if let Some((name, state)) = name.zip(state) {
-                infos.push(self.info_of(name, state));
+            let Some(name) = record.key.strip_prefix(PREFIX) else {
+                continue;
+            };
+            match parse::<Option<State>>(Some(record)) {
+                Ok(state) => infos.extend(state.map(|state| self.info_of(name, state))),
+                // A newer program wrote it in words of its own. The others are shown all the same.
+                Err(unreadable) => {
+                    warn!(schedule = name, error = %unreadable, "a schedule is not shown")
+                }
             }
         }
         Ok(infos)

@@ -12,11 +12,12 @@ use super::{
 };
 use crate::{
     backend::{
-        Applied, AuditEntry, Batch, Claim, Claimed, Count, Enqueued, ListQuery, Minute, Note, Page,
-        Prune, Pruned, Step, Stepped, Written,
+        AheadPage, AheadQuery, Applied, AuditEntry, Batch, Claim, Claimed, Count, Enqueued,
+        ListQuery, Minute, Note, Page, Prune, Pruned, Step, Stepped, Written,
     },
     change::{Change, KeyFate},
     clock::Timestamp,
+    error::BackendError,
     id::{InstanceId, TaskId},
     status::TaskStatus,
     task::{Life, LogLine, Task},
@@ -357,6 +358,21 @@ impl Store {
             page.next = None;
         }
         page
+    }
+
+    pub(super) fn ahead(&self, query: &AheadQuery) -> Result<AheadPage, BackendError> {
+        let mut places = self.waiting.ahead(query.place()?, query.before);
+        let mut page = AheadPage::default();
+        let mut last = None;
+        for (run_at, id) in places.by_ref().take(query.limit) {
+            let row = self.rows.get(&id).expect("what waits is stored");
+            page.tasks.push(cut(row.task(id), query.payload_max));
+            last = Some((run_at, id));
+        }
+        if places.next().is_some() {
+            page.next = last.map(|(run_at, id)| AheadQuery::name_of(run_at, id));
+        }
+        Ok(page)
     }
 
     pub(super) fn logs(&self, id: TaskId, skip: usize, limit: usize) -> Vec<LogLine> {

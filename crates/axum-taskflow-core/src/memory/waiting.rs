@@ -76,6 +76,18 @@ impl Waiting {
         taken
     }
 
+    /// Those ahead after one place and before another, those first that come first.
+    pub(super) fn ahead(
+        &self,
+        after: (Timestamp, TaskId),
+        before: Timestamp,
+    ) -> impl Iterator<Item = (Timestamp, TaskId)> {
+        let later = self.ahead.range((Excluded(after), Unbounded));
+        later
+            .map(|(place, _)| *place)
+            .take_while(move |(run_at, _)| *run_at < before)
+    }
+
     /// The earliest `run_at` after the time of the claim that was just made.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.ahead.first_key_value().map(|((run_at, _), _)| *run_at)

@@ -100,6 +100,7 @@ pub struct Schedule {
     place: &'static Location<'static>,
     /// Its function must have `#[task]`: its tasks would go by a name that nobody chose.
     needs_task: bool,
+    pub(crate) actor: Option<String>,
     ask: Ask,
 }
 
@@ -129,6 +130,31 @@ impl Schedule {
             );
         }
         let place = Location::caller();
+        let ask = move |registry: &Registry, states: &States| {
+            let (def, is_new) = registry.of_function(function, place, states)?;
+            let args = def.encode(&args.into_args())?;
+            Ok(Asked { def, is_new, args })
+        };
+        Self::of(place, Box::new(ask))
+    }
+
+    /// A schedule of the function of this name, as the manager knows it; its arguments are a JSON array. For those who
+    /// read schedules from elsewhere.
+    #[track_caller]
+    pub fn named(function: impl Into<String>, args: impl Into<String>) -> Self {
+        let (function, args) = (function.into(), args.into());
+        let ask = move |registry: &Registry, _: &States| {
+            let def = registry.named(&function, &args)?;
+            Ok(Asked {
+                def,
+                is_new: false,
+                args,
+            })
+        };
+        Self::of(Location::caller(), Box::new(ask))
+    }
+
+    fn of(place: &'static Location<'static>, ask: Ask) -> Self {
         Self {
             name: None,
             cron: None,
@@ -145,11 +171,8 @@ impl Schedule {
             tags: Tags::default(),
             place,
             needs_task: false,
-            ask: Box::new(move |registry, states| {
-                let (def, is_new) = registry.of_function(function, place, states)?;
-                let args = def.encode(&args.into_args())?;
-                Ok(Asked { def, is_new, args })
-            }),
+            actor: None,
+            ask,
         }
     }
 
@@ -216,6 +239,12 @@ impl Schedule {
     /// A label of its tasks.
     pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.tags.insert(key.into(), value.into());
+        self
+    }
+
+    /// Who asks for it, for the audit log: if it is given to a running manager.
+    pub fn requested_by(mut self, actor: impl Into<String>) -> Self {
+        self.actor = Some(actor.into());
         self
     }
 

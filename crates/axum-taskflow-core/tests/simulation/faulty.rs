@@ -8,9 +8,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed, Count, Instance,
-    InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
-    Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
+    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed,
+    Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
+    RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::sleep};
@@ -325,6 +325,12 @@ impl Backend for Faulty {
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         self.call(Verb::Step, move |process| {
             now(process.world.memory.step(step.clone()))
+        })
+    }
+
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        self.call(Verb::Read, move |process| {
+            now(process.world.memory.ahead(query.clone()))
         })
     }
 

@@ -11,10 +11,10 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
-    Clock, Config, Count, Enqueued, EventStream, IdSource, Instance, InstanceId, ListQuery,
-    LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step,
-    Stepped, Task, TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+    AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch,
+    Change, Claim, Claimed, Clock, Config, Count, Enqueued, EventStream, IdSource, Instance,
+    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
+    Standing, Step, Stepped, Task, TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
@@ -315,6 +315,10 @@ impl Backend for Backstage {
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         self.0.memory.step(step)
+    }
+
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        self.0.memory.ahead(query)
     }
 
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {

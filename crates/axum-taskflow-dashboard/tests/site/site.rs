@@ -15,10 +15,11 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use axum_taskflow_core::{
-    Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim, Claimed,
-    Clock, Config, Count, Failure, IdSource, Instance, InstanceId, ListQuery, LogLevel, LogLine,
-    Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped, Task,
-    TaskContext, TaskDef, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+    AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch,
+    Change, Claim, Claimed, Clock, Config, Count, Failure, IdSource, Instance, InstanceId,
+    ListQuery, LogLevel, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
+    Standing, Step, Stepped, Task, TaskContext, TaskDef, TaskId, TaskManager, TaskStatus,
+    Timestamp, Written,
 };
 use axum_taskflow_dashboard::{Rights, TaskAdmin};
 use tokio::sync::watch;
@@ -493,6 +494,9 @@ impl Backend for Outage {
     }
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         self.or(self.memory.step(step))
+    }
+    fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
+        self.or(self.memory.ahead(query))
     }
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
         self.or(self.memory.records(query))

@@ -60,6 +60,19 @@ local function get_all(kind, ids)
     return values
 end
 
+-- The first lines, and as much of what follows as is needed.
+local function beginning(name, bytes)
+    local text = redis.call('GETRANGE', name, 0, bytes + 4096)
+    if #text > bytes + 4096 then
+        local _, line = string.find(text, '\n', 1, true)
+        local _, rest = string.find(text, '\n', (line or #text) + 1, true)
+        if not rest or #text - rest < bytes then
+            return redis.call('GET', name)
+        end
+    end
+    return text
+end
+
 local function read_life(life)
     return string.match(life, '^(%a+) (%d+) (%S+) (%d+) (%d+) (%d+)')
 end

@@ -22,23 +22,10 @@ if #sets > 1 then
     table.sort(ids, function(one, other) return one > other end)
 end
 
--- The first lines, and as much of what follows as is needed.
-local function beginning(name)
-    local text = redis.call('GETRANGE', name, 0, bytes + 4096)
-    if #text > bytes + 4096 then
-        local _, line = string.find(text, '\n', 1, true)
-        local _, rest = string.find(text, '\n', (line or #text) + 1, true)
-        if not rest or #text - rest < bytes then
-            return redis.call('GET', name)
-        end
-    end
-    return text
-end
-
 local answer = {}
 for n = 1, math.min(limit, #ids) do
     local id = ids[n]
-    local life, body = beginning(P .. 'l:' .. id), beginning(P .. 't:' .. id)
+    local life, body = beginning(P .. 'l:' .. id, bytes), beginning(P .. 't:' .. id, bytes)
     if life ~= '' and body ~= '' then
         answer[#answer + 1] = id
         answer[#answer + 1] = life
