@@ -68,6 +68,7 @@ on_each_store! {
     of_all_who_run_it_once_one_does_and_the_others_wait,
     what_fails_is_told_to_all_who_wait_and_run_again_when_asked_again,
     each_version_of_the_program_runs_it_once,
+    each_start_of_the_cluster_runs_it_once,
     names_that_cannot_be_used_are_refused,
     a_killed_leader_is_followed_by_another,
     a_leader_that_was_stopped_for_long_changes_nothing_afterwards,
@@ -527,6 +528,26 @@ async fn each_version_of_the_program_runs_it_once(site: &Site) {
     assert_eq!(of("1.0").await, OnceOutcome::Ran);
     assert_eq!(of("1.1").await, OnceOutcome::Ran);
     assert_eq!(of("1.0").await, OnceOutcome::AlreadyDone);
+}
+
+async fn each_start_of_the_cluster_runs_it_once(site: &Site) {
+    let run = async |manager: &TaskManager| {
+        let works = || async { Ok::<(), std::io::Error>(()) };
+        let once = manager.run_once("warm the cache", Scope::ClusterBoot, works);
+        once.await.unwrap()
+    };
+    let one = site.manager().await;
+    assert_eq!(run(&one).await, OnceOutcome::Ran);
+    assert_eq!(run(&one).await, OnceOutcome::AlreadyDone);
+
+    let other = site.manager().await; // a deploy: somebody is there all the time
+    one.shutdown().await.unwrap();
+    assert_eq!(run(&other).await, OnceOutcome::AlreadyDone);
+    other.shutdown().await.unwrap();
+
+    let next = site.manager().await;
+    assert_eq!(run(&next).await, OnceOutcome::Ran);
+    assert_eq!(run(&next).await, OnceOutcome::AlreadyDone);
 }
 
 /// Long enough for the holder to give up, too short for the others to take it for dead.

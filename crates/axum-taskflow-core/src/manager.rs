@@ -191,11 +191,17 @@ impl TaskManager {
     /// that it does not ask for.
     ///
     /// # Errors
-    /// `Unavailable` if the store cannot be read, or [`AheadQuery::from`] is none that a page has named.
+    /// `Invalid` if [`AheadQuery::from`] is none that a page has named, `Unavailable` if the store cannot be read.
     pub async fn list_scheduled(&self, query: impl Into<AheadQuery>) -> Result<AheadPage, Error> {
         let mut query: AheadQuery = query.into();
         query.after = query.after.max(self.now()); // the others are due
-        Ok(self.engine.backend.ahead(query).await?)
+        let has_place = query.from.is_some();
+        self.engine.backend.ahead(query).await.map_err(|failure| {
+            match has_place && failure.is_refused() {
+                true => Error::invalid(failure.to_string()),
+                false => failure.into(),
+            }
+        })
     }
 
     /// A lead: at most one instance in the cluster has it at a time, and another one takes it when that dies, shuts down

@@ -83,7 +83,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
 }
 
 /// `Link: <…>; rel="next"` (RFC 8288).
-fn link_next(response: &mut Response, base: &str, path: &str, query: &str) {
+pub(crate) fn link_next(response: &mut Response, base: &str, path: &str, query: &str) {
     let path = if base.is_empty() {
         path
     } else {
@@ -284,7 +284,12 @@ pub(crate) async fn cancel_one(
 
 /// Keeps a record of what was done. It is done already, so a store that cannot keep the record does not turn the
 /// answer into an error: whoever got one would do it again.
-async fn record(call: &Call, action: &str, task: Option<TaskId>, detail: serde_json::Value) {
+pub(crate) async fn record(
+    call: &Call,
+    action: &str,
+    task: Option<TaskId>,
+    detail: serde_json::Value,
+) {
     let manager = &call.shared.manager;
     let actor = call.visit.actor();
     if let Err(error) = manager.record_audit(actor, action, task, detail).await {

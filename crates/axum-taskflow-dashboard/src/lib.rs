@@ -33,6 +33,7 @@ mod sign_in;
 mod api;
 mod health;
 mod holders;
+mod scheduled;
 mod schedules;
 mod admin;
 
@@ -75,8 +76,20 @@ const ROUTES: &[Route] = &[
     Route::new(Verb::Post, "/schedules/run", Right::Operate, || {
         post(schedules::run)
     }),
-    Route::new(Verb::Post, "/schedules/delete", Right::Operate, || {
-        post(schedules::delete)
+    Route::new(Verb::Post, "/schedules", Right::Operate, || {
+        post(schedules::define)
+    }),
+    Route::new(Verb::Delete, "/schedules", Right::Operate, || {
+        delete(schedules::delete)
+    }),
+    Route::new(Verb::Get, "/scheduled", Right::Read, || {
+        get(scheduled::list)
+    }),
+    Route::new(Verb::Post, "/scheduled", Right::Operate, || {
+        post(scheduled::add)
+    }),
+    Route::new(Verb::Delete, "/scheduled", Right::Operate, || {
+        delete(scheduled::cancel)
     }),
     Route::new(Verb::Get, "/health", Right::Open, || get(health::health)),
     Route::new(Verb::Post, "/bulk-retry", Right::Operate, || {

@@ -79,6 +79,26 @@ impl Params {
         }
     }
 
+    /// A time.
+    pub(crate) fn time(&self, name: &str) -> Result<Option<Timestamp>, Problem> {
+        let Some(text) = self.short(name)? else {
+            return Ok(None);
+        };
+        let time = text.replace(' ', "+").parse(); // as in a place
+        time.map(Some).map_err(|_| {
+            Problem::unprocessable(format!(
+                "{name} must be an RFC 3339 time such as 2026-11-22T09:00:00+00:00, not {:?}",
+                short(text)
+            ))
+        })
+    }
+
+    /// What must be given.
+    pub(crate) fn needed(&self, name: &str) -> Result<&str, Problem> {
+        self.short(name)?
+            .ok_or_else(|| Problem::unprocessable(format!("{name} is missing: ?{name}=…")))
+    }
+
     pub(crate) fn func_name(&self) -> Result<Option<String>, Problem> {
         Ok(self.short("func_name")?.map(str::to_owned))
     }

@@ -439,7 +439,7 @@ impl Engine {
                 Ok(state) => infos.extend(state.map(|state| self.info_of(name, state))),
                 // A newer program wrote it in words of its own. The others are shown all the same.
                 Err(unreadable) => {
-                    warn!(schedule = name, error = %unreadable, "a schedule is not shown")
+                    warn!(schedule = name, error = %unreadable, "a schedule is not shown");
                 }
             }
         }

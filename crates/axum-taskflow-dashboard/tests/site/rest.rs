@@ -882,14 +882,12 @@ async fn schedules_are_listed_paused_resumed_run_and_deleted() {
         200
     );
     assert_eq!(state().await, "active");
-    assert_eq!(
-        site.post_json("/tasks/schedules/delete", &which)
-            .await
-            .status,
-        200
-    );
+    let gone = site
+        .ask(Method::DELETE, "/tasks/schedules?name=morning", &[])
+        .await;
+    assert_eq!(gone.status, 200);
     assert_eq!(site.get("/tasks/schedules").await.json(), json!([]));
-    for verb in ["pause", "resume", "run", "delete"] {
+    for verb in ["pause", "resume", "run"] {
         let path = format!("/tasks/schedules/{verb}");
         assert_eq!(site.post_json(&path, &which).await.status, 404);
         assert_eq!(site.post_json(&path, &json!({})).await.status, 422);
@@ -904,4 +902,254 @@ async fn schedules_are_listed_paused_resumed_run_and_deleted() {
             "pause_schedule"
         ]
     );
+}
+
+#[tokio::test]
+async fn a_schedule_is_made_and_replaced_in_the_words_of_the_list() {
+    let site = Site::open().await;
+    let wanted = json!({
+        "name": "nightly", "func_name": "greet", "args": ["ada"],
+        "cron": "30 3 * * Sun#1", "zone": "Europe/Berlin",
+        "missed": "fire_all", "missed_max": 10, "missed_within_s": 3_600.5, "overlap": "queue_one",
+        "tolerance_s": 5, "jitter_s": 0.5, "run_on_startup": false,
+        "tags": { "plan": "pro" }, "priority": 3, "retries": 2, "timeout_s": 30,
+    });
+
+    let made = site.post_json("/tasks/schedules", &wanted).await.json();
+    assert_eq!(made, json!({ "name": "nightly" }));
+    let list = site.get("/tasks/schedules").await.json();
+    for field in [
+        "name",
+        "func_name",
+        "args",
+        "cron",
+        "zone",
+        "missed",
+        "missed_max",
+        "missed_within_s",
+        "overlap",
+    ] {
+        assert_eq!(list[0][field], wanted[field], "{field}");
+    }
+    let ran = site
+        .post_json("/tasks/schedules/run", &json!({ "name": "nightly" }))
+        .await
+        .json();
+    let task = site
+        .get(&format!("/tasks/{}", ran["task_id"].as_str().unwrap()))
+        .await
+        .json();
+    assert_eq!(
+        (&task["priority"], &task["tags"]["plan"]),
+        (&json!(3), &json!("pro"))
+    );
+
+    let every =
+        json!({ "name": "nightly", "func_name": "greet", "args": ["eve"], "every_s": 86_400 });
+    assert_eq!(site.post_json("/tasks/schedules", &every).await.status, 200);
+    let list = site.get("/tasks/schedules").await.json();
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&list[0]["every_s"], &list[0]["cron"]),
+        (&json!(86_400.0), &json!(null))
+    );
+
+    let unnamed = json!({ "func_name": "flaky", "every_s": 60 });
+    let made = site.post_json("/tasks/schedules", &unnamed).await.json();
+    assert_eq!(made, json!({ "name": "flaky" }));
+    let actions: Vec<String> = site.actors().await.into_iter().map(|it| it.1).collect();
+    assert_eq!(
+        actions,
+        ["schedule", "schedule", "run_schedule", "schedule"]
+    );
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_kept_is_refused_with_the_reason() {
+    let site = Site::open().await;
+    for (wrong, complaint) in [
+        (
+            json!({ "func_name": "greet", "args": ["ada"] }),
+            "neither cron nor every",
+        ),
+        (json!({ "func_name": "flaky", "cron": "99 * * * *" }), "99"),
+        (
+            json!({ "func_name": "flaky", "cron": "@daily", "zone": "Mars" }),
+            "Mars",
+        ),
+        (
+            json!({ "func_name": "flaky", "cron": "@daily", "every_s": 1 }),
+            "both",
+        ),
+        (
+            json!({ "func_name": "flaky", "every_s": -1 }),
+            "every_s is a number of seconds",
+        ),
+        (json!({ "func_name": "flaky", "every_s": 0.001 }), "every"),
+        (
+            json!({ "func_name": "greet", "every_s": 60 }),
+            "greet takes 1 arguments",
+        ),
+        (
+            json!({ "func_name": "greet", "args": [1], "every_s": 60 }),
+            "argument 1 of greet",
+        ),
+        (json!({ "func_name": "unknown", "every_s": 60 }), "unknown"),
+        (
+            json!({ "func_name": "flaky", "every_s": 60, "missed_max": 3 }),
+            "fire_all",
+        ),
+        (
+            json!({ "func_name": "flaky", "every_s": 60, "missed": "fire_all" }),
+            "fire_all",
+        ),
+        (
+            json!({ "func_name": "flaky", "every_s": 60, "overlap": "never" }),
+            "never",
+        ),
+        (json!({ "func_name": "flaky", "every": "5m" }), "every"),
+        (
+            json!({ "func_name": "flaky", "every_s": 60, "name": "" }),
+            "is no name",
+        ),
+        (json!({}), "func_name"),
+    ] {
+        let refused = site.post_json("/tasks/schedules", &wrong).await;
+        let detail = refused.detail(422);
+        assert!(detail.contains(complaint), "{wrong}: {detail}");
+    }
+    assert_eq!(site.get("/tasks/schedules").await.json(), json!([]));
+}
+
+#[tokio::test]
+async fn a_task_is_scheduled_once_moved_listed_and_cancelled() {
+    let site = Site::open().await;
+    let wanted = |args: &str, delay_s: u64| json!({ "func_name": "greet", "args": [args], "delay_s": delay_s, "run_key": "order 42" });
+    let add = async |wanted| {
+        let added = site.post_json("/tasks/scheduled", &wanted).await.json();
+        added["task_id"].clone()
+    };
+
+    let first = add(wanted("ada", 600)).await;
+    let other = add(json!({
+        "func_name": "flaky", "run_at": "2099-01-01T00:00:00+01:00", "priority": 1, "retries": 2,
+        "timeout_s": 3, "tags": { "plan": "pro" }, "tracking_id": "r-1",
+    }))
+    .await;
+    let moved = add(wanted("eve", 60)).await;
+
+    assert_ne!(first, moved);
+    let list = site.get("/tasks/scheduled").await;
+    assert_eq!(
+        list.ids(),
+        [moved.as_str().unwrap(), other.as_str().unwrap()]
+    );
+    let list = list.json();
+    assert_eq!(
+        (&list[0]["source"], &list[0]["status"]),
+        (&json!("scheduled"), &json!("pending"))
+    );
+    assert_eq!(
+        (
+            &list[1]["run_at"],
+            &list[1]["tracking_id"],
+            &list[1]["tags"]
+        ),
+        (
+            &json!("2098-12-31T23:00:00+00:00"),
+            &json!("r-1"),
+            &json!({ "plan": "pro" })
+        )
+    );
+    let soon = site
+        .get("/tasks/scheduled?before=2050-01-01T00:00:00Z")
+        .await;
+    assert_eq!(soon.ids(), [moved.as_str().unwrap()]);
+    let page = site.get("/tasks/scheduled?limit=1").await;
+    assert_eq!(page.ids(), [moved.as_str().unwrap()]);
+    let next = page.header("link");
+    let next = next
+        .strip_prefix('<')
+        .and_then(|it| it.split_once('>'))
+        .unwrap()
+        .0;
+    assert_eq!(site.get(next).await.ids(), [other.as_str().unwrap()]);
+
+    let cancel = async || {
+        let path = "/tasks/scheduled?run_key=order%2042";
+        site.ask(Method::DELETE, path, &[]).await
+    };
+    let cancelled = cancel().await.json();
+    assert_eq!(
+        cancelled,
+        json!({ "run_key": "order 42", "task_id": moved })
+    );
+    assert_eq!(cancel().await.status, 404);
+    assert_eq!(
+        site.get("/tasks/scheduled").await.ids(),
+        [other.as_str().unwrap()]
+    );
+    let actions: Vec<String> = site.actors().await.into_iter().map(|it| it.1).collect();
+    assert_eq!(
+        actions,
+        ["cancel", "schedule_once", "schedule_once", "schedule_once"]
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_scheduled_once_is_refused_with_the_reason() {
+    let site = Site::open().await;
+    for (wrong, complaint) in [
+        (json!({ "func_name": "flaky" }), "when?"),
+        (
+            json!({ "func_name": "flaky", "delay_s": 1, "run_at": "2099-01-01T00:00:00Z" }),
+            "when?",
+        ),
+        (
+            json!({ "func_name": "flaky", "run_at": "tomorrow" }),
+            "RFC 3339",
+        ),
+        (json!({ "func_name": "flaky", "delay_s": -1 }), "delay_s"),
+        (json!({ "func_name": "flaky", "delay_s": 1e300 }), "delay_s"),
+        (
+            json!({ "func_name": "flaky", "delay_s": 1, "run_key": "" }),
+            "run key",
+        ),
+        (
+            json!({ "func_name": "flaky", "delay_s": 1, "idempotency_key": "x" }),
+            "idempotency_key",
+        ),
+        (
+            json!({ "func_name": "greet", "delay_s": 1 }),
+            "greet takes 1 arguments",
+        ),
+        (json!({ "func_name": "unknown", "delay_s": 1 }), "unknown"),
+        (
+            json!({ "func_name": "flaky", "delay_s": 1, "tracking_id": "a b" }),
+            "tracking",
+        ),
+        (
+            json!({ "func_name": "flaky", "delay_s": 1, "tags": { "": "x" } }),
+            "tag",
+        ),
+    ] {
+        let refused = site.post_json("/tasks/scheduled", &wrong).await;
+        let detail = refused.detail(422);
+        assert!(detail.contains(complaint), "{wrong}: {detail}");
+    }
+    for path in ["?before=never", "?limit=0"] {
+        assert_eq!(
+            site.get(&format!("/tasks/scheduled{path}")).await.status,
+            422,
+            "{path}"
+        );
+    }
+    for path in ["/tasks/scheduled", "/tasks/schedules"] {
+        assert_eq!(
+            site.ask(Method::DELETE, path, &[]).await.status,
+            422,
+            "{path}"
+        );
+    }
+    assert_eq!(site.get("/tasks/scheduled?from=nowhere").await.status, 422);
 }
