@@ -264,6 +264,8 @@ impl TaskManager {
             }
             definitions.insert(name, definition);
         }
+        // Before anybody hears that this instance is there: then another one may leave, and the cluster goes on.
+        self.engine.boot().await?;
         self.engine.install(definitions).await
     }
 
