@@ -60,6 +60,7 @@ on_each_store! {
     a_lock_is_free_when_its_guard_is_dropped_anywhere,
     who_waits_no_longer_is_not_waited_for,
     those_who_wait_are_served_in_their_order,
+    who_does_not_come_when_it_is_his_turn_is_passed_over,
     a_lock_that_is_taken_by_force_is_lost_at_once,
     what_is_added_under_a_lost_lead_is_refused,
     one_leads_and_hands_over_when_it_shuts_down,
@@ -261,6 +262,29 @@ async fn those_who_wait_are_served_in_their_order(site: &Site) {
     soon(waiting.join_all()).await;
 
     assert_eq!(*served.lock().unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+async fn who_does_not_come_when_it_is_his_turn_is_passed_over(site: &Site) {
+    let manager = site.manager().await;
+    let guard = manager.lock("door").acquire().await.unwrap();
+    // In the line, and then as in a process that is stopped.
+    let mut first = Box::pin(manager.lock("door").acquire());
+    let in_line = tokio::time::timeout(Duration::from_millis(200), &mut first);
+    assert!(in_line.await.is_err());
+
+    guard.release().await.unwrap();
+    let begun = Instant::now();
+    let other = soon(manager.lock("door").acquire()).await.unwrap();
+    assert!(
+        begun.elapsed() >= Duration::from_millis(900),
+        "it was not his turn"
+    );
+    other.release().await.unwrap();
+
+    // It has lost nothing but time.
+    let begun = Instant::now();
+    drop(soon(&mut first).await.unwrap());
+    assert!(begun.elapsed() < Duration::from_millis(900));
 }
 
 async fn a_lock_that_is_taken_by_force_is_lost_at_once(site: &Site) {

@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use tempfile::tempdir;
-use tests::lab::{self, Plan, Report};
+use tests::lab::{self, Plan, Report, Store, coordination};
 
 /// However slow the machine is: the whole laboratory is to take less than three minutes.
 const DEADLINE: Duration = Duration::from_secs(170);
@@ -129,4 +129,48 @@ async fn beside_others_a_process_that_ends_at_any_write_breaks_no_promise() {
 
         assert_eq!(report.faults, [0, 0, 0, 1], "{point}: {report}");
     }
+}
+
+/// Plays the laboratory of coordination for this time; a longer one by `lab --coordination 180`.
+async fn coordinate(store: Store, time: Duration) -> coordination::Report {
+    let folder = tempdir().unwrap();
+    let plan = coordination::Plan {
+        program: env!("CARGO_BIN_EXE_coordinates").into(),
+        folder: folder.path().to_owned(),
+        store,
+        time,
+        processes: 4,
+        seed: plan(0, 0).seed,
+    };
+    println!("seed {}", plan.seed);
+    let played = tokio::time::timeout(DEADLINE, coordination::play(&plan)).await;
+    let report = played.expect("it takes too long").unwrap();
+    println!("{report}");
+    if !report.violations.is_empty() {
+        let left = folder.keep();
+        panic!("seed {}: {report}\nleft in {}", plan.seed, left.display());
+    }
+    report
+}
+
+fn assert_much_happened(report: &coordination::Report) {
+    assert!(report.faults[0] >= 5, "{report}");
+    assert!(report.slots.iter().all(|(_, n)| *n >= 10), "{report}");
+    assert!(report.terms >= 2 && report.added >= 20, "{report}");
+    assert!(report.entered >= 20 && report.jobs >= 20, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_killed_or_stopped_and_whatever_clocks_say_one_does_it() {
+    let report = coordinate(Store::File, Duration::from_secs(15)).await;
+
+    assert_much_happened(&report);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_redis_whoever_is_killed_or_stopped_and_whatever_clocks_say_one_does_it() {
+    let lease = Duration::from_secs(2);
+    let report = coordinate(Store::Redis { lease }, Duration::from_secs(20)).await;
+
+    assert_much_happened(&report);
 }

@@ -5,6 +5,7 @@
 //!     --redis: on a Redis server, which is hurt, too
 //!     --processes N     --seed N     --minutes N: order no longer than that
 //!     --stops PERCENT   --ends PERCENT   --aborts PERMILLE
+//!     --coordination SECONDS: schedules, leaders, locks and what is run once, in 4 processes
 //!     --crash-at POINT: the first process ends there, as in `writer::committed=7*off->return`
 //!     --keep FOLDER: play there, and leave it as it is
 //! ```
@@ -13,7 +14,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use tests::lab::{self, LabError, Plan};
+use tests::lab::{self, LabError, Plan, coordination};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -36,6 +37,7 @@ async fn run() -> Result<ExitCode, LabError> {
         progress: say,
         ..Plan::new(service, PathBuf::new(), fastrand::u64(..))
     };
+    let mut coordination = None;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         if arg == "--redis" {
@@ -54,6 +56,7 @@ async fn run() -> Result<ExitCode, LabError> {
             "--minutes" => {
                 plan.orders_max = Some(Duration::from_secs(60 * value.parse::<u64>()?));
             }
+            "--coordination" => coordination = Some(Duration::from_secs(value.parse()?)),
             "--crash-at" => plan.crash_at = Some(value),
             "--keep" => folder = Some(PathBuf::from(value)),
             _ => return Err(format!("{arg} is no option").into()),
@@ -81,12 +84,18 @@ async fn run() -> Result<ExitCode, LabError> {
             passing.insert(folder).path().to_owned()
         }
     };
-    println!("{plan}");
     let begun = std::time::Instant::now();
-    let report = lab::play(&plan).await?;
-    print!("{report}");
+    let is_whole = match coordination {
+        Some(time) => coordinate(&plan, time).await?,
+        None => {
+            println!("{plan}");
+            let report = lab::play(&plan).await?;
+            print!("{report}");
+            report.violations.is_empty()
+        }
+    };
     println!("took       {:.0} s", begun.elapsed().as_secs_f64());
-    if report.violations.is_empty() {
+    if is_whole {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(folder) = passing {
@@ -94,6 +103,22 @@ async fn run() -> Result<ExitCode, LabError> {
     }
     println!("left in {}", plan.folder.display());
     Ok(ExitCode::FAILURE)
+}
+
+/// Plays the laboratory of coordination; true if every promise was kept.
+async fn coordinate(plan: &Plan, time: Duration) -> Result<bool, LabError> {
+    let plan = coordination::Plan {
+        program: plan.service.with_file_name("coordinates"),
+        folder: plan.folder.clone(),
+        store: plan.store,
+        time,
+        processes: 4,
+        seed: plan.seed,
+    };
+    println!("coordination for {time:?}, 4 processes, seed {}", plan.seed);
+    let report = coordination::play(&plan).await?;
+    print!("{report}");
+    Ok(report.violations.is_empty())
 }
 
 /// Says now and then how far it is.

@@ -14,6 +14,7 @@ mod faults;
 pub mod driver;
 pub mod report;
 pub mod checker;
+pub mod coordination;
 
 use std::{fmt, path::PathBuf, time::Duration};
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use axum_taskflow::{Backend, ListQuery, RedisOptions, Sqlite, Task};
+use axum_taskflow::{Backend, ListQuery, RedisOptions, Sqlite, Task, TaskManager};
 use servers::{Proxy, RedisServer};
 
 use super::LabError;
@@ -71,6 +71,16 @@ impl Opened {
                 ("REDIS_LEASE_MS", lease.as_millis().to_string()),
             ],
         }
+    }
+
+    /// A manager on the store, once no process runs any more.
+    pub(super) async fn manager(&self, folder: &Path) -> Result<TaskManager, LabError> {
+        let builder = TaskManager::builder().collect(false);
+        let builder = match self {
+            Self::File => builder.sqlite(folder.join("tasks.db")),
+            Self::Redis { server, .. } => builder.redis(server.url()),
+        };
+        Ok(builder.build().await?)
     }
 
     /// Everything that is stored, read without any of the processes.

@@ -42,7 +42,8 @@ impl Engine {
         let every = lease.map_or(EVERY, |lease| EVERY.min(lease / BEATS_IN_LEASE));
         // Others may take this instance for dead a lease after its last beat. What takes a moment to stop must have
         // stopped by then.
-        let limit = lease.map(|lease| lease.mul_f64(0.75));
+        let limit = lease.or(self.takeover_after);
+        let limit = limit.map(|limit| limit.mul_f64(0.75));
         // By a clock that nobody sets, and from before each beat.
         let mut beaten_at = joined_at;
         let mut has_lapsed = false;
@@ -76,9 +77,7 @@ impl Engine {
                     // At once after one that took long, or that this process slept through.
                     next = from + jittered(every);
                     if std::mem::take(&mut has_lapsed) {
-                        self.ready.go_on();
-                        self.holds.go_on();
-                        self.look_on_disk();
+                        self.go_on_after_lapse();
                     }
                     self.troubles.end(Duty::Beat);
                     // It was a write: others will be stored, too. But a full disk may have room for a beat and none for
@@ -97,16 +96,29 @@ impl Engine {
 
     /// Others may take this instance for dead soon, and start what it runs: it stops that first.
     fn lapse(self: &Arc<Self>) {
+        self.lose_holds();
+        if self.backend.lease().is_none() {
+            // With `takeover_after`. Whoever would take its tasks cannot reach the file either, or this process was
+            // stopped: then its tasks are stopped if they were taken.
+            return;
+        }
         warn!(
             "the store could not be reached for nearly the lease of this instance: it stops its tasks"
         );
-        self.lose_holds();
         // In this order: an attempt that begins meanwhile is among them, or sees that it must not.
         let held = self.ready.pause();
         for attempt in self.attempts() {
             attempt.interrupt(LAPSED);
         }
         self.let_others_have(held);
+    }
+
+    fn go_on_after_lapse(self: &Arc<Self>) {
+        self.holds.go_on();
+        if self.backend.lease().is_some() {
+            self.ready.go_on();
+            self.look_on_disk();
+        }
     }
 
     /// Beats; answers from when on a new lease counts at least.

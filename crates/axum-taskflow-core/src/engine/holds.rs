@@ -33,10 +33,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// The same where a death is known after a lease only.
 const LOOKS_IN_LEASE: u32 = 10;
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// Who could take it and does not for so long is passed over, and stays in the line.
+const TURN_GRACE: Duration = Duration::from_secs(1);
 /// How often a step is tried that others were faster with, before there is a pause.
 const TRIES: usize = 20;
 /// How long a shutdown waits for what leads here, and for the store.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a shutdown waits for those who have a lock here, once they are told.
+const GUARDS_GRACE: Duration = Duration::from_millis(500);
 /// Between two looks whether somebody has taken by force what this instance holds.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
@@ -325,7 +329,27 @@ struct Claiming {
     holder: TaskId,
     waits: bool,
     is_in_line: bool,
+    /// Who could have taken it, and since when nobody has.
+    turn_of: Option<(TaskId, Instant)>,
     runtime: Handle,
+}
+
+impl Claiming {
+    /// True if it has been the first one's turn for so long that it will not come: its process is stopped, or dead and
+    /// nobody knows it yet.
+    fn passes_over(&mut self, first: TaskId, is_free: bool) -> bool {
+        if !is_free {
+            self.turn_of = None;
+            return false;
+        }
+        let now = Instant::now();
+        let since = match self.turn_of {
+            Some((of, since)) if of == first => since,
+            _ => now,
+        };
+        self.turn_of = Some((first, since));
+        now.duration_since(since) >= TURN_GRACE
+    }
 }
 
 impl Drop for Claiming {
@@ -363,6 +387,7 @@ impl Engine {
             holder: self.ids.task(self.clock.now()),
             waits: !matches!(patience, Patience::None),
             is_in_line: false,
+            turn_of: None,
             runtime: Handle::current(),
         };
         let mut changes = self.hold_changes();
@@ -427,7 +452,10 @@ impl Engine {
                 claimant.holder == claiming.holder || alive.contains(&claimant.instance)
             });
             let first = waiting.waiting.first().map(|claimant| claimant.holder);
-            let is_turn = first.is_none_or(|first| first == claiming.holder);
+            let is_turn = match first {
+                None => true,
+                Some(first) => first == claiming.holder || claiming.passes_over(first, is_free),
+            };
             let mine = Claimant {
                 holder: claiming.holder,
                 instance: me.id,
@@ -618,14 +646,24 @@ impl Engine {
             }
         };
         within(RESIGN_TIMEOUT, leaders).await;
-        let rest: Vec<Weak> = {
+        // The others are told, and get a moment to come out before somebody else may go in.
+        {
             let mut held = self.holds.held();
             held.is_paused = true;
+            held.by_holder.values().for_each(|weak| weak.lost.cancel());
+        }
+        let guards = async {
+            while !self.holds.held().by_holder.is_empty() {
+                let _ = news.changed().await;
+            }
+        };
+        within(GUARDS_GRACE, guards).await;
+        let rest: Vec<Weak> = {
+            let mut held = self.holds.held();
             held.by_holder.drain().map(|(_, weak)| weak).collect()
         };
         let rest = async {
             for weak in rest {
-                weak.lost.cancel();
                 if let Err(failure) = self.take_back(weak.end()).await {
                     debug!(error = %failure, name = %weak.name, "cannot let go of it any more");
                 }

@@ -97,6 +97,7 @@ pub(crate) struct Verdict {
     pub(crate) next: Option<Timestamp>,
 }
 
+const MILLISECOND: Duration = Duration::from_millis(1);
 /// Tasks of one schedule that are added at once at most.
 const FIRE_MAX: usize = 1_000;
 
@@ -117,32 +118,37 @@ pub(crate) fn decide(
     };
     let mut fire = Vec::new();
     if let Some(first) = next.filter(|first| *first <= now) {
+        // What comes before that is missed. What comes later fires, each slot for itself, and for what was missed before.
+        let in_time = now.saturating_sub(policy.tolerance);
+        let too_late = in_time.saturating_sub(MILLISECOND);
+        let first_in_time = match first < in_time {
+            true => slots.after(too_late),
+            false => Some(first),
+        };
+        let due = first_in_time.map(|first| slots.due(first, now, FIRE_MAX));
+        let due = due.unwrap_or_default();
         let max = match policy.missed {
-            Missed::FireAll { max, .. } => max.clamp(1, FIRE_MAX),
+            Missed::FireAll { max, .. } => max.min(FIRE_MAX).saturating_sub(due.latest.len()),
             _ => 1,
         };
-        let due = slots.due(first, now, max);
-        let is_in_time = |slot: &Timestamp| now.since(*slot) <= policy.tolerance;
-        for slot in &due.latest {
-            let fires = is_in_time(slot)
-                || match policy.missed {
-                    Missed::FireOnce => true,
-                    Missed::Skip => false,
-                    Missed::FireAll { within, .. } => now.since(*slot) <= within,
-                };
-            if fires {
-                fire.push(*slot);
-            }
-        }
-        let last = due.latest.last().copied().unwrap_or(first);
-        let n_missed = due.n.saturating_sub(fire.len());
+        let missed = slots.due(first, too_late, max);
+        let made_up_for = |slot: &&Timestamp| match policy.missed {
+            Missed::FireOnce => due.latest.is_empty(),
+            Missed::Skip => false,
+            Missed::FireAll { within, .. } => max > 0 && now.since(**slot) <= within,
+        };
+        fire.extend(missed.latest.iter().filter(made_up_for));
+        let n_missed = missed.n.saturating_sub(fire.len()) + due.n.saturating_sub(due.latest.len());
         if n_missed > 0 {
-            let last_missed = match fire.first() {
-                Some(_) => first, // those before the first that fires
-                None => last,
+            let last_missed = match (fire.is_empty(), missed.latest.last()) {
+                (true, Some(last)) => *last,
+                _ => first, // one of those before the first that fires
             };
             verdict.missed = Some((n_missed, last_missed));
         }
+        fire.extend(&due.latest);
+        let last = due.latest.last().or(missed.latest.last());
+        let last = last.copied().unwrap_or(first);
         // From the slot, and never from now: so a clock that is late or early makes no slot come twice.
         verdict.next = slots.after(last);
     }
@@ -255,6 +261,56 @@ mod tests {
         );
         assert_eq!(fired(within(2)), (vec![at(8), at(9)], Some((8, at(0)))));
         assert_eq!(fired(within(0)), (vec![], Some((10, at(9)))));
+    }
+
+    #[test]
+    fn each_slot_that_is_in_time_fires_and_those_before_are_made_up_for_as_it_is_said() {
+        let now = at(9).saturating_add(seconds(5)); // 7, 8 and 9 are in time
+        let fired = |missed, overlap| {
+            let policy = Policy {
+                tolerance: seconds(2 * 60 + 5),
+                ..policy(missed, overlap)
+            };
+            let verdict = decided(policy, None, false, now);
+            assert_eq!(verdict.next, Some(at(10)));
+            (verdict.fire, verdict.missed, verdict.overlapped)
+        };
+        let in_time = vec![at(7), at(8), at(9)];
+        let missed = Some((7, at(6)));
+        let all = Missed::FireAll {
+            max: 5, // together with those in time
+            within: MINUTE * 60,
+        };
+
+        for once_or_never in [Missed::FireOnce, Missed::Skip] {
+            let fired = fired(once_or_never, Overlap::Allow);
+            assert_eq!(fired, (in_time.clone(), missed, vec![]));
+        }
+        assert_eq!(
+            fired(all, Overlap::Allow),
+            ((5..10).map(at).collect(), Some((5, at(0))), vec![])
+        );
+        assert_eq!(
+            fired(Missed::FireOnce, Overlap::Skip),
+            (vec![at(7)], missed, vec![at(8), at(9)])
+        );
+    }
+
+    #[test]
+    fn of_too_many_that_are_in_time_the_latest_fire() {
+        let slots = Slots::of(&Rule::Every(seconds(1))).unwrap();
+        let policy = Policy {
+            tolerance: MINUTE * 60,
+            ..policy(Missed::FireOnce, Overlap::Allow)
+        };
+
+        let verdict = decide(&slots, policy, Some(at(0)), None, false, at(20));
+
+        assert_eq!(
+            (verdict.fire.len(), verdict.fire.last()),
+            (1_000, Some(&at(20)))
+        );
+        assert_eq!(verdict.missed, Some((201, at(0))));
     }
 
     #[test]
