@@ -20,7 +20,7 @@ use std::{
 
 use axum_taskflow::{
     Clock, ErrorKind, Fence, HoldKind, Lead, ListQuery, OnceError, OnceOutcome, Overlap,
-    RedisOptions, Schedule, Scope, TaskManager, TaskStatus, Timestamp, task,
+    RedisOptions, Role, Schedule, Scope, TaskManager, TaskStatus, Timestamp, task,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use servers::RedisServer;
@@ -75,6 +75,7 @@ on_each_store! {
     a_leader_that_was_stopped_for_long_changes_nothing_afterwards,
     what_is_run_once_is_done_once_whoever_is_killed,
     each_slot_makes_one_task_over_kills_and_with_clocks_apart,
+    who_waits_for_a_task_hears_of_its_end_in_another_process,
     of_one_run_key_one_task_waits_and_one_that_runs_is_not_disturbed,
 }
 
@@ -935,6 +936,17 @@ async fn each_slot_makes_one_task_over_kills_and_with_clocks_apart(site: &Site) 
 #[task]
 async fn stays() {
     std::future::pending::<()>().await;
+}
+
+async fn who_waits_for_a_task_hears_of_its_end_in_another_process(site: &Site) {
+    let web = manager(&site.store(), |builder| builder.role(Role::Web)).await;
+    let worker = manager(&site.store(), |builder| builder.role(Role::Worker)).await;
+
+    let id = web.add_task(says, "x".to_owned()).await.unwrap();
+
+    let said: String = soon(web.wait(id)).await.unwrap();
+    assert_eq!(said, "x");
+    worker.shutdown().await.unwrap();
 }
 
 async fn of_one_run_key_one_task_waits_and_one_that_runs_is_not_disturbed(site: &Site) {

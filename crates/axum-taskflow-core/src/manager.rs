@@ -1,6 +1,6 @@
 //! The handle that services hold.
 
-use std::{collections::BTreeMap, panic::Location, sync::Arc};
+use std::{collections::BTreeMap, panic::Location, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -86,6 +86,9 @@ fn reason(error: Option<&FailureReport>) -> String {
         .unwrap_or_default()
 }
 
+/// Between two looks at a task that somebody waits for and that may end in another process, at first and at most.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// How often a change of a waiting task is tried that others change at the same time.
 const CHANGE_TRIES: usize = 20;
 
@@ -637,7 +640,8 @@ impl TaskManager {
         Ok(self.engine.delete_history(finished_before).await?)
     }
 
-    /// Waits until the task has succeeded, and reads its result.
+    /// Waits until the task has succeeded, and reads its result. If it ends in another process, this is noticed within half a
+    /// second; if it ends here, at once.
     ///
     /// # Errors
     /// See [`WaitError`]: the task ended otherwise, the result is of another type, or the task cannot be looked at.
@@ -645,6 +649,7 @@ impl TaskManager {
     /// # Cancel safety
     /// May be dropped at any time; use `tokio::time::timeout` for a deadline.
     pub async fn wait<T: DeserializeOwned>(&self, id: TaskId) -> Result<T, WaitError> {
+        let mut look_again = LOOK_AGAIN_MIN;
         loop {
             let mut ended = self.engine.wait_for(id);
             let task = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
@@ -659,10 +664,13 @@ impl TaskManager {
                 _ if self.engine.drained.is_cancelled() => {
                     return Err(Error::shutting_down().into());
                 }
-                // Both only mean: look again.
+                // All only mean: look again. Of what ends in another process nobody tells.
                 _ => tokio::select! {
                     () = ended.ended() => {}
                     () = self.engine.drained.cancelled() => {}
+                    () = tokio::time::sleep(look_again) => {
+                        look_again = (look_again * 2).min(LOOK_AGAIN_MAX);
+                    }
                 },
             }
         }

@@ -214,7 +214,17 @@ async fn drive(plan: &Plan, store: &Opened) -> Result<History, LabError> {
                 }
                 processes[n].signal(signal)?;
                 processes[n].ended().await?;
-                processes[n] = start(plan, store, n, &mut rng).await?;
+                processes[n] = match (start(plan, store, n, &mut rng).await, stopped.take()) {
+                    // One that was stopped in the middle of a write lets nobody write to the file, and so nobody join.
+                    (Err(_), Some((other, since, _))) => {
+                        history.goes_on(&processes[other], since)?;
+                        start(plan, store, n, &mut rng).await?
+                    }
+                    (process, other) => {
+                        stopped = other;
+                        process?
+                    }
+                };
             }
         }
     }
