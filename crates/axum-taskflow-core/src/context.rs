@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::{Note, Said},
-    clock::Clock,
+    clock::{Clock, Timestamp},
+    engine::scheduler::SLOT_TAG,
     id::{Epoch, TaskId},
     task::{LogLevel, LogLine, Progress, Tags, Task},
 };
@@ -122,6 +123,13 @@ impl TaskContext {
     #[must_use]
     pub fn tags(&self) -> &Tags {
         &self.0.task.tags
+    }
+
+    /// The slot of the [schedule](crate::Schedule) that made this task, whenever it runs and however often it is retried; none
+    /// for other tasks. Of a task that was asked for by hand it is the time of that.
+    #[must_use]
+    pub fn slot(&self) -> Option<Timestamp> {
+        self.tags().get(SLOT_TAG)?.parse().ok()
     }
 
     /// The id of the request that the task belongs to, if it has one. Tasks that this one adds get it as well.

@@ -15,8 +15,8 @@ use std::{
 
 use axum_taskflow_core::{
     AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, ListQuery, Memory,
-    Missed, Origin, Overlap, RecordChange, Rule, Schedule, ScheduleState, Source, Step, Task,
-    TaskDef, TaskManager, TaskOptions, Timestamp,
+    Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source, Step, Task,
+    TaskContext, TaskDef, TaskManager, TaskOptions, Timestamp,
 };
 use support::config;
 use tokio::{sync::Notify, time::sleep};
@@ -29,6 +29,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 async fn tick() {}
 
 async fn tock() {}
+
+/// Says for which slot it runs, at the second attempt.
+async fn slot(ctx: TaskContext) -> Result<Option<String>, String> {
+    match ctx.attempt() {
+        1 => Err("again".to_owned()),
+        _ => Ok(ctx.slot().map(|slot| slot.to_string())),
+    }
+}
 
 /// Runs until it is told to end.
 async fn runs(Data(end): Data<Arc<Notify>>) {
@@ -263,6 +271,31 @@ async fn a_task_of_a_schedule_says_so_and_has_its_options() {
     let told = manager.schedules().await.unwrap();
     assert_eq!(told[0].last[0].slot, half);
     assert_eq!(told[0].last[0].what, Decided::Fired { task: task.id });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_knows_its_slot_however_late_it_runs() {
+    let site = Site::new();
+    let retries = TaskOptions {
+        retries: Some(1),
+        delay: Some(SECOND * 7),
+        ..TaskOptions::default()
+    };
+    let schedule = Schedule::new(slot, ()).name("slots").every(MINUTE);
+    let schedule = schedule.options(retries).jitter(SECOND * 5);
+    let mut config = site.config(0, vec![schedule]);
+    config.tasks.push(TaskDef::new(slot));
+    let manager = TaskManager::start(config).await.unwrap();
+    sleep(MINUTE + SECOND).await;
+
+    let task = site.tasks("slots").await.remove(0);
+    let told: Option<String> = manager.wait(task.id).await.unwrap();
+
+    let minute = START.saturating_add(MINUTE);
+    assert_eq!(told, Some(minute.to_string()));
+    assert_eq!(task.tags["slot"], minute.to_string());
+    let by_hand = manager.add_task(slot, ()).retries(1).await.unwrap();
+    assert_eq!(manager.wait::<Option<String>>(by_hand).await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -681,6 +714,24 @@ async fn what_is_scheduled_once_is_listed_by_its_time_and_runs_then() {
     );
     let page = manager.list_scheduled(in_s(1_000)).await.unwrap();
     assert_eq!(ids_of(&page.tasks), [ids[2]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_is_not_listed_even_if_nobody_takes_it() {
+    let site = Site::new();
+    let mut config = site.config(0, Vec::new());
+    config.role = Role::Web;
+    let manager = TaskManager::start(config).await.unwrap();
+    for after in [SECOND, MINUTE] {
+        let once = manager.schedule_once(tick, ()).delay_by(after);
+        once.await.unwrap();
+    }
+    sleep(SECOND * 2).await;
+
+    let page = manager.list_scheduled(Timestamp::MAX).await.unwrap();
+
+    assert_eq!(page.tasks.len(), 1);
+    assert!(page.tasks[0].life.run_at > manager.now());
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 const LOOKS_IN_LEASE: u32 = 10;
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
 /// Who could take it and does not for so long is passed over, and stays in the line.
-const TURN_GRACE: Duration = Duration::from_secs(1);
+const TURN_GRACE: Duration = Duration::from_millis(500);
 /// How often a step is tried that others were faster with, before there is a pause.
 const TRIES: usize = 20;
 /// How long a shutdown waits for what leads here, and for the store.

@@ -27,6 +27,9 @@ use crate::{
 };
 
 const PREFIX: &str = "schedule:";
+/// The tags of its tasks: which schedule, and which slot.
+const SCHEDULE_TAG: &str = "schedule";
+pub(crate) const SLOT_TAG: &str = "slot";
 /// Between two looks at what others have changed, at least and at most.
 const READ_AFTER: Duration = Duration::from_secs(1);
 const READ_EVERY: Duration = Duration::from_secs(5);
@@ -42,6 +45,19 @@ struct Known {
     slots: Slots,
 }
 
+impl Known {
+    /// None if a newer program wrote it, which has to fire it.
+    fn of(record: &Record) -> Option<Self> {
+        let state: State = parse::<Option<State>>(Some(record)).ok()??;
+        let slots = state.slots()?;
+        Some(Self {
+            version: record.version,
+            state,
+            slots,
+        })
+    }
+}
+
 impl Engine {
     pub(crate) async fn run_scheduler(self: Arc<Self>) {
         let mut known = BTreeMap::new();
@@ -53,11 +69,10 @@ impl Engine {
                 changes.mark_unchanged(); // before the look, so that nothing is missed
                 let reading = async {
                     boot = Some(self.boot().await?);
-                    self.read_schedules().await
+                    self.read_schedules(&mut known).await
                 };
                 match reading.await {
-                    Ok(read) => {
-                        known = read;
+                    Ok(()) => {
                         (read_at, must_read) = (Instant::now(), false);
                         self.troubles.end(Duty::Schedule);
                     }
@@ -129,26 +144,27 @@ impl Engine {
         }
     }
 
-    async fn read_schedules(&self) -> Result<BTreeMap<String, Known>, BackendError> {
+    /// Only what has changed is understood anew.
+    async fn read_schedules(
+        &self,
+        known: &mut BTreeMap<String, Known>,
+    ) -> Result<(), BackendError> {
         let records = self.all_records(PREFIX).await?;
-        Ok(records
-            .into_iter()
-            .filter_map(|record| {
-                let name = record.key.strip_prefix(PREFIX)?.to_owned();
-                // One that a newer program wrote is for newer programs.
-                let state: State = parse::<Option<State>>(Some(&record)).ok()??;
-                let slots = state.slots()?;
-                let version = record.version;
-                Some((
-                    name,
-                    Known {
-                        version,
-                        state,
-                        slots,
-                    },
-                ))
-            })
-            .collect())
+        let mut before = std::mem::take(known);
+        for record in records {
+            let Some(name) = record.key.strip_prefix(PREFIX) else {
+                continue;
+            };
+            let kept = before.remove(name);
+            let read = match kept.filter(|kept| kept.version == record.version) {
+                Some(kept) => Some(kept),
+                None => Known::of(&record),
+            };
+            if let Some(read) = read {
+                known.insert(name.to_owned(), read);
+            }
+        }
+        Ok(())
     }
 
     fn fires(&self, state: &State) -> bool {
@@ -241,7 +257,9 @@ impl Engine {
         let late = now.since(slot);
         info!(schedule = name, ?late, "a schedule fires");
         let run_at = slot.saturating_add(state.definition.jitter.mul_f64(fastrand::f64()));
-        Some(self.scheduled(&def, name, &state.definition, run_at))
+        let mut task = self.scheduled(&def, name, &state.definition, run_at);
+        task.tags.insert(SLOT_TAG.to_owned(), slot.to_string());
+        Some(task)
     }
 
     /// A new task of a schedule.
@@ -259,7 +277,8 @@ impl Engine {
         task.priority = resolved.priority.unwrap_or(0);
         task.requeue_on_interrupt = resolved.requeue_on_interrupt.unwrap_or(false);
         task.tags.clone_from(&definition.tags);
-        task.tags.insert("schedule".to_owned(), schedule.to_owned());
+        task.tags
+            .insert(SCHEDULE_TAG.to_owned(), schedule.to_owned());
         task.options = definition.options.clone();
         task.executor = def.executor;
         task.source = Source::Scheduled;
