@@ -10,8 +10,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Change, Config, Data, IdSource, ListQuery, Memory, Outcome, RetryPolicy, Role, Task,
-    TaskDef, TaskManager, TaskStatus, Timestamp,
+    Backend, Change, Claim, Config, Data, IdSource, ListQuery, Memory, Outcome, RetryPolicy, Role,
+    Task, TaskDef, TaskManager, TaskStatus, Timestamp,
 };
 use axum_taskflow_redis::RedisOptions;
 use axum_taskflow_sqlite::{Durability, SqliteOptions};
@@ -62,12 +62,16 @@ pub(crate) enum Workload {
     W3Apart,
     /// Memory of waiting tasks.
     W4,
+    /// What many tasks cost that wait for their time.
+    W4Scheduled,
+    /// What many tasks cost that are due, and wait for a slot.
+    W4Due,
     /// What tasks cost a Redis server.
     Server,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::L1,
         Self::W1,
         Self::W2,
@@ -78,6 +82,8 @@ impl Workload {
         Self::W3,
         Self::W3Apart,
         Self::W4,
+        Self::W4Scheduled,
+        Self::W4Due,
         Self::Server,
     ];
 
@@ -95,7 +101,9 @@ impl Workload {
     pub(crate) fn fits(self, store: Store) -> bool {
         match self {
             Self::L1 | Self::W2Full | Self::W2History => store == Store::Sqlite,
-            Self::W2Shared | Self::W3Apart => store != Store::Memory,
+            Self::W2Shared | Self::W3Apart | Self::W4Scheduled | Self::W4Due => {
+                store != Store::Memory
+            }
             Self::Server => store == Store::Redis,
             _ => true,
         }
@@ -115,6 +123,8 @@ impl fmt::Display for Workload {
             Self::W3 => "w3",
             Self::W3Apart => "w3-apart",
             Self::W4 => "w4",
+            Self::W4Scheduled => "w4-scheduled",
+            Self::W4Due => "w4-due",
             Self::Server => "server",
         })
     }
@@ -191,6 +201,8 @@ pub(crate) fn run(
             w3(open(store, &path, process).await?, Some(other)).await
         }),
         Workload::W4 => Box::pin(w4(store, &path)),
+        Workload::W4Scheduled => Box::pin(w4_scheduled(store, &path, history)),
+        Workload::W4Due => Box::pin(w4_due(store, &path, history)),
         Workload::Server => match &server {
             Some(server) => Box::pin(on_server(server, store, &path, tasks)),
             None => return Err("no server was started".into()),
@@ -450,24 +462,37 @@ async fn w3(backend: Arc<dyn Backend>, other: Option<Arc<dyn Backend>>) -> Resul
             TaskManager::start(config).await?
         }
     };
+    let waits_ms = pickups_ms(&adds, &mut receiver).await?;
+    runs.shutdown().await?;
+    if adds.instance().id != runs.instance().id {
+        adds.shutdown().await?;
+    }
+    Ok(vec![
+        Figure::new("pickup p50", "ms", waits_ms[249]),
+        Figure::new("pickup p99", "ms", waits_ms[494]),
+        Figure::new("pickup max", "ms", waits_ms[499]),
+    ])
+}
+
+/// From just before an add to the function's first line, 500 times, shortest first.
+async fn pickups_ms(
+    adds: &TaskManager,
+    receiver: &mut mpsc::UnboundedReceiver<Instant>,
+) -> Result<Vec<f64>> {
     let mut waits_ms = Vec::new();
     for _ in 0..500 {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let before = Instant::now();
         adds.add_task(tells_when, argument()).await?;
         let began = receiver.recv().await.ok_or("the function did not run")?;
-        waits_ms.push(began.duration_since(before).as_secs_f64() * 1_000.0);
-    }
-    runs.shutdown().await?;
-    if adds.instance().id != runs.instance().id {
-        adds.shutdown().await?;
+        waits_ms.push(ms(began.duration_since(before)));
     }
     waits_ms.sort_by(f64::total_cmp);
-    Ok(vec![
-        Figure::new("pickup p50", "ms", waits_ms[249]),
-        Figure::new("pickup p99", "ms", waits_ms[494]),
-        Figure::new("pickup max", "ms", waits_ms[499]),
-    ])
+    Ok(waits_ms)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
 }
 
 // ---- W4 --------------------------------------------------------------------------------------------------------
@@ -500,6 +525,133 @@ async fn w4(store: Store, path: &Path) -> Result<Vec<Figure>> {
         "MB",
         after_mb - before_mb,
     )])
+}
+
+/// Adds tasks in bulk, which come due after so long.
+async fn add_many(manager: &TaskManager, n: usize, delay: Duration) -> Result<()> {
+    for step in 0..n.div_ceil(1_000) {
+        let bulk = (0..1_000.min(n - step * 1_000)).map(|_| argument());
+        manager.add_tasks(noop, bulk).delay_by(delay).await?;
+    }
+    Ok(())
+}
+
+/// `n` tasks wait for tomorrow, spread over two days: pickup with and without them, what they cost, and how late one comes
+/// whose time is there.
+async fn w4_scheduled(store: Store, path: &Path, n: usize) -> Result<Vec<Figure>> {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let start = async || -> Result<TaskManager> {
+        let mut config = config(open(store, path, Durability::Process).await?);
+        config.state(FirstLine(sender.clone()));
+        config.tasks.push(TaskDef::new(tells_when));
+        Ok(TaskManager::start(config).await?)
+    };
+    let manager = start().await?;
+    let without = pickups_ms(&manager, &mut receiver).await?;
+    let before_mb = resident_mb()?;
+    let day = Duration::from_secs(24 * 3_600);
+    let parts: u32 = 100;
+    for part in 0..parts {
+        add_many(&manager, n / parts as usize, day + day / parts * part).await?;
+    }
+    let after_mb = resident_mb()?;
+    let with = pickups_ms(&manager, &mut receiver).await?;
+    let listed = Instant::now();
+    let page = manager.list_scheduled(Timestamp::MAX).await?;
+    let list = listed.elapsed();
+    if page.tasks.len() != 100 {
+        return Err("what waits is not listed".into());
+    }
+    let mut late_ms = Vec::new();
+    for _ in 0..50 {
+        let at = manager.now().saturating_add(Duration::from_millis(50));
+        manager
+            .schedule_once(tells_when, argument())
+            .run_at(at)
+            .await?;
+        receiver.recv().await.ok_or("the function did not run")?;
+        late_ms.push(ms(manager.now().since(at)));
+    }
+    late_ms.sort_by(f64::total_cmp);
+    manager.shutdown().await?;
+    let started = Instant::now();
+    let manager = start().await?;
+    let start = started.elapsed();
+    manager.shutdown().await?;
+    Ok(vec![
+        Figure::new("pickup p50 without", "ms", without[249]),
+        Figure::new(format!("pickup p50 with {n} scheduled"), "ms", with[249]),
+        Figure::new("pickup p99 without", "ms", without[494]),
+        Figure::new(format!("pickup p99 with {n} scheduled"), "ms", with[494]),
+        Figure::new("memory that they cost", "MB", after_mb - before_mb),
+        Figure::new("first 100 of list_scheduled", "ms", ms(list)),
+        Figure::new("how late one comes, p50", "ms", late_ms[24]),
+        Figure::new("how late one comes, max", "ms", late_ms[49]),
+        Figure::new("start with them", "ms", ms(start)),
+    ])
+}
+
+/// `n` tasks are due: what a claim takes, and the start of an instance that runs them.
+async fn w4_due(store: Store, path: &Path, n: usize) -> Result<Vec<Figure>> {
+    const CLAIMS: usize = 500;
+    let backend = open(store, path, Durability::Process).await?;
+    let mut web = config(backend.clone());
+    web.role = Role::Web;
+    let web = TaskManager::start(web).await?;
+    let id = web
+        .add_task(noop, argument())
+        .delay_by(Duration::from_secs(3_600));
+    id.await?; // warm
+    let before_mb = resident_mb()?;
+    add_many(&web, n, Duration::ZERO).await?;
+    let after_mb = resident_mb()?;
+    let mut claims_ms = Vec::new();
+    for _ in 0..CLAIMS {
+        let claim = Claim {
+            owner: web.instance().id,
+            names: Arc::new(["noop".into()]),
+            except: Arc::default(),
+            limit: SLOTS,
+            now: web.now(),
+        };
+        let begun = Instant::now();
+        let claimed = backend.claim(claim).await?;
+        claims_ms.push(ms(begun.elapsed()));
+        if claimed.tasks.len() != SLOTS {
+            return Err("a claim gave too few".into());
+        }
+    }
+    claims_ms.sort_by(f64::total_cmp);
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let mut config = config(open(store, path, Durability::Process).await?);
+    config.state(FirstLine(sender));
+    config.tasks.push(TaskDef::new(tells_when));
+    let begun = Instant::now();
+    let runs = TaskManager::start(config).await?;
+    let start = begun.elapsed();
+    let begun = Instant::now();
+    runs.add_task(tells_when, argument()).priority(1).await?;
+    receiver.recv().await.ok_or("the function did not run")?;
+    let overtakes = begun.elapsed();
+    let running_mb = resident_mb()?;
+    web.shutdown().await?;
+    runs.shutdown().await?;
+    Ok(vec![
+        Figure::new("claim of 64, p50", "ms", claims_ms[CLAIMS / 2]),
+        Figure::new("claim of 64, p99", "ms", claims_ms[CLAIMS * 99 / 100]),
+        Figure::new(
+            format!("memory that {n} due cost"),
+            "MB",
+            after_mb - before_mb,
+        ),
+        Figure::new(
+            "memory above empty while they run",
+            "MB",
+            running_mb - before_mb,
+        ),
+        Figure::new("start with them", "ms", ms(start)),
+        Figure::new("pickup of a more important one", "ms", ms(overtakes)),
+    ])
 }
 
 // ---- the server ------------------------------------------------------------------------------------------------
