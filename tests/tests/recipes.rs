@@ -4,16 +4,19 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use axum_taskflow::{OnceOutcome, Scope, TaskManager};
+use axum_taskflow::{
+    Data, OnceOutcome, Overlap, Schedule, Scope, TaskContext, TaskDef, TaskManager, Timestamp,
+};
 use rusqlite::Connection;
 use servers::RedisServer;
 use tempfile::tempdir;
@@ -212,4 +215,56 @@ async fn a_time_that_is_read_and_then_written_is_read_twice() {
     }
     processes.join_all().await;
     assert_eq!(ours.load(Ordering::SeqCst), 1);
+}
+
+async fn mail(ctx: TaskContext, Data(sent): Data<Sent>) {
+    let slot = ctx.slot().unwrap();
+    *sent.0.lock().unwrap().entry(slot).or_default() += 1;
+}
+
+/// How many mails were sent for each slot.
+#[derive(Clone, Default)]
+struct Sent(Arc<Mutex<BTreeMap<Timestamp, usize>>>);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_in_every_process_sends_a_mail_from_each() {
+    let every = Duration::from_millis(100);
+    let theirs = Arc::new(AtomicUsize::new(0));
+    let mut processes = JoinSet::new();
+    for _ in 0..4 {
+        let theirs = theirs.clone();
+        processes.spawn(async move {
+            let mut slots = tokio::time::interval(every);
+            for _ in 0..5 {
+                slots.tick().await;
+                theirs.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    processes.join_all().await;
+    assert_eq!(
+        theirs.load(Ordering::SeqCst),
+        20,
+        "four for each of 5 slots"
+    );
+
+    let folder = tempdir().unwrap();
+    let ours = Sent::default();
+    let mut processes = Vec::new();
+    for _ in 0..4 {
+        let mails = Schedule::new(mail, ()).every(every).overlap(Overlap::Allow);
+        let builder = TaskManager::builder().sqlite(folder.path().join("tasks.db"));
+        let builder = builder
+            .task(TaskDef::new(mail))
+            .schedule(mails)
+            .state(ours.clone());
+        processes.push(builder.build().await.unwrap());
+    }
+    sleep(every * 12).await;
+    for process in &processes {
+        process.shutdown().await.unwrap();
+    }
+    let sent = ours.0.lock().unwrap();
+    assert!(sent.len() >= 5, "{sent:?}");
+    assert!(sent.values().all(|n| *n == 1), "{sent:?}");
 }
