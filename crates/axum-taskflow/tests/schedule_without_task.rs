@@ -3,7 +3,7 @@
 use axum_taskflow::{ErrorKind, TaskManager, schedule};
 
 #[schedule(every = "5m")]
-async fn sweep() {}
+fn sweep() {}
 /// Where the function above stands.
 const SWEEP_LINE: u32 = line!() - 2;
 
