@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::{Note, Said},
     clock::{Clock, Timestamp},
-    engine::scheduler::SLOT_TAG,
     id::{Epoch, TaskId},
-    task::{LogLevel, LogLine, Progress, Tags, Task},
+    task::{LogLevel, LogLine, Progress, SLOT_TAG, Tags, Task},
 };
 
 /// The running task, as its function sees it.

@@ -15,6 +15,9 @@ use crate::{
 /// Labels of a task, searchable.
 pub type Tags = BTreeMap<String, String>;
 
+/// A task of a schedule says with this tag for which time it stands.
+pub(crate) const SLOT_TAG: &str = "slot";
+
 /// One task: what was asked for, and how far it has come.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -23,13 +23,12 @@ use crate::{
         decide::{Verdict, decide},
         slots::Slots,
     },
-    task::{Source, Task},
+    task::{SLOT_TAG, Source, Task},
 };
 
 const PREFIX: &str = "schedule:";
-/// The tags of its tasks: which schedule, and which slot.
+/// The tag of its tasks that says which schedule.
 const SCHEDULE_TAG: &str = "schedule";
-pub(crate) const SLOT_TAG: &str = "slot";
 /// Between two looks at what others have changed, at least and at most.
 const READ_AFTER: Duration = Duration::from_secs(1);
 const READ_EVERY: Duration = Duration::from_secs(5);
