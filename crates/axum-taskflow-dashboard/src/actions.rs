@@ -90,13 +90,13 @@ pub(crate) async fn prefs(
 }
 
 /// A form of ours: it carries the token of the session, and says where it stood.
-struct Form {
-    fields: Params,
-    back: String,
+pub(crate) struct Form {
+    pub(crate) fields: Params,
+    pub(crate) back: String,
 }
 
 impl Form {
-    fn read(call: &Call, body: Result<Bytes, BytesRejection>) -> Result<Self, Problem> {
+    pub(crate) fn read(call: &Call, body: Result<Bytes, BytesRejection>) -> Result<Self, Problem> {
         let fields = Params::of(&read_body(body)?);
         let is_ours = call
             .visit
@@ -134,7 +134,7 @@ fn done_with(
     response
 }
 
-fn failed(call: &Call, headers: &HeaderMap, problem: Problem) -> Response {
+pub(crate) fn failed(call: &Call, headers: &HeaderMap, problem: Problem) -> Response {
     match wants_json(headers) {
         true => axum::response::IntoResponse::into_response(problem),
         false => pages::failed(call, &problem),

@@ -110,6 +110,7 @@ impl Theme {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flash {
     Retried(TaskId),
+    Added(TaskId),
     Cancelled(TaskId),
     Asked(TaskId),
 }
@@ -120,6 +121,7 @@ impl Flash {
         let id = id.parse().ok()?;
         match word {
             "retried" => Some(Self::Retried(id)),
+            "added" => Some(Self::Added(id)),
             "cancelled" => Some(Self::Cancelled(id)),
             "asked" => Some(Self::Asked(id)),
             _ => None,
@@ -129,6 +131,7 @@ impl Flash {
     pub(crate) fn cookie(self) -> HeaderValue {
         let (word, id) = match self {
             Self::Retried(id) => ("retried", id),
+            Self::Added(id) => ("added", id),
             Self::Cancelled(id) => ("cancelled", id),
             Self::Asked(id) => ("asked", id),
         };

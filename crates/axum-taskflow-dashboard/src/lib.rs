@@ -125,6 +125,42 @@ const ROUTES: &[Route] = &[
         Right::Operate,
         || post(actions::cancel),
     ),
+    Route::new(Verb::Get, "/dashboard/schedules", Right::Read, || {
+        get(pages::duties::schedules)
+    }),
+    Route::new(
+        Verb::Post,
+        "/dashboard/schedules/pause",
+        Right::Operate,
+        || post(pages::duties::pause),
+    ),
+    Route::new(
+        Verb::Post,
+        "/dashboard/schedules/resume",
+        Right::Operate,
+        || post(pages::duties::resume),
+    ),
+    Route::new(
+        Verb::Post,
+        "/dashboard/schedules/run",
+        Right::Operate,
+        || post(pages::duties::run),
+    ),
+    Route::new(
+        Verb::Post,
+        "/dashboard/schedules/delete",
+        Right::Operate,
+        || post(pages::duties::delete),
+    ),
+    Route::new(Verb::Get, "/dashboard/holders", Right::Read, || {
+        get(pages::duties::holders)
+    }),
+    Route::new(
+        Verb::Post,
+        "/dashboard/holders/release",
+        Right::Operate,
+        || post(pages::duties::release),
+    ),
     Route::new(Verb::Post, "/dashboard/prefs", Right::Read, || {
         post(actions::prefs)
     }),

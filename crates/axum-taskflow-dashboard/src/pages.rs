@@ -1,5 +1,7 @@
 //! The pages for people, printed by the server: each works without a script.
 
+pub(crate) mod duties;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -58,6 +60,8 @@ struct Frame {
     csrf: String,
     /// Where forms come back to.
     back: String,
+    /// Which of the pages in the navigation this is, or nothing.
+    page: &'static str,
     /// The live stream of this page, or nothing.
     stream: String,
     /// The status that the list shows.
@@ -100,6 +104,7 @@ impl Frame {
             has_session: who.is_some_and(|who| who.session.is_some()),
             csrf: who.map(|who| who.form_token.clone()).unwrap_or_default(),
             back: format!("{}{}", visit.base, visit.below),
+            page: "",
             stream: String::new(),
             status: "",
             q: String::new(),
@@ -114,6 +119,15 @@ impl Frame {
             refreshes: false,
         }
     }
+
+    /// Around a page of the navigation that does not change by itself.
+    fn of_page(call: &Call, page: &'static str) -> Self {
+        Self {
+            page,
+            refreshes: true,
+            ..Self::of(call)
+        }
+    }
 }
 
 /// Names the assets, and so the version of the page.
@@ -124,6 +138,7 @@ pub(crate) fn build() -> String {
 fn notice(flash: Flash, dashboard: &str) -> Notice {
     let (text, id) = match flash {
         Flash::Retried(id) => ("Retried as a new task.", id),
+        Flash::Added(id) => ("Added a task, beside its times.", id),
         Flash::Cancelled(id) => ("Cancelled: it will not run.", id),
         Flash::Asked(id) => (
             "Asked to stop: it is cancelled once its function lets go.",
@@ -211,6 +226,7 @@ async fn list_page(
         .map(|task| Row::of(task, manager, &runners, now))
         .collect();
     let mut frame = Frame::of(call);
+    frame.page = "tasks";
     frame.names = names(manager, &counts);
     frame.status = filter.status_word();
     frame.refreshes = is_top;
@@ -528,6 +544,7 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
     };
     let runners = Runners::of_tasks(manager, std::slice::from_ref(&task)).await?;
     let mut frame = Frame::of(call);
+    frame.page = "tasks";
     if !task.life.status.is_terminal() {
         frame.refreshes = true;
         let query = form_urlencoded::Serializer::new(String::new())

@@ -58,7 +58,8 @@ pub enum HoldKind {
 }
 
 impl HoldKind {
-    pub(crate) const ALL: [Self; 3] = [Self::Leader, Self::Lock, Self::Once];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Leader, Self::Lock, Self::Once];
 
     /// The word on the wire.
     #[must_use]

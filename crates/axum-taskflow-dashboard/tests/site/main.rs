@@ -7,4 +7,5 @@ mod health;
 mod instances;
 mod doors;
 mod pages;
+mod duties;
 mod live;
