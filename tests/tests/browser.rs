@@ -653,3 +653,83 @@ async fn who_may_only_look_is_shown_no_buttons() {
     assert_eq!(answer(list, 200).await.as_array().unwrap().len(), 1);
     scene.ends_clean().await;
 }
+
+#[tokio::test]
+async fn schedules_are_worked_and_leads_released_by_button_on_any_screen() {
+    let scene = Scene::signed_in(Settings::default().leads("mailer")).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let make = async |name: &str, times: Value| {
+        let mut wanted = json!({ "name": name, "func_name": "effect", "args": ["x"] });
+        wanted
+            .as_object_mut()
+            .unwrap()
+            .extend(times.as_object().unwrap().clone());
+        let made = service.rest(Method::POST, "/schedules").json(&wanted);
+        answer(made, 200).await;
+    };
+    let long = "averyveryverylongwordwithoutanyplacetobreakit".repeat(4);
+    make("often", json!({ "every_s": 1 })).await;
+    let cron = json!({ "cron": "0 9 * * Mon-Fri", "zone": "Europe/Berlin" });
+    make(&long, cron).await;
+    let act = |verb: &str| format!("[data-name=often] [formaction$='/{verb}']");
+    let shows = |state: &str| {
+        format!("document.querySelector('[data-name=often]').dataset.s === '{state}'")
+    };
+
+    scene.open("/dashboard").await;
+    browser.click(".nav [href$='/schedules']").await;
+    assert_eq!(browser.text("h1").await, "Schedules");
+    assert_eq!(browser.text(".nav [aria-current]").await, "Schedules");
+    browser.click(&act("pause")).await;
+    browser.becomes(&shows("paused")).await;
+    assert!(
+        browser
+            .text("[data-name=often] .why")
+            .await
+            .contains("by ada")
+    );
+    browser.click(&act("run")).await;
+    assert!(browser.text("#notice").await.contains("Added a task"));
+    browser.click(&act("resume")).await;
+    browser.becomes(&shows("active")).await;
+    until("a time has come", async || {
+        scene.open("/dashboard/schedules").await;
+        let fired = "document.querySelector('[data-name=often] .times a') !== null";
+        (browser.eval(fired).await == true).then_some(())
+    })
+    .await;
+    browser.click("[data-name=often] summary").await;
+    browser.click("[data-name=often] .times a").await;
+    assert_eq!(browser.text("h1").await, "effect");
+
+    for width in [320, 390, 1_280] {
+        browser.width(width).await;
+        let fits = format!("document.documentElement.scrollWidth <= {width}");
+        for path in ["/dashboard/schedules", "/dashboard/holders"] {
+            scene.open(path).await;
+            assert_eq!(browser.eval(&fits).await, true, "{path} at {width}");
+            browser.click(".duties li .confirm summary").await;
+            browser
+                .becomes(&format!(
+                    "(() => {{ const b = document.querySelector('.confirm[open] button').getBoundingClientRect(); return b.width > 0 && b.right <= {width} && b.left >= 0 }})()"
+                ))
+                .await;
+            assert_eq!(browser.eval(&fits).await, true, "{path} at {width}, asking");
+        }
+    }
+
+    scene.open("/dashboard/holders").await;
+    let epoch = browser.text("[data-kind=leader] .mono").await;
+    browser.click("[data-kind=leader] .confirm summary").await;
+    browser.click("[data-kind=leader] .confirm button").await;
+    until("it leads again, in a new term", async || {
+        scene.open("/dashboard/holders").await;
+        let row = "document.querySelector('[data-kind=leader] .mono')?.innerText ?? ''";
+        let now = browser.eval(row).await;
+        (now != "" && now != epoch.as_str()).then_some(())
+    })
+    .await;
+    scene.ends_clean().await;
+}

@@ -447,6 +447,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.shutdown_timeout(Duration::from_millis(ms));
     }
     let tasks = builder.build().await?;
+    let lead = env::var("LEADS").map(|name| tasks.leader(name).watch());
+    let _lead = lead.ok().transpose()?; // it leads as long as this lives
     let mut admin = TaskAdmin::new(&tasks)
         .auth("ada", "correct horse")
         .user("bob", "battery staple", Rights::Read)

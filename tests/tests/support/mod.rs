@@ -81,6 +81,11 @@ impl Settings {
             .with("REDIS_LEASE_MS", lease.as_millis())
     }
 
+    /// The service wants to lead what has this name.
+    pub(crate) fn leads(self, name: &str) -> Self {
+        self.with("LEADS", name)
+    }
+
     /// Sessions do not outlive the process.
     pub(crate) fn forget_sessions(self) -> Self {
         self.with("FORGET_SESSIONS", 1)

@@ -65,7 +65,10 @@ impl ScheduleRow {
         let (state, why) = match (info.state, &info.paused) {
             (ScheduleState::Paused, Some(paused)) => {
                 let since = text::relative(paused.since, now);
-                ("paused", format!("by {} {since}", text::clean(&paused.by)))
+                (
+                    "paused",
+                    format!("paused by {} {since}", text::clean(&paused.by)),
+                )
             }
             (ScheduleState::Retired, _) => (
                 "retired",
