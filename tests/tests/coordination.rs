@@ -8,13 +8,16 @@ use std::{
     collections::BTreeSet,
     env,
     fs::{File, OpenOptions},
+    future::poll_fn,
     io::{BufRead, BufReader, Read, Write},
     path::PathBuf,
+    pin::pin,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -59,6 +62,7 @@ on_each_store! {
     of_all_who_want_a_lock_one_has_it_and_each_in_his_turn,
     a_lock_is_free_when_its_guard_is_dropped_anywhere,
     who_waits_no_longer_is_not_waited_for,
+    who_stops_asking_at_any_moment_holds_nothing,
     those_who_wait_are_served_in_their_order,
     who_does_not_come_when_it_is_his_turn_is_passed_over,
     a_lock_that_is_taken_by_force_is_lost_at_once,
@@ -239,6 +243,42 @@ async fn who_waits_no_longer_is_not_waited_for(site: &Site) {
 
     let third = one.lock("door").acquire_within(DEADLINE);
     assert!(third.await.unwrap().is_some());
+}
+
+/// Drops a future the `n`th time that it has to wait.
+async fn dropped_at<T>(n: usize, work: impl Future<Output = T>) -> Option<T> {
+    let (mut work, mut left) = (pin!(work), n);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+async fn who_stops_asking_at_any_moment_holds_nothing(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let mut n_dropped = 0;
+    for round in 0..40 {
+        let name = format!("door {round}");
+        match dropped_at(round % 8, one.lock(&name).acquire()).await {
+            Some(guard) => drop(guard.unwrap()),
+            None => n_dropped += 1,
+        }
+        let watch = one.leader(&name).watch().unwrap();
+        sleep(Duration::from_micros(100) * u32::try_from(round).unwrap()).await;
+        drop(watch);
+        let lock = other.lock(&name).acquire_within(DEADLINE);
+        assert!(lock.await.unwrap().is_some(), "{name}, lock");
+    }
+    assert!(n_dropped > 5, "{n_dropped}");
+    until("nobody holds anything", async || {
+        (one.holders().await.unwrap().is_empty()).then_some(())
+    })
+    .await;
 }
 
 async fn those_who_wait_are_served_in_their_order(site: &Site) {

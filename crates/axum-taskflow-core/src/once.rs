@@ -166,7 +166,7 @@ where
                 Scope::Forever => (format!("once:{}", name.name), None),
                 Scope::Version => {
                     let version = &self.engine.instance().version;
-                    (format!("once:{}@{version}", name.name), None)
+                    (format!("once-in:{}", json(&(version, &name.name))), None)
                 }
                 // One record for all starts, since each would leave one.
                 Scope::ClusterBoot => {

@@ -41,8 +41,13 @@ const TRIES: usize = 20;
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a shutdown waits for those who have a lock here, once they are told.
 const GUARDS_GRACE: Duration = Duration::from_millis(500);
+/// When those look who have stopped asking whether they were given it all the same.
+const GIVE_UP_LOOKS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
 /// Between two looks whether somebody has taken by force what this instance holds.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// Between the end of one and the beginning of the next at least, however much happens; and this often its duration.
+const CHECK_PAUSE: Duration = Duration::from_millis(20);
+const CHECK_SHARE: u32 = 10;
 
 /// What a hold is for. One name can be led, locked and run once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -323,13 +328,15 @@ impl HoldChanges {
     }
 }
 
-/// Somebody who wants to hold something. Leaves the line when it is dropped.
+/// Somebody who wants to hold something. Dropped, it leaves the line, and nothing stays held that nobody has in his hand.
 struct Claiming {
     engine: Arc<Engine>,
     name: HoldName,
     holder: TaskId,
     waits: bool,
     is_in_line: bool,
+    /// A step to take it was sent, and nobody knows yet what became of it.
+    may_hold: bool,
     /// Who could have taken it, and since when nobody has.
     turn_of: Option<(TaskId, Instant)>,
     runtime: Handle,
@@ -355,13 +362,14 @@ impl Claiming {
 
 impl Drop for Claiming {
     fn drop(&mut self) {
-        if !self.is_in_line {
+        let (is_in_line, may_hold) = (self.is_in_line, self.may_hold);
+        if !is_in_line && !may_hold {
             return;
         }
         let (engine, name, holder) = (self.engine.clone(), self.name.clone(), self.holder);
         self.runtime.spawn(async move {
             let trying = async {
-                while let Err(failure) = engine.leave_line(&name, holder).await {
+                while let Err(failure) = engine.give_up(&name, holder, is_in_line, may_hold).await {
                     debug!(error = %failure, %name, "cannot leave the line yet");
                     tokio::time::sleep(jittered(LOOP_RETRY)).await;
                 }
@@ -388,6 +396,7 @@ impl Engine {
             holder: self.ids.task(self.clock.now()),
             waits: !matches!(patience, Patience::None),
             is_in_line: false,
+            may_hold: false,
             turn_of: None,
             runtime: Handle::current(),
         };
@@ -491,7 +500,8 @@ impl Engine {
                     },
                 });
             }
-            claiming.is_in_line |= !takes; // also if the answer is lost
+            claiming.is_in_line |= !takes; // also if the answer is lost, or nobody waits for it any more
+            claiming.may_hold |= takes;
             let stepped = self.backend.step(Arc::new(step)).await?;
             match stepped {
                 Stepped::Stale => {}
@@ -509,7 +519,7 @@ impl Engine {
     /// It is held in the store. But this instance may have been taken for dead meanwhile.
     async fn holds_now(
         self: &Arc<Self>,
-        claiming: &Claiming,
+        claiming: &mut Claiming,
         epoch: u64,
         since: Timestamp,
         n_losses: u64,
@@ -524,10 +534,12 @@ impl Engine {
             runtime: claiming.runtime.clone(),
         };
         if self.holds.add(&hold, n_losses) {
+            claiming.may_hold = false; // it is the hold that lets go from here on
             self.watch_holds();
             return Ok(Some(Arc::new(hold)));
         }
         self.take_back(hold.end()).await?;
+        claiming.may_hold = false;
         Ok(None)
     }
 
@@ -538,6 +550,48 @@ impl Engine {
         let stepped = self.backend.step(Arc::new(step)).await?;
         self.tell_holds();
         Ok(stepped != Stepped::Stale)
+    }
+
+    /// Leaves nothing behind of somebody who has stopped asking.
+    async fn give_up(
+        &self,
+        name: &HoldName,
+        holder: TaskId,
+        is_in_line: bool,
+        may_hold: bool,
+    ) -> Result<(), BackendError> {
+        if is_in_line {
+            self.leave_line(name, holder).await?;
+        }
+        if !may_hold {
+            return Ok(());
+        }
+        for pause in GIVE_UP_LOOKS {
+            tokio::time::sleep(pause).await;
+            // A store takes steps one after the other: once it answers this one, that of the claim has happened, or
+            // never will. Only what a torn connection still carries can be later, hence the second look.
+            let mut step = Step::at(self.clock.now());
+            step.records.push(RecordChange {
+                key: name.hold(),
+                expects: 0,
+                becomes: Becomes::Same,
+            });
+            self.backend.step(Arc::new(step)).await?;
+            let record = self.record(&name.hold()).await?;
+            let held: Option<Claimant> = parse(record.as_ref())?;
+            if let Some((record, held)) = record.zip(held)
+                && held.holder == holder
+            {
+                let end = RecordChange {
+                    key: record.key,
+                    expects: record.version,
+                    becomes: Becomes::Gone,
+                };
+                self.take_back(end).await?;
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     async fn leave_line(&self, name: &HoldName, holder: TaskId) -> Result<(), BackendError> {
@@ -632,7 +686,11 @@ impl Engine {
                     _ = news.changed() => {}
                     () = tokio::time::sleep(jittered(CHECK_EVERY)) => {}
                 }
+                let begun = Instant::now();
                 engine.check_holds().await;
+                // Who holds thousands does not spend his time on looking.
+                let pause = CHECK_PAUSE.max(begun.elapsed() * CHECK_SHARE);
+                tokio::time::sleep(pause).await;
             }
         });
     }
