@@ -1,17 +1,16 @@
 //! What the store itself can do with the same rows: the limit of every other figure.
 
-use std::{error::Error, path::Path, time::Instant};
+use std::{path::Path, process::Command, time::Instant};
 
 use rusqlite::{Connection, params};
+use servers::RedisServer;
+use tokio::sync::mpsc;
 
-use crate::report::Figure;
+use crate::{report::Figure, workloads::Result};
 
 /// L1: one connection, WAL, `synchronous=NORMAL`, 16-byte ordered ids, a 40-byte payload, one partial index, in
 /// transactions of 1, 64 and 512 rows.
-pub(crate) fn sqlite(
-    path: &Path,
-    tasks: usize,
-) -> Result<Vec<Figure>, Box<dyn Error + Send + Sync>> {
+pub(crate) fn sqlite(path: &Path, tasks: usize) -> Result<Vec<Figure>> {
     let mut connection = Connection::open(path)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
@@ -61,4 +60,89 @@ pub(crate) fn sqlite(
     let rate = done as f64 / begun.elapsed().as_secs_f64();
     figures.push(Figure::new("insert + update in 512s", "rows/s", rate));
     Ok(figures)
+}
+
+/// L2: what `redis-benchmark` measures, with 50 connections: one command at a time, and 64 at once.
+pub(crate) fn redis(server: &RedisServer, tasks: usize) -> Result<Vec<Figure>> {
+    const SCRIPT: &str =
+        "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]); redis.call('ZADD', KEYS[2], 1, ARGV[1])";
+    let payload = "a".repeat(40);
+    let sha = server.command(&["SCRIPT", "LOAD", SCRIPT]);
+    let sha = sha.trim().trim_matches('"');
+    let commands: [(&str, &[&str]); 3] = [
+        ("SET", &["SET", "key:__rand_int__", &payload]),
+        ("HSET", &["HSET", "hash", "field:__rand_int__", &payload]),
+        (
+            "EVALSHA of HSET and ZADD",
+            &[
+                "EVALSHA",
+                sha,
+                "2",
+                "task",
+                "due",
+                "id:__rand_int__",
+                &payload,
+            ],
+        ),
+    ];
+    let mut figures = Vec::new();
+    for (name, command) in commands {
+        for at_once in [1, 64] {
+            let n = if at_once == 1 { tasks / 2 } else { tasks * 4 };
+            let output = Command::new("redis-benchmark")
+                .args(["-p", &server.port().to_string(), "-n", &n.to_string()])
+                .args(["-P", &at_once.to_string(), "-r", "1000000", "--csv"])
+                .args(command)
+                .output()
+                .map_err(|error| format!("redis-benchmark (Debian: redis-tools): {error}"))?;
+            // "name","requests per second","average latency",…
+            let text = String::from_utf8(output.stdout)?;
+            let last = text.lines().last().unwrap_or_default();
+            let rate = last
+                .rsplit("\",\"")
+                .nth(6)
+                .and_then(|rate| rate.parse().ok());
+            let rate = rate.ok_or_else(|| format!("no rate in {text:?}"))?;
+            figures.push(Figure::new(
+                format!("{name}, {at_once} at once"),
+                "/s",
+                rate,
+            ));
+        }
+    }
+    Ok(figures)
+}
+
+/// L3: tasks of the runtime, and messages over a bounded channel.
+pub(crate) async fn tokio(tasks: usize) -> Result<Vec<Figure>> {
+    let begun = Instant::now();
+    let spawned = tokio::spawn(async move {
+        let mut all = Vec::with_capacity(1_000);
+        for _ in 0..tasks / 1_000 {
+            all.extend((0..1_000).map(|_| tokio::spawn(async {})));
+            for one in all.drain(..) {
+                one.await?;
+            }
+        }
+        Ok::<_, tokio::task::JoinError>(())
+    });
+    spawned.await??;
+    let spawn = tasks as f64 / begun.elapsed().as_secs_f64();
+    let (sender, mut receiver) = mpsc::channel(1_024);
+    let n = tasks * 10;
+    let begun = Instant::now();
+    let sending = tokio::spawn(async move {
+        for i in 0..n {
+            // The receiver counts to the end.
+            let _ = sender.send(i).await;
+        }
+    });
+    let receiving = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
+    sending.await?;
+    receiving.await?;
+    let mpsc = n as f64 / begun.elapsed().as_secs_f64();
+    Ok(vec![
+        Figure::new("spawn and join", "/s", spawn),
+        Figure::new("messages over mpsc", "/s", mpsc),
+    ])
 }

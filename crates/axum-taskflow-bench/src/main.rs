@@ -1,4 +1,4 @@
-//! Measures what the library costs, per backend: the workloads W1 to W4.
+//! Measures what the library costs, per backend: the workloads W1 to W6, and the limits of what it stands on.
 //!
 //! ```text
 //! cargo run --release -p axum-taskflow-bench              everything, 5 rounds, table and JSON
@@ -11,6 +11,7 @@
 
 mod limits;
 mod report;
+mod service;
 mod shared;
 mod workloads;
 
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
         Some("round") => round(&args[1..]),
         // One of several processes of a round.
         Some("share") => share(&args[1..]),
+        Some("ask") => ask(&args[1..]),
+        Some("own") => own(&args[1..]),
         _ => Options::parse(&args).and_then(|options| all(&options)),
     };
     match outcome {
@@ -144,6 +147,24 @@ fn round(args: &[String]) -> Result<(), String> {
     .map_err(|error| error.to_string())?;
     println!("{}", serde_json::json!(figures));
     Ok(())
+}
+
+fn ask(args: &[String]) -> Result<(), String> {
+    let [url, viewers] = args else {
+        return Err("ask URL VIEWERS".to_owned());
+    };
+    let viewers = viewers.parse();
+    let viewers = viewers.map_err(|_| "VIEWERS is a number".to_owned())?;
+    service::ask(url, viewers).map_err(|error| error.to_string())
+}
+
+fn own(args: &[String]) -> Result<(), String> {
+    let [place, tasks] = args else {
+        return Err("own PLACE TASKS".to_owned());
+    };
+    let tasks = tasks.parse();
+    let tasks = tasks.map_err(|_| "TASKS is a number".to_owned())?;
+    service::own(place, tasks).map_err(|error| error.to_string())
 }
 
 fn share(args: &[String]) -> Result<(), String> {

@@ -18,12 +18,12 @@ use axum_taskflow_sqlite::{Durability, SqliteOptions};
 use servers::RedisServer;
 use tokio::sync::mpsc;
 
-use crate::{limits, report::Figure, shared};
+use crate::{limits, report::Figure, service, shared};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Producers that add one by one, and slots that run.
-const PRODUCERS: usize = 64;
+pub(crate) const PRODUCERS: usize = 64;
 const SLOTS: usize = 64;
 
 /// Where tasks are stored.
@@ -42,8 +42,12 @@ pub(crate) enum Store {
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Workload {
-    /// The bare store.
+    /// Bare SQLite.
     L1,
+    /// A bare Redis server.
+    L2,
+    /// The bare runtime.
+    L3,
     /// Adding only.
     W1,
     /// From the first add to the last end in the store.
@@ -66,13 +70,21 @@ pub(crate) enum Workload {
     W4Scheduled,
     /// What many tasks cost that are due, and wait for a slot.
     W4Due,
+    /// Waits, work that burns a core, failures and log lines.
+    W5,
+    /// A handler with tasks behind it.
+    W6,
+    /// What a killed process leaves.
+    Orphans,
     /// What tasks cost a Redis server.
     Server,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::L1,
+        Self::L2,
+        Self::L3,
         Self::W1,
         Self::W2,
         Self::W2Requeue,
@@ -84,6 +96,9 @@ impl Workload {
         Self::W4,
         Self::W4Scheduled,
         Self::W4Due,
+        Self::W5,
+        Self::W6,
+        Self::Orphans,
         Self::Server,
     ];
 
@@ -101,9 +116,11 @@ impl Workload {
     pub(crate) fn fits(self, store: Store) -> bool {
         match self {
             Self::L1 | Self::W2Full | Self::W2History => store == Store::Sqlite,
-            Self::W2Shared | Self::W3Apart | Self::W4Scheduled | Self::W4Due => {
+            Self::W2Shared | Self::W3Apart | Self::W4Scheduled | Self::W4Due | Self::Orphans => {
                 store != Store::Memory
             }
+            Self::L2 => matches!(store, Store::Redis | Store::RedisAof),
+            Self::L3 => store == Store::Memory,
             Self::Server => store == Store::Redis,
             _ => true,
         }
@@ -114,6 +131,8 @@ impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::L1 => "l1",
+            Self::L2 => "l2",
+            Self::L3 => "l3",
             Self::W1 => "w1",
             Self::W2 => "w2",
             Self::W2Requeue => "w2-requeue",
@@ -125,6 +144,9 @@ impl fmt::Display for Workload {
             Self::W4 => "w4",
             Self::W4Scheduled => "w4-scheduled",
             Self::W4Due => "w4-due",
+            Self::W5 => "w5",
+            Self::W6 => "w6",
+            Self::Orphans => "orphans",
             Self::Server => "server",
         })
     }
@@ -179,6 +201,11 @@ pub(crate) fn run(
     let process = Durability::Process;
     let work: Work<'_> = match workload {
         Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
+        Workload::L2 => match &server {
+            Some(server) => Box::pin(async { limits::redis(server, tasks) }),
+            None => return Err("no server was started".into()),
+        },
+        Workload::L3 => Box::pin(limits::tokio(tasks)),
         Workload::W1 => Box::pin(w1(store, &path, tasks)),
         Workload::W2 => {
             Box::pin(async { w2(open(store, &path, process).await?, tasks, false).await })
@@ -203,6 +230,14 @@ pub(crate) fn run(
         Workload::W4 => Box::pin(w4(store, &path)),
         Workload::W4Scheduled => Box::pin(w4_scheduled(store, &path, history)),
         Workload::W4Due => Box::pin(w4_due(store, &path, history)),
+        Workload::W5 => {
+            Box::pin(async { service::w5(open(store, &path, process).await?, tasks / 10).await })
+        }
+        Workload::W6 => Box::pin(async { service::w6(open(store, &path, process).await?).await }),
+        Workload::Orphans => Box::pin(async {
+            let place = place(store, &path)?;
+            service::orphans(open_at(&place).await?, place, tasks).await
+        }),
         Workload::Server => match &server {
             Some(server) => Box::pin(on_server(server, store, &path, tasks)),
             None => return Err("no server was started".into()),
@@ -243,6 +278,23 @@ async fn open(store: Store, path: &Path, durability: Durability) -> Result<Arc<d
             let prefix = path.file_name().unwrap_or_default().to_string_lossy();
             Arc::new(RedisOptions::new(url).prefix(prefix).open().await?)
         }
+    })
+}
+
+/// What another process is told, so that it opens the same store.
+fn place(store: Store, path: &Path) -> Result<String> {
+    Ok(match store {
+        Store::Memory => return Err("memory is in one process only".into()),
+        Store::Sqlite => path.display().to_string(),
+        Store::Redis | Store::RedisAof => SERVER.get().ok_or("no server was started")?.clone(),
+    })
+}
+
+/// The store at a path or an address.
+pub(crate) async fn open_at(place: &str) -> Result<Arc<dyn Backend>> {
+    Ok(match place.starts_with("redis://") {
+        true => Arc::new(RedisOptions::new(place).open().await?),
+        false => Arc::new(SqliteOptions::new(place).open()?),
     })
 }
 
@@ -356,7 +408,7 @@ pub(crate) async fn live(manager: &TaskManager) -> Result<u64> {
     Ok(live.map(|count| count.n).sum())
 }
 
-async fn succeeded(manager: &TaskManager) -> Result<u64> {
+pub(crate) async fn succeeded(manager: &TaskManager) -> Result<u64> {
     let counts = manager.counts().await?;
     let of_status = counts
         .into_iter()
@@ -434,6 +486,28 @@ async fn write_history(
     Ok(())
 }
 
+/// Tasks that wait, and belong to an instance that is made up here and lives as long as this process.
+pub(crate) async fn write_owned(backend: &dyn Backend, n: usize) -> Result<()> {
+    const STEP: usize = 500;
+    let ids = IdSource::default();
+    let now = Timestamp::from(std::time::SystemTime::now());
+    let owner = ids.instance(now);
+    backend
+        .join(axum_taskflow_core::Instance::new(owner, now))
+        .await?;
+    let args: Arc<str> = format!("[{:?}]", argument()).into();
+    for step in 0..n.div_ceil(STEP) {
+        let mut batch = axum_taskflow_core::Batch::at(now);
+        for _ in 0..STEP.min(n - step * STEP) {
+            let mut task = Task::new(ids.task(now), "noop", args.clone());
+            task.life.owner = Some(owner);
+            batch.tasks.push(Arc::new(task));
+        }
+        backend.write(Arc::new(batch)).await?;
+    }
+    Ok(())
+}
+
 // ---- W3 --------------------------------------------------------------------------------------------------------
 
 #[derive(Clone)]
@@ -491,7 +565,7 @@ async fn pickups_ms(
     Ok(waits_ms)
 }
 
-fn ms(time: Duration) -> f64 {
+pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
 }
 
