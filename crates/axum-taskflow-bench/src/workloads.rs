@@ -3,7 +3,7 @@
 use std::{
     error::Error,
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -194,26 +194,26 @@ pub(crate) fn run(
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let server = server(store);
+    let server = server(store).map(Arc::new);
     if let Some(server) = &server {
         SERVER.get_or_init(|| server.url());
     }
     let process = Durability::Process;
-    let work: Work<'_> = match workload {
+    let work: Work = match workload {
         Workload::L1 | Workload::W2Shared => unreachable!("answered above"),
-        Workload::L2 => match &server {
-            Some(server) => Box::pin(async { limits::redis(server, tasks) }),
+        Workload::L2 => match server.clone() {
+            Some(server) => Box::pin(async move { limits::redis(&server, tasks) }),
             None => return Err("no server was started".into()),
         },
         Workload::L3 => Box::pin(limits::tokio(tasks)),
-        Workload::W1 => Box::pin(w1(store, &path, tasks)),
+        Workload::W1 => Box::pin(w1(store, path, tasks)),
         Workload::W2 => {
-            Box::pin(async { w2(open(store, &path, process).await?, tasks, false).await })
+            Box::pin(async move { w2(open(store, &path, process).await?, tasks, false).await })
         }
         Workload::W2Requeue => {
-            Box::pin(async { w2(open(store, &path, process).await?, tasks, true).await })
+            Box::pin(async move { w2(open(store, &path, process).await?, tasks, true).await })
         }
-        Workload::W2Full => Box::pin(async {
+        Workload::W2Full => Box::pin(async move {
             w2(
                 open(store, &path, Durability::PowerLoss).await?,
                 tasks,
@@ -221,33 +221,39 @@ pub(crate) fn run(
             )
             .await
         }),
-        Workload::W2History => Box::pin(w2_history(&path, tasks, history)),
-        Workload::W3 => Box::pin(async { w3(open(store, &path, process).await?, None).await }),
-        Workload::W3Apart => Box::pin(async {
+        Workload::W2History => Box::pin(w2_history(path, tasks, history)),
+        Workload::W3 => Box::pin(async move { w3(open(store, &path, process).await?, None).await }),
+        Workload::W3Apart => Box::pin(async move {
             let other = open(store, &path, process).await?;
             w3(open(store, &path, process).await?, Some(other)).await
         }),
-        Workload::W4 => Box::pin(w4(store, &path)),
-        Workload::W4Scheduled => Box::pin(w4_scheduled(store, &path, history)),
-        Workload::W4Due => Box::pin(w4_due(store, &path, history)),
+        Workload::W4 => Box::pin(w4(store, path)),
+        Workload::W4Scheduled => Box::pin(w4_scheduled(store, path, history)),
+        Workload::W4Due => Box::pin(w4_due(store, path, history)),
         Workload::W5 => {
-            Box::pin(async { service::w5(open(store, &path, process).await?, tasks / 10).await })
+            Box::pin(
+                async move { service::w5(open(store, &path, process).await?, tasks / 10).await },
+            )
         }
-        Workload::W6 => Box::pin(async { service::w6(open(store, &path, process).await?).await }),
-        Workload::Orphans => Box::pin(async {
+        Workload::W6 => {
+            Box::pin(async move { service::w6(open(store, &path, process).await?).await })
+        }
+        Workload::Orphans => Box::pin(async move {
             let place = place(store, &path)?;
             service::orphans(open_at(&place).await?, place, tasks).await
         }),
-        Workload::Server => match &server {
-            Some(server) => Box::pin(on_server(server, store, &path, tasks)),
+        Workload::Server => match server.clone() {
+            Some(server) => Box::pin(on_server(server, store, path, tasks)),
             None => return Err("no server was started".into()),
         },
     };
-    runtime.block_on(work)
+    // As handlers do, it runs on a thread of the runtime: `block_on` has one of its own, to which each answer would have to
+    // be carried.
+    runtime.block_on(runtime.spawn(work))?
 }
 
 /// Boxed: all workloads in one future are more than the compiler lays out.
-type Work<'a> = Pin<Box<dyn Future<Output = Result<Vec<Figure>>> + 'a>>;
+type Work = Pin<Box<dyn Future<Output = Result<Vec<Figure>>> + Send>>;
 
 async fn noop(_: String) {}
 
@@ -309,7 +315,7 @@ pub(crate) fn config(backend: Arc<dyn Backend>) -> Config {
 
 // ---- W1 --------------------------------------------------------------------------------------------------------
 
-async fn w1(store: Store, path: &Path, tasks: usize) -> Result<Vec<Figure>> {
+async fn w1(store: Store, path: PathBuf, tasks: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let fresh = async |name: &str| -> Result<TaskManager> {
         let path = path.with_extension(name);
@@ -417,7 +423,7 @@ pub(crate) async fn succeeded(manager: &TaskManager) -> Result<u64> {
 }
 
 /// W2 with nothing, and with `history` finished tasks, in one process: the ratio is what counts.
-async fn w2_history(path: &Path, tasks: usize, history: usize) -> Result<Vec<Figure>> {
+async fn w2_history(path: PathBuf, tasks: usize, history: usize) -> Result<Vec<Figure>> {
     let run_empty = async |name: &str| {
         let path = path.with_extension(name);
         w2(
@@ -431,7 +437,7 @@ async fn w2_history(path: &Path, tasks: usize, history: usize) -> Result<Vec<Fig
     run_empty("warm").await?;
     let empty = run_empty("empty").await?;
     let without_mb = resident_mb()?;
-    let backend = open(Store::Sqlite, path, Durability::Process).await?;
+    let backend = open(Store::Sqlite, &path, Durability::Process).await?;
     let manager = TaskManager::start(config(backend.clone())).await?;
     write_history(&*backend, manager.instance().id, history).await?;
     let elapsed = end_to_end(&manager, tasks, false).await?;
@@ -571,9 +577,10 @@ pub(crate) fn ms(time: Duration) -> f64 {
 
 // ---- W4 --------------------------------------------------------------------------------------------------------
 
-async fn w4(store: Store, path: &Path) -> Result<Vec<Figure>> {
+async fn w4(store: Store, path: PathBuf) -> Result<Vec<Figure>> {
     const WAITING: usize = 100_000;
-    let manager = TaskManager::start(config(open(store, path, Durability::Process).await?)).await?;
+    let manager =
+        TaskManager::start(config(open(store, &path, Durability::Process).await?)).await?;
     // Warm: one of everything, so that only the tasks are measured.
     let id = manager.add_task(noop, argument()).await?;
     manager.wait::<()>(id).await?;
@@ -612,10 +619,10 @@ async fn add_many(manager: &TaskManager, n: usize, delay: Duration) -> Result<()
 
 /// `n` tasks wait for tomorrow, spread over two days: pickup with and without them, what they cost, and how late one comes
 /// whose time is there.
-async fn w4_scheduled(store: Store, path: &Path, n: usize) -> Result<Vec<Figure>> {
+async fn w4_scheduled(store: Store, path: PathBuf, n: usize) -> Result<Vec<Figure>> {
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let start = async || -> Result<TaskManager> {
-        let mut config = config(open(store, path, Durability::Process).await?);
+        let mut config = config(open(store, &path, Durability::Process).await?);
         config.state(FirstLine(sender.clone()));
         config.tasks.push(TaskDef::new(tells_when));
         Ok(TaskManager::start(config).await?)
@@ -666,9 +673,9 @@ async fn w4_scheduled(store: Store, path: &Path, n: usize) -> Result<Vec<Figure>
 }
 
 /// `n` tasks are due: what a claim takes, and the start of an instance that runs them.
-async fn w4_due(store: Store, path: &Path, n: usize) -> Result<Vec<Figure>> {
+async fn w4_due(store: Store, path: PathBuf, n: usize) -> Result<Vec<Figure>> {
     const CLAIMS: usize = 500;
-    let backend = open(store, path, Durability::Process).await?;
+    let backend = open(store, &path, Durability::Process).await?;
     let mut web = config(backend.clone());
     web.role = Role::Web;
     let web = TaskManager::start(web).await?;
@@ -697,7 +704,7 @@ async fn w4_due(store: Store, path: &Path, n: usize) -> Result<Vec<Figure>> {
     }
     claims_ms.sort_by(f64::total_cmp);
     let (sender, mut receiver) = mpsc::unbounded_channel();
-    let mut config = config(open(store, path, Durability::Process).await?);
+    let mut config = config(open(store, &path, Durability::Process).await?);
     config.state(FirstLine(sender));
     config.tasks.push(TaskDef::new(tells_when));
     let begun = Instant::now();
@@ -733,23 +740,23 @@ async fn w4_due(store: Store, path: &Path, n: usize) -> Result<Vec<Figure>> {
 /// Memory of a server for a task that waits and for one that has finished; calls and bytes for one from its add to its
 /// end.
 async fn on_server(
-    server: &RedisServer,
+    server: Arc<RedisServer>,
     store: Store,
-    path: &Path,
+    path: PathBuf,
     tasks: usize,
 ) -> Result<Vec<Figure>> {
-    let backend = open(store, path, Durability::Process).await?;
+    let backend = open(store, &path, Durability::Process).await?;
     let manager = TaskManager::start(config(backend)).await?;
     end_to_end(&manager, tasks / 10, false).await?;
-    let before = Stats::of(server)?;
+    let before = Stats::of(&server)?;
     end_to_end(&manager, tasks, false).await?;
-    let finished = Stats::of(server)?;
+    let finished = Stats::of(&server)?;
     let later = Duration::from_secs(24 * 3_600);
     for _ in 0..tasks / 1_000 {
         let bulk = (0..1_000).map(|_| argument());
         manager.add_tasks(noop, bulk).delay_by(later).await?;
     }
-    let waiting = Stats::of(server)?;
+    let waiting = Stats::of(&server)?;
     manager.shutdown().await?;
     let per_task = |after: f64, before: f64| (after - before) / tasks as f64;
     let bytes = |stats: &Stats| stats.bytes_in + stats.bytes_out;
