@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::{Duration, Instant},
 };
 
 use axum_taskflow_core::{
@@ -13,7 +14,10 @@ use axum_taskflow_core::{
 };
 use rusqlite::Connection;
 use tokio::sync::{
-    mpsc::{self, error::TrySendError},
+    mpsc::{
+        self,
+        error::{TryRecvError, TrySendError},
+    },
     oneshot,
 };
 
@@ -45,6 +49,11 @@ macro_rules! crash_point {
 const WAITING_MAX: usize = 1_024;
 /// How many requests share one transaction at most: the first of them waits for the last.
 const GROUP_MAX: usize = 256;
+
+/// How long the writer stays awake for the next request, where one usually follows at once: to be woken takes longer.
+const AWAKE_FOR: Duration = Duration::from_micros(50);
+/// Where none usually follows it tries so seldom, one time of so many.
+const AWAKE_SELDOM: u32 = 64;
 
 /// The way to the writer's thread.
 #[derive(Debug)]
@@ -228,6 +237,41 @@ fn close(conn: Connection, path: &Path) -> Result<(), BackendError> {
         .map_err(|error| Fault::from(error).explain("close", path))
 }
 
+/// What the writer does while there is nothing to do.
+///
+/// One caller after the other, each of whom waits for his answer, would have the thread woken for each write. So it
+/// stays awake for a moment, but only as long as that pays: a core that is kept busy is taken from the service.
+#[derive(Debug, Default)]
+struct Rest {
+    /// Grows when a request came while it was awake, shrinks when none did.
+    odds: u8,
+    n: u32,
+}
+
+impl Rest {
+    const ODDS_MAX: u8 = 8;
+
+    /// The next request; none if nobody can ask any more.
+    fn until_next(&mut self, inbox: &mut mpsc::Receiver<Request>) -> Option<Request> {
+        self.n = self.n.wrapping_add(1);
+        if self.odds >= Self::ODDS_MAX / 2 || self.n.is_multiple_of(AWAKE_SELDOM) {
+            let begun = Instant::now();
+            while begun.elapsed() < AWAKE_FOR {
+                match inbox.try_recv() {
+                    Ok(request) => {
+                        self.odds = (self.odds + 1).min(Self::ODDS_MAX);
+                        return Some(request);
+                    }
+                    Err(TryRecvError::Disconnected) => return None,
+                    Err(TryRecvError::Empty) => thread::yield_now(), // whoever wants the core goes first
+                }
+            }
+            self.odds = self.odds.saturating_sub(1);
+        }
+        inbox.blocking_recv()
+    }
+}
+
 /// Everything that the writer's thread has at hand, for as long as its connection is open.
 pub(crate) struct Session<'c> {
     tx: Transaction<'c>,
@@ -358,7 +402,8 @@ impl<'c> Session<'c> {
         inbox: &mut mpsc::Receiver<Request>,
         path: &Path,
     ) -> Option<oneshot::Sender<Result<(), BackendError>>> {
-        while let Some(first) = inbox.blocking_recv() {
+        let mut rest = Rest::default();
+        while let Some(first) = rest.until_next(inbox) {
             let (mut group, mut closing, mut look) = (Vec::new(), None, false);
             let mut next = Some(first);
             while let Some(request) = next {
