@@ -252,11 +252,12 @@ pub(crate) fn ask(url: &str, viewers: usize) -> Result<()> {
         let mut asking = JoinSet::new();
         let begun = Instant::now();
         while begun.elapsed() < ASK_FOR {
-            let due = ticks.tick().await;
+            ticks.tick().await;
             let request = client.get(format!("{url}/hello"));
             asking.spawn(async move {
+                let sent = Instant::now();
                 request.send().await?.error_for_status()?.bytes().await?;
-                Ok::<_, reqwest::Error>(due.elapsed())
+                Ok::<_, reqwest::Error>(sent.elapsed())
             });
         }
         let mut all_ms = Vec::new();
