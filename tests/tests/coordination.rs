@@ -63,6 +63,7 @@ on_each_store! {
     a_lock_is_free_when_its_guard_is_dropped_anywhere,
     who_waits_no_longer_is_not_waited_for,
     who_stops_asking_at_any_moment_holds_nothing,
+    what_is_still_held_at_a_shutdown_is_given_back,
     those_who_wait_are_served_in_their_order,
     who_does_not_come_when_it_is_his_turn_is_passed_over,
     a_lock_that_is_taken_by_force_is_lost_at_once,
@@ -71,6 +72,7 @@ on_each_store! {
     an_instance_that_may_not_lead_never_does,
     a_watch_tells_when_the_lead_comes_and_goes,
     of_all_who_run_it_once_one_does_and_the_others_wait,
+    what_takes_no_time_is_run_once_all_the_same,
     what_fails_is_told_to_all_who_wait_and_run_again_when_asked_again,
     each_version_of_the_program_runs_it_once,
     each_start_of_the_cluster_runs_it_once,
@@ -279,6 +281,17 @@ async fn who_stops_asking_at_any_moment_holds_nothing(site: &Site) {
         (one.holders().await.unwrap().is_empty()).then_some(())
     })
     .await;
+}
+
+async fn what_is_still_held_at_a_shutdown_is_given_back(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let guard = one.lock("door").acquire().await.unwrap();
+
+    one.shutdown().await.unwrap();
+
+    assert!(!guard.is_held());
+    // Nobody has to find out first that its holder is gone.
+    assert_eq!(other.holders().await.unwrap(), []);
 }
 
 async fn those_who_wait_are_served_in_their_order(site: &Site) {
@@ -525,6 +538,30 @@ async fn of_all_who_run_it_once_one_does_and_the_others_wait(site: &Site) {
     let again = late.run_once("migrate", Scope::Forever, never).await;
     assert_eq!(again.unwrap(), OnceOutcome::AlreadyDone);
     assert_eq!(late.holders().await.unwrap(), []);
+}
+
+/// Between the look whether it was done and the right to run it, another one can have done it.
+async fn what_takes_no_time_is_run_once_all_the_same(site: &Site) {
+    let managers = [site.manager().await, site.manager().await];
+    for round in 0..60 {
+        let name = format!("migrate {round}");
+        let runs = Arc::new(AtomicUsize::new(0));
+        let mut asking = JoinSet::new();
+        for n in 0..6 {
+            let (manager, runs, name) = (managers[n % 2].clone(), runs.clone(), name.clone());
+            asking.spawn(async move {
+                sleep(Duration::from_micros(150) * u32::try_from(n).unwrap()).await;
+                let work = || async {
+                    runs.fetch_add(1, Ordering::SeqCst);
+                    Ok::<(), std::io::Error>(())
+                };
+                manager.run_once(&name, Scope::Forever, work).await.unwrap()
+            });
+        }
+        let outcomes = soon(asking.join_all()).await;
+
+        assert_eq!(runs.load(Ordering::SeqCst), 1, "{outcomes:?}");
+    }
 }
 
 async fn what_fails_is_told_to_all_who_wait_and_run_again_when_asked_again(site: &Site) {
@@ -889,8 +926,9 @@ async fn a_leader_that_was_stopped_for_long_changes_nothing_afterwards(site: &Si
         "{late:?}"
     );
     assert!(late.len() < 20, "it has learnt of it: {}", late.len());
-    let last = lines.last().unwrap();
-    assert_eq!((last.epoch, &*last.what), (second.epoch, "added"));
+    // On a busy machine the second one may be taken for dead in its turn.
+    let last = lines.iter().rfind(|line| line.what == "added").unwrap();
+    assert!(last.epoch >= second.epoch, "{last:?}");
 }
 
 async fn what_is_run_once_is_done_once_whoever_is_killed(site: &Site) {
