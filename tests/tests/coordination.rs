@@ -64,11 +64,13 @@ on_each_store! {
     who_waits_no_longer_is_not_waited_for,
     who_stops_asking_at_any_moment_holds_nothing,
     what_is_still_held_at_a_shutdown_is_given_back,
+    at_a_shutdown_one_comes_out_before_another_goes_in,
     those_who_wait_are_served_in_their_order,
     who_does_not_come_when_it_is_his_turn_is_passed_over,
     a_lock_that_is_taken_by_force_is_lost_at_once,
     what_is_added_under_a_lost_lead_is_refused,
     one_leads_and_hands_over_when_it_shuts_down,
+    a_leader_that_is_slow_to_stop_is_waited_for_at_a_shutdown,
     an_instance_that_may_not_lead_never_does,
     a_watch_tells_when_the_lead_comes_and_goes,
     of_all_who_run_it_once_one_does_and_the_others_wait,
@@ -294,6 +296,26 @@ async fn what_is_still_held_at_a_shutdown_is_given_back(site: &Site) {
     assert_eq!(other.holders().await.unwrap(), []);
 }
 
+async fn at_a_shutdown_one_comes_out_before_another_goes_in(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let guard = one.lock("door").acquire().await.unwrap();
+    let inside = tokio::spawn(async move {
+        guard.lost().await;
+        sleep(Duration::from_millis(150)).await; // what is begun is brought to its end
+        Instant::now()
+    });
+    let waiting = tokio::spawn(async move {
+        let _guard = other.lock("door").acquire().await.unwrap();
+        Instant::now()
+    });
+    sleep(MOMENT * 5).await;
+
+    one.shutdown().await.unwrap();
+
+    let (out, next) = (inside.await.unwrap(), soon(waiting).await.unwrap());
+    assert!(next >= out, "{:?} too early", out - next);
+}
+
 async fn those_who_wait_are_served_in_their_order(site: &Site) {
     let managers = [site.manager().await, site.manager().await];
     let guard = managers[0].lock("door").acquire().await.unwrap();
@@ -460,6 +482,36 @@ async fn one_leads_and_hands_over_when_it_shuts_down(site: &Site) {
     let epochs: Vec<u64> = leading.lock().unwrap().iter().map(|it| it.1).collect();
     assert!(epochs.is_sorted_by(|one, next| one < next), "{epochs:?}");
     assert_eq!(inside.most(), 1, "never two at once");
+}
+
+async fn a_leader_that_is_slow_to_stop_is_waited_for_at_a_shutdown(site: &Site) {
+    let (one, other) = (site.manager().await, site.manager().await);
+    let (begun, mut begins) = tokio::sync::mpsc::channel(1);
+    let ended = Arc::new(Mutex::new(None));
+    let leading = tokio::spawn({
+        let (leader, ended) = (one.leader("mailer"), ended.clone());
+        async move {
+            let work = |_: Lead| async {
+                begun.send(()).await.unwrap();
+                std::thread::sleep(Duration::from_millis(1_200)); // it does not come to an await
+                *ended.lock().unwrap() = Some(Instant::now());
+                std::future::pending::<()>().await;
+            };
+            leader.run(work).await.unwrap();
+        }
+    });
+    soon(begins.recv()).await.unwrap();
+    let next = tokio::spawn(async move {
+        let leader = other.leader("mailer");
+        leader.run(async |_: Lead| Instant::now()).await.unwrap()
+    });
+
+    one.shutdown().await.unwrap();
+
+    let next = soon(next).await.unwrap().unwrap();
+    let ended = ended.lock().unwrap().expect("it was brought to its end");
+    assert!(next >= ended, "{:?} too early", ended - next);
+    soon(leading).await.unwrap();
 }
 
 async fn an_instance_that_may_not_lead_never_does(site: &Site) {
@@ -675,6 +727,27 @@ async fn what_was_in_doubt_and_is_not_lost_after_all_is_free_for_others() {
     assert!(next.unwrap().epoch() > guard.epoch());
     assert_eq!(one.instance().id, me, "nobody took it for dead");
     assert!(!guard.release().await.unwrap());
+}
+
+/// Others may take this instance for dead because it could not say that it lives: by then it holds nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_file_that_cannot_be_written_a_lock_is_given_up_before_others_may_take_it() {
+    let site = Site::new(false);
+    let limit = Duration::from_secs(3);
+    let one = manager(&site.store(), |builder| builder.takeover_after(limit)).await;
+    let guard = one.lock("door").acquire().await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    assert!(guard.is_held());
+
+    let other = rusqlite::Connection::open(site.store()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let locked = Instant::now();
+    tokio::time::timeout(limit, guard.lost()).await.unwrap();
+
+    println!("given up after {:?}", locked.elapsed());
+    other.execute_batch("ROLLBACK").unwrap();
+    let next = one.lock("door").acquire_within(DEADLINE).await.unwrap();
+    assert!(next.unwrap().epoch() > guard.epoch());
 }
 
 // ---- processes -----------------------------------------------------------------------------------------------
