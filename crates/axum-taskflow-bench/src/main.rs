@@ -4,12 +4,14 @@
 //! cargo run --release -p axum-taskflow-bench              everything, 5 rounds, table and JSON
 //! cargo run --release -p axum-taskflow-bench -- w2 w3     some workloads
 //!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --redis-only   --json FILE
+//!     --peers      with the libraries below `peers/`, those that this machine can build, round by round beside ours
 //! ```
 //!
 //! Each figure is the median of the rounds, with the smallest and the largest; rounds of all backends alternate, so
 //! that noise of the machine hits all alike. Each round runs in a process of its own, with a fresh file.
 
 mod limits;
+mod peers;
 mod report;
 mod service;
 mod shared;
@@ -30,6 +32,7 @@ struct Options {
     tasks: usize,
     history: usize,
     json: Option<String>,
+    peers: bool,
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ impl Options {
             tasks: 100_000,
             history: 1_000_000,
             json: None,
+            peers: false,
         };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -71,6 +75,7 @@ impl Options {
                 "--tasks" => options.tasks = value().and_then(number)?,
                 "--history" => options.history = value().and_then(number)?,
                 "--json" => options.json = Some(value()?.clone()),
+                "--peers" => options.peers = true,
                 "--memory-only" => options.stores = vec![Store::Memory],
                 "--sqlite-only" => options.stores = vec![Store::Sqlite],
                 "--redis-only" => options.stores = vec![Store::Redis, Store::RedisAof],
@@ -89,15 +94,25 @@ fn all(options: &Options) -> Result<(), String> {
         return Err("figures of a debug build mean nothing: use --release".to_owned());
     }
     let mut report = Report::default();
+    let peers = match options.peers {
+        true => peers::all(),
+        false => Vec::new(),
+    };
     for round in 1..=options.rounds {
         for workload in &options.workloads {
             for store in options.stores.iter().filter(|store| workload.fits(**store)) {
                 eprintln!("round {round} of {}: {workload} on {store}", options.rounds);
-                report.add(
-                    *workload,
-                    *store,
-                    in_own_process(*workload, *store, options)?,
+                let figures = in_own_process(*workload, *store, options)?;
+                report.add(*workload, store.to_string(), *store, figures);
+            }
+            for peer in peers.iter().filter(|peer| peer.measures(*workload)) {
+                eprintln!(
+                    "round {round} of {}: {workload} of {}",
+                    options.rounds, peer.name
                 );
+                let figures = peer.round(*workload, options.tasks);
+                let figures = figures.map_err(|error| format!("{}: {error}", peer.name))?;
+                report.add(*workload, peer.name.to_owned(), peer.store, figures);
             }
         }
     }

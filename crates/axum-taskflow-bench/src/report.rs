@@ -27,29 +27,37 @@ impl Figure {
     }
 }
 
-/// All figures, by workload, name, unit and store.
+/// All figures, by workload, name, unit, store, and who was measured: a store of ours, or a peer.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    rows: BTreeMap<(Workload, String, String, Store), Vec<f64>>,
+    rows: BTreeMap<(Workload, String, String, Store, String), Vec<f64>>,
 }
 
 #[derive(Serialize)]
 struct Row {
     workload: String,
     figure: String,
-    store: String,
+    who: String,
     unit: String,
     median: f64,
     min: f64,
     max: f64,
     rounds: usize,
+    /// What we measured on the same store, divided by this.
+    ours: Option<f64>,
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, workload: Workload, store: Store, figures: Vec<Figure>) {
+    pub(crate) fn add(
+        &mut self,
+        workload: Workload,
+        who: String,
+        store: Store,
+        figures: Vec<Figure>,
+    ) {
         for Figure { name, unit, value } in figures {
-            let row = self.rows.entry((workload, name, unit, store)).or_default();
-            row.push(value);
+            let key = (workload, name, unit, store, who.clone());
+            self.rows.entry(key).or_default().push(value);
         }
     }
 
@@ -60,18 +68,28 @@ impl Report {
     fn rows(&self) -> impl Iterator<Item = Row> {
         self.rows
             .iter()
-            .map(|((workload, figure, unit, store), values)| {
+            .map(|((workload, figure, unit, store, who), values)| {
+                let ours = (
+                    *workload,
+                    figure.clone(),
+                    unit.clone(),
+                    *store,
+                    store.to_string(),
+                );
+                let ours = self.rows.get(&ours).filter(|_| *who != store.to_string());
+                let ours = ours.map(|ours| median(ours) / median(values));
                 let mut values = values.clone();
                 values.sort_by(f64::total_cmp);
                 Row {
                     workload: workload.to_string(),
                     figure: figure.clone(),
-                    store: store.to_string(),
+                    who: who.clone(),
                     unit: unit.clone(),
-                    median: values[values.len() / 2],
+                    median: median(&values),
                     min: values[0],
                     max: values[values.len() - 1],
                     rounds: values.len(),
+                    ours,
                 }
             })
     }
@@ -81,9 +99,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| workload | figure | store | median | min | max | unit |"
+            "| workload | figure | of | median | min | max | unit | ours / this |"
         )?;
-        writeln!(f, "|---|---|---|---:|---:|---:|---|")?;
+        writeln!(f, "|---|---|---|---:|---:|---:|---|---:|")?;
         for row in self.rows() {
             let number = |n: f64| match n {
                 n if n >= 1_000.0 => format!("{n:.0}"),
@@ -92,16 +110,25 @@ impl fmt::Display for Report {
             };
             writeln!(
                 f,
-                "| {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} |",
                 row.workload,
                 row.figure,
-                row.store,
+                row.who,
                 number(row.median),
                 number(row.min),
                 number(row.max),
-                row.unit
+                row.unit,
+                row.ours
+                    .map(|ours| format!("{ours:.2}"))
+                    .unwrap_or_default()
             )?;
         }
         Ok(())
     }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -1,0 +1,100 @@
+//! What others offer, under the same workloads: programs below `peers/`, each a workspace of its own, called as
+//! `PROGRAM WORKLOAD TASKS PLACE`, with a fresh folder or the address of an empty server as its place. They print figures
+//! as our rounds do.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{
+    report::Figure,
+    workloads::{self, Result, Store, Workload},
+};
+
+/// A library that a user would pick instead.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) store: Store,
+    program: PathBuf,
+    args: Vec<PathBuf>,
+}
+
+impl Peer {
+    pub(crate) fn measures(&self, workload: Workload) -> bool {
+        matches!(workload, Workload::W1 | Workload::W2 | Workload::W3)
+    }
+
+    /// Measures one workload once.
+    pub(crate) fn round(&self, workload: Workload, tasks: usize) -> Result<Vec<Figure>> {
+        let folder = tempfile::tempdir()?;
+        let server = workloads::server(self.store);
+        let place = match &server {
+            Some(server) => server.url(),
+            None => folder.path().display().to_string(),
+        };
+        let output = Command::new(&self.program)
+            .args(&self.args)
+            .args([workload.to_string(), tasks.to_string(), place])
+            .stderr(Stdio::inherit())
+            .output()?;
+        if !output.status.success() {
+            return Err(format!("{} ended with {}", self.name, output.status).into());
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+/// All that this machine can build. What it cannot is said, and left out.
+pub(crate) fn all() -> Vec<Peer> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+    let built = [
+        ("effectum", effectum(&folder.join("effectum"))),
+        ("BullMQ", bullmq(&folder.join("bullmq"))),
+    ];
+    let able = built.into_iter().filter_map(|(name, built)| match built {
+        Ok(peer) => Some(peer),
+        Err(why) => {
+            eprintln!("{name} is left out: {why}");
+            None
+        }
+    });
+    able.collect()
+}
+
+fn effectum(folder: &Path) -> Result<Peer> {
+    run(Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--locked", "--target-dir"])
+        .arg(folder.join("target"))
+        .current_dir(folder))?;
+    Ok(Peer {
+        name: "effectum",
+        store: Store::Sqlite,
+        program: folder.join("target/release/peer-effectum"),
+        args: Vec::new(),
+    })
+}
+
+fn bullmq(folder: &Path) -> Result<Peer> {
+    run(Command::new("npm")
+        .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
+        .current_dir(folder))?;
+    Ok(Peer {
+        name: "BullMQ",
+        store: Store::Redis,
+        program: "node".into(),
+        args: vec![folder.join("main.js")],
+    })
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{:?} ended with {status}", command.get_program()).into()),
+    }
+}
