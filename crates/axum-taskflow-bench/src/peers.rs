@@ -78,7 +78,7 @@ fn effectum(folder: &Path) -> Result<Peer> {
 
 fn bullmq(folder: &Path) -> Result<Peer> {
     run(Command::new("npm")
-        .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
+        .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
         .current_dir(folder))?;
     Ok(Peer {
         name: "BullMQ",

@@ -560,8 +560,9 @@ async fn pickups_ms(
     receiver: &mut mpsc::UnboundedReceiver<Instant>,
 ) -> Result<Vec<f64>> {
     let mut waits_ms = Vec::new();
-    for _ in 0..500 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    for n in 0..500_u64 {
+        // Uneven, so that nothing that looks every so often is always met at the same moment.
+        tokio::time::sleep(Duration::from_micros(7_000 + n * 37 % 6_000)).await;
         let before = Instant::now();
         adds.add_task(tells_when, argument()).await?;
         let began = receiver.recv().await.ok_or("the function did not run")?;

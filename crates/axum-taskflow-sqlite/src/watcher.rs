@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::{claim, fault::Fault};
 
 /// Between two looks while other processes use the file: half of it is what a task waits for them on average.
-const EVERY: Duration = Duration::from_millis(10);
+const EVERY: Duration = Duration::from_millis(5);
 /// The same while there is nobody else: whoever joins is noticed by then.
 const EVERY_ALONE: Duration = Duration::from_millis(250);
 
