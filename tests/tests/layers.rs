@@ -16,7 +16,7 @@ use serde_json::Value;
 use source::{Modules, files};
 
 /// Our crates from the bottom up, each with those that it may depend on.
-const CRATES: [(&str, &[&str]); 11] = [
+const CRATES: [(&str, &[&str]); 12] = [
     ("axum-taskflow-core", &[]),
     ("axum-taskflow-macros", &[]),
     ("axum-taskflow-dashboard-assets", &[]),
@@ -40,14 +40,15 @@ const CRATES: [(&str, &[&str]); 11] = [
     (
         "axum-taskflow-bench",
         &[
-            "axum-taskflow",
             "axum-taskflow-core",
+            "axum-taskflow-dashboard",
             "axum-taskflow-redis",
             "axum-taskflow-sqlite",
             "servers",
         ],
     ),
     ("servers", &[]),
+    ("hot-path", &["axum-taskflow-core", "axum-taskflow-sqlite"]),
     (
         "tests",
         &[
@@ -70,6 +71,7 @@ const KEPT_APART: [(&str, &[&str]); 4] = [
         "axum",
         &[
             "axum-taskflow",
+            "axum-taskflow-bench",
             "axum-taskflow-dashboard",
             "examples",
             "tests",
