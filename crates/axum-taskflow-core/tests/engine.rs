@@ -351,6 +351,22 @@ async fn a_superseded_attempt_cannot_write_an_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn finished_tasks_that_are_kept_shortly_are_looked_for_often() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let mut config = config();
+    config.clock = clock.clone();
+    config.retention = Duration::from_secs(20);
+    let manager = start(config).await;
+    let id = manager.add_task(add, (1, 1)).await.unwrap();
+    manager.wait::<u32>(id).await.unwrap();
+
+    clock.advance(Duration::from_secs(21));
+    tokio::time::sleep(Duration::from_secs(3)).await; // one round and its jitter
+
+    assert!(manager.get(id).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn finished_tasks_are_deleted_when_they_are_old_enough_and_not_before() {
     async fn fails() -> Result<(), Failure> {
         Err(Failure::give_up("no"))

@@ -129,9 +129,8 @@ fn set_up_writer(
         // The log is flushed at every commit.
         Durability::PowerLoss => set(conn, "synchronous", "FULL", "2")?,
     }
-    // 4 MB of log, SQLite's own figure. More of it saves copies of pages that change often, but the flush that follows
-    // lasts longer, and other processes wait for it: with 40 MB up to 110 ms.
-    set(conn, "wal_autocheckpoint", "1000", "1000")?;
+    // Not within a commit, but by a thread of its own: see `checkpoints`.
+    set(conn, "wal_autocheckpoint", "0", "0")?;
     // A log that grew behind a long reader is cut back.
     set(conn, "journal_size_limit", "67108864", "67108864")?;
     // 8 MB: the inner pages of the indexes, the live tasks and the end of the table.
@@ -139,6 +138,16 @@ fn set_up_writer(
     // A statement is planned once, not again for each value that is compared with the condition of an index.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     set_up_any(conn)
+}
+
+/// A second connection that can write, for checkpoints only: it never waits for anybody.
+pub(crate) fn open_checkpointer(path: &Path) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    // The log is flushed before it is carried over, and the file after that, whatever an accepted task survives.
+    set(&conn, "synchronous", "NORMAL", "1")?;
+    set_up_any(&conn)?;
+    Ok(conn)
 }
 
 /// The one name of a file that is open: those who came by a link must find each other's locks.

@@ -24,6 +24,7 @@
 mod ahead;
 mod apply;
 mod audit;
+mod checkpoints;
 mod claim;
 mod connection;
 mod counts;

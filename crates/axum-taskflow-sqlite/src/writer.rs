@@ -24,7 +24,9 @@ use tokio::sync::{
 use crate::{
     apply::Apply,
     audit::Audit,
+    checkpoints::Checkpoints,
     claim::ClaimVerb,
+    connection,
     enqueue::Enqueue,
     fault::Fault,
     instances::Instances,
@@ -195,14 +197,18 @@ impl Drop for Writer {
 }
 
 fn run(
-    conn: Connection,
+    mut conn: Connection,
     path: &Path,
     shared: (News, LockWaits),
     mut inbox: mpsc::Receiver<Request>,
     ready: &std::sync::mpsc::SyncSender<Result<(), BackendError>>,
 ) {
     let (closing, locks) = {
-        let mut session = match Session::prepare(&conn, path, shared) {
+        let checkpoints =
+            connection::open_checkpointer(path).and_then(|own| Checkpoints::start(&mut conn, own));
+        let session =
+            checkpoints.and_then(|checkpoints| Session::prepare(&conn, path, shared, checkpoints));
+        let mut session = match session {
             Ok(session) => session,
             Err(error) => {
                 // An error here means that the opener is gone, and with it the need for a writer.
@@ -287,6 +293,7 @@ pub(crate) struct Session<'c> {
     news: News,
     place: Place,
     locks: Locks,
+    checkpoints: Checkpoints,
 }
 
 impl<'c> Session<'c> {
@@ -294,6 +301,7 @@ impl<'c> Session<'c> {
         conn: &'c Connection,
         path: &Path,
         (news, waits): (News, LockWaits),
+        checkpoints: Checkpoints,
     ) -> Result<Self, Fault> {
         Ok(Self {
             tx: Transaction::prepare(conn, waits)?,
@@ -309,6 +317,7 @@ impl<'c> Session<'c> {
             news,
             place: Place::of(path)?,
             locks: Locks::of(LockFolder::beside(path)),
+            checkpoints,
         })
     }
 
@@ -418,6 +427,7 @@ impl<'c> Session<'c> {
             if !group.is_empty() {
                 // Whoever asked has been told.
                 let _ = self.work_off(group, path);
+                self.checkpoints.look_after(self.tx.conn);
             }
             if closing.is_some() {
                 return closing;

@@ -7,8 +7,11 @@ use tracing::{debug, error};
 use super::Engine;
 use crate::{backend::Prune, clock::Timestamp, error::BackendError};
 
-/// Between two rounds: each looks at everything that is kept and older than the shortest time.
-const EVERY: Duration = Duration::from_secs(600);
+/// Between two rounds at most: each looks at everything that is kept and older than the shortest time.
+const EVERY_MAX: Duration = Duration::from_secs(600);
+const EVERY_MIN: Duration = Duration::from_secs(1);
+/// So many rounds in the shortest time: what is kept is at most a tenth more than what was asked for.
+const ROUNDS: u32 = 10;
 /// Tasks that one step looks at: a few milliseconds of the store.
 const STEP: usize = 1_000;
 /// Minutes and audit entries are kept for at least so long.
@@ -16,11 +19,13 @@ const SERIES_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 impl Engine {
     pub(crate) async fn run_pruner(self: Arc<Self>) {
+        let kept = self.retention.min(self.retention_failed);
+        let every = (kept / ROUNDS).clamp(EVERY_MIN, EVERY_MAX);
         loop {
             tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(super::jittered(EVERY)) => {}
+                () = tokio::time::sleep(super::jittered(every)) => {}
             }
             let now = self.clock.now();
             let round = Prune {
