@@ -5,6 +5,7 @@
 //! cargo run --release -p axum-taskflow-bench -- w2 w3     some workloads
 //!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --redis-only   --json FILE
 //!     --peers      with the libraries below `peers/`, those that this machine can build, round by round beside ours
+//! cargo run --release -p axum-taskflow-bench -- soak sqlite 30 36000    minutes and tasks a second, JSON
 //! ```
 //!
 //! Each figure is the median of the rounds, with the smallest and the largest; rounds of all backends alternate, so
@@ -15,6 +16,7 @@ mod peers;
 mod report;
 mod service;
 mod shared;
+mod soak;
 mod workloads;
 
 use std::process::ExitCode;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Some("share") => share(&args[1..]),
         Some("ask") => ask(&args[1..]),
         Some("own") => own(&args[1..]),
+        Some("soak") => soak(&args[1..]),
         _ => Options::parse(&args).and_then(|options| all(&options)),
     };
     match outcome {
@@ -180,6 +183,23 @@ fn own(args: &[String]) -> Result<(), String> {
     let tasks = tasks.parse();
     let tasks = tasks.map_err(|_| "TASKS is a number".to_owned())?;
     service::own(place, tasks).map_err(|error| error.to_string())
+}
+
+fn soak(args: &[String]) -> Result<(), String> {
+    let [store, minutes, rate] = args else {
+        return Err("soak STORE MINUTES RATE".to_owned());
+    };
+    let minutes = minutes.parse();
+    let minutes = minutes.map_err(|_| "MINUTES is a number".to_owned())?;
+    let rate = rate.parse().ok().filter(|rate| *rate > 0);
+    let rate = rate.ok_or("RATE is a number of tasks a second")?;
+    let store = match Store::named(store)? {
+        Store::Memory => return Err("a soak needs a store that lasts".to_owned()),
+        store => store,
+    };
+    let json = soak::soak(store, minutes, rate).map_err(|error| error.to_string())?;
+    println!("{json}");
+    Ok(())
 }
 
 fn share(args: &[String]) -> Result<(), String> {

@@ -257,7 +257,7 @@ type Work = Pin<Box<dyn Future<Output = Result<Vec<Figure>>> + Send>>;
 
 async fn noop(_: String) {}
 
-fn argument() -> String {
+pub(crate) fn argument() -> String {
     "a".repeat(38) // 40 bytes as JSON
 }
 
@@ -810,6 +810,11 @@ async fn on_server(
     ])
 }
 
+/// Bytes that the server's data take.
+pub(crate) fn used_memory(server: &RedisServer) -> Result<f64> {
+    Ok(Stats::of(server)?.memory)
+}
+
 /// What a server says of itself.
 struct Stats {
     memory: f64,
@@ -868,7 +873,7 @@ fn rate(name: &str, tasks: usize, begun: Instant) -> Figure {
 }
 
 /// Resident memory of this process, from the kernel (proc(5), `VmRSS`).
-fn resident_mb() -> Result<f64> {
+pub(crate) fn resident_mb() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let kib = status
         .lines()
