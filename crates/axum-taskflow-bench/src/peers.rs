@@ -50,11 +50,19 @@ impl Peer {
 pub(crate) fn all() -> Vec<Peer> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
     let built = [
-        ("effectum", effectum(&folder.join("effectum"))),
+        ("effectum", cargo(&folder, "effectum", Store::Sqlite)),
+        ("apalis-sqlite", cargo(&folder, "apalis", Store::Sqlite)),
+        ("apalis-redis", cargo(&folder, "apalis", Store::Redis)),
+        ("oxana", cargo(&folder, "oxana", Store::Redis)),
         ("BullMQ", bullmq(&folder.join("bullmq"))),
     ];
     let able = built.into_iter().filter_map(|(name, built)| match built {
-        Ok(peer) => Some(peer),
+        Ok((store, program, args)) => Some(Peer {
+            name,
+            store,
+            program,
+            args,
+        }),
         Err(why) => {
             eprintln!("{name} is left out: {why}");
             None
@@ -63,29 +71,24 @@ pub(crate) fn all() -> Vec<Peer> {
     able.collect()
 }
 
-fn effectum(folder: &Path) -> Result<Peer> {
+/// The store that it uses, the program, and its first arguments.
+type Built = (Store, PathBuf, Vec<PathBuf>);
+
+fn cargo(folder: &Path, name: &str, store: Store) -> Result<Built> {
+    let folder = folder.join(name);
     run(Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--release", "--locked", "--target-dir"])
         .arg(folder.join("target"))
-        .current_dir(folder))?;
-    Ok(Peer {
-        name: "effectum",
-        store: Store::Sqlite,
-        program: folder.join("target/release/peer-effectum"),
-        args: Vec::new(),
-    })
+        .current_dir(&folder))?;
+    let program = folder.join(format!("target/release/peer-{name}"));
+    Ok((store, program, Vec::new()))
 }
 
-fn bullmq(folder: &Path) -> Result<Peer> {
+fn bullmq(folder: &Path) -> Result<Built> {
     run(Command::new("npm")
         .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
         .current_dir(folder))?;
-    Ok(Peer {
-        name: "BullMQ",
-        store: Store::Redis,
-        program: "node".into(),
-        args: vec![folder.join("main.js")],
-    })
+    Ok((Store::Redis, "node".into(), vec![folder.join("main.js")]))
 }
 
 fn run(command: &mut Command) -> Result<()> {
