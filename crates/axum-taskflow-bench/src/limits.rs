@@ -62,10 +62,11 @@ pub(crate) fn sqlite(path: &Path, tasks: usize) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// L2: what `redis-benchmark` measures, with 50 connections: one command at a time, and 64 at once.
+/// L2: what `redis-benchmark` measures: one connection, and many, with one command at a time and with 64 at once.
 pub(crate) fn redis(server: &RedisServer, tasks: usize) -> Result<Vec<Figure>> {
     const SCRIPT: &str =
         "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]); redis.call('ZADD', KEYS[2], 1, ARGV[1])";
+    const CONNECTIONS: usize = 50;
     let payload = "a".repeat(40);
     let sha = server.command(&["SCRIPT", "LOAD", SCRIPT]);
     let sha = sha.trim().trim_matches('"');
@@ -87,10 +88,15 @@ pub(crate) fn redis(server: &RedisServer, tasks: usize) -> Result<Vec<Figure>> {
     ];
     let mut figures = Vec::new();
     for (name, command) in commands {
-        for at_once in [1, 64] {
-            let n = if at_once == 1 { tasks / 2 } else { tasks * 4 };
+        // One connection is what one who awaits each answer can be compared with.
+        for (connections, at_once, n) in [
+            (1, 1, tasks / 5),
+            (CONNECTIONS, 1, tasks / 2),
+            (CONNECTIONS, 64, tasks * 4),
+        ] {
             let output = Command::new("redis-benchmark")
                 .args(["-p", &server.port().to_string(), "-n", &n.to_string()])
+                .args(["-c", &connections.to_string()])
                 .args(["-P", &at_once.to_string(), "-r", "1000000", "--csv"])
                 .args(command)
                 .output()
@@ -104,7 +110,10 @@ pub(crate) fn redis(server: &RedisServer, tasks: usize) -> Result<Vec<Figure>> {
                 .and_then(|rate| rate.parse().ok());
             let rate = rate.ok_or_else(|| format!("no rate in {text:?}"))?;
             figures.push(Figure::new(
-                format!("{name}, {at_once} at once"),
+                match connections {
+                    1 => format!("{name}, one connection"),
+                    _ => format!("{name}, {at_once} at once"),
+                },
                 "/s",
                 rate,
             ));

@@ -6,6 +6,7 @@
 //!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --redis-only   --json FILE
 //!     --peers      with the libraries below `peers/`, those that this machine can build, round by round beside ours
 //! cargo run --release -p axum-taskflow-bench -- soak sqlite 30 36000    minutes and tasks a second, JSON
+//! cargo run --release -p axum-taskflow-bench -- plot FOLDER FILE...      SVG of these JSON files
 //! ```
 //!
 //! Each figure is the median of the rounds, with the smallest and the largest; rounds of all backends alternate, so
@@ -13,13 +14,14 @@
 
 mod limits;
 mod peers;
+mod plot;
 mod report;
 mod service;
 mod shared;
 mod soak;
 mod workloads;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use crate::{
     report::{Figure, Report},
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Some("ask") => ask(&args[1..]),
         Some("own") => own(&args[1..]),
         Some("soak") => soak(&args[1..]),
+        Some("plot") => plot(&args[1..]),
         _ => Options::parse(&args).and_then(|options| all(&options)),
     };
     match outcome {
@@ -200,6 +203,13 @@ fn soak(args: &[String]) -> Result<(), String> {
     let json = soak::soak(store, minutes, rate).map_err(|error| error.to_string())?;
     println!("{json}");
     Ok(())
+}
+
+fn plot(args: &[String]) -> Result<(), String> {
+    let [folder, files @ ..] = args else {
+        return Err("plot FOLDER FILE...".to_owned());
+    };
+    plot::plot(Path::new(folder), files).map_err(|error| error.to_string())
 }
 
 fn share(args: &[String]) -> Result<(), String> {

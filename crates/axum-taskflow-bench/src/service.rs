@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use axum_taskflow_core::{Backend, Failure, TaskContext, TaskDef, TaskManager};
+use axum_taskflow_core::{Backend, Failure, TaskContext, TaskDef, TaskId, TaskManager};
 use axum_taskflow_dashboard::TaskAdmin;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -272,6 +272,39 @@ pub(crate) fn ask(url: &str, viewers: usize) -> Result<()> {
     })?;
     println!("{}", serde_json::to_string(&answers)?);
     Ok(())
+}
+
+// ---- Questions -------------------------------------------------------------------------------------------------
+
+/// How long the REST interface and the page take to answer, one question after the other.
+pub(crate) async fn questions(manager: &TaskManager, one: TaskId) -> Result<Vec<Figure>> {
+    const ASKED: usize = 300;
+    let admin = TaskAdmin::new(manager).insecure_no_auth();
+    let app = Router::new().nest("/tasks", admin.routes());
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/tasks", listener.local_addr()?);
+    let server = tokio::spawn(axum::serve(listener, app).into_future());
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let mut figures = Vec::new();
+    for (name, path) in [
+        ("list", String::new()),
+        ("one task", format!("/{one}")),
+        ("counts", "/metrics".to_owned()),
+        ("page", "/dashboard".to_owned()),
+    ] {
+        let mut all_ms = Vec::new();
+        for _ in 0..ASKED {
+            let sent = Instant::now();
+            let answer = client.get(format!("{url}{path}")).send().await?;
+            answer.error_for_status()?.bytes().await?;
+            all_ms.push(ms(sent.elapsed()));
+        }
+        all_ms.sort_by(f64::total_cmp);
+        let p95_ms = all_ms[ASKED * 95 / 100];
+        figures.push(Figure::new(format!("{name} over HTTP, p95"), "ms", p95_ms));
+    }
+    server.abort();
+    Ok(figures)
 }
 
 // ---- Orphans ---------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ pub(crate) enum Workload {
     W2Full,
     /// As W2, by three processes on one store.
     W2Shared,
-    /// As W2, with many finished tasks in the store.
+    /// As W2 and W3, with many finished tasks in the store.
     W2History,
     /// From an add to the function's first line.
     W3,
@@ -115,7 +115,8 @@ impl Workload {
     /// True if it makes sense on this store.
     pub(crate) fn fits(self, store: Store) -> bool {
         match self {
-            Self::L1 | Self::W2Full | Self::W2History => store == Store::Sqlite,
+            Self::L1 | Self::W2Full => store == Store::Sqlite,
+            Self::W2History => matches!(store, Store::Sqlite | Store::Redis),
             Self::W2Shared | Self::W3Apart | Self::W4Scheduled | Self::W4Due | Self::Orphans => {
                 store != Store::Memory
             }
@@ -221,7 +222,7 @@ pub(crate) fn run(
             )
             .await
         }),
-        Workload::W2History => Box::pin(w2_history(path, tasks, history)),
+        Workload::W2History => Box::pin(w2_history(store, path, tasks, history)),
         Workload::W3 => Box::pin(async move { w3(open(store, &path, process).await?, None).await }),
         Workload::W3Apart => Box::pin(async move {
             let other = open(store, &path, process).await?;
@@ -422,43 +423,60 @@ pub(crate) async fn succeeded(manager: &TaskManager) -> Result<u64> {
     Ok(of_status.map(|count| count.n).sum())
 }
 
-/// W2 with nothing, and with `history` finished tasks, in one process: the ratio is what counts.
-async fn w2_history(path: PathBuf, tasks: usize, history: usize) -> Result<Vec<Figure>> {
-    let run_empty = async |name: &str| {
-        let path = path.with_extension(name);
-        w2(
-            open(Store::Sqlite, &path, Durability::Process).await?,
-            tasks,
-            false,
-        )
-        .await
+/// W2 and W3 with nothing, and with `history` finished tasks, in one process: the ratio is what counts. And how long the
+/// questions of the REST interface take with them.
+async fn w2_history(
+    store: Store,
+    path: PathBuf,
+    tasks: usize,
+    history: usize,
+) -> Result<Vec<Figure>> {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let start = async |name: &str| -> Result<(Arc<dyn Backend>, TaskManager)> {
+        let backend = open(store, &path.with_extension(name), Durability::Process).await?;
+        let mut config = config(backend.clone());
+        config.state(FirstLine(sender.clone()));
+        config.tasks.push(TaskDef::new(tells_when));
+        Ok((backend, TaskManager::start(config).await?))
     };
+    let rate = |elapsed: Duration| tasks as f64 / elapsed.as_secs_f64();
     // Once for nothing, so that both are measured in a process that has done it before.
-    run_empty("warm").await?;
-    let empty = run_empty("empty").await?;
+    let (_, warm) = start("warm").await?;
+    end_to_end(&warm, tasks, false).await?;
+    warm.shutdown().await?;
+    let (_, manager) = start("empty").await?;
+    let without = rate(end_to_end(&manager, tasks, false).await?);
+    let without_ms = pickups_ms(&manager, &mut receiver).await?;
     let without_mb = resident_mb()?;
-    let backend = open(Store::Sqlite, &path, Durability::Process).await?;
-    let manager = TaskManager::start(config(backend.clone())).await?;
-    write_history(&*backend, manager.instance().id, history).await?;
-    let elapsed = end_to_end(&manager, tasks, false).await?;
-    let with_mb = resident_mb()?;
-    let listed = Instant::now();
-    manager.list(ListQuery::default()).await?;
-    let list_ms = listed.elapsed().as_secs_f64() * 1_000.0;
     manager.shutdown().await?;
-    let with = tasks as f64 / elapsed.as_secs_f64();
-    Ok(vec![
-        Figure::new("without history", "tasks/s", empty[0].value),
+    let (backend, manager) = start("full").await?;
+    write_history(&*backend, manager.instance().id, history).await?;
+    let with = rate(end_to_end(&manager, tasks, false).await?);
+    let with_ms = pickups_ms(&manager, &mut receiver).await?;
+    let with_mb = resident_mb()?;
+    let page = manager.list(ListQuery::default()).await?;
+    let one = page.tasks.last().ok_or("the list is empty")?.id;
+    let asked = service::questions(&manager, one).await?;
+    manager.shutdown().await?;
+    let mut figures = vec![
+        Figure::new("without history", "tasks/s", without),
         Figure::new(format!("with {history} finished"), "tasks/s", with),
-        Figure::new("ratio", "with/without", with / empty[0].value),
+        Figure::new("ratio", "with/without", with / without),
+        Figure::new("pickup p50 without history", "ms", without_ms[249]),
+        Figure::new(
+            format!("pickup p50 with {history} finished"),
+            "ms",
+            with_ms[249],
+        ),
         Figure::new("memory of the process, without history", "MB", without_mb),
         Figure::new(
             format!("memory of the process, with {history} finished"),
             "MB",
             with_mb,
         ),
-        Figure::new("first page of the list", "ms", list_ms),
-    ])
+    ];
+    figures.extend(asked);
+    Ok(figures)
 }
 
 /// Finished tasks, as the engine would have left them.

@@ -1,7 +1,8 @@
 //! Tasks of axum-taskflow in an SQLite file.
 //!
 //! Nothing to install: SQLite is compiled in. One thread writes, in transactions that everything shares that waits
-//! at that moment; a few others read. Several processes of one machine may use one file on a local disk.
+//! at that moment; another one carries the log over into the file; a few others read. Several processes of one machine may
+//! use one file on a local disk.
 //!
 //! ```
 //! # fn main() -> Result<(), axum_taskflow_core::BackendError> {
