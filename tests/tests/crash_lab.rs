@@ -10,6 +10,10 @@ use tests::lab::{self, Plan, Report, Store, coordination};
 /// However slow the machine is: the whole laboratory is to take less than three minutes.
 const DEADLINE: Duration = Duration::from_secs(170);
 
+const FILE: Store = Store::File {
+    takeover_after: None,
+};
+
 fn plan(tasks: u64, faults: u64) -> Plan {
     let seed = match std::env::var("LAB_SEED") {
         Ok(seed) => seed.parse().unwrap(),
@@ -49,7 +53,11 @@ async fn over_thirty_faults_of_three_processes_every_promise_is_kept() {
     assert!(report.repeated > 0, "nothing was ever repeated: {report}");
     assert!(report.came_to("interrupted") > 0, "{report}");
     assert!(report.came_to("cancelled") > 0, "{report}");
-    assert!(!report.takeovers_ms.is_empty(), "{report}");
+    let mut takeovers_ms = report.takeovers_ms.clone();
+    takeovers_ms.sort_unstable();
+    // Each within a second is what is promised on a machine that has time for it.
+    let median_ms = takeovers_ms.get(takeovers_ms.len() / 2);
+    assert!(median_ms.is_some_and(|ms| *ms < 1_000), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,6 +98,22 @@ async fn processes_that_are_only_stopped_keep_every_promise() {
     assert_eq!(report.faults, [0, 0, 6, 0], "{report}");
     // Nobody died: every order was answered, and nothing was cut off.
     assert_eq!((report.unknown, report.came_to("interrupted")), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_are_stopped_until_others_take_their_tasks_keep_every_promise() {
+    let report = play(Plan {
+        stops_percent: 75,
+        aborts_permille: 0,
+        store: Store::File {
+            takeover_after: Some(Duration::from_secs(2)),
+        },
+        ..plan(1_500, 12)
+    })
+    .await;
+
+    let [_, _, stops, _] = report.faults;
+    assert!(stops > 0, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,7 +186,7 @@ fn assert_much_happened(report: &coordination::Report) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_killed_or_stopped_and_whatever_clocks_say_one_does_it() {
-    let report = coordinate(Store::File, Duration::from_secs(15)).await;
+    let report = coordinate(FILE, Duration::from_secs(15)).await;
 
     assert_much_happened(&report);
 }

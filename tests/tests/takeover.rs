@@ -144,6 +144,19 @@ async fn a_process_that_only_adds_leaves_its_tasks_to_those_that_run_them() {
         .await;
     worker.effect(&early, "ran").await;
 
+    let mut medians_ms = Vec::new();
+    for _ in 0..3 {
+        medians_ms.push(median_wait_ms(&web, &worker).await);
+        // A machine that does something else meanwhile may need a second try, or a third.
+        if medians_ms.iter().any(|ms| *ms < 20) {
+            return;
+        }
+    }
+    panic!("a task that another process has added waits for {medians_ms:?} ms");
+}
+
+/// Between the moment at which a task is due that one has added, and its start in the other: the median of 50.
+async fn median_wait_ms(web: &Service, worker: &Service) -> i64 {
     let mut waited: Vec<i64> = Vec::new();
     for n in 0..50 {
         let id = web.add("effect", format!("{n}")).await;
@@ -152,10 +165,9 @@ async fn a_process_that_only_adds_leaves_its_tasks_to_those_that_run_them() {
         let (started_at, run_at) = (task["started_at"].as_i64(), task["run_at"].as_i64());
         waited.push(started_at.unwrap() - run_at.unwrap());
     }
-
     waited.sort_unstable();
     println!("waited for another process: median {} ms", waited[25]);
-    assert!(waited[25] < 100, "median of {waited:?} ms"); // 20 ms on a machine that does nothing else
+    waited[25]
 }
 
 #[tokio::test]

@@ -3,7 +3,13 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum_taskflow_core::{Applied, Backend, Batch, Change, Prune, TaskId, TaskStatus, Timestamp};
 use axum_taskflow_sqlite::SqliteOptions;
@@ -60,6 +66,31 @@ async fn a_killed_instance_leaves_orphans_and_a_living_one_does_not() {
     }
     assert_eq!(boot.backend.orphans(10).await.unwrap(), []);
     assert_eq!(lock_files(&path), 1, "the dead one owns nothing any more");
+}
+
+#[tokio::test]
+async fn a_program_that_a_dead_instance_has_started_does_not_keep_its_lock() {
+    if let Some(path) = support::role() {
+        let boot = Boot::at(Path::new(&path)).await;
+        boot.add(&[&boot.owned()]).await;
+        let mut program = Command::new("sleep");
+        let program = program.arg("60").stdout(Stdio::null()).spawn().unwrap();
+        println!("ready {}", program.id());
+        return support::wait_for_the_parent();
+    }
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let name = "a_program_that_a_dead_instance_has_started_does_not_keep_its_lock";
+    let mut child = Played::start(this_test(), name, path.to_str().unwrap());
+    let program = child.said("ready ");
+    let boot = Boot::at(&path).await;
+
+    child.kill();
+
+    let still_runs = Path::new("/proc").join(program.trim()).exists();
+    let n_orphans = boot.backend.orphans(10).await.unwrap().len();
+    let _ = Command::new("kill").arg(program.trim()).status(); // it would end by itself
+    assert_eq!((still_runs, n_orphans), (true, 1));
 }
 
 #[tokio::test]

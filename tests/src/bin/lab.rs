@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release -p tests --bin lab -- --tasks 200000 --faults 300
 //!     --redis: on a Redis server, which is hurt, too
+//!     --takeover-after MS: of processes that are stopped for longer, others take the tasks
 //!     --processes N     --seed N     --minutes N: order no longer than that
 //!     --stops PERCENT   --ends PERCENT   --aborts PERMILLE
 //!     --coordination SECONDS: schedules, leaders, locks and what is run once, in 4 processes
@@ -14,7 +15,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use tests::lab::{self, LabError, Plan, coordination};
+use tests::lab::{self, LabError, Plan, Store, coordination};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -57,6 +58,12 @@ async fn run() -> Result<ExitCode, LabError> {
                 plan.orders_max = Some(Duration::from_secs(60 * value.parse::<u64>()?));
             }
             "--coordination" => coordination = Some(Duration::from_secs(value.parse()?)),
+            "--takeover-after" => {
+                let silence = Duration::from_millis(value.parse()?);
+                plan.store = Store::File {
+                    takeover_after: Some(silence),
+                };
+            }
             "--crash-at" => plan.crash_at = Some(value),
             "--keep" => folder = Some(PathBuf::from(value)),
             _ => return Err(format!("{arg} is no option").into()),

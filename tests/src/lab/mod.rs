@@ -70,7 +70,9 @@ impl Plan {
             service,
             folder,
             tasks: 5_000,
-            store: Store::File,
+            store: Store::File {
+                takeover_after: None,
+            },
             faults: 30,
             processes: 3,
             seed,
@@ -115,8 +117,12 @@ impl fmt::Display for Plan {
             "{} tasks, {} faults, {} processes, seed {}",
             self.tasks, self.faults, self.processes, self.seed
         )?;
-        if let Some(lease) = self.store.lease() {
-            write!(f, ", on Redis with a lease of {lease:?}")?;
+        match self.store {
+            Store::File {
+                takeover_after: Some(silence),
+            } => write!(f, ", who is silent for {silence:?} is taken for dead")?,
+            Store::File { .. } => {}
+            Store::Redis { lease } => write!(f, ", on Redis with a lease of {lease:?}")?,
         }
         match &self.crash_at {
             Some(point) => write!(f, ", the first ends at {point}"),

@@ -11,7 +11,10 @@ use super::LabError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     /// A file that all processes open.
-    File,
+    File {
+        /// How long a process may be silent that lives before others take its tasks; nothing: for ever.
+        takeover_after: Option<Duration>,
+    },
     /// A Redis server that stores each write before it answers. An instance counts as alive for `lease`.
     Redis {
         /// From one beat on.
@@ -20,11 +23,12 @@ pub enum Store {
 }
 
 impl Store {
-    /// How long an instance counts as alive that says nothing. On one machine the kernel knows who is dead.
+    /// How long an instance counts as alive that says nothing. On one machine the kernel knows who is dead, so that
+    /// this is only for those that were stopped.
     #[must_use]
     pub fn lease(self) -> Option<Duration> {
         match self {
-            Self::File => None,
+            Self::File { takeover_after } => takeover_after,
             Self::Redis { lease } => Some(lease),
         }
     }
@@ -35,7 +39,9 @@ pub(super) type Settings = Vec<(&'static str, String)>;
 
 /// The store while the processes run.
 pub(super) enum Opened {
-    File,
+    File {
+        takeover_after: Option<Duration>,
+    },
     Redis {
         server: RedisServer,
         /// One for each process.
@@ -46,8 +52,9 @@ pub(super) enum Opened {
 
 impl Opened {
     pub(super) fn open(store: Store, processes: usize) -> Self {
-        let Store::Redis { lease } = store else {
-            return Self::File;
+        let lease = match store {
+            Store::File { takeover_after } => return Self::File { takeover_after },
+            Store::Redis { lease } => lease,
         };
         let server = RedisServer::builder().append_only("always").start();
         let links = (0..processes).map(|_| Proxy::to(&server.address()));
@@ -61,7 +68,10 @@ impl Opened {
     /// What the process of this number is told.
     pub(super) fn settings(&self, n: usize) -> Settings {
         match self {
-            Self::File => Vec::new(),
+            Self::File { takeover_after } => {
+                let ms = takeover_after.map(|it| ("TAKEOVER_AFTER_MS", it.as_millis().to_string()));
+                ms.into_iter().collect()
+            }
             Self::Redis {
                 server,
                 links,
@@ -77,7 +87,7 @@ impl Opened {
     pub(super) async fn manager(&self, folder: &Path) -> Result<TaskManager, LabError> {
         let builder = TaskManager::builder().collect(false);
         let builder = match self {
-            Self::File => builder.sqlite(folder.join("tasks.db")),
+            Self::File { .. } => builder.sqlite(folder.join("tasks.db")),
             Self::Redis { server, .. } => builder.redis(server.url()),
         };
         Ok(builder.build().await?)
@@ -86,7 +96,7 @@ impl Opened {
     /// Everything that is stored, read without any of the processes.
     pub(super) async fn tasks(&self, folder: &Path) -> Result<Vec<Task>, LabError> {
         let backend: Box<dyn Backend> = match self {
-            Self::File => Box::new(Sqlite::open(folder.join("tasks.db"))?),
+            Self::File { .. } => Box::new(Sqlite::open(folder.join("tasks.db"))?),
             Self::Redis { server, .. } => Box::new(RedisOptions::new(server.url()).open().await?),
         };
         let mut query = ListQuery::default();

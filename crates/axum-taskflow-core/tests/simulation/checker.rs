@@ -20,7 +20,9 @@ pub(crate) type Moment = u64;
 /// Steps of the trace that are printed with a failure.
 const TRACE_MAX: usize = 150;
 /// A task of a dead instance is taken over by then, if somebody is well.
-const TAKEOVER_MAX: Moment = 4_000;
+const TAKEOVER_MAX: Moment = 1_000;
+/// Whoever was ill for a while does everything again by then: loops wait between two tries.
+const WELL_AGAIN: Moment = 4_000;
 /// What an instance runs that knows that it was taken for dead stops by then.
 const STOP_MAX: Moment = 1_000;
 /// A task that may start, and a free slot, meet by then: a listener looks at least every 6.25 s.
@@ -783,7 +785,7 @@ impl Checker {
             who.well_for(now, START_MAX) && free.is_some_and(|since| now - since >= START_MAX)
         };
         let idle: Vec<Who> = processes.iter().filter(can_start).copied().collect();
-        let rescuer = processes.iter().any(|who| who.well_for(now, TAKEOVER_MAX));
+        let rescuer = processes.iter().any(|who| who.well_for(now, WELL_AGAIN));
         for who in processes {
             self.look_who_knows(who);
         }
@@ -839,8 +841,8 @@ impl Checker {
             return;
         };
         let gone_at = self.identities.get(&identity).and_then(|it| it.gone_at);
-        if who.well_for(now, TAKEOVER_MAX)
-            && gone_at.is_some_and(|gone_at| now - gone_at > TAKEOVER_MAX)
+        if who.well_for(now, WELL_AGAIN)
+            && gone_at.is_some_and(|gone_at| now - gone_at > WELL_AGAIN)
         {
             self.broken(
                 "P6",
