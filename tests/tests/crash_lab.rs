@@ -106,7 +106,7 @@ async fn processes_that_are_stopped_until_others_take_their_tasks_keep_every_pro
         stops_percent: 75,
         aborts_permille: 0,
         store: Store::File {
-            takeover_after: Some(Duration::from_secs(2)),
+            takeover_after: Some(Duration::from_secs(3)),
         },
         ..plan(1_500, 12)
     })
