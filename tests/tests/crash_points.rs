@@ -9,8 +9,11 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
+use axum_taskflow::{Backend, ListQuery, Sqlite};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Caller, Service, Settings, effects, until};
@@ -170,5 +173,67 @@ async fn a_rescuer_that_dies_in_the_middle_leaves_its_work_to_the_next() {
 
         let service = Service::start(folder.path()).await;
         check(&service, &accepted, point).await;
+    }
+}
+
+/// A process with a schedule that has a slot every 200 ms; it ends when it is dropped.
+struct Fires(Child);
+
+impl Fires {
+    fn start(folder: &Path, crash_at: &str) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_coordinates"));
+        program.arg(folder).env("FAILPOINTS", crash_at);
+        program.stdin(Stdio::piped()); // its end is the end of the process
+        let silent = program.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(silent.spawn().unwrap())
+    }
+}
+
+impl Drop for Fires {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // or it has ended
+        self.0.wait().unwrap();
+    }
+}
+
+/// The slots of that schedule that have a task, in milliseconds.
+async fn slots(folder: &Path) -> Vec<i64> {
+    let Ok(store) = Sqlite::open(folder.join("tasks.db")) else {
+        return Vec::new(); // the first process has not come so far
+    };
+    let mut query = ListQuery::default();
+    query.tag = Some(("schedule".to_owned(), Some("every".to_owned())));
+    query.limit = 1_000;
+    let page = store.list(query).await.unwrap();
+    let at = page.tasks.iter().map(|task| task.life.run_at.as_unix_ms());
+    let mut slots: Vec<i64> = at.collect();
+    slots.sort_unstable();
+    slots
+}
+
+#[tokio::test]
+async fn wherever_a_process_ends_while_it_fires_each_slot_has_one_task() {
+    for point in ["scheduler::decided", "scheduler::stepped"] {
+        for passed in [2, 7] {
+            let (place, folder) = (format!("{point} after {passed}"), tempdir().unwrap());
+            let mut dies = Fires::start(folder.path(), &format!("{point}={passed}*off->return"));
+            until(&format!("{place}: it ends"), async || {
+                dies.0.try_wait().unwrap()
+            })
+            .await;
+            let n = slots(folder.path()).await.len();
+            let goes_on = Fires::start(folder.path(), "");
+            until(&format!("{place}: it goes on"), async || {
+                (slots(folder.path()).await.len() > n + 3).then_some(())
+            })
+            .await;
+            drop(goes_on);
+
+            let slots = slots(folder.path()).await;
+
+            let steps = slots.windows(2).map(|pair| pair[1] - pair[0]);
+            let steps: BTreeSet<i64> = steps.collect();
+            assert_eq!(steps, [200].into(), "{place}: {slots:?}");
+        }
     }
 }

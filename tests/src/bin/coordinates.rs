@@ -43,6 +43,7 @@ async fn main() -> Result<(), LabError> {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
+    let _crash_points = fail::FailScenario::setup(); // as FAILPOINTS says
     tracing_subscriber::fmt()
         .with_ansi(false)
         .with_writer(std::io::stderr)
