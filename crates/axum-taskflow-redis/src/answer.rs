@@ -4,7 +4,7 @@ use axum_taskflow_core::BackendError;
 use redis::Value;
 
 /// An answer of the wrong shape: not from our scripts.
-fn strange() -> BackendError {
+pub(crate) fn strange() -> BackendError {
     BackendError::unavailable("Redis gave an answer of an unknown shape")
 }
 

@@ -176,6 +176,11 @@ impl Link {
         }
     }
 
+    /// What all keys begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// What names this process in its calls.
     pub(crate) fn session(&self) -> &str {
         &self.session

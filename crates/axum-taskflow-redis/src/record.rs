@@ -3,11 +3,11 @@
 //! `t:ID`: the priority so that it sorts, a line of JSON, the arguments. `l:ID`: a line of words, a line with the error
 //! as JSON, the result.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
-    BackendError, Epoch, Executor, FailureReport, IdempotencyKey, InstanceId, Life, Source, Task,
-    TaskId, TaskOptions, TaskStatus, Timestamp,
+    BackendError, Epoch, Executor, FailureReport, IdempotencyKey, InstanceId, Life, Source, Tags,
+    Task, TaskId, TaskOptions, TaskStatus, Timestamp,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -16,17 +16,17 @@ use uuid::Uuid;
 #[derive(Serialize, Deserialize)]
 struct Meta<'a> {
     name: Arc<str>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    tags: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "has_none")]
+    tags: Cow<'a, Tags>,
     /// The sets that the tags and the tracking id are in, for the script that deletes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tag_sets: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     requeue_on_interrupt: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    key: Option<(String, Duration)>,
+    key: Option<(Cow<'a, str>, Duration)>,
     #[serde(default, skip_serializing_if = "is_default")]
-    options: std::borrow::Cow<'a, TaskOptions>,
+    options: Cow<'a, TaskOptions>,
     #[serde(default = "manual", skip_serializing_if = "is_manual")]
     source: Source,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +37,10 @@ struct Meta<'a> {
     trace_context: Option<Arc<str>>,
     #[serde(default = "asynchronous", skip_serializing_if = "is_async")]
     executor: Executor,
+}
+
+fn has_none(tags: &Tags) -> bool {
+    tags.is_empty()
 }
 
 fn is_default(options: &TaskOptions) -> bool {
@@ -73,7 +77,8 @@ pub(crate) fn tracking_set(tracking_id: &str) -> String {
     format!("@{tracking_id}")
 }
 
-fn all_tag_sets(task: &Task) -> Vec<String> {
+/// The sets of all tags and of the tracking id.
+pub(crate) fn all_tag_sets(task: &Task) -> Vec<String> {
     let sets = task
         .tags
         .iter()
@@ -82,25 +87,17 @@ fn all_tag_sets(task: &Task) -> Vec<String> {
         .collect()
 }
 
-/// The sets of all tags and of the tracking id as JSON; nothing if there are none.
-pub(crate) fn tags(task: &Task) -> Result<String, BackendError> {
-    match task.tags.is_empty() && task.tracking_id.is_none() {
-        true => Ok(String::new()),
-        false => to_json(&all_tag_sets(task)),
-    }
-}
-
-pub(crate) fn body(task: &Task) -> Result<String, BackendError> {
+pub(crate) fn body(task: &Task, to: &mut String) -> Result<(), BackendError> {
     let meta = Meta {
         name: task.name.clone(),
-        tags: task.tags.clone(),
+        tags: Cow::Borrowed(&task.tags),
         tag_sets: all_tag_sets(task),
         requeue_on_interrupt: task.requeue_on_interrupt,
         key: task
             .idempotency_key
             .as_ref()
-            .map(|key| (key.key.clone(), key.ttl)),
-        options: std::borrow::Cow::Borrowed(&task.options),
+            .map(|key| (Cow::Borrowed(&*key.key), key.ttl)),
+        options: Cow::Borrowed(&task.options),
         source: task.source,
         retry_of: task.retry_of,
         tracking_id: task.tracking_id.clone(),
@@ -108,7 +105,8 @@ pub(crate) fn body(task: &Task) -> Result<String, BackendError> {
         executor: task.executor,
     };
     let (priority, meta) = (priority(task), to_json(&meta)?);
-    Ok(format!("{priority}\n{meta}\n{}", task.args))
+    let _ = write!(to, "{priority}\n{meta}\n{}", task.args); // a String takes everything
+    Ok(())
 }
 
 /// The priority in digits that sort: the highest first.
@@ -121,12 +119,14 @@ pub(crate) fn sortable(at: Timestamp) -> String {
     format!("{:015}", at.as_unix_ms())
 }
 
-pub(crate) fn life(life: &Life) -> Result<String, BackendError> {
+pub(crate) fn life(life: &Life, to: &mut String) -> Result<(), BackendError> {
     let error = match &life.error {
         Some(error) => to_json(&**error)?,
         None => String::new(),
     };
-    let mut text = format!(
+    // A String takes everything.
+    let _ = write!(
+        to,
         "{} {} {} {} {} {} {} {} {}\n{error}\n",
         life.status,
         life.epoch,
@@ -139,9 +139,9 @@ pub(crate) fn life(life: &Life) -> Result<String, BackendError> {
         Word(life.finished_at.map(Timestamp::as_unix_ms)),
     );
     if let Some(result) = &life.result {
-        let _ = write!(text, "{result}"); // a string takes all
+        to.push_str(result);
     }
-    Ok(text)
+    Ok(())
 }
 
 /// A word, or a dash for nothing.
@@ -175,9 +175,12 @@ pub(crate) fn task(
     let mut task = Task::new(id, meta.name, cut(args, payload_max));
     task.priority = i32::try_from(i64::from(i32::MAX) - priority)
         .map_err(|_| strange("priority", &priority.to_string()))?;
-    task.tags = meta.tags;
+    task.tags = meta.tags.into_owned();
     task.requeue_on_interrupt = meta.requeue_on_interrupt;
-    task.idempotency_key = meta.key.map(|(key, ttl)| IdempotencyKey { key, ttl });
+    task.idempotency_key = meta.key.map(|(key, ttl)| IdempotencyKey {
+        key: key.into_owned(),
+        ttl,
+    });
     task.options = meta.options.into_owned();
     task.source = meta.source;
     task.retry_of = meta.retry_of;

@@ -1,10 +1,14 @@
 //! A batch or a step as one call, and its answers.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use axum_taskflow_core::{
-    Applied, AuditEntry, BackendError, Batch, Becomes, Change, Enqueued, KeyFate, Life, Note, Said,
-    Step, Stepped, Task, TaskStatus, Timestamp, Written,
+    Applied, AuditEntry, BackendError, Batch, Becomes, Change, Enqueued, Epoch, InstanceId,
+    KeyFate, Life, Note, Said, Step, Stepped, Task, TaskId, TaskStatus, Timestamp, Written,
 };
 use redis::Value;
 
@@ -16,20 +20,43 @@ use crate::{
 
 const MINUTE_MS: i64 = 60_000;
 
-/// What the script is told, as one argument: a list in MessagePack
+/// At most so many tasks at once: the script gives four words of each to one command, and Lua's stack is small.
+const ALIKE_MAX: usize = 500;
+
+/// What the script is told, as one argument: lists in MessagePack
 /// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)).
-#[derive(Default)]
-struct Words {
-    n: u32,
+struct Words<'a> {
+    /// What all keys begin with.
+    prefix: &'a str,
     packed: Vec<u8>,
     /// For one word at a time.
     scratch: String,
 }
 
-impl Words {
+impl<'a> Words<'a> {
+    fn new(link: &'a Link) -> Self {
+        Self {
+            prefix: link.prefix(),
+            packed: Vec::new(),
+            scratch: String::new(),
+        }
+    }
+
+    /// So many words follow, or lists, that belong together.
+    fn list(&mut self, n: usize) -> &mut Self {
+        self.packed.push(0xdd); // a list of up to 2^32 - 1
+        let n = u32::try_from(n).expect("that many words fit into no memory");
+        self.packed.extend(n.to_be_bytes());
+        self
+    }
+
     fn text(&mut self, text: &str) -> &mut Self {
-        self.n += 1;
         rmp::encode::write_str(&mut self.packed, text).expect("a Vec takes everything");
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        rmp::encode::write_uint(&mut self.packed, number).expect("a Vec takes everything");
         self
     }
 
@@ -42,72 +69,69 @@ impl Words {
         self
     }
 
+    /// The key of this kind of a task.
+    fn key(&mut self, kind: char, id: TaskId) -> &mut Self {
+        let prefix = self.prefix;
+        self.arg(format_args!("{prefix}:{kind}:{id}"))
+    }
+
+    fn life(&mut self, life: &Life) -> Result<&mut Self, BackendError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        record::life(life, &mut scratch)?;
+        self.text(&scratch);
+        self.scratch = scratch;
+        Ok(self)
+    }
+
+    fn body(&mut self, task: &Task) -> Result<&mut Self, BackendError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        record::body(task, &mut scratch)?;
+        self.text(&scratch);
+        self.scratch = scratch;
+        Ok(self)
+    }
+
     async fn send(self, link: &Link) -> Result<Value, BackendError> {
-        let mut list = Vec::with_capacity(self.packed.len() + 5);
-        list.push(0xdd); // a list of up to 2^32 - 1
-        list.extend(self.n.to_be_bytes());
-        list.extend(self.packed);
         let mut call = link.call_in_time(&WRITE);
-        call.arg(list);
+        call.arg(self.packed);
         link.send(&call).await
     }
 }
 
 pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, BackendError> {
-    let mut words = Words::default();
-    words
-        .arg(batch.now.as_unix_ms())
-        .arg(batch.tasks.len())
-        .arg(batch.changes.len())
-        .arg(batch.notes.len())
-        .arg(batch.audit.len())
-        .arg(0)
-        .arg(0);
-    for task in &batch.tasks {
-        add_task(&mut words, task, batch.now)?;
-    }
-    for change in &batch.changes {
-        add_change(&mut words, change, batch.now)?;
-    }
+    let mut words = Words::new(link);
+    words.list(8).arg(batch.now.as_unix_ms()).text("0");
+    add_blocks(&mut words, &batch.tasks, batch.now)?;
+    let rest = add_moves(&mut words, &batch.changes, batch.now)?;
+    add_changes(&mut words, &rest, batch.now)?;
+    words.list(batch.notes.len() * 4);
     for note in &batch.notes {
         add_note(&mut words, note)?;
     }
-    for entry in &batch.audit {
-        add_entry(&mut words, entry)?;
-    }
-    let mut answers = answer::list(words.send(link).await?)?.into_iter();
+    add_entries(&mut words, &batch.audit)?;
+    words.list(0);
+    let [refused, stale, _] = read_answer(words.send(link).await?)?;
     link.replicated().await?;
-    let tasks = read_tasks(answers.by_ref().take(batch.tasks.len()))?;
-    let changes = answers
-        .map(|answer| {
-            Ok(match answer::number(answer)? {
-                0 => Applied::Stale,
-                _ => Applied::Applied,
-            })
-        })
-        .collect::<Result<_, BackendError>>()?;
+    let mut changes = vec![Applied::Applied; batch.changes.len()];
+    for number in stale {
+        *at(&mut changes, number)? = Applied::Stale;
+    }
+    let tasks = read_tasks(batch.tasks.len(), refused)?;
     Ok(Written { tasks, changes })
 }
 
 pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendError> {
-    let mut words = Words::default();
-    words
-        .arg(step.now.as_unix_ms())
-        .arg(step.tasks.len())
-        .arg(step.changes.len())
-        .arg(0)
-        .arg(step.audit.len())
-        .arg(step.records.len())
-        .arg(1);
-    for task in &step.tasks {
-        add_task(&mut words, task, step.now)?;
-    }
-    for change in &step.changes {
-        add_change(&mut words, change, step.now)?;
-    }
-    for entry in &step.audit {
-        add_entry(&mut words, entry)?;
-    }
+    let mut words = Words::new(link);
+    words.list(8).arg(step.now.as_unix_ms()).text("1");
+    add_blocks(&mut words, &step.tasks, step.now)?;
+    words.list(0);
+    let changes: Vec<_> = step.changes.iter().enumerate().collect();
+    add_changes(&mut words, &changes, step.now)?;
+    words.list(0);
+    add_entries(&mut words, &step.audit)?;
+    words.list(step.records.len() * 3);
     for change in &step.records {
         words.text(&change.key).arg(change.expects);
         match &change.becomes {
@@ -116,50 +140,155 @@ pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendErr
             Becomes::Gone => words.text("-"),
         };
     }
-    let answers = words.send(link).await?;
-    if matches!(answers, Value::Nil | Value::Boolean(false)) {
+    let answer = words.send(link).await?;
+    if matches!(answer, Value::Nil | Value::Boolean(false)) {
         return Ok(Stepped::Stale);
     }
     link.replicated().await?;
-    let mut answers = answer::list(answers)?.into_iter();
-    let tasks = read_tasks(answers.by_ref().take(step.tasks.len()))?;
-    let versions = answers
-        .skip(step.changes.len())
+    let [refused, _, versions] = read_answer(answer)?;
+    let tasks = read_tasks(step.tasks.len(), refused)?;
+    let versions = versions
+        .into_iter()
         .map(|answer| Ok(answer::number(answer)?.unsigned_abs()))
         .collect::<Result<_, BackendError>>()?;
     Ok(Stepped::Done { versions, tasks })
 }
 
-fn add_task(words: &mut Words, task: &Task, now: Timestamp) -> Result<(), BackendError> {
-    let id = task.id.to_string();
-    let life = &task.life;
-    let key = match &task.idempotency_key {
-        Some(key) => format!("={}", key.key),
-        None => String::new(),
-    };
-    let (priority, run_at) = (record::priority(task), record::sortable(life.run_at));
-    let (waits_in, place) = match waits_for_anybody(life) {
-        false => (String::new(), String::new()),
-        true if life.run_at <= now => (
-            format!("w:{}", task.name),
-            format!("{priority}{run_at}{id}"),
-        ),
-        true => (
-            "a".to_owned(),
-            format!("{run_at}{priority}{id}{}", task.name),
-        ),
-    };
+/// What new tasks of one block have in common.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind<'a> {
+    name: &'a str,
+    status: TaskStatus,
+    owner: Option<InstanceId>,
+    waits: Waits,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Waits {
+    No,
+    Due,
+    Ahead,
+}
+
+impl<'a> Kind<'a> {
+    fn of(task: &'a Task, now: Timestamp) -> Self {
+        let life = &task.life;
+        Self {
+            name: &task.name,
+            status: life.status,
+            owner: life.owner,
+            waits: match waits_for_anybody(life) {
+                false => Waits::No,
+                true if life.run_at <= now => Waits::Due,
+                true => Waits::Ahead,
+            },
+        }
+    }
+}
+
+/// Tasks with their numbers in the batch.
+type Numbered<'a> = Vec<(usize, &'a Task)>;
+
+fn add_blocks(
+    words: &mut Words<'_>,
+    tasks: &[Arc<Task>],
+    now: Timestamp,
+) -> Result<(), BackendError> {
+    // These are in no order. Behind them, as they were given: tasks with a key, of which the first one gets it, and
+    // those whose id is in the batch already.
+    let mut sure = BTreeMap::<Kind<'_>, Numbered<'_>>::new();
+    let mut unsure: Vec<(Kind<'_>, Numbered<'_>)> = Vec::new();
+    let mut ids = HashSet::with_capacity(tasks.len());
+    for (n, task) in tasks.iter().enumerate() {
+        let kind = Kind::of(task, now);
+        let is_first = ids.insert(task.id);
+        if is_first && task.idempotency_key.is_none() {
+            sure.entry(kind).or_default().push((n, task));
+            continue;
+        }
+        match unsure.last_mut() {
+            Some((last, block)) if is_first && *last == kind => block.push((n, task)),
+            _ => unsure.push((kind, vec![(n, task)])),
+        }
+    }
+    let n_blocks = |block: &Numbered<'_>| block.len().div_ceil(ALIKE_MAX);
+    let n_unsure: usize = unsure.iter().map(|(_, block)| n_blocks(block)).sum();
+    words.list(sure.values().map(n_blocks).sum::<usize>() + n_unsure);
+    for (kind, tasks) in &sure {
+        for block in tasks.chunks(ALIKE_MAX) {
+            add_block(words, *kind, block)?;
+            words.list(0);
+        }
+    }
+    for (kind, tasks) in &unsure {
+        for block in tasks.chunks(ALIKE_MAX) {
+            add_block(words, *kind, block)?;
+            words.list(block.len() * 2);
+            for (n, task) in block {
+                words.number(*n as u64);
+                match &task.idempotency_key {
+                    Some(key) => words.arg(format_args!("={}", key.key)),
+                    None => words.text(""),
+                };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A block up to the keys.
+fn add_block(
+    words: &mut Words<'_>,
+    kind: Kind<'_>,
+    tasks: &[(usize, &Task)],
+) -> Result<(), BackendError> {
     words
-        .text(&id)
-        .text(&record::life(life)?)
-        .text(&record::body(task)?)
-        .text(&task.name)
-        .text(&key)
-        .text(&record::tags(task)?)
-        .arg(format_args!("{} {}", life.status, task.name))
-        .arg(format_args!("o:{}", record::Word(life.owner)))
-        .text(&waits_in)
-        .text(&place);
+        .list(9)
+        .text(kind.name)
+        .text(kind.status.as_str())
+        .arg(format_args!("o:{}", record::Word(kind.owner)));
+    match kind.waits {
+        Waits::No => words.text(""),
+        Waits::Due => words.arg(format_args!("w:{}", kind.name)),
+        Waits::Ahead => words.text("a"),
+    };
+    words.list(tasks.len() * 4);
+    for (_, task) in tasks {
+        words.key('t', task.id).body(task)?;
+        words.key('l', task.id).life(&task.life)?;
+    }
+    words.list(tasks.len() * 2);
+    for (_, task) in tasks {
+        words.text("0").arg(task.id);
+    }
+    words.list(match kind.waits {
+        Waits::No => 0,
+        Waits::Due | Waits::Ahead => tasks.len() * 2,
+    });
+    for (_, task) in tasks {
+        let (priority, run_at) = (record::priority(task), record::sortable(task.life.run_at));
+        match kind.waits {
+            Waits::No => break,
+            Waits::Due => words
+                .text("0")
+                .arg(format_args!("{priority}{run_at}{}", task.id)),
+            Waits::Ahead => words
+                .text("0")
+                .arg(format_args!("{run_at}{priority}{}{}", task.id, kind.name)),
+        };
+    }
+    let tagged: Vec<_> = tasks
+        .iter()
+        .flat_map(|(_, task)| {
+            record::all_tag_sets(task)
+                .into_iter()
+                .map(|set| (set, task.id))
+        })
+        .collect();
+    words.list(tagged.len() * 2);
+    for (set, id) in tagged {
+        words.text(&set).arg(id);
+    }
     Ok(())
 }
 
@@ -167,51 +296,149 @@ fn waits_for_anybody(life: &Life) -> bool {
     life.status == TaskStatus::Pending && life.owner.is_none()
 }
 
-fn add_change(words: &mut Words, change: &Change, now: Timestamp) -> Result<(), BackendError> {
-    let life = &change.life;
-    let attempt = match &change.ended {
-        Some(attempt) => record::to_json(attempt)?,
-        None => String::new(),
-    };
-    let key = match &change.key {
-        KeyFate::Stays => String::new(),
-        KeyFate::Freed(key) => format!("F{key}"),
-        KeyFate::KeptUntil(key, until) => format!("K{} {key}", until.as_unix_ms()),
-    };
-    let (minute, ran_ms) = match life.status.is_terminal() {
-        true => {
-            let finished_at = life.finished_at.unwrap_or(now);
-            let ran = life
-                .started_at
-                .map(|started_at| finished_at.since(started_at));
-            let minute = finished_at.as_unix_ms() / MINUTE_MS * MINUTE_MS;
-            let ran_ms = ran.unwrap_or_default().as_millis();
-            (minute.to_string(), ran_ms.to_string())
-        }
-        false => (String::new(), String::new()),
-    };
-    words
-        .arg(change.id)
-        .arg(format_args!("{} {} ", change.expects.0, change.expects.1))
-        .text(&record::life(life)?)
-        .text(&change.name)
-        .text(&attempt)
-        .text(&key)
-        .text(&minute)
-        .text(&ran_ms)
-        .text(life.status.as_str())
-        .arg(match life.status.is_terminal() {
-            true => String::new(),
-            false => format!("o:{}", record::Word(life.owner)),
+/// What starts and ends have in common that are written at once.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Move<'a> {
+    name: &'a str,
+    expects: (TaskStatus, Epoch),
+    /// Who holds the tasks, if nothing has come between: else they are looked at one by one.
+    holder: InstanceId,
+    status: TaskStatus,
+    minute: Option<i64>,
+}
+
+impl<'a> Move<'a> {
+    /// Nothing if the change does more than a start that the holder of the task makes, or its end with success.
+    fn of(change: &'a Change, now: Timestamp) -> Option<Self> {
+        let life = &change.life;
+        let holder = life.instance?;
+        let is_plain = match life.status {
+            TaskStatus::Running => life.owner == Some(holder),
+            TaskStatus::Success => true,
+            _ => false,
+        };
+        (is_plain && change.ended.is_none() && change.key == KeyFate::Stays).then(|| Self {
+            name: &change.name,
+            expects: change.expects,
+            holder,
+            status: life.status,
+            minute: end(life, now).map(|(minute, _)| minute),
         })
-        .arg(match waits_for_anybody(life) {
-            true => record::sortable(life.run_at),
-            false => String::new(),
-        });
+    }
+}
+
+/// The changes that are left, with their numbers. Of a task that is changed several times all changes but the first are
+/// left: they come behind.
+fn add_moves<'a>(
+    words: &mut Words<'_>,
+    changes: &'a [Change],
+    now: Timestamp,
+) -> Result<Vec<(usize, &'a Change)>, BackendError> {
+    let mut moves = BTreeMap::<Move<'_>, Vec<(usize, &Change)>>::new();
+    let (mut rest, mut ids) = (Vec::new(), HashSet::with_capacity(changes.len()));
+    for (n, change) in changes.iter().enumerate() {
+        let is_first = ids.insert(change.id);
+        match Move::of(change, now).filter(|_| is_first) {
+            Some(alike) => moves.entry(alike).or_default().push((n, change)),
+            None => rest.push((n, change)),
+        }
+    }
+    words.list(
+        moves
+            .values()
+            .map(|them| them.len().div_ceil(ALIKE_MAX))
+            .sum(),
+    );
+    for (alike, changes) in &moves {
+        for changes in changes.chunks(ALIKE_MAX) {
+            words
+                .list(9)
+                .arg(expected(alike.expects))
+                .arg(alike.holder)
+                .text(alike.name)
+                .text(alike.status.as_str());
+            match alike.minute {
+                Some(minute) => words.text("").arg(minute),
+                None => words.arg(format_args!("o:{}", alike.holder)).text(""),
+            };
+            words.list(changes.len() * 2);
+            for (_, change) in changes {
+                words.key('l', change.id).life(&change.life)?;
+            }
+            words.list(changes.len());
+            for (_, change) in changes {
+                words.arg(change.id);
+            }
+            words.list(changes.len() * 2);
+            for (n, change) in changes {
+                let ran_ms = end(&change.life, now).map_or(0, |(_, ran_ms)| ran_ms);
+                words.number(*n as u64).number(ran_ms);
+            }
+        }
+    }
+    Ok(rest)
+}
+
+fn expected((status, epoch): (TaskStatus, Epoch)) -> String {
+    format!("{status} {epoch} ")
+}
+
+/// The minute in which a task ended, if it has, and how many milliseconds it ran.
+fn end(life: &Life, now: Timestamp) -> Option<(i64, u64)> {
+    life.status.is_terminal().then(|| {
+        let finished_at = life.finished_at.unwrap_or(now);
+        let ran = life
+            .started_at
+            .map(|started_at| finished_at.since(started_at));
+        let minute = finished_at.as_unix_ms() / MINUTE_MS * MINUTE_MS;
+        let ran_ms = ran.unwrap_or_default().as_millis();
+        (minute, u64::try_from(ran_ms).unwrap_or(u64::MAX))
+    })
+}
+
+fn add_changes(
+    words: &mut Words<'_>,
+    changes: &[(usize, &Change)],
+    now: Timestamp,
+) -> Result<(), BackendError> {
+    words.list(changes.len() * 12);
+    for (n, change) in changes {
+        let life = &change.life;
+        let attempt = match &change.ended {
+            Some(attempt) => record::to_json(attempt)?,
+            None => String::new(),
+        };
+        let key = match &change.key {
+            KeyFate::Stays => String::new(),
+            KeyFate::Freed(key) => format!("F{key}"),
+            KeyFate::KeptUntil(key, until) => format!("K{} {key}", until.as_unix_ms()),
+        };
+        words
+            .number(*n as u64)
+            .arg(change.id)
+            .arg(expected(change.expects))
+            .life(life)?
+            .text(&change.name)
+            .text(&attempt)
+            .text(&key);
+        match end(life, now) {
+            Some((minute, ran_ms)) => words.arg(minute).number(ran_ms),
+            None => words.text("").number(0),
+        };
+        words.text(life.status.as_str());
+        match life.status.is_terminal() {
+            true => words.text(""),
+            false => words.arg(format_args!("o:{}", record::Word(life.owner))),
+        };
+        match waits_for_anybody(life) {
+            true => words.text(&record::sortable(life.run_at)),
+            false => words.text(""),
+        };
+    }
     Ok(())
 }
 
-fn add_note(words: &mut Words, note: &Note) -> Result<(), BackendError> {
+fn add_note(words: &mut Words<'_>, note: &Note) -> Result<(), BackendError> {
     let (place, json) = match &note.what {
         Said::Log(line) => (
             format!("L{:010}{:010}", note.epoch.get(), line.seq),
@@ -232,27 +459,44 @@ fn add_note(words: &mut Words, note: &Note) -> Result<(), BackendError> {
     Ok(())
 }
 
-fn add_entry(words: &mut Words, entry: &AuditEntry) -> Result<(), BackendError> {
-    words.arg(format!("{}{}", entry.id, record::to_json(entry)?));
+fn add_entries(words: &mut Words<'_>, entries: &[AuditEntry]) -> Result<(), BackendError> {
+    words.list(entries.len());
+    for entry in entries {
+        words.arg(format_args!("{}{}", entry.id, record::to_json(entry)?));
+    }
     Ok(())
 }
 
-fn read_tasks(answers: impl Iterator<Item = Value>) -> Result<Vec<Enqueued>, BackendError> {
-    let mut tasks = Vec::new();
-    for answer in answers {
-        tasks.push(match answer {
-            Value::Int(_) => Enqueued::Created,
-            holder => {
-                let holder = answer::text(holder)?;
-                let (id, name) = holder
-                    .split_at_checked(36)
-                    .ok_or_else(|| record::strange("idempotency key", &holder))?;
-                Enqueued::Exists {
-                    id: id.parse().map_err(|_| record::strange("id", id))?,
-                    name: name.into(),
-                }
-            }
-        });
+/// The tasks that were refused, the changes that were stale, the versions of records.
+fn read_answer(answer: Value) -> Result<[Vec<Value>; 3], BackendError> {
+    let [refused, stale, versions] = answer::groups(answer::list(answer)?)
+        .next()
+        .ok_or_else(answer::strange)?;
+    Ok([
+        answer::list(refused)?,
+        answer::list(stale)?,
+        answer::list(versions)?,
+    ])
+}
+
+fn read_tasks(n_tasks: usize, refused: Vec<Value>) -> Result<Vec<Enqueued>, BackendError> {
+    let mut tasks = vec![Enqueued::Created; n_tasks];
+    for [number, holder] in answer::groups(refused) {
+        let holder = answer::text(holder)?;
+        let (id, name) = holder
+            .split_at_checked(36)
+            .ok_or_else(|| record::strange("idempotency key", &holder))?;
+        *at(&mut tasks, number)? = Enqueued::Exists {
+            id: id.parse().map_err(|_| record::strange("id", id))?,
+            name: name.into(),
+        };
     }
     Ok(tasks)
+}
+
+/// Where the answer with this number belongs.
+fn at<T>(answers: &mut [T], number: Value) -> Result<&mut T, BackendError> {
+    let number = usize::try_from(answer::number(number)?);
+    let place = number.ok().and_then(|number| answers.get_mut(number));
+    place.ok_or_else(answer::strange)
 }

@@ -3,6 +3,7 @@
 
 use axum_taskflow_core::{Backend, IdSource, Instance, Timestamp};
 use axum_taskflow_redis::RedisOptions;
+use serde_json::{Value, json};
 use servers::RedisServer;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
@@ -11,11 +12,10 @@ const WRITE: &str = include_str!("../src/lua/write.lua");
 const CLAIM: &str = include_str!("../src/lua/claim.lua");
 
 /// What the script that writes answers. It is told as JSON here, since a command line takes text only.
-fn written(server: &RedisServer, generation: &str, words: &[&str]) -> String {
+fn written(server: &RedisServer, generation: &str, words: &Value) -> String {
     let script = WRITE.replace("cmsgpack.unpack", "cjson.decode");
     assert_ne!(script, WRITE);
-    let words = serde_json::to_string(words).unwrap();
-    answer(server, &script, generation, &[&words])
+    answer(server, &script, generation, &[&words.to_string()])
 }
 
 /// What a script answers to a call of this generation.
@@ -39,27 +39,34 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     let life = "pending 0 - 0 0 1000000 - - -\n\n";
     let body = "7fffffff\n{}\n[]";
     let place = format!("7fffffff000000001000000{id}");
-    let of_task = [
-        id,
-        life,
-        body,
+    let values = [
+        format!("{{taskflow}}:t:{id}"),
+        body.to_owned(),
+        format!("{{taskflow}}:l:{id}"),
+        life.to_owned(),
+    ];
+    let block = json!([
         "f",
-        "",
-        "",
-        "pending f",
+        "pending",
         "o:-",
         "w:f",
-        &place,
-    ];
-    let task = [&["1000000", "1", "0", "0", "0", "0", "0"][..], &of_task].concat();
+        values,
+        ["0", id],
+        ["0", place],
+        [],
+        []
+    ]);
+    let task = json!(["1000000", "0", [block], [], [], [], [], []]);
     let claim = [&*me, "1000000", "9", "1", "0", "0", "f"];
-    let nothing = ["1000000", "0", "0", "0", "0", "0", "0"];
+    let nothing = json!(["1000000", "0", [], [], [], [], [], []]);
 
-    assert_eq!(written(&server, "1", &nothing), "");
+    let nothing_refused = written(&server, "1", &nothing);
     let late = written(&server, "0", &task);
     assert!(late.contains("LATE"), "{late}");
-    assert_eq!(written(&server, "1", &task), "1");
-    assert_eq!(written(&server, "2", &nothing), "");
+    assert_eq!(server.command(&["EXISTS", &values[2]]), "0");
+    assert_eq!(written(&server, "1", &task), nothing_refused);
+    assert_eq!(server.command(&["EXISTS", &values[2]]), "1");
+    assert_eq!(written(&server, "2", &nothing), nothing_refused);
     let late = answer(&server, CLAIM, "1", &claim);
     assert!(late.contains("LATE"), "{late}");
     let claimed = answer(&server, CLAIM, "2", &claim);

@@ -1,17 +1,24 @@
 -- Does everything in a batch, or takes a step: Backend::write, Backend::step.
 --
--- ARGV: session, generation, and a list of words in MessagePack, which the server reads in half the time of as many
--- arguments: now, how many tasks, changes, notes, audit entries and records, 1 if it is a step; then each
---   task:   id, life, body, function, key (after "="), tags as JSON or nothing, "STATUS NAME" for the counts, set of
---           its owner, set and place in which it waits or nothing
---   change: id, what is expected of the life ("STATUS EPOCH "), life, function, past attempt as JSON or nothing,
---           fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a terminal one,
---           status, set of the owner or nothing, time for sorting if it waits for anybody
---   note:   id, epoch, "L"line for sorting or "P", JSON
---   audit:  id and JSON in one
---   record: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
--- Answers for each task with 1, or the id and the function of the one that has its key; for each change with 1 or 0; for
--- each record with its version. A step that is stale is answered with nothing.
+-- ARGV: session, generation, and lists in MessagePack, which the server reads in half the time of as many arguments:
+-- now, 1 if it is a step, and lists of
+--   blocks:  new tasks that have much in common, at most 500, none twice. Of all: function, status, set of the owner, set
+--            in which they wait or nothing. Then lists, laid out as commands take them: t-key, body, l-key, life of each;
+--            0, id of each; 0, place of each, if they wait; set, id of each tag; and, if it is not sure that they are to
+--            be made, number in the batch, key (after "=") or nothing of each
+--   moves:   starts and ends that have much in common, at most 500, none twice. Of all: what is expected of the life
+--            ("STATUS EPOCH "), who probably holds them, function, status, set of the owner or nothing if they have ended,
+--            minute of a terminal one or nothing. Then lists: l-key, life of each; id of each; number among the changes,
+--            milliseconds of each
+--   changes: number among the changes, id, what is expected of the life, life, function, past attempt as JSON or nothing,
+--            fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a terminal one,
+--            status, set of the owner or nothing, time for sorting if it waits for anybody. Done after the moves
+--   notes:   id, epoch, "L"line for sorting or "P", JSON
+--   audit:   id and JSON in one
+--   records: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
+-- Answers with what is not as it was asked for: the number and the holder (id and function) of the key for each task that
+-- was not made, and the numbers of the changes that are stale; and with the version of each record. A step that is stale is
+-- answered with nothing. A batch may arrive again, whole or in part: what was done is left as it is, and answered as done.
 if is_late(ARGV[1], ARGV[2]) then
     return LATE
 end
@@ -19,13 +26,8 @@ if is_empty() then
     return EMPTY
 end
 local words = cmsgpack.unpack(ARGV[3])
-local now, n_tasks, n_changes = tonumber(words[1]), tonumber(words[2]), tonumber(words[3])
-local n_notes, n_audit, is_step = tonumber(words[4]), tonumber(words[5]), words[7] == '1'
-local first_task = 8
-local first_change = first_task + n_tasks * 10
-local first_note = first_change + n_changes * 11
-local first_audit = first_note + n_notes * 4
-local first_record = first_audit + n_audit
+local now, is_step = tonumber(words[1]), words[2] == '1'
+local blocks, moves, changes, notes, audit, records = unpack(words, 3, 8)
 
 local function record_of(name)
     local record = redis.call('HGET', P .. 'r', name)
@@ -35,23 +37,26 @@ local function record_of(name)
     return string.match(record, '^(%d+) (.*)$')
 end
 
-local ids = {}
-for at = first_task, first_change - 1, 10 do ids[#ids + 1] = words[at] end
-for at = first_change, first_note - 1, 11 do ids[#ids + 1] = words[at] end
-for at = first_note, first_audit - 1, 4 do ids[#ids + 1] = words[at] end
-local lives, found = {}, get_all('l:', ids)
-for n = 1, #ids do
-    lives[ids[n]] = found[n] or nil
+local lives = {}
+
+-- Looks at the tasks whose ids stand in a list, at `first` and from there on at each `width`; not at those it has seen.
+local function look_at(list, first, width)
+    local ids = {}
+    for at = first, #list, width do ids[#ids + 1] = list[at] end
+    for n, life in ipairs(get_all('l:', ids)) do
+        lives[ids[n]] = lives[ids[n]] or life
+    end
 end
 
 -- A step is taken if everything stands as it was seen. If not, but everything is as the step would leave it, it was
 -- taken before.
 local is_new = true
 if is_step then
+    look_at(changes, 2, 12)
     local was_taken = true
-    for at = first_record, #words, 3 do
-        local expects, becomes = words[at + 1], words[at + 2]
-        local version, value = record_of(words[at])
+    for at = 1, #records, 3 do
+        local expects, becomes = records[at + 1], records[at + 2]
+        local version, value = record_of(records[at])
         is_new = is_new and version == expects
         if becomes == '=' then
             was_taken = was_taken and version == expects
@@ -61,180 +66,234 @@ if is_step then
             was_taken = was_taken and value == string.sub(becomes, 2)
         end
     end
-    for at = first_change, first_note - 1, 11 do
-        local life, expected = lives[words[at]], words[at + 1]
+    for at = 1, #changes, 12 do
+        local life, expected = lives[changes[at + 1]], changes[at + 2]
         is_new = is_new and life and string.sub(life, 1, #expected) == expected
-        was_taken = was_taken and life == words[at + 2]
+        was_taken = was_taken and life == changes[at + 3]
     end
     if not is_new and not was_taken then
         return false
     end
 end
 
-local answers, owners, waiting = {}, {}, {}
-local something_waits = false
+local refused, stale, versions = {}, {}, {}
+local owners, waiting, something_waits = {}, {}, false
 
--- New tasks: for each set what is added to it.
-local to_set, added, n_by_count = {}, { all = {} }, {}
-
-local function add(set, member)
-    local members = added[set]
-    if not members then
-        members = {}
-        added[set] = members
+-- The task that has the key and its function; or nothing, and the key is the new task's.
+local function take_key(key, id, name)
+    local key_name = P .. 'k:' .. key
+    local holder = redis.call('GET', key_name)
+    if holder then
+        local holder_id, until_ms, holder_function = string.match(holder, '^(%S+) (%S+) (.*)$')
+        if until_ms == '-' or now < tonumber(until_ms) then
+            return holder_id .. holder_function
+        end
     end
-    members[#members + 1] = '0'
-    members[#members + 1] = member
+    redis.call('SET', key_name, id .. ' - ' .. name)
+    return nil
+end
+
+-- What of a block is to be made: not what is there already, nor what has a key that is taken.
+local function what_is_new(name, values, members, places, tags, keys)
+    local new_values, new_members, new_places, new_tags, is_made = {}, {}, {}, {}, {}
+    for n = 1, #members, 2 do
+        local id, value = members[n + 1], 2 * n - 1
+        if redis.call('EXISTS', values[value + 2]) == 0 then
+            local key, holder = keys[n + 1] or '', nil
+            if key ~= '' then
+                holder = take_key(string.sub(key, 2), id, name)
+            end
+            if holder then
+                refused[#refused + 1] = keys[n]
+                refused[#refused + 1] = holder
+            else
+                is_made[id] = true
+                for at = value, value + 3 do new_values[#new_values + 1] = values[at] end
+                for at = n, n + 1 do
+                    new_members[#new_members + 1] = members[at]
+                    new_places[#new_places + 1] = places[at]
+                end
+            end
+        end
+    end
+    for at = 1, #tags, 2 do
+        if is_made[tags[at + 1]] then
+            new_tags[#new_tags + 1] = tags[at]
+            new_tags[#new_tags + 1] = tags[at + 1]
+        end
+    end
+    return new_values, new_members, new_places, new_tags
+end
+
+local function add_block(name, status, owner_set, waits_in, values, members, places, tags, keys)
+    -- All of them or, if one is there already, none: then it is looked at which.
+    if #keys > 0 or redis.call('MSETNX', unpack(values)) == 0 then
+        values, members, places, tags = what_is_new(name, values, members, places, tags, keys)
+        if #values == 0 then
+            return
+        end
+        redis.call('MSET', unpack(values))
+    end
+    redis.call('ZADD', P .. 'all', unpack(members))
+    redis.call('ZADD', P .. 'f:' .. name, unpack(members))
+    redis.call('ZADD', P .. owner_set, unpack(members))
+    owners[owner_set] = true
+    if waits_in ~= '' then
+        redis.call('ZADD', P .. waits_in, unpack(places))
+        something_waits = true
+        if waits_in ~= 'a' then
+            waiting[name] = true
+        end
+    end
+    for at = 1, #tags, 2 do
+        redis.call('ZADD', P .. 'y:' .. tags[at], 0, tags[at + 1])
+    end
+    count(status, name, #members / 2)
+end
+
+local minutes = {}
+
+local function count_end(minute, status, name, n, ran_ms)
+    local sums = minutes[minute]
+    if not sums then
+        sums = {}
+        minutes[minute] = sums
+    end
+    local field = status .. ' ' .. name
+    local sum = sums[field]
+    if not sum then
+        sum = { 0, 0 }
+        sums[field] = sum
+    end
+    sum[1] = sum[1] + n
+    sum[2] = sum[2] + ran_ms
 end
 
 local stored = {}
-local minutes = {}
-local function add_tasks()
-    for at = first_task, first_change - 1, 10 do
-        local id, key = words[at], words[at + 4]
-        local answer = 1
-        if not lives[id] then
-            if key ~= '' then
-                local key_name = P .. 'k:' .. string.sub(key, 2)
-                local holder = redis.call('GET', key_name)
-                if holder then
-                    local holder_id, until_ms, holder_function = string.match(holder, '^(%S+) (%S+) (.*)$')
-                    if until_ms == '-' or now < tonumber(until_ms) then
-                        answer = holder_id .. holder_function
-                    end
-                end
-                if answer == 1 then
-                    redis.call('SET', key_name, id .. ' - ' .. words[at + 3])
-                end
-            end
-            if answer == 1 then
-                local n, life, name = #to_set, words[at + 1], words[at + 3]
-                to_set[n + 1] = P .. 't:' .. id
-                to_set[n + 2] = words[at + 2]
-                to_set[n + 3] = P .. 'l:' .. id
-                to_set[n + 4] = life
-                lives[id] = life
-                add('all', id)
-                add('f:' .. name, id)
-                add(words[at + 7], id)
-                owners[words[at + 7]] = true
-                local waits_in = words[at + 8]
-                if waits_in ~= '' then
-                    add(waits_in, words[at + 9])
-                    something_waits = true
-                    if waits_in ~= 'a' then
-                        waiting[name] = true
-                    end
-                end
-                if words[at + 5] ~= '' then
-                    for _, tag in ipairs(cjson.decode(words[at + 5])) do
-                        add('y:' .. tag, id)
-                    end
-                end
-                local field = words[at + 6]
-                counts[field] = (counts[field] or 0) + 1
+
+local function apply_change(number, id, expected, life, name, attempt, key, minute, ran_ms, status, owner_set, run_at)
+    local old = lives[id]
+    if not old or string.sub(old, 1, #expected) ~= expected then
+        if old ~= life then -- else it was written before, and the answer was lost
+            stale[#stale + 1] = number
+        end
+        return
+    end
+    local old_status, old_owner = string.match(old, '^(%a+) %d+ (%S+)')
+    if owner_set ~= 'o:' .. old_owner then
+        mark('o:' .. old_owner, id, false)
+        if owner_set ~= '' then
+            mark(owner_set, id, true)
+        end
+    end
+    if old_owner == '-' and old_status == 'pending' then
+        local _, _, _, _, _, old_run_at = read_life(old)
+        local priority = priority_of(id)
+        mark('w:' .. name, due_place(priority, old_run_at, id), false)
+        mark('a', ahead_place(priority, old_run_at, id, name), false)
+    end
+    count(old_status, name, -1)
+    count(status, name, 1)
+    lives[id] = life
+    stored[id] = life
+    if owner_set ~= '' then
+        owners[owner_set] = true
+    elseif status ~= 'success' then
+        mark('s:' .. status, id, true)
+    end
+    if run_at ~= '' then
+        something_waits = true
+        if tonumber(run_at) <= now then
+            mark('w:' .. name, due_place(priority_of(id), run_at, id), true)
+            waiting[name] = true
+        else
+            mark('a', ahead_place(priority_of(id), run_at, id, name), true)
+        end
+    end
+    if attempt ~= '' then
+        redis.call('RPUSH', P .. 'p:' .. id, attempt)
+        redis.call('LTRIM', P .. 'p:' .. id, -1000, -1)
+    end
+    if key ~= '' then
+        local fate, until_ms = string.sub(key, 1, 1), nil
+        key = string.sub(key, 2)
+        if fate == 'K' then
+            until_ms, key = string.match(key, '^(%d+) (.*)$')
+        end
+        local key_name = P .. 'k:' .. key
+        local holder = redis.call('GET', key_name)
+        if holder and string.sub(holder, 1, 36) == id then
+            if fate == 'F' then
+                redis.call('DEL', key_name)
+            else
+                local function_name = string.match(holder, '^%S+ %S+ (.*)$')
+                -- The clocks of callers say when it is free; this is only so that nothing is left.
+                local left = math.max(0, math.min(tonumber(until_ms) - now, 315360000000))
+                redis.call('SET', key_name, id .. ' ' .. until_ms .. ' ' .. function_name,
+                    'PX', string.format('%d', left + 3600000))
             end
         end
-        answers[(at - first_task) / 10 + 1] = answer
     end
-    -- Before the changes, which may be of these tasks.
-    each_chunk(to_set, function(...) redis.call('MSET', ...) end)
-    for set, members in pairs(added) do
-        each_chunk(members, function(...) redis.call('ZADD', P .. set, ...) end)
+    if minute ~= '' then
+        count_end(minute, status, name, 1, tonumber(ran_ms))
     end
 end
 
-local function apply_changes()
-    for at = first_change, first_note - 1, 11 do
-        local id, expected, life, name, attempt, key, minute, ran_ms, status, owner_set, run_at = unpack(words, at, at + 10)
-        local old = lives[id]
-        local answer = 0
-        if old and string.sub(old, 1, #expected) == expected then
-            answer = 1
-            local old_status, old_owner = string.match(old, '^(%a+) %d+ (%S+)')
-            mark('o:' .. old_owner, id, false)
-            if old_owner == '-' and old_status == 'pending' then
-                local _, _, _, _, _, old_run_at = read_life(old)
-                local priority = priority_of(id)
-                mark('w:' .. name, due_place(priority, old_run_at, id), false)
-                mark('a', ahead_place(priority, old_run_at, id, name), false)
-            end
-            count(old_status, name, -1)
-            count(status, name, 1)
-            lives[id] = life
-            stored[id] = life
-            if owner_set ~= '' then
-                mark(owner_set, id, true)
-                owners[owner_set] = true
-            elseif status ~= 'success' then
-                mark('s:' .. status, id, true)
-            end
-            if run_at ~= '' then
-                something_waits = true
-                if tonumber(run_at) <= now then
-                    mark('w:' .. name, due_place(priority_of(id), run_at, id), true)
-                    waiting[name] = true
-                else
-                    mark('a', ahead_place(priority_of(id), run_at, id, name), true)
-                end
-            end
-            if attempt ~= '' then
-                redis.call('RPUSH', P .. 'p:' .. id, attempt)
-                redis.call('LTRIM', P .. 'p:' .. id, -1000, -1)
-            end
-            if key ~= '' then
-                local fate, until_ms = string.sub(key, 1, 1), nil
-                key = string.sub(key, 2)
-                if fate == 'K' then
-                    until_ms, key = string.match(key, '^(%d+) (.*)$')
-                end
-                local key_name = P .. 'k:' .. key
-                local holder = redis.call('GET', key_name)
-                if holder and string.sub(holder, 1, 36) == id then
-                    if fate == 'F' then
-                        redis.call('DEL', key_name)
-                    else
-                        local function_name = string.match(holder, '^%S+ %S+ (.*)$')
-                        -- The clocks of callers say when it is free; this is only so that nothing is left.
-                        local left = math.max(0, math.min(tonumber(until_ms) - now, 315360000000))
-                        redis.call('SET', key_name, id .. ' ' .. until_ms .. ' ' .. function_name,
-                            'PX', string.format('%d', left + 3600000))
-                    end
-                end
-            end
-            if minute ~= '' then
-                local sums = minutes[minute]
-                if not sums then
-                    sums = {}
-                    minutes[minute] = sums
-                end
-                local field = status .. ' ' .. name
-                local sum = sums[field] or { 0, 0 }
-                sums[field] = { sum[1] + 1, sum[2] + tonumber(ran_ms) }
-            end
-        elseif old == life then
-            answer = 1 -- written before, and the answer was lost
-        end
-        answers[n_tasks + (at - first_change) / 11 + 1] = answer
+-- The compare is of each task; what follows is done for all at once, if all stand and are held as expected.
+local function apply_moves(expected, holder, name, status, owner_set, minute, values, ids, numbers)
+    local keys = {}
+    for at = 1, #values, 2 do keys[#keys + 1] = values[at] end
+    local found = redis.call('MGET', unpack(keys))
+    local prefix, ran_ms, are_as_expected = expected .. holder .. ' ', 0, true
+    for n = 1, #found do
+        are_as_expected = are_as_expected and found[n] and string.find(found[n], prefix, 1, true) == 1
+        ran_ms = ran_ms + numbers[2 * n]
     end
+    if not are_as_expected then
+        for n, id in ipairs(ids) do
+            lives[id] = found[n]
+            apply_change(numbers[2 * n - 1], id, expected, values[2 * n], name, '', '', minute, numbers[2 * n], status,
+                owner_set, '')
+        end
+        return
+    end
+    redis.call('MSET', unpack(values))
+    if owner_set == '' then
+        redis.call('ZREM', P .. 'o:' .. holder, unpack(ids))
+    else
+        owners[owner_set] = true
+    end
+    count(string.match(expected, '^%a+'), name, -#ids)
+    count(status, name, #ids)
+    if minute ~= '' then
+        count_end(minute, status, name, #ids, ran_ms)
+    end
+end
+
+local function add_blocks()
+    for _, block in ipairs(blocks) do add_block(unpack(block)) end
+end
+
+local function apply_changes()
+    for _, alike in ipairs(moves) do apply_moves(unpack(alike)) end
+    look_at(changes, 2, 12)
+    for at = 1, #changes, 12 do apply_change(unpack(changes, at, at + 11)) end
 end
 
 -- The changes of a batch may be of its tasks; the tasks of a step may want keys that its changes free.
 if is_step then
     if is_new then
         apply_changes()
-    else
-        for n = 1, n_changes do answers[n_tasks + n] = 1 end
     end
-    add_tasks()
+    add_blocks()
 else
-    add_tasks()
+    add_blocks()
     apply_changes()
 end
 
-for n = 0, n_notes - 1 do
-    local at = first_note + n * 4
-    local id, epoch, place, json = unpack(words, at, at + 3)
+look_at(notes, 1, 4)
+for at = 1, #notes, 4 do
+    local id, epoch, place, json = unpack(notes, at, at + 3)
     local life = lives[id]
     if life and string.match(life, '^%a+ (%d+)') == epoch then
         if place == 'P' then
@@ -252,8 +311,7 @@ for n = 0, n_notes - 1 do
     end
 end
 
-for n = 0, n_audit - 1 do
-    local entry = words[first_audit + n]
+for _, entry in ipairs(audit) do
     local id = string.sub(entry, 1, 36)
     local known = redis.call('ZRANGEBYLEX', P .. 'u', '[' .. id, '(' .. id .. '\255', 'LIMIT', 0, 1)
     if #known == 0 then
@@ -261,8 +319,8 @@ for n = 0, n_audit - 1 do
     end
 end
 
-for at = first_record, #words, 3 do
-    local name, becomes = words[at], words[at + 2]
+for at = 1, #records, 3 do
+    local name, becomes = records[at], records[at + 2]
     if is_new and becomes ~= '=' then
         local version = redis.call('INCR', P .. 'rv')
         if becomes == '-' then
@@ -274,11 +332,10 @@ for at = first_record, #words, 3 do
         end
         something_waits = true -- for whoever looks at records
     end
-    local version = record_of(name)
-    answers[#answers + 1] = version
+    versions[#versions + 1] = record_of(name)
 end
 
-to_set = {}
+local to_set = {}
 for id, life in pairs(stored) do
     to_set[#to_set + 1] = P .. 'l:' .. id
     to_set[#to_set + 1] = life
@@ -310,4 +367,4 @@ if something_waits then
     end
     redis.call('PUBLISH', P .. 'news', ARGV[1]) -- who need not be told
 end
-return answers
+return { refused, stale, versions }
