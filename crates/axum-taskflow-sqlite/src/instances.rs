@@ -24,7 +24,7 @@ impl<'c> Instances<'c> {
             )?,
             supersede: conn.prepare(
                 "UPDATE instance SET superseded = 1
-                 WHERE id = ?1 AND gone IS NULL AND started_at IS NOT NULL",
+                 WHERE id = ?1 AND gone IS NULL AND coalesce(beat_at, started_at) = ?2",
             )?,
             n_present: conn.prepare("SELECT count(*) FROM instance WHERE gone IS NULL AND started_at IS NOT NULL")?,
             owns: conn.prepare("SELECT 1 FROM task WHERE owner = ?1 LIMIT 1")?,
@@ -42,8 +42,13 @@ impl<'c> Instances<'c> {
         })
     }
 
-    pub(crate) fn supersede(&mut self, id: InstanceId) -> Result<(), Fault> {
-        self.supersede.execute([id.as_bytes()])?;
+    pub(crate) fn supersede(
+        &mut self,
+        id: InstanceId,
+        seen_beat_at: Timestamp,
+    ) -> Result<(), Fault> {
+        self.supersede
+            .execute((id.as_bytes(), seen_beat_at.as_unix_ms()))?;
         Ok(())
     }
 

@@ -185,8 +185,11 @@ impl Backend for Sqlite {
         )
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        Box::pin(self.writer.call(move |session| session.supersede(id)))
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
+        Box::pin(
+            self.writer
+                .call(move |session| session.supersede(id, seen_beat_at)),
+        )
     }
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {

@@ -333,8 +333,12 @@ impl<'c> Session<'c> {
         self.instances.beat(id, now)
     }
 
-    pub(crate) fn supersede(&mut self, id: InstanceId) -> Result<(), Fault> {
-        self.instances.supersede(id)
+    pub(crate) fn supersede(
+        &mut self,
+        id: InstanceId,
+        seen_beat_at: Timestamp,
+    ) -> Result<(), Fault> {
+        self.instances.supersede(id, seen_beat_at)
     }
 
     /// Removes what is left of a dead instance to whom nothing belongs, or of one of ours.
