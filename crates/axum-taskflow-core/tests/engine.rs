@@ -359,12 +359,17 @@ async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() 
     let other = axum_taskflow_core::IdSource::default().instance(manager.now());
     let by_others = Change::started(&of_others, other, manager.now()).unwrap();
     backstage.write_behind(by_others).await;
+    backstage.hold_starts(true);
     gate.add_permits(1);
+    backstage.start_held().await;
+    support::settled().await;
+    let n_begun = probe.total();
+    backstage.hold_starts(false);
     manager.wait::<()>(first).await.unwrap();
     let third = manager.add_task(add, (1, 2)).await.unwrap();
     manager.wait::<u32>(third).await.unwrap();
 
-    assert_eq!(probe.total(), 1, "somebody else runs it");
+    assert_eq!((n_begun, probe.total()), (1, 1), "somebody else runs it");
 }
 
 #[tokio::test]
