@@ -9,10 +9,11 @@ use crate::{
     change::Change,
     clock::Timestamp,
     engine::{
-        Beginning, Engine, OUTCOMES_MAX, Promise,
+        Beginning, Engine, Promise,
         journal::{ThenAdded, Wanted, unavailable},
     },
     error::{BackendError, Error, ErrorKind},
+    health::Duty,
     hold::Fence,
     id::TaskId,
     registry::TaskDef,
@@ -280,7 +281,11 @@ impl<'a> IntoFuture for AddTask<'a> {
             let request = self.request?;
             let name = request.def.name.clone();
             if let Some(key) = self.run_key {
-                return replace(self.engine, request, self.said, self.fence, key).await;
+                let replaced = replace(self.engine, request, self.said, self.fence, key);
+                // One deadline for all its steps.
+                return tokio::time::timeout(self.engine.add_timeout, replaced)
+                    .await
+                    .unwrap_or_else(|_| Err(no_answer(self.engine)));
             }
             let tasks = make_tasks(self.engine, request, self.said)?;
             let id = tasks[0].id;
@@ -416,8 +421,9 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
         Err(_) if wanted.give_up() => Err(Error::new(
             ErrorKind::Overloaded,
             format!(
-                "the task store was too busy for {:?}; nothing was added",
-                engine.add_timeout
+                "the task store was too busy for {:?}; nothing was added{}",
+                engine.add_timeout,
+                what_is_wrong(engine)
             ),
         )),
         Err(_) => Err(no_answer(engine)),
@@ -477,11 +483,7 @@ async fn replace(
         step.changes.push(change);
         step.tasks.push(Arc::new(task.clone()));
         let step = Arc::new(step);
-        let stepping = engine.backend.step(step.clone());
-        let stepped = match tokio::time::timeout(engine.add_timeout, stepping).await {
-            Ok(stepped) => stepped?,
-            Err(_) => return Err(no_answer(engine)),
-        };
+        let stepped = engine.backend.step(step.clone()).await?;
         if let Stepped::Done { tasks, .. } = stepped
             && tasks.first() == Some(&Enqueued::Created)
         {
@@ -532,10 +534,17 @@ fn no_answer(engine: &Engine) -> Error {
     Error::new(
         ErrorKind::TimedOut,
         format!(
-            "the task store did not answer within {:?}: the task may be added or not; with an idempotency key it is safe to add it again",
-            engine.add_timeout
+            "the task store did not answer within {:?}: the task may be added or not; with an idempotency key it is safe to add it again{}",
+            engine.add_timeout,
+            what_is_wrong(engine)
         ),
     )
+}
+
+/// What the store said when it failed last, if it has not been well since: the end of a message.
+fn what_is_wrong(engine: &Engine) -> String {
+    let why = engine.troubles.why(Duty::Write);
+    why.map_or_else(String::new, |why| format!("; it fails: {why}"))
 }
 
 /// A new task, and what it was promised.
@@ -548,7 +557,7 @@ enum Promised {
 impl Promised {
     fn to(engine: &Arc<Engine>, mut task: Task, now: Timestamp) -> Self {
         // Not while the store fails: each task that may be stored all the same has to be disowned.
-        if engine.journal.changes_waiting() >= OUTCOMES_MAX {
+        if engine.journal.is_full() {
             return Self::Nothing(Arc::new(task));
         }
         match engine.ready.promise(&task, now) {

@@ -47,8 +47,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn instances(&self) -> BackendFuture<'_, Vec<Peer>>;
 
     /// From now on whatever belongs or will belong to this instance is orphaned, and its [beat](Backend::beat) says
-    /// so: for one that holds its tasks and does not respond. Nothing happens if it is not known.
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()>;
+    /// so: for one that holds its tasks and does not respond. Nothing happens if it is not known, or has beaten since
+    /// `seen_beat_at`, which is the [`Peer::beat_at`] that it was taken for dead by.
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()>;
 
     /// Forgets an instance of this process. What still belongs to it is orphaned.
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()>;

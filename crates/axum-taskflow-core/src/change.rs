@@ -148,6 +148,19 @@ impl Change {
         Ok(change)
     }
 
+    /// The current attempt is given up by an instance that is about to end, and its function may still run: as
+    /// [`Change::interrupted`], but a task that may be repeated stays with the instance until that is gone.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not running.
+    pub(crate) fn given_up(task: &Task, why: &str, now: Timestamp) -> Result<Self, Refused> {
+        let mut change = Self::interrupted(task, why, now)?;
+        if change.life.status == TaskStatus::Pending {
+            change.life.owner = task.life.owner;
+        }
+        Ok(change)
+    }
+
     /// The process died in the middle of the current attempt: as [`Change::interrupted`], but after `crashes_max` such
     /// deaths the task is failed. One that may be repeated waits until `again_at`.
     ///

@@ -4,9 +4,11 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 
@@ -77,6 +79,8 @@ impl Duty {
 pub(crate) struct Troubles {
     /// A std mutex: held for one map operation.
     now: Mutex<BTreeMap<Duty, Trouble>>,
+    /// What the store was asked for and has not answered. A std mutex, as above.
+    asked: Mutex<BTreeMap<Duty, (Instant, Timestamp)>>,
 }
 
 impl Troubles {
@@ -93,10 +97,40 @@ impl Troubles {
         self.lock().remove(&duty);
     }
 
-    pub(crate) fn health(&self) -> Health {
-        Health {
-            troubles: self.lock().values().cloned().collect(),
+    /// The store is asked, and [`Troubles::answered`] follows, whatever it says.
+    pub(crate) fn asked(&self, duty: Duty, now: Timestamp) {
+        let since = (Instant::now(), now);
+        self.lock_asked().insert(duty, since);
+    }
+
+    pub(crate) fn answered(&self, duty: Duty) {
+        self.lock_asked().remove(&duty);
+    }
+
+    /// Why the duty could not be done the last time, if it could not.
+    pub(crate) fn why(&self, duty: Duty) -> Option<String> {
+        self.lock().get(&duty).map(|trouble| trouble.why.clone())
+    }
+
+    /// What is wrong. A store that does not answer for longer than `patience` is no better than one that fails.
+    pub(crate) fn health(&self, patience: Duration) -> Health {
+        let mut troubles = self.lock().clone();
+        for (duty, (asked, since)) in &*self.lock_asked() {
+            if asked.elapsed() > patience {
+                troubles.entry(*duty).or_insert_with(|| Trouble {
+                    duty: *duty,
+                    since: *since,
+                    why: format!("the task store has not answered for {patience:?}"),
+                });
+            }
         }
+        Health {
+            troubles: troubles.into_values().collect(),
+        }
+    }
+
+    fn lock_asked(&self) -> MutexGuard<'_, BTreeMap<Duty, (Instant, Timestamp)>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Duty, Trouble>> {
@@ -108,6 +142,8 @@ impl Troubles {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(5);
+
     #[test]
     fn a_trouble_keeps_its_beginning_and_tells_its_last_reason() {
         let troubles = Troubles::default();
@@ -118,13 +154,32 @@ mod tests {
         troubles.begin(Duty::Beat, at(3), &"full");
         troubles.end(Duty::Beat);
 
-        let health = troubles.health();
+        let health = troubles.health(PATIENCE);
         assert!(!health.is_ready());
         let [trouble] = &health.troubles[..] else {
             panic!("{health:?}");
         };
         assert_eq!((trouble.since, &*trouble.why), (at(1), "full"));
         troubles.end(Duty::Write);
-        assert!(troubles.health().is_ready());
+        assert!(troubles.health(PATIENCE).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_answer_is_a_trouble_from_when_it_was_asked_until_it_answers() {
+        let troubles = Troubles::default();
+        let at = Timestamp::from_unix_ms(1);
+        troubles.asked(Duty::Write, at);
+        tokio::time::advance(PATIENCE).await;
+        assert!(troubles.health(PATIENCE).is_ready());
+
+        tokio::time::advance(Duration::from_millis(1)).await;
+
+        let health = troubles.health(PATIENCE);
+        let [trouble] = &health.troubles[..] else {
+            panic!("{health:?}");
+        };
+        assert_eq!((trouble.duty, trouble.since), (Duty::Write, at));
+        troubles.answered(Duty::Write);
+        assert!(troubles.health(PATIENCE).is_ready());
     }
 }

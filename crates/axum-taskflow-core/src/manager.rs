@@ -721,7 +721,7 @@ impl TaskManager {
     /// What does not work at the moment. Asks nobody: what it tells is a second old at most.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.engine.troubles.health()
+        self.engine.troubles.health(self.engine.add_timeout)
     }
 
     /// Results that came too late since this manager started: the task had been taken over from the attempt.
@@ -769,7 +769,7 @@ impl TaskManager {
     /// # Errors
     /// If the store cannot be closed; everything that could be stored is.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        self.engine.shutdown().await
+        self.engine.clone().shutdown().await
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, Error> {

@@ -131,8 +131,8 @@ impl Backend for Memory {
         self.answer(|store| store.instances.all())
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        self.answer(move |store| store.instances.supersede(id))
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
+        self.answer(move |store| store.instances.supersede(id, seen_beat_at))
     }
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {

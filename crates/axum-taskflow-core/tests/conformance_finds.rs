@@ -55,6 +55,7 @@ flaws! {
     leaves_the_superseded_their_tasks: "orphans::tasks_of_a_superseded_instance_are_orphans";
     tells_nobody_that_it_was_superseded: "instances::a_superseded_instance_learns_it_from_its_beat";
     shows_no_beats: "instances::a_beat_is_seen";
+    supersedes_who_has_beaten: "instances::who_has_beaten_since_is_not_superseded";
     remembers_those_who_left: "instances::an_instance_that_left_without_tasks_is_not_seen";
     looks_at_all_to_claim: "pace::a_claim_is_not_slowed_down_by_what_it_cannot_take";
     calls_stale_changes_applied: "apply::a_change_from_another_status_or_epoch_is_stale" model;
@@ -198,8 +199,15 @@ impl Backend for Flawed {
         self.memory.instances()
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        self.memory.supersede(id)
+    fn supersede(&self, id: InstanceId, mut seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
+        Box::pin(async move {
+            if self.has(Flaw::supersedes_who_has_beaten) {
+                let peers = self.memory.instances().await?;
+                let peer = peers.into_iter().find(|peer| peer.instance.id == id);
+                seen_beat_at = peer.map_or(seen_beat_at, |peer| peer.beat_at);
+            }
+            self.memory.supersede(id, seen_beat_at).await
+        })
     }
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {

@@ -11,9 +11,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Cancelled, Change, Clock, Config, Data, ErrorKind, Executor, Failure, FailureKind, ListQuery,
-    LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions,
-    TaskStatus, Timestamp, WaitError,
+    Cancelled, Change, Clock, Config, Data, Duty, ErrorKind, Executor, Failure, FailureKind,
+    ListQuery, LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager,
+    TaskOptions, TaskStatus, Timestamp, WaitError,
 };
 use support::{Backstage, Probe, config, ended, start};
 use tokio::sync::{Notify, Semaphore};
@@ -320,6 +320,56 @@ async fn a_task_that_may_be_repeated_does_not_wait_for_its_start_to_be_stored() 
 
     manager.wait::<()>(id).await.unwrap();
     assert_eq!(backstage.task(id).await.life.attempt, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() {
+    async fn waits(Data(gate): Data<Arc<Semaphore>>) {
+        gate.acquire().await.unwrap().forget();
+    }
+    let (backend, backstage) = Backstage::new();
+    let (probe, gate) = (Probe::default(), Arc::new(Semaphore::new(0)));
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.concurrency = 1;
+    config.takeover_after = Some(Duration::from_secs(5));
+    config.state(probe.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    // A function that is new here may have tasks on disk, which come first.
+    let known = manager.add_task(entered, ()).await.unwrap();
+    manager.wait::<()>(known).await.unwrap();
+    gate.add_permits(1);
+    let known = manager.add_task(waits, ()).await.unwrap();
+    manager.wait::<()>(known).await.unwrap();
+    support::settled().await;
+    let first = manager.add_task(waits, ()).await.unwrap();
+    let second = manager.add_task(entered, ()).requeue_on_interrupt(true);
+    let second = second.await.unwrap();
+    let held = backstage.task(second).await;
+    assert_eq!(held.life.owner, Some(manager.instance().id));
+
+    backstage.hold_beats(true);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let released = Change::released(&held).unwrap();
+    let mut of_others = held.clone();
+    of_others.life = released.life.clone();
+    backstage.write_behind(released).await;
+    let other = axum_taskflow_core::IdSource::default().instance(manager.now());
+    let by_others = Change::started(&of_others, other, manager.now()).unwrap();
+    backstage.write_behind(by_others).await;
+    backstage.hold_starts(true);
+    gate.add_permits(1);
+    backstage.start_held().await;
+    support::settled().await;
+    let n_begun = probe.total();
+    backstage.hold_starts(false);
+    manager.wait::<()>(first).await.unwrap();
+    let third = manager.add_task(add, (1, 2)).await.unwrap();
+    manager.wait::<u32>(third).await.unwrap();
+
+    assert_eq!((n_begun, probe.total()), (1, 1), "somebody else runs it");
 }
 
 #[tokio::test]
@@ -1337,6 +1387,11 @@ async fn a_store_that_stalls_makes_adds_fail_within_their_deadline() {
         adds.spawn(async move { manager.add_task(add, (n, n)).await.unwrap_err().kind() });
     }
     let mut kinds = adds.join_all().await;
+    let troubles = support::until(async || {
+        let health = manager.health();
+        (!health.is_ready()).then_some(health.troubles)
+    })
+    .await;
     backstage.go_on();
 
     kinds.sort_by_key(|kind| format!("{kind:?}"));
@@ -1353,9 +1408,122 @@ async fn a_store_that_stalls_makes_adds_fail_within_their_deadline() {
         (1..=2).contains(&unsure),
         "only what was being written is unsure: {kinds:?}"
     );
+    assert_eq!(troubles[0].duty, Duty::Write);
     let id = manager.add_task(add, (1, 1)).await.unwrap();
     let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
     assert_eq!(sum.expect("it works again").unwrap(), 2);
+    assert!(manager.health().is_ready());
+}
+
+#[tokio::test]
+async fn a_beat_that_hangs_is_told_and_over_with_its_answer() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.add_timeout = Duration::from_millis(100);
+    let manager = start(config).await;
+
+    backstage.hold_beats(true);
+    let troubles = support::until(async || {
+        let health = manager.health();
+        (!health.is_ready()).then_some(health.troubles)
+    })
+    .await;
+    backstage.hold_beats(false);
+
+    assert_eq!(troubles[0].duty, Duty::Beat);
+    support::until(async || manager.health().is_ready().then_some(())).await;
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_for_a_store_that_fails_is_told_why() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.add_timeout = Duration::from_millis(100);
+    let manager = start(config).await;
+    backstage.hold_beats(true);
+    backstage.fail(true);
+    let said = manager.add_task(add, (1, 1)).await.unwrap_err();
+    assert_eq!(said.kind(), ErrorKind::Unavailable);
+    backstage.stall();
+
+    // The first is on its way to the store, the second waits behind it.
+    let errors = [
+        manager.add_task(add, (1, 1)).await.unwrap_err(),
+        manager.add_task(add, (1, 1)).await.unwrap_err(),
+    ];
+
+    for error in errors {
+        let said = error.to_string();
+        assert!(
+            said.ends_with("it fails: the store fails on demand"),
+            "{said}"
+        );
+    }
+    backstage.go_on();
+    backstage.hold_beats(false);
+}
+
+#[tokio::test]
+async fn a_replacement_that_the_store_does_not_answer_fails_within_the_deadline() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.add_timeout = Duration::from_millis(100);
+    let manager = start(config).await;
+    let later = Duration::from_secs(3_600);
+    let add_with_key = || manager.add_task(add, (1, 1)).delay_by(later).run_key("one");
+    add_with_key().await.unwrap();
+
+    backstage.hold_reads(true);
+    let answer = tokio::time::timeout(SOON, add_with_key().into_future()).await;
+    backstage.hold_reads(false);
+
+    let error = answer.expect("it waits for the store").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn while_outcomes_wait_that_are_large_no_further_task_starts() {
+    const LARGE: usize = 70 * 1024 * 1024;
+    async fn large(Data(gate): Data<Arc<Semaphore>>) -> String {
+        gate.acquire().await.unwrap().forget();
+        "x".repeat(LARGE)
+    }
+    let (backend, backstage) = Backstage::new();
+    let (probe, gate) = (Probe::default(), Arc::new(Semaphore::new(0)));
+    let mut config = config();
+    config.backend = backend;
+    config.result_max = 2 * LARGE;
+    config.concurrency = 1;
+    config.state(probe.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    // A function that is new here may have tasks on disk, which come first.
+    let known = manager.add_task(entered, ()).await.unwrap();
+    manager.wait::<()>(known).await.unwrap();
+    gate.add_permits(1);
+    let known = manager.add_task(large, ()).await.unwrap();
+    manager.wait::<String>(known).await.unwrap();
+    support::settled().await;
+    let first = manager.add_task(large, ()).await.unwrap();
+    // Held in memory, and its start need not wait for the store.
+    let next = manager.add_task(entered, ()).requeue_on_interrupt(true);
+    let next = next.await.unwrap();
+    let owner = backstage.task(next).await.life.owner;
+    assert_eq!(owner, Some(manager.instance().id));
+
+    backstage.fail_all_but_beats();
+    gate.add_permits(1);
+    backstage.failed_writes(3).await;
+    let n_begun = probe.total();
+    backstage.fail(false);
+
+    assert_eq!(n_begun, 1, "it has to wait");
+    assert_eq!(manager.wait::<String>(first).await.unwrap().len(), LARGE);
+    manager.wait::<()>(next).await.unwrap();
+    assert_eq!(probe.total(), 2);
 }
 
 #[tokio::test]
@@ -1529,6 +1697,44 @@ async fn after_the_deadline_running_tasks_are_interrupted_or_pending_again() {
     tokio::task::spawn_blocking(move || gate.wait())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_plain_function_that_does_not_return_is_for_no_other_process_until_it_does() {
+    fn blocks(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<std::sync::Barrier>>) {
+        begun.notify_one();
+        gate.wait();
+    }
+    let (begun, gate) = (
+        Arc::new(Notify::new()),
+        Arc::new(std::sync::Barrier::new(2)),
+    );
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.shutdown_timeout = Duration::from_millis(50);
+    config.state(begun.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(blocks, ()).requeue_on_interrupt(true);
+    let id = id.await.unwrap();
+    begun.notified().await;
+
+    manager.shutdown().await.unwrap();
+
+    let life = backstage.task(id).await.life;
+    let me = manager.instance().id;
+    assert_eq!(
+        (life.status, life.owner, life.attempt),
+        (TaskStatus::Pending, Some(me), 0),
+        "who takes it over from the dead counts no crash"
+    );
+    assert!(!backstage.is_closed(), "the others must take it for alive");
+    tokio::task::spawn_blocking(move || gate.wait())
+        .await
+        .unwrap();
+    support::until(async || backstage.is_closed().then_some(())).await;
+    assert_eq!(backstage.task(id).await.life, life, "what it did is stale");
 }
 
 #[tokio::test]

@@ -112,7 +112,11 @@ fn each_second() -> Schedule {
 
 /// As a killed process does: it does nothing any more.
 async fn kill(manager: TaskManager, site: &Site) {
-    site.memory.supersede(manager.instance().id).await.unwrap();
+    let me = manager.instance().id;
+    let peers = site.memory.instances().await.unwrap();
+    let peer = peers.into_iter().find(|peer| peer.instance.id == me);
+    let beat_at = peer.unwrap().beat_at;
+    site.memory.supersede(me, beat_at).await.unwrap();
     manager.drain().await;
 }
 

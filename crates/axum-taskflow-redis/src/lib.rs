@@ -608,11 +608,12 @@ impl Backend for Redis {
         Box::pin(self.all_instances())
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
         Box::pin(async move {
             self.is_open()?;
             let mut call = self.tasks.call(&SUPERSEDE);
             call.arg(id.to_string());
+            call.arg(seen_beat_at.as_unix_ms());
             self.tasks.send(&call).await.map(drop)
         })
     }

@@ -1,6 +1,10 @@
 //! Tasks that nobody holds, given to whoever has a slot for them.
 
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use axum_taskflow_core::{Claim, Claimed, Task, TaskId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Statement};
@@ -24,9 +28,35 @@ pub(crate) struct ClaimVerb<'c> {
     waiting: Statement<'c>,
     take: Statement<'c>,
     begin: Statement<'c>,
-    hold: Statement<'c>,
+    put_off: Statement<'c>,
     read: Statement<'c>,
     is_gone: Statement<'c>,
+    unreadable: Unreadable,
+}
+
+/// Rows that this program cannot read, and until when each is passed over. They stay as they are: a newer program may have
+/// written them, and reads them.
+#[derive(Debug, Default)]
+struct Unreadable(HashMap<i64, Timestamp>);
+
+impl Unreadable {
+    /// How many are remembered // more: they wait a minute between two tries
+    const MAX: usize = 1_000;
+    /// Then they are tried again: somebody may have repaired them.
+    const FOR: Duration = Duration::from_secs(600);
+
+    /// True if the row is passed over from now on.
+    fn remember(&mut self, rowid: i64, now: Timestamp) -> bool {
+        let is_full = self.0.len() >= Self::MAX;
+        if !is_full {
+            self.0.insert(rowid, now.saturating_add(Self::FOR));
+        }
+        !is_full
+    }
+
+    fn forget_old(&mut self, now: Timestamp) {
+        self.0.retain(|_, until| *until > now);
+    }
 }
 
 /// A task that may be claimed, in the order of claiming.
@@ -44,7 +74,8 @@ impl<'c> ClaimVerb<'c> {
             waiting: conn.prepare(include_str!("claim.sql"))?,
             take: conn.prepare("UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2")?,
             begin: conn.prepare(include_str!("claim_begun.sql"))?,
-            hold: conn.prepare("UPDATE task SET shelf = NULL WHERE rowid = ?1")?,
+            put_off: conn.prepare("UPDATE task SET shelf = 0, run_at = ?2 WHERE rowid = ?1")?,
+            unreadable: Unreadable::default(),
             read: conn.prepare(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?,
             is_gone: conn.prepare(
                 "SELECT 1 FROM instance
@@ -64,7 +95,10 @@ impl<'c> ClaimVerb<'c> {
             let next_due = next_due(tx.conn, claim.now, tx.latest)?;
             return Ok(Claimed { tasks, next_due });
         }
-        for (.., rowid) in self.candidates(tx, claim)? {
+        self.unreadable.forget_old(claim.now);
+        let mut candidates: VecDeque<Candidate> = self.candidates(tx, claim, claim.limit)?.into();
+        let mut n_unreadable = 0;
+        while let Some((.., rowid)) = candidates.pop_front() {
             match self.read(tx, rowid) {
                 Ok(mut task) => {
                     if task.life.crashes == 0 {
@@ -75,12 +109,18 @@ impl<'c> ClaimVerb<'c> {
                     }
                     tasks.push(task);
                 }
-                // One row that cannot be read must not keep all others waiting: it stays, and waits for nobody.
+                // One row that cannot be read must not keep all others waiting.
                 Err(Fault::Unreadable(why)) => {
-                    tracing::error!(rowid, %why, "a stored task cannot be read; it is held and not claimed again");
-                    self.hold.execute([rowid])?;
+                    n_unreadable += 1;
+                    self.pass_over(rowid, &why, claim.now)?;
                 }
                 Err(fault) => return Err(fault),
+            }
+            if candidates.is_empty() && std::mem::take(&mut n_unreadable) > 0 {
+                // Others in their place: a claim that brings fewer than it could says that there are no more.
+                candidates = self
+                    .candidates(tx, claim, claim.limit - tasks.len())?
+                    .into();
             }
         }
         let next_due = next_due(tx.conn, claim.now, tx.latest)?;
@@ -88,11 +128,26 @@ impl<'c> ClaimVerb<'c> {
         Ok(Claimed { tasks, next_due })
     }
 
+    fn pass_over(&mut self, rowid: i64, why: &str, now: Timestamp) -> Result<(), Fault> {
+        const AGAIN_IN: Duration = Duration::from_secs(60);
+        tracing::error!(
+            rowid,
+            why,
+            "a stored task cannot be read: it waits for a program that can"
+        );
+        if !self.unreadable.remember(rowid, now) {
+            let again_at = now.saturating_add(AGAIN_IN);
+            self.put_off.execute((rowid, again_at.as_unix_ms()))?;
+        }
+        Ok(())
+    }
+
     /// The first of each function, merged: however many wait, only this many are looked at.
     fn candidates(
         &mut self,
         tx: &mut Transaction<'c>,
         claim: &Claim,
+        limit: usize,
     ) -> Result<Vec<Candidate>, Fault> {
         let now = claim.now.as_unix_ms();
         // At least as many of each function as can be claimed: then none that is due is passed over by a claim
@@ -104,18 +159,20 @@ impl<'c> ClaimVerb<'c> {
                 continue;
             };
             self.promote.execute((func, now, at_most(promoted_max)))?;
-            let n = at_most(claim.limit.saturating_add(claim.except.len()));
+            let n_passed_over = claim.except.len() + self.unreadable.0.len();
+            let n = at_most(limit.saturating_add(n_passed_over));
             let mut rows = self.waiting.query((func, now, n))?;
             while let Some(row) = rows.next()? {
                 let (priority, id) = (Reverse(row.get(0)?), row::read_id(row, 2)?);
-                if !claim.except.contains(&id) {
-                    candidates.push((priority, row.get(1)?, id, row.get(3)?));
+                let rowid = row.get(3)?;
+                if !claim.except.contains(&id) && !self.unreadable.0.contains_key(&rowid) {
+                    candidates.push((priority, row.get(1)?, id, rowid));
                 }
             }
         }
         candidates.sort_unstable();
         candidates.dedup(); // a name may be given twice
-        candidates.truncate(claim.limit);
+        candidates.truncate(limit);
         Ok(candidates)
     }
 

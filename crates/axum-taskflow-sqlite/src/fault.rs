@@ -10,7 +10,7 @@ use rusqlite::ErrorCode;
 pub(crate) enum Fault {
     /// SQLite's own word.
     #[error(transparent)]
-    Sql(#[from] rusqlite::Error),
+    Sql(rusqlite::Error),
     /// The file system's word, about the lock files.
     #[error(transparent)]
     File(#[from] io::Error),
@@ -20,6 +20,22 @@ pub(crate) enum Fault {
     /// Something is stored that this program does not understand.
     #[error("{0}")]
     Unreadable(String),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error as E;
+        match error {
+            // What is stored is of another kind than this program expects there.
+            E::FromSqlConversionFailure(..)
+            | E::IntegralValueOutOfRange(..)
+            | E::InvalidColumnType(..)
+            | E::Utf8Error(..) => {
+                Self::Unreadable(format!("a stored value is unreadable: {error}"))
+            }
+            other => Self::Sql(other),
+        }
+    }
 }
 
 impl Fault {
@@ -83,13 +99,12 @@ impl Fault {
                     "; the file or its file system is read-only or over a limit, or the disk is broken (the system's \
                      log may say more)",
                 )),
-                Some(
-                    ErrorCode::FileLockingProtocolFailed
-                    | ErrorCode::OperationAborted
-                    | ErrorCode::OutOfMemory
-                    | ErrorCode::OperationInterrupted,
-                ) => BackendError::unavailable(said("")),
-                _ => BackendError::refused(said("")),
+                // This row's own fault.
+                Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
+                    BackendError::refused(said(""))
+                }
+                // The whole store's, such as a table that is gone: what is kept must not be thrown away.
+                _ => of_file(said("")),
             },
         };
         error.with_source(self.clone())

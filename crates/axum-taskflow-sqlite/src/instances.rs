@@ -10,6 +10,7 @@ use crate::{fault::Fault, lock::LockFolder, row, transaction::Transaction};
 pub(crate) struct Instances<'c> {
     beat: Statement<'c>,
     supersede: Statement<'c>,
+    is_present: Statement<'c>,
     n_present: Statement<'c>,
     owns: Statement<'c>,
     gone: Statement<'c>,
@@ -24,8 +25,9 @@ impl<'c> Instances<'c> {
             )?,
             supersede: conn.prepare(
                 "UPDATE instance SET superseded = 1
-                 WHERE id = ?1 AND gone IS NULL AND started_at IS NOT NULL",
+                 WHERE id = ?1 AND gone IS NULL AND coalesce(beat_at, started_at) = ?2",
             )?,
+            is_present: conn.prepare("SELECT 1 FROM instance WHERE id = ?1 AND gone IS NULL")?,
             n_present: conn.prepare("SELECT count(*) FROM instance WHERE gone IS NULL AND started_at IS NOT NULL")?,
             owns: conn.prepare("SELECT 1 FROM task WHERE owner = ?1 LIMIT 1")?,
             gone: conn.prepare(
@@ -42,9 +44,19 @@ impl<'c> Instances<'c> {
         })
     }
 
-    pub(crate) fn supersede(&mut self, id: InstanceId) -> Result<(), Fault> {
-        self.supersede.execute([id.as_bytes()])?;
+    pub(crate) fn supersede(
+        &mut self,
+        id: InstanceId,
+        seen_beat_at: Timestamp,
+    ) -> Result<(), Fault> {
+        self.supersede
+            .execute((id.as_bytes(), seen_beat_at.as_unix_ms()))?;
         Ok(())
+    }
+
+    /// True if it is known, and not gone.
+    pub(crate) fn is_present(&mut self, id: InstanceId) -> Result<bool, Fault> {
+        Ok(self.is_present.exists([id.as_bytes()])?)
     }
 
     /// True if somebody else uses the file, as far as the file says.
@@ -91,6 +103,6 @@ fn peer(row: &Row<'_>, locks: &LockFolder) -> Result<Peer, Fault> {
     instance.functions = row::json(row, 6)?.unwrap_or_default();
     let beat_at = row::time(row, 7)?.unwrap_or(started_at);
     let superseded = row.get::<_, Option<i64>>(8)?.is_some();
-    let alive = !superseded && !locks.is_dead(instance.id)?;
+    let alive = !superseded && !locks.is_dead(instance.id, Some(beat_at))?;
     Ok(Peer::new(instance, beat_at, alive))
 }

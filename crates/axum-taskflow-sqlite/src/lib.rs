@@ -18,8 +18,7 @@
 //! ```
 //!
 //! Beside `tasks.db` lie `tasks.db-wal` and `tasks.db-shm`, which belong to SQLite, and the folder
-//! `tasks.db-instances`, with one lock file for each running process: whoever deletes it while processes run makes
-//! them look dead. A backup is made with SQLite's own means
+//! `tasks.db-instances`, with one lock file for each running process. A backup is made with SQLite's own means
 //! (`sqlite3 tasks.db ".backup copy.db"`), never by copying the file alone.
 
 mod ahead;
@@ -63,7 +62,7 @@ use axum_taskflow_core::{
     RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 
-use crate::{lock::LockFolder, readers::Readers, writer::Writer};
+use crate::{lock::LockFolder, orphans::Told, readers::Readers, writer::Writer};
 
 /// What an accepted task survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -126,6 +125,7 @@ impl SqliteOptions {
         Ok(Sqlite {
             given_path: self.path,
             locks: LockFolder::beside(&path),
+            told: Told::default(),
             claimed_something: AtomicBool::new(false),
             readers: Readers::start(readers, path.clone())?,
             writer: Writer::start(writer, path)?,
@@ -140,6 +140,7 @@ impl SqliteOptions {
 pub struct Sqlite {
     given_path: PathBuf,
     locks: LockFolder,
+    told: Told,
     /// The last claim brought something, so the next one need not look first whether that is worth the lock. An
     /// atomic: either value is right, one is faster.
     claimed_something: AtomicBool,
@@ -185,8 +186,11 @@ impl Backend for Sqlite {
         )
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        Box::pin(self.writer.call(move |session| session.supersede(id)))
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
+        Box::pin(
+            self.writer
+                .call(move |session| session.supersede(id, seen_beat_at)),
+        )
     }
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
@@ -229,13 +233,16 @@ impl Backend for Sqlite {
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
         Box::pin(async move {
-            let locks = self.locks.clone();
+            let (locks, told) = (self.locks.clone(), self.told.clone());
             let orphaned = self
                 .readers
-                .call(move |conn, interned| orphans::find(conn, interned, &locks, limit))
+                .call(move |conn, interned| orphans::find(conn, interned, &locks, &told, limit))
                 .await?;
             for id in orphaned.to_bury {
-                self.writer.call(move |session| session.bury(id)).await?;
+                // What the dead leave is more urgent than that they are forgotten.
+                if let Err(error) = self.writer.call(move |session| session.bury(id)).await {
+                    tracing::warn!(%id, %error, "an instance that died cannot be cleared away");
+                }
             }
             Ok(orphaned.tasks)
         })

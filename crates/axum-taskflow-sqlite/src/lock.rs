@@ -2,16 +2,30 @@
 //! death was like, and no clock is asked.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use axum_taskflow_core::InstanceId;
+use axum_taskflow_core::{InstanceId, TaskId, Timestamp};
+
+use crate::place;
+
+/// For how long an instance whose lock is gone must be silent until it counts as dead: its next [beat](Locks::keep) makes
+/// the lock again, and two of them are at most 2.5 s apart.
+const SILENT_FOR: Duration = Duration::from_secs(4);
 
 /// Where the lock files of all instances of one database lie.
 #[derive(Clone, Debug)]
-pub(crate) struct LockFolder(PathBuf);
+pub(crate) struct LockFolder {
+    path: PathBuf,
+    /// Instances whose locks somebody has deleted: the last beat of each, and since when no other was seen. A std mutex:
+    /// held for one look.
+    missing: Arc<Mutex<HashMap<InstanceId, (Timestamp, Instant)>>>,
+}
 
 /// The locks that are held here.
 #[derive(Debug)]
@@ -26,27 +40,72 @@ impl LockFolder {
     pub(crate) fn beside(database: &Path) -> Self {
         let mut folder = database.as_os_str().to_owned();
         folder.push("-instances");
-        Self(folder.into())
+        Self {
+            path: folder.into(),
+            missing: Arc::default(),
+        }
     }
 
     /// True if nobody holds the lock of this instance. What this process holds counts too: a lock belongs to an open
-    /// file, and this opens another one.
-    pub(crate) fn is_dead(&self, id: InstanceId) -> io::Result<bool> {
-        let file = match File::options().write(true).open(self.path(id)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+    /// file, and this opens another one. `beat_at` is its last beat, if it has joined and not left: somebody may have
+    /// deleted the file of one that lives.
+    pub(crate) fn is_dead(&self, id: InstanceId, beat_at: Option<Timestamp>) -> io::Result<bool> {
+        match is_unlocked(&self.path(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(beat_at.is_none_or(|beat_at| self.is_silent(id, beat_at)))
+            }
+            looked => {
+                self.missing().remove(&id);
+                looked
+            }
+        }
+    }
+
+    /// True if no other beat than this one was seen for some time, by a clock that nobody sets.
+    fn is_silent(&self, id: InstanceId, beat_at: Timestamp) -> bool {
+        let now = Instant::now();
+        let mut missing = self.missing();
+        let (last_beat, since) = missing.entry(id).or_insert((beat_at, now));
+        if *last_beat != beat_at {
+            (*last_beat, *since) = (beat_at, now);
+        }
+        since.elapsed() >= SILENT_FOR
+    }
+
+    fn missing(&self) -> MutexGuard<'_, HashMap<InstanceId, (Timestamp, Instant)>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All files, with the instances that they are of.
+    pub(crate) fn files(&self) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        match file.try_lock() {
-            // Let go of at the end of this function; the id is never used again, so nobody can miss it.
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_stem().and_then(|stem| stem.to_str());
+            // All ids are written in the same way.
+            let Some(id) = name.and_then(|name| name.parse::<TaskId>().ok()) else {
+                continue;
+            };
+            files.push((InstanceId::from_bytes(*id.as_bytes()), path));
+        }
+        Ok(files)
+    }
+
+    /// Removes a file unless somebody holds its lock.
+    pub(crate) fn remove_unlocked(&self, file: &Path) -> io::Result<()> {
+        match is_unlocked(file)? {
+            true => fs::remove_file(file),
+            false => Ok(()),
         }
     }
 
     fn path(&self, id: InstanceId) -> PathBuf {
-        self.0.join(format!("{id}.lock"))
+        self.path.join(format!("{id}.lock"))
     }
 }
 
@@ -64,7 +123,7 @@ impl Locks {
         if self.held.iter().any(|(held, _)| *held == id) {
             return Ok(());
         }
-        fs::create_dir_all(&self.folder.0)?;
+        fs::create_dir_all(&self.folder.path)?;
         let path = self.folder.path(id);
         let file = File::options()
             .write(true)
@@ -81,6 +140,28 @@ impl Locks {
             ))),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Makes the files of the locks that are held here again if somebody has deleted them, as programs do that tidy up.
+    pub(crate) fn keep(&mut self) -> io::Result<()> {
+        for (id, file) in &mut self.held {
+            let path = self.folder.path(*id);
+            if place::is_at(file, &path)? {
+                continue;
+            }
+            tracing::warn!(
+                ?path,
+                "somebody has deleted the lock of this instance: it is made again"
+            );
+            fs::create_dir_all(&self.folder.path)?;
+            // Locked before it has its name: whoever finds it must not take this instance for dead.
+            let new_path = path.with_extension("new");
+            let again = File::create(&new_path)?;
+            again.try_lock()?;
+            fs::rename(&new_path, &path)?;
+            *file = again;
+        }
+        Ok(())
     }
 
     /// The instances whose locks are held here.
@@ -101,5 +182,15 @@ impl Locks {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+fn is_unlocked(path: &Path) -> io::Result<bool> {
+    let file = File::options().write(true).open(path)?;
+    match file.try_lock() {
+        // Let go of at the end of this function; the id is never used again, so nobody can miss it.
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }

@@ -1,6 +1,11 @@
 //! Live tasks whose instance is dead, and what the dead leave behind.
 
-use axum_taskflow_core::{InstanceId, Task};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum_taskflow_core::{InstanceId, Task, TaskId};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
@@ -8,7 +13,6 @@ use crate::{
     interned::{Interned, NOBODY},
     lock::LockFolder,
     row,
-    transaction::at_most,
 };
 
 #[derive(Debug, Default)]
@@ -18,11 +22,28 @@ pub(crate) struct Orphaned {
     pub(crate) to_bury: Vec<InstanceId>,
 }
 
+/// Of which rows it was said that they cannot be read: they are found again three times a second. A std mutex: held for one
+/// look.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told(Arc<Mutex<BTreeSet<TaskId>>>);
+
+impl Told {
+    /// Rows that are remembered // more: nothing is said of them
+    const MAX: usize = 1_000;
+
+    /// True the first time.
+    fn is_new(&self, id: TaskId) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < Self::MAX && told.insert(id)
+    }
+}
+
 /// Looks without writing: a few rows and locks as long as nobody died, however often it is asked.
 pub(crate) fn find(
     conn: &Connection,
     interned: &mut Interned,
     locks: &LockFolder,
+    told: &Told,
     limit: usize,
 ) -> Result<Orphaned, Fault> {
     let mut orphaned = Orphaned::default();
@@ -37,7 +58,7 @@ pub(crate) fn find(
         last_owner = owner;
         owners.push(owner);
         if orphaned.tasks.len() < limit && is_dead(conn, interned, locks, owner)? {
-            read(conn, interned, owner, limit, &mut orphaned.tasks)?;
+            read(conn, interned, told, owner, limit, &mut orphaned.tasks)?;
         }
     }
     let mut present = conn
@@ -58,27 +79,39 @@ fn is_dead(
     locks: &LockFolder,
     no: i64,
 ) -> Result<bool, Fault> {
-    let mut superseded =
-        conn.prepare_cached("SELECT 1 FROM instance WHERE no = ?1 AND superseded IS NOT NULL")?;
-    Ok(superseded.exists([no])? || locks.is_dead(interned.instance_id(conn, no)?)?)
+    // An instance that has left, or never joined, does not beat.
+    let mut known = conn.prepare_cached(
+        "SELECT superseded IS NOT NULL, iif(gone IS NULL, coalesce(beat_at, started_at), NULL)
+         FROM instance WHERE no = ?1",
+    )?;
+    let known = known
+        .query_row([no], |row| Ok((row.get(0)?, row::time(row, 1)?)))
+        .optional()?;
+    let (is_superseded, beat_at) = known.unwrap_or_default();
+    Ok(is_superseded || locks.is_dead(interned.instance_id(conn, no)?, beat_at)?)
 }
 
 fn read(
     conn: &Connection,
     interned: &mut Interned,
+    told: &Told,
     owner: i64,
     limit: usize,
     tasks: &mut Vec<Task>,
 ) -> Result<(), Fault> {
     let columns = row::TASK_COLUMNS;
     let mut owned = conn.prepare_cached(&format!(
-        "SELECT {columns} FROM task WHERE owner = ?1 ORDER BY id LIMIT ?2"
+        "SELECT {columns} FROM task WHERE owner = ?1 ORDER BY id"
     ))?;
-    let mut rows = owned.query((owner, at_most(limit - tasks.len())))?;
-    while let Some(row) = rows.next()? {
+    let mut rows = owned.query([owner])?;
+    // Counted here: those that cannot be read must not hide the others.
+    while tasks.len() < limit
+        && let Some(row) = rows.next()?
+    {
         match row::read_task(row, usize::MAX, conn, interned) {
             Ok(task) => tasks.push(task),
             // It must not keep all others from being taken over; it stays with the dead.
+            Err(Fault::Unreadable(_)) if !told.is_new(row::read_id(row, 0)?) => {}
             Err(Fault::Unreadable(why)) => {
                 tracing::error!(owner, %why, "a task of an instance that died cannot be read; it is left alone");
             }

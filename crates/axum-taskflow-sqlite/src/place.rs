@@ -1,53 +1,99 @@
-//! Whether the file that is open still lies where it was opened.
+//! Whether the files that are open still lie where they were opened.
 
 use std::{
-    fs, io,
+    fs::{self, File, Metadata},
+    io,
     path::{Path, PathBuf},
 };
 
 use crate::fault::Fault;
 
-/// A path, and which file lay there at the beginning. SQLite goes on in a file that somebody has deleted: what is
-/// stored there is gone when the process ends, and no error says so.
+/// A path, and which file lay there at the beginning, and its log beside it. SQLite goes on in files that somebody has
+/// deleted: what is stored there is gone when the process ends, and no error says so.
 #[derive(Debug)]
 pub(crate) struct Place {
+    file: Lying,
+    /// The log, once it was there. SQLite never makes it anew while somebody has the file open.
+    log: Option<Lying>,
+    log_path: PathBuf,
+}
+
+/// A file at a path.
+#[derive(Debug)]
+struct Lying {
     path: PathBuf,
-    file: Option<FileId>,
+    id: FileId,
 }
 
 /// Device and number, where the system has them.
-type FileId = (u64, u64);
+type FileId = Option<(u64, u64)>;
 
 impl Place {
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let mut log_path = path.as_os_str().to_owned();
+        log_path.push("-wal");
         Ok(Self {
-            path: path.to_owned(),
-            file: file_id(path)?,
+            file: Lying::at(path)?,
+            log: None,
+            log_path: log_path.into(),
         })
     }
 
     /// # Errors
-    /// If the file was deleted or replaced.
-    pub(crate) fn is_same(&self) -> Result<(), Fault> {
-        match file_id(&self.path) {
-            Ok(file) if file == self.file => Ok(()),
-            Ok(_) => Err(Fault::Lost("replaced by another one")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Fault::Lost("deleted or moved away"))
+    /// If the file or its log was deleted or replaced.
+    pub(crate) fn is_same(&mut self) -> Result<(), Fault> {
+        self.file
+            .is_there("deleted or moved away", "replaced by another one")?;
+        match &self.log {
+            Some(log) => log.is_there(
+                "separated from its log, which somebody has deleted or moved away,",
+                "separated from its log, which somebody has replaced,",
+            ),
+            None => {
+                self.log = match Lying::at(&self.log_path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => None, // nothing was written yet
+                    looked => Some(looked?),
+                };
+                Ok(())
             }
+        }
+    }
+}
+
+impl Lying {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            id: file_id(&fs::metadata(path)?),
+        })
+    }
+
+    fn is_there(&self, gone: &'static str, replaced: &'static str) -> Result<(), Fault> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) if file_id(&metadata) == self.id => Ok(()),
+            Ok(_) => Err(Fault::Lost(replaced)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Fault::Lost(gone)),
             Err(error) => Err(error.into()),
         }
     }
 }
 
+/// True if this open file is the one that lies at `path`.
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(file_id(&metadata) == file_id(&file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(unix)]
-fn file_id(path: &Path) -> io::Result<Option<FileId>> {
+fn file_id(metadata: &Metadata) -> FileId {
     use std::os::unix::fs::MetadataExt;
-    let metadata = fs::metadata(path)?;
-    Ok(Some((metadata.dev(), metadata.ino())))
+    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(not(unix))]
-fn file_id(path: &Path) -> io::Result<Option<FileId>> {
-    fs::metadata(path).map(|_| None)
+fn file_id(_: &Metadata) -> FileId {
+    None
 }

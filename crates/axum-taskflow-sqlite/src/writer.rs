@@ -3,7 +3,10 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -65,7 +68,22 @@ pub(crate) struct Writer {
     thread: Option<thread::JoinHandle<()>>,
     pub(crate) news: News,
     pub(crate) waits: LockWaits,
+    closing: Closing,
     watcher: Watcher,
+}
+
+/// Whether somebody asked for the end. An atomic: set once.
+#[derive(Clone, Debug, Default)]
+struct Closing(Arc<AtomicBool>);
+
+impl Closing {
+    fn ask(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 enum Request {
@@ -115,10 +133,12 @@ impl Writer {
         let (requests, inbox) = mpsc::channel(WAITING_MAX);
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
         let (news, waits) = (News::default(), LockWaits::default());
+        let closing = Closing::default();
         let thread = thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn({
-                let (path, shared) = (path.clone(), (news.clone(), waits.clone()));
+                let path = path.clone();
+                let shared = (news.clone(), waits.clone(), closing.clone());
                 move || run(conn, &path, shared, inbox, &ready)
             })
             .map_err(cannot_start)?;
@@ -141,6 +161,7 @@ impl Writer {
             thread: Some(thread),
             news,
             waits,
+            closing,
             watcher,
         };
         match is_ready.recv() {
@@ -167,6 +188,7 @@ impl Writer {
 
     /// Ends the thread after everything that was asked before.
     pub(crate) async fn close(&self) -> Result<(), BackendError> {
+        self.closing.ask();
         let (caller, answer) = oneshot::channel();
         let request = Request::Close(caller);
         self.requests.send(request).await.map_err(|_| self.gone())?;
@@ -174,7 +196,13 @@ impl Writer {
     }
 
     fn gone(&self) -> BackendError {
-        BackendError::refused(format!("the tasks in {:?} are closed", self.path))
+        if self.closing.is_asked() {
+            return BackendError::refused(format!("the tasks in {:?} are closed", self.path));
+        }
+        BackendError::unavailable(format!(
+            "cannot write to {:?}: the thread that writes tasks has ended by a panic; restart the process",
+            self.path
+        ))
     }
 }
 
@@ -199,7 +227,7 @@ impl Drop for Writer {
 fn run(
     mut conn: Connection,
     path: &Path,
-    shared: (News, LockWaits),
+    shared: (News, LockWaits, Closing),
     mut inbox: mpsc::Receiver<Request>,
     ready: &std::sync::mpsc::SyncSender<Result<(), BackendError>>,
 ) {
@@ -291,6 +319,7 @@ pub(crate) struct Session<'c> {
     prune: PruneVerb<'c>,
     lookout: Lookout<'c>,
     news: News,
+    closing: Closing,
     place: Place,
     locks: Locks,
     checkpoints: Checkpoints,
@@ -300,7 +329,7 @@ impl<'c> Session<'c> {
     fn prepare(
         conn: &'c Connection,
         path: &Path,
-        (news, waits): (News, LockWaits),
+        (news, waits, closing): (News, LockWaits, Closing),
         checkpoints: Checkpoints,
     ) -> Result<Self, Fault> {
         Ok(Self {
@@ -315,6 +344,7 @@ impl<'c> Session<'c> {
             prune: PruneVerb::prepare(conn)?,
             lookout: Lookout::prepare(conn)?,
             news,
+            closing,
             place: Place::of(path)?,
             locks: Locks::of(LockFolder::beside(path)),
             checkpoints,
@@ -322,19 +352,38 @@ impl<'c> Session<'c> {
     }
 
     pub(crate) fn join(&mut self, instance: &Instance) -> Result<(), Fault> {
+        if let Err(fault) = self.sweep() {
+            tracing::warn!(%fault, "locks that dead processes have left behind cannot be cleared away");
+        }
         self.locks.take(instance.id)?;
         self.tx.interned.join(self.tx.conn, instance)?;
         self.news.keep_company(self.instances.has_others()?);
         Ok(())
     }
 
+    /// Removes the locks of processes that died before others knew of them. Nobody is between his lock and his row: that
+    /// is one transaction, and this is another.
+    fn sweep(&mut self) -> Result<(), Fault> {
+        for (id, file) in self.locks.folder.files()? {
+            if !self.instances.is_present(id)? {
+                self.locks.folder.remove_unlocked(&file)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn beat(&mut self, id: InstanceId, now: Timestamp) -> Result<Standing, Fault> {
         self.place.is_same()?;
+        self.locks.keep()?;
         self.instances.beat(id, now)
     }
 
-    pub(crate) fn supersede(&mut self, id: InstanceId) -> Result<(), Fault> {
-        self.instances.supersede(id)
+    pub(crate) fn supersede(
+        &mut self,
+        id: InstanceId,
+        seen_beat_at: Timestamp,
+    ) -> Result<(), Fault> {
+        self.instances.supersede(id, seen_beat_at)
     }
 
     /// Removes what is left of a dead instance to whom nothing belongs, or of one of ours.
@@ -394,6 +443,9 @@ impl<'c> Session<'c> {
     }
 
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Fault> {
+        if self.closing.is_asked() {
+            return Ok(Claimed::default()); // nobody would start what it brought
+        }
         self.claim.run(&mut self.tx, claim)
     }
 
@@ -531,10 +583,7 @@ impl fmt::Debug for Session<'_> {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::{Arc, atomic::AtomicUsize},
         time::Duration,
     };
 
@@ -654,5 +703,43 @@ mod tests {
         let written = writer.call(move |session| session.write(&batch)).await;
         assert_eq!(written.unwrap().tasks, [Enqueued::Created]);
         assert_eq!(writer.call(n_tasks).await.unwrap(), n_stored + 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_the_whole_store_is_no_requests_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let ids = IdSource::default();
+        let drop_table = |session: &mut Session<'_>| {
+            Ok(session
+                .tx
+                .conn
+                .execute_batch("ALTER TABLE task RENAME TO other")?)
+        };
+        writer.call(drop_table).await.unwrap();
+        let batch = batch(&ids, "[]");
+
+        let error = writer.call(move |session| session.write(&batch)).await;
+
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("no such"), "{error}");
+        assert!(!error.is_refused(), "outcomes must be kept");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panicked_is_an_outage_and_a_closed_store_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (broken, closed) = (writer(&folder), writer(&folder));
+        let nothing = |_: &mut Session<'_>| Ok(());
+        let panics = |_: &mut Session<'_>| -> Result<(), Fault> { panic!("on demand") };
+        let by_panic = broken.call(panics).await.unwrap_err();
+        closed.close().await.unwrap();
+
+        let after_panic = broken.call(nothing).await.unwrap_err();
+        let after_close = closed.call(nothing).await.unwrap_err();
+
+        assert!(!by_panic.is_refused() && !after_panic.is_refused());
+        assert!(after_panic.to_string().contains("panic"), "{after_panic}");
+        assert!(after_close.is_refused(), "{after_close}");
     }
 }

@@ -315,3 +315,160 @@ async fn a_write_fails_when_another_process_holds_the_file_for_too_long_and_work
     boot.backend.write(batch).await.unwrap();
     assert_eq!(boot.backend.get(task.id).await.unwrap(), Some(task));
 }
+
+/// Returns once `look` sees something.
+async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let seen = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(60), seen);
+    seen.await.expect("never seen")
+}
+
+fn delete_locks(path: &Path) {
+    fs::remove_dir_all(format!("{}-instances", path.display())).unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_whose_lock_somebody_deleted_is_alive_and_makes_it_again() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (boot, other) = (Boot::at(&path).await, Boot::at(&path).await);
+    let task = boot.owned();
+    boot.add(&[&task]).await;
+
+    delete_locks(&path);
+    let without_locks = other.backend.orphans(9).await.unwrap();
+    boot.backend.beat(boot.me, NOW).await.unwrap();
+    let n_again = lock_files(&path);
+    let peers = other.backend.instances().await.unwrap();
+    drop(boot.backend);
+    let of_the_dead = other.backend.orphans(9).await.unwrap();
+
+    assert_eq!(without_locks, []);
+    assert_eq!(n_again, 1);
+    assert!(peers.iter().all(|peer| peer.alive), "{peers:?}");
+    assert_eq!(of_the_dead, [task], "the new lock says so at once");
+}
+
+#[tokio::test]
+async fn a_dead_instance_whose_lock_somebody_deleted_is_found_dead_when_it_was_silent_for_long() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (boot, other) = (Boot::at(&path).await, Boot::at(&path).await);
+    let task = boot.owned();
+    boot.add(&[&task]).await;
+    drop(boot);
+
+    delete_locks(&path);
+
+    let orphans = until(async || {
+        let orphans = other.backend.orphans(9).await.unwrap();
+        (!orphans.is_empty()).then_some(orphans)
+    });
+    assert_eq!(orphans.await, [task]);
+}
+
+#[tokio::test]
+async fn a_lock_of_a_process_that_died_before_others_knew_of_it_is_cleared_away() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let living = Boot::at(&path).await;
+    let unknown = living.ids.instance(NOW);
+    let locks = folder.path().join("tasks.db-instances");
+    fs::write(locks.join(format!("{unknown}.lock")), "").unwrap();
+    fs::write(locks.join("notes.txt"), "").unwrap();
+
+    let _next = Boot::at(&path).await;
+
+    let left = fs::read_dir(&locks).unwrap();
+    let left = left.filter(|it| {
+        let name = it.as_ref().unwrap().file_name();
+        name.to_str().unwrap().contains(&unknown.to_string())
+    });
+    assert_eq!(left.count(), 0);
+    assert_eq!(
+        lock_files(&path),
+        3,
+        "those of the living, and what is not ours"
+    );
+}
+
+#[tokio::test]
+async fn a_file_whose_log_was_deleted_takes_no_new_task_and_goes_on_with_the_others() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let before = boot.owned();
+    boot.add(&[&before]).await;
+
+    fs::remove_file(folder.path().join("tasks.db-wal")).unwrap();
+    let mut batch = Batch::at(NOW);
+    batch.tasks.push(Arc::new(boot.owned()));
+    let refused = boot.backend.write(Arc::new(batch)).await.unwrap_err();
+    let beat = boot.backend.beat(boot.me, NOW).await;
+    let started = Change::started(&before, boot.me, NOW).unwrap();
+
+    assert!(refused.to_string().contains("its log"), "{refused}");
+    assert!(!refused.is_refused(), "outcomes must be kept");
+    assert!(beat.is_err(), "the health route says it");
+    assert_eq!(boot.change(started).await.changes, [Applied::Applied]);
+}
+
+#[tokio::test]
+async fn what_the_dead_leave_is_found_while_they_cannot_be_cleared_away() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (one, two) = (Boot::at(&path).await, Boot::at(&path).await);
+    let task = one.owned();
+    one.add(&[&task]).await;
+    let options = SqliteOptions::new(&path).lock_wait(Duration::from_millis(10));
+    let living = Boot::of(options.open().unwrap()).await;
+    drop((one, two)); // the second one owns nothing
+    let locker = Connection::open(&path).unwrap();
+    locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let orphans = living.backend.orphans(9).await;
+
+    assert_eq!(orphans.unwrap(), [task]);
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_for_the_lock_when_the_store_is_closed_takes_nothing() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let task = || axum_taskflow_core::Task::new(boot.ids.task(NOW), "f", "[]");
+    let (first, second) = (task(), task());
+    let claim = || {
+        boot.backend.claim(axum_taskflow_core::Claim {
+            owner: boot.me,
+            names: Arc::from([Arc::from("f")]),
+            except: Arc::default(),
+            limit: 1,
+            now: NOW,
+        })
+    };
+    boot.add(&[&first, &second]).await;
+    // One that brings something, so that the next does not look before it asks.
+    assert_eq!(claim().await.unwrap().tasks.len(), 1);
+    let locker = Connection::open(&path).unwrap();
+    locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let unlocked = async { locker.execute_batch("COMMIT").unwrap() };
+    let (claimed, closed, ()) = tokio::join!(claim(), boot.backend.close(), unlocked);
+
+    closed.unwrap();
+    assert_eq!(claimed.map_or(0, |claimed| claimed.tasks.len()), 0);
+    let next = Boot::at(&path).await;
+    let task = next.backend.get(second.id).await.unwrap().unwrap();
+    assert_eq!(
+        (task.life.status, task.life.owner),
+        (TaskStatus::Pending, None)
+    );
+}

@@ -81,8 +81,8 @@ impl<B: Backend> Backend for Counting<B> {
         self.inner.instances()
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        self.inner.supersede(id)
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
+        self.inner.supersede(id, seen_beat_at)
     }
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {

@@ -234,6 +234,15 @@ impl<'a> Bench<'a> {
         assert_eq!(self.get(task.id).await.as_ref(), Some(task));
     }
 
+    /// Takes an instance for dead, by its last beat.
+    pub(super) async fn supersede(&self, id: InstanceId) {
+        let peers = self.backend.instances().await.expect("instances");
+        let peer = peers.into_iter().find(|peer| peer.instance.id == id);
+        let beat_at = peer.expect("it has joined").beat_at;
+        let superseded = self.backend.supersede(id, beat_at).await;
+        superseded.expect("superseded");
+    }
+
     pub(super) fn claim_of(&self, names: &[&str], limit: usize) -> Claim {
         Claim {
             owner: self.me,

@@ -63,8 +63,7 @@ pub(super) async fn a_superseded_instance_learns_it_from_its_beat(bench: &Bench<
     let former = another(bench);
     join(bench, &former).await;
 
-    let superseded = bench.backend.supersede(former.id).await;
-    superseded.expect("superseded");
+    bench.supersede(former.id).await;
 
     assert_eq!(beat(bench, former.id).await, Standing::Superseded);
     assert_eq!(beat(bench, bench.me).await, Standing::Alive);
@@ -75,6 +74,26 @@ pub(super) async fn a_superseded_instance_learns_it_from_its_beat(bench: &Bench<
     join(bench, &next).await;
     assert_eq!(beat(bench, next.id).await, Standing::Alive);
     assert_eq!(beat(bench, former.id).await, Standing::Superseded);
+}
+
+pub(super) async fn who_has_beaten_since_is_not_superseded(bench: &Bench<'_>) {
+    let instance = another(bench);
+    join(bench, &instance).await;
+    let joined = seen(bench, instance.id).await.expect("it is there").beat_at;
+    bench.advance(Duration::from_secs(1));
+    assert_eq!(beat(bench, instance.id).await, Standing::Alive);
+    let beaten = seen(bench, instance.id).await.expect("it is there").beat_at;
+    bench.advance(Duration::from_secs(1));
+    assert_eq!(beat(bench, instance.id).await, Standing::Alive);
+
+    for before in [joined, beaten] {
+        let superseded = bench.backend.supersede(instance.id, before);
+        superseded.await.expect("answered");
+    }
+
+    assert_eq!(beat(bench, instance.id).await, Standing::Alive);
+    let peer = seen(bench, instance.id).await.expect("it is there");
+    assert!(peer.alive);
 }
 
 pub(super) async fn an_instance_that_left_without_tasks_is_not_seen(bench: &Bench<'_>) {
@@ -89,7 +108,8 @@ pub(super) async fn an_instance_that_left_without_tasks_is_not_seen(bench: &Benc
 
 pub(super) async fn one_that_is_not_known_cannot_be_superseded(bench: &Bench<'_>) {
     let unknown = another(bench);
-    bench.backend.supersede(unknown.id).await.expect("answered");
+    let superseded = bench.backend.supersede(unknown.id, unknown.started_at);
+    superseded.await.expect("answered");
 
     join(bench, &unknown).await;
 

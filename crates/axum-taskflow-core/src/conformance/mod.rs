@@ -303,6 +303,7 @@ macro_rules! __conformance_checks {
         instances {
             an_instance_is_seen_with_all_that_it_said
             a_beat_is_seen
+            who_has_beaten_since_is_not_superseded
             a_superseded_instance_learns_it_from_its_beat
             an_instance_that_left_without_tasks_is_not_seen
             one_that_is_not_known_cannot_be_superseded

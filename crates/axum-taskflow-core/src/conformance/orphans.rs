@@ -36,7 +36,7 @@ async fn orphans(bench: &Bench<'_>, limit: usize) -> Vec<Task> {
 pub(super) async fn tasks_of_a_superseded_instance_are_orphans(bench: &Bench<'_>) {
     let tasks = two_owned(bench).await;
 
-    bench.backend.supersede(bench.me).await.expect("superseded");
+    bench.supersede(bench.me).await;
 
     assert_eq!(orphans(bench, 9).await, tasks);
     for task in tasks {
@@ -45,7 +45,7 @@ pub(super) async fn tasks_of_a_superseded_instance_are_orphans(bench: &Bench<'_>
 }
 
 pub(super) async fn what_a_superseded_instance_adds_later_is_orphaned_too(bench: &Bench<'_>) {
-    bench.backend.supersede(bench.me).await.expect("superseded");
+    bench.supersede(bench.me).await;
     assert_eq!(orphans(bench, 9).await, []);
 
     let tasks = two_owned(bench).await;
@@ -64,7 +64,7 @@ pub(super) async fn tasks_of_an_instance_that_left_are_orphans(bench: &Bench<'_>
 pub(super) async fn orphans_come_in_parts(bench: &Bench<'_>) {
     let tasks: Vec<Task> = (0..10).map(|_| bench.owned("f")).collect();
     bench.add(&tasks).await;
-    bench.backend.supersede(bench.me).await.expect("superseded");
+    bench.supersede(bench.me).await;
 
     let mut seen = 0;
     loop {

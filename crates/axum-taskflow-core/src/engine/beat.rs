@@ -1,6 +1,9 @@
 //! Keeps this instance alive in the eyes of the others, and gives it a new identity if they took it for dead.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -40,12 +43,8 @@ impl Engine {
     async fn run_beat(self: Arc<Self>, joined_at: Instant) {
         let lease = self.backend.lease();
         let every = lease.map_or(EVERY, |lease| EVERY.min(lease / BEATS_IN_LEASE));
-        // Others may take this instance for dead a lease after its last beat. What takes a moment to stop must have
-        // stopped by then.
-        let limit = lease.or(self.takeover_after);
-        let limit = limit.map(|limit| limit.mul_f64(0.75));
-        // By a clock that nobody sets, and from before each beat.
-        let mut beaten_at = joined_at;
+        let limit = self.alive_for();
+        self.has_beaten(joined_at);
         let mut has_lapsed = false;
         let mut next = joined_at + jittered(every);
         loop {
@@ -56,7 +55,7 @@ impl Engine {
             // Also between two beats; and before an answer that was read late, since it may be old.
             let lapses = async {
                 match limit.filter(|_| !has_lapsed) {
-                    Some(limit) => tokio::time::sleep_until(beaten_at + limit).await,
+                    Some(limit) => tokio::time::sleep_until(self.beaten_at() + limit).await,
                     None => std::future::pending().await,
                 }
             };
@@ -73,7 +72,7 @@ impl Engine {
             next = Instant::now() + jittered(every);
             match beaten {
                 Ok(from) => {
-                    beaten_at = from;
+                    self.has_beaten(from);
                     // At once after one that took long, or that this process slept through.
                     next = from + jittered(every);
                     if std::mem::take(&mut has_lapsed) {
@@ -92,6 +91,34 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// For how long after a beat this instance surely counts as alive, if not for as long as it lives.
+    fn alive_for(&self) -> Option<Duration> {
+        // What takes a moment to stop must have stopped when others may take this instance for dead.
+        let limit = self.backend.lease().or(self.takeover_after);
+        limit.map(|limit| limit.mul_f64(0.75))
+    }
+
+    /// True if nobody can have taken this instance's tasks: it has beaten not long ago.
+    pub(crate) fn is_surely_alive(&self) -> bool {
+        let alive_for = self.alive_for();
+        alive_for.is_none_or(|limit| self.beaten_at().elapsed() < limit)
+    }
+
+    fn has_beaten(&self, from: Instant) {
+        *self
+            .beaten_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = from;
+    }
+
+    /// When the last beat that was stored was begun.
+    pub(crate) fn beaten_at(&self) -> Instant {
+        *self
+            .beaten_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Others may take this instance for dead soon, and start what it runs: it stops that first.
@@ -128,7 +155,10 @@ impl Engine {
     ) -> Result<Instant, BackendError> {
         let me = self.instance();
         let from = Instant::now();
-        match self.backend.beat(me.id, now).await? {
+        self.troubles.asked(Duty::Beat, now);
+        let standing = self.backend.beat(me.id, now).await;
+        self.troubles.answered(Duty::Beat);
+        match standing? {
             Standing::Alive => Ok(from),
             Standing::Superseded => self.go_on_as_another(&me, now).await,
         }

@@ -138,7 +138,7 @@ impl Engine {
     /// True if a claim for this lane is worth while. Bounded: outcomes that cannot be stored are kept, and no more are
     /// made than we can keep.
     pub(crate) fn wants_tasks(&self, executor: Executor) -> bool {
-        self.ready.wants(executor) && self.journal.changes_waiting() < super::OUTCOMES_MAX
+        self.ready.wants(executor) && !self.journal.is_full()
     }
 
     fn more_on_disk(&self) {

@@ -95,7 +95,7 @@ impl Engine {
     pub(crate) fn dispatch(self: &Arc<Self>) {
         for executor in [Executor::Async, Executor::Thread] {
             // Bounded: outcomes that cannot be stored are kept, and no more are made than we can keep.
-            while self.journal.changes_waiting() < super::OUTCOMES_MAX
+            while !self.journal.is_full()
                 && let Some(task) = self.ready.take(executor)
             {
                 self.begin(task);
@@ -121,8 +121,13 @@ impl Engine {
             // already: there is no moment in between.
             Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it),
             // After a crash it must be known which tasks had begun: one that was in other hands before waits for the
-            // disk.
-            Ok(it) if task.requeue_on_interrupt && task.life.epoch == Epoch::ZERO => {
+            // disk. So does one that others may have taken, because this process was stopped or cut off: the store
+            // knows.
+            Ok(it)
+                if task.requeue_on_interrupt
+                    && task.life.epoch == Epoch::ZERO
+                    && self.is_surely_alive() =>
+            {
                 self.start_before_commit(it);
             }
             Ok(it) => self.start_after_commit(it),

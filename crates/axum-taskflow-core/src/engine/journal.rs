@@ -38,6 +38,11 @@ const NOTES_MAX: usize = 20_000;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
+/// Outcomes that wait to be stored // more: no further task starts until the store takes them
+const OUTCOMES_MAX: usize = 10_000;
+/// The same for the bytes of their results and errors // more: as above
+const OUTCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 pub(crate) struct Journal {
     backend: Arc<dyn Backend>,
     clock: Clock,
@@ -57,6 +62,8 @@ pub(crate) struct Journal {
 struct Queue {
     adds: VecDeque<Add>,
     changes: VecDeque<Entry>,
+    /// What all changes hold that wait or are being written.
+    bytes: usize,
     /// Changes taken since the beginning: the position of `changes[0]`.
     taken: u64,
     /// Where the unwritten start of a task stands that may be repeated; its end joins it there.
@@ -195,7 +202,7 @@ impl Journal {
 
     /// Queues a change; it is tried until it is stored or stale.
     pub(crate) fn change(&self, change: Change, then: Then) {
-        self.queue().changes.push_back(Entry { change, then });
+        self.queue().push(Entry { change, then });
         self.wake.notify_one();
     }
 
@@ -204,7 +211,7 @@ impl Journal {
         let mut queue = self.queue();
         let position = queue.taken + queue.changes.len() as u64;
         queue.starts.insert(change.id, position);
-        queue.changes.push_back(Entry { change, then });
+        queue.push(Entry { change, then });
         drop(queue);
         self.wake.notify_one();
     }
@@ -221,6 +228,7 @@ impl Journal {
             return self.change(end, then_ended);
         };
         let (started, ended) = (start.change.clone(), end.clone());
+        let (bytes_before, bytes) = (bytes_of(&start.change), bytes_of(&end));
         match start.change.then(end) {
             Ok(()) => {
                 let then_started = std::mem::replace(&mut start.then, Box::new(|_, _| ()));
@@ -228,8 +236,9 @@ impl Journal {
                     then_started(&started, applied);
                     then_ended(&ended, applied);
                 });
+                queue.bytes = queue.bytes - bytes_before + bytes;
             }
-            Err(end) => queue.changes.push_back(Entry {
+            Err(end) => queue.push(Entry {
                 change: *end,
                 then: then_ended,
             }),
@@ -272,6 +281,12 @@ impl Journal {
     /// Changes that wait to be stored.
     pub(crate) fn changes_waiting(&self) -> usize {
         self.queue().changes.len()
+    }
+
+    /// True if no more changes should be made: bounded, and none is given up.
+    pub(crate) fn is_full(&self) -> bool {
+        let queue = self.queue();
+        queue.changes.len() >= OUTCOMES_MAX || queue.bytes >= OUTCOME_BYTES_MAX
     }
 
     /// True if nothing waits to be stored, or is being stored.
@@ -327,7 +342,12 @@ impl Journal {
             }
             let outcome = match at_once {
                 Some(outcome) => outcome,
-                None => writing.await,
+                None => {
+                    self.troubles.asked(Duty::Write, flight.batch.now);
+                    let outcome = writing.await;
+                    self.troubles.answered(Duty::Write);
+                    outcome
+                }
             };
             crash_point!("journal::written");
             match outcome {
@@ -348,7 +368,7 @@ impl Journal {
                     // One of the changes may be at fault, and must not keep all others waiting for ever.
                     let n = flight.thens.len();
                     if n == 1 && changes_max < BATCH_MAX {
-                        drop_refused(flight, &failure);
+                        self.drop_refused(flight, &failure);
                     } else {
                         self.give_back(flight, failure, Duration::ZERO);
                     }
@@ -450,6 +470,7 @@ impl Journal {
             thens,
             audits,
         } = flight;
+        self.stored_or_dropped(&batch);
         let mut answers = &written.tasks[..];
         for (n, then) in adds {
             let (own, rest) = answers.split_at(n);
@@ -522,6 +543,27 @@ impl Journal {
         }
     }
 
+    /// The only change in a batch can never be stored: it is dropped as if it were stale.
+    fn drop_refused(&self, flight: Flight, failure: &BackendError) {
+        self.troubles.begin(Duty::Write, self.clock.now(), failure);
+        self.stored_or_dropped(&flight.batch);
+        for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
+            error!(
+                error = %failure,
+                task = %change.id,
+                function = %change.name,
+                status = %change.life.status,
+                "the task store refuses a change for good: it is dropped, and the task stays as it is stored"
+            );
+            then(change, Applied::Stale);
+        }
+    }
+
+    fn stored_or_dropped(&self, batch: &Batch) {
+        let bytes: usize = batch.changes.iter().map(bytes_of).sum();
+        self.queue().bytes -= bytes;
+    }
+
     /// A bulk of more tasks than there are places takes them all.
     fn place_size(&self, n: usize) -> u32 {
         u32::try_from(n.min(self.places_max)).unwrap_or(u32::MAX)
@@ -540,6 +582,11 @@ impl Flight {
 }
 
 impl Queue {
+    fn push(&mut self, entry: Entry) {
+        self.bytes += bytes_of(&entry.change);
+        self.changes.push_back(entry);
+    }
+
     fn is_empty(&self) -> bool {
         self.adds.is_empty()
             && self.changes.is_empty()
@@ -553,18 +600,11 @@ impl Queue {
     }
 }
 
-/// The only change in a batch can never be stored: it is dropped as if it were stale.
-fn drop_refused(flight: Flight, failure: &BackendError) {
-    for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
-        error!(
-            error = %failure,
-            task = %change.id,
-            function = %change.name,
-            status = %change.life.status,
-            "the task store refuses a change for good: it is dropped, and the task stays as it is stored"
-        );
-        then(change, Applied::Stale);
-    }
+/// What of a change can be large.
+fn bytes_of(change: &Change) -> usize {
+    let result = change.life.result.as_ref().map_or(0, |json| json.len());
+    let error = change.life.error.as_ref();
+    result + error.map_or(0, |report| report.message.len())
 }
 
 /// What a future answers at once, if it does.

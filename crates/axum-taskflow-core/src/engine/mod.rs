@@ -38,7 +38,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
@@ -58,7 +61,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     context::{NoteSink, States},
-    error::{Error, ErrorKind},
+    error::{BackendError, Error, ErrorKind},
     event::Feed,
     health::{Duty, Troubles},
     id::{IdSource, InstanceId, TaskId},
@@ -67,8 +70,6 @@ use crate::{
     task::{Executor, Task, TaskOptions},
 };
 
-/// Outcomes that wait to be stored // more: no further task starts until the store takes them
-pub(crate) const OUTCOMES_MAX: usize = 10_000;
 /// Between two tries of a loop whose backend fails.
 const LOOP_RETRY: Duration = Duration::from_secs(1);
 /// How long threads get after the token has fired.
@@ -85,6 +86,8 @@ pub(crate) struct Engine {
     /// Who this is. An RwLock: read for each task, written when the others took this instance for dead.
     identity: RwLock<Arc<Instance>>,
     pub(crate) troubles: Arc<Troubles>,
+    /// When the last beat that was stored was begun, by a clock that nobody sets. A std mutex: held for one copy.
+    beaten_at: Mutex<Instant>,
     pub(crate) feed: Feed,
     pub(crate) journal: Journal,
     pub(crate) ready: Ready,
@@ -147,7 +150,7 @@ impl Engine {
     pub(crate) async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let engine = Arc::new(Self::build(config)?);
         let me = engine.instance();
-        let joined_at = tokio::time::Instant::now();
+        let joined_at = Instant::now();
         engine.backend.join(Instance::clone(&me)).await?;
         while engine.rescue_once(engine.clock.now()).await? {}
         tokio::spawn({
@@ -236,6 +239,7 @@ impl Engine {
             ids,
             identity: RwLock::new(Arc::new(instance)),
             troubles,
+            beaten_at: Mutex::new(Instant::now()),
             feed: Feed::default(),
             ready,
             threads,
@@ -329,25 +333,48 @@ impl Engine {
     }
 
     /// Drains, refuses new tasks and closes the backend.
-    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn shutdown(self: Arc<Self>) -> Result<(), Error> {
         self.drain().await;
         if self.journal.close() {
             return Ok(()); // somebody else did the rest, or does
         }
         within(FLUSH_TIMEOUT, self.journal.flushed()).await;
         self.resign().await;
+        if self
+            .attempts()
+            .iter()
+            .any(|it| it.task.requeue_on_interrupt)
+        {
+            warn!(
+                "functions do not return: their tasks are for others when they do, or when this process ends"
+            );
+            // Until then the store must take this instance for alive.
+            tokio::spawn(async move {
+                self.ready.all_done().await;
+                if let Err(failure) = self.close().await {
+                    warn!(error = %failure, "the task store was left without being closed");
+                }
+            });
+            return Ok(());
+        }
+        Ok(self.close().await?)
+    }
+
+    async fn close(&self) -> Result<(), BackendError> {
+        within(FLUSH_TIMEOUT, self.journal.flushed()).await;
         self.stopped.cancel();
         self.backend.close().await?;
         info!("task manager stopped");
         Ok(())
     }
 
-    /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale.
+    /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale. One that may be
+    /// repeated is not for others as long as this process is there: two would run it.
     fn give_up_on_threads(self: &Arc<Self>) {
         let now = self.clock.now();
         for attempt in self.attempts() {
             warn!(task = %attempt.task.id, function = %attempt.task.name, "the function does not return: interrupted");
-            match Change::interrupted(&attempt.task, BY_SHUTDOWN, now) {
+            match Change::given_up(&attempt.task, BY_SHUTDOWN, now) {
                 Ok(change) => self.store(change),
                 Err(refused) => {
                     warn!(task = %attempt.task.id, %refused, "a running task is not running");

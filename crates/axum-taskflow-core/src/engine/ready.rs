@@ -25,6 +25,8 @@ use crate::{
 
 pub(crate) struct Ready {
     lanes: [Mutex<Lane>; 2],
+    /// The suspect that runs, in whichever lane. A std mutex: held for one look, and inside that of a lane only.
+    suspect: Mutex<Option<TaskId>>,
     /// The next crash is the last one that a task survives: from then on it runs with no other suspect beside it.
     crashes_max: u32,
     /// No task starts any more. An atomic: read for each task, set once.
@@ -55,8 +57,6 @@ struct Lane {
     /// Slots that came free since the last write to the store, and how many that is from one write to the next.
     freed: usize,
     pace: usize,
-    /// The suspect that runs.
-    suspect: Option<TaskId>,
 }
 
 impl Lane {
@@ -119,11 +119,11 @@ impl Ready {
                 late: Vec::new(),
                 freed: 0,
                 pace: 0,
-                suspect: None,
             })
         };
         Self {
             lanes: [lane(limit_async), lane(limit_thread)],
+            suspect: Mutex::default(),
             crashes_max,
             stopped: AtomicBool::new(false),
             paused: AtomicBool::new(false),
@@ -237,12 +237,12 @@ impl Ready {
         if lane.running + lane.reserved >= lane.limit {
             return None;
         }
-        let suspect_runs = lane.suspect.is_some();
-        let may_start = |task: &&Arc<Task>| !(suspect_runs && self.is_suspect(task));
+        let mut suspect = self.suspect();
+        let may_start = |task: &&Arc<Task>| !(suspect.is_some() && self.is_suspect(task));
         let place = order(lane.held.values().find(may_start)?);
         let task = lane.held.remove(&place)?;
         if self.is_suspect(&task) {
-            lane.suspect = Some(task.id);
+            *suspect = Some(task.id);
         }
         lane.running += 1;
         Some(task)
@@ -258,8 +258,10 @@ impl Ready {
         let mut lane = self.lane(task.executor);
         lane.running -= 1;
         lane.freed += 1;
-        lane.suspect.take_if(|suspect| *suspect == task.id);
         drop(lane);
+        if self.is_suspect(task) {
+            self.suspect().take_if(|suspect| *suspect == task.id);
+        }
         if self.stopped.load(Ordering::Acquire) {
             self.idle.notify_waiters();
         }
@@ -323,6 +325,10 @@ impl Ready {
 
     fn n_running(&self) -> usize {
         self.lane(Executor::Async).running + self.lane(Executor::Thread).running
+    }
+
+    fn suspect(&self) -> MutexGuard<'_, Option<TaskId>> {
+        self.suspect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lane(&self, executor: Executor) -> MutexGuard<'_, Lane> {
@@ -526,6 +532,27 @@ mod tests {
         assert_eq!(began, [first, once, never]);
         assert_eq!(none, None);
         assert_eq!(next.unwrap().id, second);
+    }
+
+    #[test]
+    fn of_suspects_in_both_lanes_one_runs_at_a_time() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(9));
+        let mut one = task(&ids, 0);
+        one.life.crashes = 2;
+        let mut other = task(&ids, 0);
+        other.life.crashes = 2;
+        other.executor = Executor::Thread;
+        let _ = ready.end_claim(Executor::Async, vec![one.clone()]);
+        let _ = ready.end_claim(Executor::Thread, vec![other.clone()]);
+
+        let first = ready.take(Executor::Async);
+        let beside = ready.take(Executor::Thread);
+        ready.free_slot(&one);
+        let next = ready.take(Executor::Thread);
+
+        assert_eq!(first.unwrap().id, one.id);
+        assert_eq!(beside, None);
+        assert_eq!(next.unwrap().id, other.id);
     }
 
     #[test]

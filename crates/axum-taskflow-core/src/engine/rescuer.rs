@@ -26,33 +26,64 @@ const SUSPECTS_APART: Duration = Duration::from_millis(50);
 const SUSPECTS_APART_MAX: Duration = Duration::from_secs(10);
 const DIED: &str = "the process died while this ran";
 
+/// Between two looks at the others, and between two beats of our own: after more than this, they may have been unable to
+/// beat for the same reason.
+const GAP_MAX: Duration = Duration::from_secs(2);
+
 /// When each instance was last seen to beat, by our own clock: two hosts' clocks are never compared.
-#[derive(Default)]
-pub(crate) struct Watched(BTreeMap<InstanceId, (Timestamp, Instant)>);
+pub(crate) struct Watched {
+    seen: BTreeMap<InstanceId, (Timestamp, Instant)>,
+    last: Look,
+}
+
+/// A look at the others.
+#[derive(Clone, Copy)]
+struct Look {
+    /// From before they were asked for: the answer may be old when it is read, if this process was stopped meanwhile.
+    asked: Instant,
+    /// When this instance itself began its last beat that was stored.
+    beaten: Instant,
+}
 
 impl Watched {
-    /// Those of `peers` that live and have not beaten for so long. `asked` is from before they were asked for: the
-    /// answer may be old when it is read, if this process was stopped meanwhile.
+    fn since(asked: Instant, beaten: Instant) -> Self {
+        Self {
+            seen: BTreeMap::new(),
+            last: Look { asked, beaten },
+        }
+    }
+
+    /// Those of `peers` that live and have not beaten for so long, with their last beats.
+    ///
+    /// Only the time counts in which this instance could beat: while another program has the store locked, or this
+    /// process was stopped, the others may have wanted to beat and could not.
     fn unresponsive(
         &mut self,
         peers: Vec<Peer>,
-        asked: Instant,
+        look: Look,
         limit: Duration,
-    ) -> Vec<InstanceId> {
+    ) -> Vec<(InstanceId, Timestamp)> {
         let now = Instant::now();
+        let last = std::mem::replace(&mut self.last, look);
+        let was_away = look.asked.saturating_duration_since(last.asked) > GAP_MAX
+            || look.beaten.saturating_duration_since(last.beaten) > GAP_MAX;
+        if was_away {
+            self.seen.clear();
+        }
+        let until = look.asked.min(look.beaten);
         let peers: BTreeMap<_, _> = peers
             .into_iter()
             .filter(|peer| peer.alive)
             .map(|peer| (peer.instance.id, peer.beat_at))
             .collect();
-        self.0.retain(|id, _| peers.contains_key(id));
+        self.seen.retain(|id, _| peers.contains_key(id));
         let mut unresponsive = Vec::new();
         for (id, beat_at) in peers {
-            let (last_beat, seen) = self.0.entry(id).or_insert((beat_at, now));
+            let (last_beat, seen) = self.seen.entry(id).or_insert((beat_at, now));
             if *last_beat != beat_at {
                 (*last_beat, *seen) = (beat_at, now);
-            } else if asked.saturating_duration_since(*seen) >= limit {
-                unresponsive.push(id);
+            } else if until.saturating_duration_since(*seen) >= limit {
+                unresponsive.push((id, beat_at));
             }
         }
         unresponsive
@@ -61,7 +92,7 @@ impl Watched {
 
 impl Engine {
     pub(crate) async fn run_rescuer(self: Arc<Self>) {
-        let mut watched = Watched::default();
+        let mut watched = Watched::since(Instant::now(), self.beaten_at());
         loop {
             tokio::select! {
                 biased;
@@ -95,12 +126,15 @@ impl Engine {
         limit: Duration,
     ) -> Result<(), BackendError> {
         let me = self.instance().id;
-        let asked = Instant::now();
+        let look = Look {
+            asked: Instant::now(),
+            beaten: self.beaten_at(),
+        };
         let mut peers = self.backend.instances().await?;
         peers.retain(|peer| peer.instance.id != me);
-        for id in watched.unresponsive(peers, asked, limit) {
+        for (id, beat_at) in watched.unresponsive(peers, look, limit) {
             warn!(instance = %id, ?limit, "an instance does not respond: its tasks are taken over");
-            self.backend.supersede(id).await?;
+            self.backend.supersede(id, beat_at).await?;
         }
         Ok(())
     }
@@ -154,24 +188,90 @@ mod tests {
     use super::*;
     use crate::{backend::Instance, id::IdSource};
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_was_read_late_makes_nobody_look_dead() {
-        let limit = Duration::from_secs(5);
+    const LIMIT: Duration = Duration::from_secs(5);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A peer that beats no more, and who watches it.
+    fn watching() -> (Peer, Watched) {
         let at = Timestamp::from_unix_ms(1_000);
         let peer = Peer::new(
             Instance::new(IdSource::default().instance(at), at),
             at,
             true,
         );
-        let mut watched = Watched::default();
-        let first = watched.unresponsive(vec![peer.clone()], Instant::now(), limit);
+        let now = Instant::now();
+        let mut watched = Watched::since(now, now);
+        assert_eq!(look(&mut watched, &peer, now), []);
+        (peer, watched)
+    }
+
+    /// Looks now; `beaten` is when we have beaten ourselves.
+    fn look(watched: &mut Watched, peer: &Peer, beaten: Instant) -> Vec<(InstanceId, Timestamp)> {
+        let asked = Instant::now();
+        watched.unresponsive(vec![peer.clone()], Look { asked, beaten }, LIMIT)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_beat_for_the_limit_while_we_do_is_unresponsive() {
+        let (peer, mut watched) = watching();
+
+        for _ in 0..4 {
+            tokio::time::advance(SECOND).await;
+            assert_eq!(look(&mut watched, &peer, Instant::now()), []);
+        }
+        tokio::time::advance(SECOND).await;
+
+        let silent = look(&mut watched, &peer, Instant::now());
+        assert_eq!(silent, [(peer.instance.id, peer.beat_at)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_read_late_makes_nobody_look_dead() {
+        let (peer, mut watched) = watching();
+        for _ in 0..4 {
+            tokio::time::advance(SECOND).await;
+            assert_eq!(look(&mut watched, &peer, Instant::now()), []);
+        }
 
         let asked = Instant::now();
-        tokio::time::advance(limit).await;
-        let read_late = watched.unresponsive(vec![peer.clone()], asked, limit);
-        let silent = watched.unresponsive(vec![peer.clone()], Instant::now(), limit);
+        let late = Look {
+            asked,
+            beaten: asked,
+        };
+        tokio::time::advance(LIMIT).await;
 
-        assert_eq!((first, read_late), (vec![], vec![]));
-        assert_eq!(silent, [peer.instance.id]);
+        assert_eq!(watched.unresponsive(vec![peer], late, LIMIT), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_can_beat_nobody_looks_dead_and_afterwards_everybody_has_the_whole_limit()
+    {
+        let (peer, mut watched) = watching();
+        let beaten = Instant::now();
+        for _ in 0..60 {
+            tokio::time::advance(SECOND).await;
+            assert_eq!(look(&mut watched, &peer, beaten), []);
+        }
+
+        for _ in 0..5 {
+            assert_eq!(look(&mut watched, &peer, Instant::now()), []);
+            tokio::time::advance(SECOND).await;
+        }
+
+        assert_eq!(look(&mut watched, &peer, Instant::now()).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_stopped_itself_gives_everybody_the_whole_limit() {
+        let (peer, mut watched) = watching();
+
+        tokio::time::advance(LIMIT * 2).await;
+
+        for _ in 0..5 {
+            // The last beat may be one from before, and the next one comes later.
+            assert_eq!(look(&mut watched, &peer, Instant::now()), []);
+            tokio::time::advance(SECOND).await;
+        }
+        assert_eq!(look(&mut watched, &peer, Instant::now()).len(), 1);
     }
 }

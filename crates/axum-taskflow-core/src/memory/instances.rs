@@ -43,8 +43,9 @@ impl Instances {
             .collect()
     }
 
-    pub(super) fn supersede(&mut self, id: InstanceId) {
-        if self.present.contains_key(&id) {
+    pub(super) fn supersede(&mut self, id: InstanceId, seen_beat_at: Timestamp) {
+        let is_silent = |(_, beat_at): &(Instance, Timestamp)| *beat_at == seen_beat_at;
+        if self.present.get(&id).is_some_and(is_silent) {
             self.gone.insert(id);
         }
     }

@@ -286,10 +286,13 @@ impl Backend for Faulty {
         })
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
         let silent_ms = self.silent.lock().unwrap().get(&id).copied();
         self.call(Verb::Supersede, move |process| {
-            now(process.world.memory.supersede(id))?;
+            if process.world.beat_of(id) != Some(seen_beat_at) {
+                return now(process.world.memory.supersede(id, seen_beat_at));
+            }
+            now(process.world.memory.supersede(id, seen_beat_at))?;
             let who = process.who();
             process
                 .world

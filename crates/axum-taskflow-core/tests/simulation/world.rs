@@ -289,8 +289,17 @@ impl World {
         });
     }
 
+    /// When an instance has beaten last, if it is known.
+    pub(crate) fn beat_of(&self, id: InstanceId) -> Option<Timestamp> {
+        let peers = now(self.memory.instances()).expect("memory does not fail");
+        let peer = peers.into_iter().find(|peer| peer.instance.id == id);
+        peer.map(|peer| peer.beat_at)
+    }
+
     fn take_for_dead(&self, id: InstanceId) {
-        now(self.memory.supersede(id)).expect("memory does not fail");
+        if let Some(beat_at) = self.beat_of(id) {
+            now(self.memory.supersede(id, beat_at)).expect("memory does not fail");
+        }
         self.check(|checker| checker.superseded(None, id));
     }
 

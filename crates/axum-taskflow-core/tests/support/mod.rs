@@ -31,6 +31,13 @@ pub(crate) async fn start(config: Config) -> TaskManager {
     TaskManager::start(config).await.unwrap()
 }
 
+/// Gives all loops of the engine their turn, on a runtime of one thread: it knows that nothing waits on disk.
+pub(crate) async fn settled() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Looks until there is something to see, and panics at the deadline.
 pub(crate) async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let seen = async {
@@ -145,6 +152,11 @@ struct Stage {
     /// As above for claims, which have been made by then.
     holding_claims: watch::Sender<bool>,
     claims_held: AtomicUsize,
+    /// Beats wait while this is set.
+    holding_beats: watch::Sender<bool>,
+    /// As above for reads of one task.
+    holding_reads: watch::Sender<bool>,
+    closed: AtomicBool,
     /// So many writes are done and not answered.
     lost_answers: AtomicUsize,
     /// A batch that brings a task of this function to its end is refused for good.
@@ -166,6 +178,9 @@ impl Backstage {
             starts_held: AtomicUsize::new(0),
             holding_claims: watch::Sender::new(false),
             claims_held: AtomicUsize::new(0),
+            holding_beats: watch::Sender::new(false),
+            holding_reads: watch::Sender::new(false),
+            closed: AtomicBool::new(false),
             lost_answers: AtomicUsize::new(0),
             refused: Mutex::default(),
         }));
@@ -220,6 +235,18 @@ impl Backstage {
         until(async || (self.0.claims_held.load(Ordering::SeqCst) > 0).then_some(())).await;
     }
 
+    pub(crate) fn hold_beats(&self, hold: bool) {
+        self.0.holding_beats.send_replace(hold);
+    }
+
+    pub(crate) fn hold_reads(&self, hold: bool) {
+        self.0.holding_reads.send_replace(hold);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn lose_answers(&self, n: usize) {
         self.0.lost_answers.store(n, Ordering::SeqCst);
     }
@@ -263,6 +290,8 @@ impl Backend for Backstage {
             if self.0.failing.load(Ordering::SeqCst) && !self.0.beating.load(Ordering::SeqCst) {
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
+            let mut holding = self.0.holding_beats.subscribe();
+            holding.wait_for(|holding| !holding).await.unwrap();
             self.0.beats.fetch_add(1, Ordering::SeqCst);
             self.0.memory.beat(id, now).await
         })
@@ -272,8 +301,8 @@ impl Backend for Backstage {
         self.0.memory.instances()
     }
 
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        self.0.memory.supersede(id)
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
+        self.0.memory.supersede(id, seen_beat_at)
     }
 
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
@@ -342,7 +371,11 @@ impl Backend for Backstage {
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
-        self.0.memory.get(id)
+        Box::pin(async move {
+            let mut holding = self.0.holding_reads.subscribe();
+            holding.wait_for(|holding| !holding).await.unwrap();
+            self.0.memory.get(id).await
+        })
     }
 
     fn list(&self, query: ListQuery) -> BackendFuture<'_, Page> {
@@ -374,6 +407,7 @@ impl Backend for Backstage {
     }
 
     fn close(&self) -> BackendFuture<'_, ()> {
+        self.0.closed.store(true, Ordering::SeqCst);
         Box::pin(async { Ok(()) })
     }
 }

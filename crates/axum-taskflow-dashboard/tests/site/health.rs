@@ -66,15 +66,40 @@ async fn health_comes_back_by_itself_with_the_store() {
         .expect("it stays unavailable");
 }
 
-#[tokio::test]
-async fn health_answers_while_the_store_hangs() {
+#[tokio::test(start_paused = true)]
+async fn health_answers_while_the_store_hangs_and_says_so() {
     let site = Site::closed().await;
+    let asked = async || {
+        let answer = tokio::time::timeout(Duration::from_secs(10), site.get(PATH)).await;
+        answer.expect("it waits for the store")
+    };
     site.backend.hold();
+    assert_eq!(asked().await.status, 200);
 
-    let answer = tokio::time::timeout(Duration::from_secs(10), site.get(PATH)).await;
+    let added = site.manager.add_task(greet, "ada".to_owned()).await;
 
-    assert_eq!(answer.expect("it waits for the store").status, 200);
+    assert_eq!(added.unwrap_err().kind(), ErrorKind::TimedOut);
+    let answer = soon(async {
+        loop {
+            let answer = asked().await;
+            if answer.status == 503 {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await; // of paused time
+        }
+    });
+    let reasons = answer.await.json()["reasons"].to_string();
+    assert!(
+        reasons.contains("the task store cannot be written"),
+        "{reasons}"
+    );
     site.backend.let_go();
+    soon(async {
+        while asked().await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(100)).await; // of paused time
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -401,7 +401,10 @@ impl Outage {
     }
 
     pub(crate) async fn supersede_now(&self, id: InstanceId) {
-        self.memory.supersede(id).await.unwrap();
+        let peers = self.memory.instances().await.unwrap();
+        let peer = peers.into_iter().find(|peer| peer.instance.id == id);
+        let beat_at = peer.unwrap().beat_at;
+        self.memory.supersede(id, beat_at).await.unwrap();
     }
 
     pub(crate) fn end(&self) {
@@ -483,8 +486,8 @@ impl Backend for Outage {
         self.n_instances.fetch_add(1, Ordering::SeqCst);
         self.or(self.memory.instances())
     }
-    fn supersede(&self, id: InstanceId) -> BackendFuture<'_, ()> {
-        self.or(self.memory.supersede(id))
+    fn supersede(&self, id: InstanceId, seen_beat_at: Timestamp) -> BackendFuture<'_, ()> {
+        self.or(self.memory.supersede(id, seen_beat_at))
     }
     fn leave(&self, id: InstanceId) -> BackendFuture<'_, ()> {
         self.or(self.memory.leave(id))

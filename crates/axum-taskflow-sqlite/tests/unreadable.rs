@@ -1,0 +1,120 @@
+//! Rows that this program cannot read, as a newer one writes them: they wait for it, and harm no other.
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use axum_taskflow_core::{Backend, Claim, Task, TaskId, Timestamp};
+use rusqlite::Connection;
+use support::{Boot, NOW};
+use tempfile::tempdir;
+
+fn task(boot: &Boot) -> Task {
+    Task::new(boot.ids.task(NOW), "f", "[]")
+}
+
+/// As a newer program would: with something in the row that this one does not know.
+fn rewrite(path: &Path, id: TaskId, source: i64) {
+    let conn = Connection::open(path).unwrap();
+    let n = conn
+        .execute(
+            "UPDATE task SET source = ?1 WHERE id = ?2",
+            (source, id.as_bytes()),
+        )
+        .unwrap();
+    assert_eq!(n, 1);
+}
+
+async fn claim(boot: &Boot, limit: usize, now: Timestamp) -> Vec<TaskId> {
+    let claim = Claim {
+        owner: boot.me,
+        names: Arc::from([Arc::from("f")]),
+        except: Arc::default(),
+        limit,
+        now,
+    };
+    let claimed = boot.backend.claim(claim).await.unwrap();
+    claimed.tasks.iter().map(|task| task.id).collect()
+}
+
+#[tokio::test]
+async fn a_row_of_a_newer_program_is_claimed_by_one_that_can_read_it() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (old, new) = (Boot::at(&path).await, Boot::at(&path).await);
+    let tasks = [task(&old), task(&old)];
+    old.add(&tasks.each_ref()).await;
+    tasks.iter().for_each(|task| rewrite(&path, task.id, 99));
+
+    assert_eq!(claim(&old, 9, NOW).await, []);
+    assert_eq!(claim(&old, 9, NOW).await, []);
+    tasks.iter().for_each(|task| rewrite(&path, task.id, 0)); // the newer one knows what it means
+    let by_new = claim(&new, 1, NOW).await;
+    let too_soon = claim(&old, 9, NOW).await;
+    let later = NOW.saturating_add(Duration::from_secs(600));
+    let by_old = claim(&old, 9, later).await;
+
+    assert_eq!(by_new, [tasks[0].id]);
+    assert_eq!(too_soon, [], "it is not read again at once");
+    assert_eq!(by_old, [tasks[1].id], "but somebody may have repaired it");
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_read_keep_no_other_waiting_however_many_they_are() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let tasks: Vec<Task> = (0..1_010).map(|_| task(&boot)).collect();
+    let last = tasks.last().unwrap();
+    boot.add(&tasks.iter().collect::<Vec<_>>()).await;
+    let conn = Connection::open(&path).unwrap();
+    conn.execute(
+        "UPDATE task SET source = 99 WHERE id != ?1",
+        [last.id.as_bytes()],
+    )
+    .unwrap();
+
+    let claimed = claim(&boot, 1, NOW).await;
+
+    assert_eq!(claimed, [last.id]);
+    let all_wait = "SELECT count(*) FROM task WHERE source = 99 AND shelf IN (0, 1)";
+    let n: i64 = conn.query_row(all_wait, [], |row| row.get(0)).unwrap();
+    assert_eq!(n, 1_009);
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_is_a_row_that_cannot_be_read() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let tasks = [task(&boot), task(&boot)];
+    boot.add(&tasks.each_ref()).await;
+    let conn = Connection::open(&path).unwrap();
+    conn.execute(
+        "UPDATE task SET epoch = -1 WHERE id = ?1",
+        [tasks[0].id.as_bytes()],
+    )
+    .unwrap();
+
+    assert_eq!(claim(&boot, 1, NOW).await, [tasks[1].id]);
+}
+
+#[tokio::test]
+async fn rows_of_the_dead_that_cannot_be_read_hide_no_other() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let dead = Boot::at(&path).await;
+    let tasks: Vec<Task> = (0..4).map(|_| dead.owned()).collect();
+    dead.add(&tasks.iter().collect::<Vec<_>>()).await;
+    drop(dead);
+    let boot = Boot::at(&path).await;
+    tasks[..3]
+        .iter()
+        .for_each(|task| rewrite(&path, task.id, 99));
+
+    let orphans = boot.backend.orphans(2).await.unwrap();
+
+    let ids: Vec<TaskId> = orphans.iter().map(|task| task.id).collect();
+    assert_eq!(ids, [tasks[3].id]);
+}
