@@ -241,6 +241,31 @@ async fn a_stopped_process_that_was_taken_for_dead_finds_itself_superseded_and_g
 }
 
 #[tokio::test]
+async fn while_another_program_locks_the_file_nobody_takes_the_others_for_dead() {
+    let folder = tempdir().unwrap();
+    let settings = Settings::default().takeover_after(Duration::from_secs(3));
+    let one = settings.clone().start(folder.path()).await;
+    let other = settings.start(folder.path()).await;
+    let id = one.add("waits", "door").await;
+    one.effect(&id, "began").await;
+    let names = [one.instance().await, other.instance().await];
+    let locker = rusqlite::Connection::open(folder.path().join("tasks.db")).unwrap();
+
+    locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    tokio::time::sleep(Duration::from_secs(12)).await; // nothing is to happen, so there is nothing to wait for
+    locker.execute_batch("COMMIT").unwrap();
+    one.open("door").await;
+
+    one.seen_as(&id, &["success"]).await;
+    for service in [&one, &other] {
+        let next = service.add("effect", "next").await;
+        service.seen_as(&next, &["success"]).await;
+        assert!(!service.log().contains("does not respond"));
+    }
+    assert_eq!([one.instance().await, other.instance().await], names);
+}
+
+#[tokio::test]
 async fn a_task_that_kills_its_process_again_and_again_is_failed() {
     let folder = tempdir().unwrap();
     let first = Service::start(folder.path()).await;

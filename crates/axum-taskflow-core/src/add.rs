@@ -556,8 +556,9 @@ enum Promised {
 
 impl Promised {
     fn to(engine: &Arc<Engine>, mut task: Task, now: Timestamp) -> Self {
-        // Not while the store fails: each task that may be stored all the same has to be disowned.
-        if engine.journal.is_full() {
+        // Not while the store fails: each task that may be stored all the same has to be disowned. And not after this
+        // process was stopped or cut off: whoever took it for dead would take the task over while it runs here.
+        if engine.journal.is_full() || !engine.is_surely_alive() {
             return Self::Nothing(Arc::new(task));
         }
         match engine.ready.promise(&task, now) {
@@ -584,13 +585,9 @@ impl Promised {
     /// The task was stored. Gives one back that has no place any more.
     fn keep(self, engine: &Arc<Engine>, now: Timestamp) -> Option<Arc<Task>> {
         engine.feed.added(self.task());
-        if self
-            .task()
-            .life
-            .owner
-            .is_some_and(|owner| owner != engine.me())
-        {
-            // This instance was taken for dead while the task was stored: it is for all.
+        let owner = self.task().life.owner;
+        if owner.is_some_and(|owner| owner != engine.me() || !engine.is_surely_alive()) {
+            // This instance was taken for dead while the task was stored, or may have been: it is for all.
             engine.disown(self.task());
             self.break_it(engine);
             return None;

@@ -372,6 +372,39 @@ async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() 
     assert_eq!((n_begun, probe.total()), (1, 1), "somebody else runs it");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_process_adds_that_was_taken_for_dead_runs_once_it_knows() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.takeover_after = Some(Duration::from_secs(5));
+    config.state(probe.clone());
+    let manager = start(config).await;
+    // A function that is new here may have tasks on disk, which come first.
+    let known = manager.add_task(entered, ()).await.unwrap();
+    manager.wait::<()>(known).await.unwrap();
+    support::settled().await;
+    let former = manager.instance().id;
+
+    backstage.hold_beats(true);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    backstage.supersede_now(former).await;
+    let id = manager.add_task(entered, ()).await.unwrap();
+    support::settled().await;
+    let n_begun = probe.total();
+    backstage.hold_beats(false);
+    manager.wait::<()>(id).await.unwrap();
+
+    assert_eq!(
+        (n_begun, probe.total()),
+        (1, 2),
+        "others would take it over"
+    );
+    assert_ne!(manager.instance().id, former);
+}
+
 #[tokio::test]
 async fn a_superseded_attempt_cannot_write_an_outcome() {
     async fn gated(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<Semaphore>>) {
@@ -1487,9 +1520,9 @@ async fn a_replacement_that_the_store_does_not_answer_fails_within_the_deadline(
 #[tokio::test]
 async fn while_outcomes_wait_that_are_large_no_further_task_starts() {
     const LARGE: usize = 70 * 1024 * 1024;
-    async fn large(Data(gate): Data<Arc<Semaphore>>) -> String {
+    async fn large(Data(gate): Data<Arc<Semaphore>>, len: usize) -> String {
         gate.acquire().await.unwrap().forget();
-        "x".repeat(LARGE)
+        "x".repeat(len)
     }
     let (backend, backstage) = Backstage::new();
     let (probe, gate) = (Probe::default(), Arc::new(Semaphore::new(0)));
@@ -1504,10 +1537,10 @@ async fn while_outcomes_wait_that_are_large_no_further_task_starts() {
     let known = manager.add_task(entered, ()).await.unwrap();
     manager.wait::<()>(known).await.unwrap();
     gate.add_permits(1);
-    let known = manager.add_task(large, ()).await.unwrap();
+    let known = manager.add_task(large, 0).await.unwrap();
     manager.wait::<String>(known).await.unwrap();
     support::settled().await;
-    let first = manager.add_task(large, ()).await.unwrap();
+    let first = manager.add_task(large, LARGE).await.unwrap();
     // Held in memory, and its start need not wait for the store.
     let next = manager.add_task(entered, ()).requeue_on_interrupt(true);
     let next = next.await.unwrap();
@@ -1562,6 +1595,7 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     config.backend = backend;
     let manager = start(config).await;
     backstage.refuse_ends_of("unstorable");
+    backstage.hold_beats(true); // the next one would say that all is well again
 
     let bad = manager.add_tasks(unstorable, [(); 3]).await.unwrap();
     let good = manager
@@ -1583,6 +1617,13 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     let late = manager.add_task(add, (1, 1)).await.unwrap();
     let sum = tokio::time::timeout(SOON, manager.wait::<u32>(late)).await;
     assert_eq!(sum.unwrap().unwrap(), 2);
+    support::until(async || {
+        let troubles = manager.health().troubles;
+        let dropped = troubles.iter().any(|it| it.duty == Duty::Write);
+        dropped.then_some(())
+    })
+    .await;
+    backstage.hold_beats(false);
 }
 
 // ---- shutting down -------------------------------------------------------------------------------------------

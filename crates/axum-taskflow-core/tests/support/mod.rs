@@ -263,6 +263,14 @@ impl Backstage {
         assert_eq!(written.changes, [Applied::Applied]);
     }
 
+    /// Takes an instance for dead, by its last beat.
+    pub(crate) async fn supersede_now(&self, id: InstanceId) {
+        let peers = self.0.memory.instances().await.unwrap();
+        let peer = peers.into_iter().find(|peer| peer.instance.id == id);
+        let beat_at = peer.unwrap().beat_at;
+        self.0.memory.supersede(id, beat_at).await.unwrap();
+    }
+
     /// Stores a task as somebody else would.
     pub(crate) async fn store(&self, task: &Task) {
         let mut batch = Batch::at(task.life.run_at);
