@@ -125,6 +125,8 @@ pub(crate) fn decide(
             true => slots.after(too_late),
             false => Some(first),
         };
+        // Not before the first that was not decided on, whatever the parser says.
+        let first_in_time = first_in_time.map(|in_time| in_time.max(first));
         let due = first_in_time.map(|first| slots.due(first, now, FIRE_MAX));
         let due = due.unwrap_or_default();
         let max = match policy.missed {
@@ -353,5 +355,63 @@ mod tests {
 
         assert_eq!((again.fire, earlier.fire), (vec![], vec![]));
         assert_eq!((again.next, earlier.next), (Some(at(1)), Some(at(1))));
+    }
+
+    /// Looks at random times, with outages of up to a week and clocks that are apart by minutes, over 400 days: each
+    /// slot of the parser's own iterator fires or is counted as missed, and none does twice.
+    #[test]
+    fn over_400_days_each_slot_is_decided_on_once_whenever_somebody_looks() {
+        use crate::schedule::slots::tests::{EXPRESSIONS, ZONES, at, cron, iterated};
+        const MINUTE_MS: i64 = 60_000;
+        let start = at("2026-01-01T00:00:00Z");
+        for (seed, zone) in (1_u64..).zip(ZONES) {
+            for expression in EXPRESSIONS {
+                let mut chance = fastrand::Rng::with_seed(seed);
+                let slots = cron(expression, zone);
+                let (iterated, end) = iterated(&slots, start);
+                let mut next = slots.after(start);
+                let mut fired = Vec::new();
+                let (mut n_missed, mut now) = (0, start.as_unix_ms());
+                while now < end.as_unix_ms() {
+                    now += match chance.u8(..) {
+                        0 => chance.i64(0..7 * 24 * 60 * MINUTE_MS),
+                        1..=20 => chance.i64(0..300 * MINUTE_MS),
+                        _ => chance.i64(0..20 * MINUTE_MS),
+                    };
+                    now = now.min(end.as_unix_ms());
+                    let apart = chance.i64(-5..=5) * MINUTE_MS;
+                    let looks = match now == end.as_unix_ms() {
+                        true => end,
+                        false => Timestamp::from_unix_ms(now + apart).min(end),
+                    };
+                    let missed = [
+                        Missed::FireOnce,
+                        Missed::Skip,
+                        Missed::FireAll {
+                            max: 3,
+                            within: MINUTE * 600,
+                        },
+                    ];
+                    let policy = Policy {
+                        tolerance: MINUTE,
+                        ..policy(missed[chance.usize(..3)], Overlap::Allow)
+                    };
+                    let verdict = decide(&slots, policy, next, None, false, looks);
+                    fired.extend(verdict.fire);
+                    n_missed += verdict.missed.map_or(0, |(n, _)| n);
+                    assert!(verdict.next >= next, "{expression} in {zone}");
+                    next = verdict.next;
+                }
+                let n_fired = fired.len();
+                assert!(fired.is_sorted(), "{expression} in {zone}");
+                fired.dedup();
+                assert_eq!(fired.len(), n_fired, "{expression} in {zone}: twice");
+                let of_the_iterator = fired
+                    .iter()
+                    .all(|slot| iterated.binary_search(slot).is_ok());
+                assert!(of_the_iterator, "{expression} in {zone}");
+                assert_eq!(n_fired + n_missed, iterated.len(), "{expression} in {zone}");
+            }
+        }
     }
 }
