@@ -124,6 +124,10 @@ impl Slots {
         }
     }
 
+    pub(crate) fn has(&self, at: Timestamp) -> bool {
+        self.after(at.saturating_sub(Duration::from_millis(1))) == Some(at)
+    }
+
     /// The slots from `first`, which is one, to `now`, the `max` latest of them.
     pub(crate) fn due(&self, first: Timestamp, now: Timestamp, max: usize) -> Due {
         if first > now {
