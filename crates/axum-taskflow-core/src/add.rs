@@ -432,6 +432,12 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
 
 /// The tag that finds a task by its run key.
 pub(crate) const RUN_KEY_TAG: &str = "run_key";
+
+/// The idempotency key of tasks with this run key.
+pub(crate) fn stored_run_key(key: &str) -> String {
+    format!("{RUN_KEY_TAG}:{key}")
+}
+
 /// How often a replacement is tried that others change at the same time.
 const REPLACE_TRIES: usize = 20;
 
@@ -455,7 +461,7 @@ async fn replace(
     let mut task = make_tasks(engine, request, said)?.remove(0);
     // Free as soon as the task ends, whatever its end.
     task.idempotency_key = Some(IdempotencyKey {
-        key: format!("{RUN_KEY_TAG}:{key}"),
+        key: stored_run_key(&key),
         ttl: Duration::ZERO,
     });
     let id = task.id;

@@ -293,9 +293,14 @@ impl Change {
                 });
             }
             TaskStatus::Success => {
-                if let Some(key) = &task.idempotency_key {
+                // One that is free at the end is not kept until now, which may be later by another clock.
+                if let Some(key) = &task.idempotency_key
+                    && key.ttl > Duration::ZERO
+                {
                     let until = now.saturating_add(key.ttl);
                     change.key = KeyFate::KeptUntil(key.key.clone(), until);
+                } else {
+                    change.key = freed(task);
                 }
             }
             _ => change.key = freed(task),
@@ -467,6 +472,17 @@ mod tests {
             change.key,
             KeyFate::KeptUntil("k".to_owned(), NOW.saturating_add(Duration::from_secs(60)))
         );
+    }
+
+    #[test]
+    fn a_key_that_is_kept_for_no_time_is_free_at_the_end_and_not_until_now() {
+        let mut task = running();
+        let key = task.idempotency_key.as_mut().unwrap();
+        key.ttl = Duration::ZERO;
+
+        let change = finish(&task, Outcome::Done(None), 1);
+
+        assert_eq!(change.key, KeyFate::Freed("k".to_owned()));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub use crate::{
     retry::RetryPolicy,
     schedule::{
         Decided, Decision, Missed, Origin, Overlap, Paused, Rule, Schedule, ScheduleInfo,
-        ScheduleState,
+        ScheduleState, Totals,
     },
     status::{Cause, Refused, TaskStatus},
     task::{

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    add::{AddTask, AddTasks, RUN_KEY_TAG, Request, retry_of, store},
+    add::{AddTask, AddTasks, RUN_KEY_TAG, Request, retry_of, store, stored_run_key},
     backend::{
         AheadPage, AheadQuery, Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute,
         Page, Peer,
@@ -498,16 +498,24 @@ impl TaskManager {
     /// # Errors
     /// The store fails.
     pub async fn cancel_scheduled(&self, run_key: &str) -> Result<Option<TaskId>, Error> {
-        for task in self.waiting_under(run_key).await? {
-            let cancelled = Change::cancelled(&task, self.engine.clock.now());
-            let Ok(change) = cancelled else {
-                continue;
-            };
-            if self.apply(change).await? == Applied::Applied {
-                return Ok(Some(task.id));
-            } // else it has begun, or was replaced
+        for _ in 0..CHANGE_TRIES {
+            let waiting = self.waiting_under(run_key).await?;
+            if waiting.is_empty() {
+                return Ok(None);
+            }
+            for task in waiting {
+                let cancelled = Change::cancelled(&task, self.engine.clock.now());
+                let Ok(change) = cancelled else {
+                    continue;
+                };
+                if self.apply(change).await? == Applied::Applied {
+                    return Ok(Some(task.id));
+                } // else it has begun, or another one has taken its place and waits by now
+            }
         }
-        Ok(None)
+        Err(Error::conflict(format!(
+            "the task with run key {run_key:?} changes too fast to be cancelled"
+        )))
     }
 
     async fn waiting_under(&self, run_key: &str) -> Result<Vec<Task>, Error> {
@@ -516,10 +524,17 @@ impl TaskManager {
             tag: Some((RUN_KEY_TAG.to_owned(), Some(run_key.to_owned()))),
             ..ListQuery::default()
         };
+        let key = stored_run_key(run_key);
         let mut waiting = Vec::new();
         loop {
             let page = self.list(query.clone()).await?;
-            waiting.extend(page.tasks);
+            // Anybody may use the tag: the key is what counts.
+            let has_key = |task: &Task| {
+                task.idempotency_key
+                    .as_ref()
+                    .is_some_and(|it| it.key == key)
+            };
+            waiting.extend(page.tasks.into_iter().filter(has_key));
             match page.next {
                 Some(next) => query.before = Some(next),
                 None => return Ok(waiting),

@@ -18,7 +18,7 @@ use axum_taskflow_core::{
     Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source, Step, Task,
     TaskContext, TaskDef, TaskManager, TaskOptions, Timestamp,
 };
-use support::config;
+use support::{Backstage, config};
 use tokio::{sync::Notify, time::sleep};
 
 /// The beginning of a minute.
@@ -554,6 +554,199 @@ async fn a_slot_that_another_instance_has_decided_on_is_not_decided_on_again() {
     assert_eq!(slots.len(), n_tasks, "each slot once");
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_resumes_or_changes_a_schedule_by_a_late_clock_makes_no_slot_come_again() {
+    let site = Site::new();
+    let minutely = |name: &str| {
+        let schedule = Schedule::new(tick, ()).name(name).every(MINUTE);
+        schedule.overlap(Overlap::Allow)
+    };
+    let versioned = async |version: &str, ahead_s, schedules| {
+        let mut config = site.config(ahead_s, schedules);
+        config.version = version.to_owned();
+        TaskManager::start(config).await.unwrap()
+    };
+    let ahead = versioned("1", 300, vec![minutely("resumed"), minutely("back")]).await;
+    let behind = versioned("1", 0, vec![minutely("resumed"), minutely("back")]).await;
+    ahead.schedule(minutely("changed")).await.unwrap();
+    sleep(MINUTE * 3).await;
+
+    behind.pause_schedule("resumed", "ada").await.unwrap();
+    behind.resume_schedule("resumed", "ada").await.unwrap();
+    let other_rule = minutely("changed").every(MINUTE / 2);
+    behind.schedule(other_rule).await.unwrap();
+    let _without = versioned("2", 0, vec![minutely("resumed")]).await;
+    let _with = versioned("3", 0, vec![minutely("resumed"), minutely("back")]).await;
+    sleep(MINUTE * 3).await;
+
+    for name in ["resumed", "changed", "back"] {
+        let slots = site.slots(name).await;
+        assert!(slots.values().all(|n| *n == 1), "{name}: {slots:?}");
+        let last = *slots.keys().last().unwrap();
+        assert!(last >= 600, "{name} goes on: {slots:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn to_resume_what_is_not_paused_changes_nothing_and_the_first_pause_counts() {
+    let site = Site::new();
+    let schedule = Schedule::new(runs, ()).every(MINUTE);
+    let manager = site.start(vec![schedule.overlap(Overlap::QueueOne)]).await;
+    sleep(MINUTE * 2 + SECOND).await;
+    let before = manager.schedules().await.unwrap().remove(0);
+    assert!(before.queued.is_some());
+
+    manager.resume_schedule("runs", "ada").await.unwrap();
+
+    assert_eq!(manager.schedules().await.unwrap(), [before]);
+    manager.pause_schedule("runs", "ada").await.unwrap();
+    let first = manager.schedules().await.unwrap().remove(0).paused;
+    sleep(SECOND).await;
+    manager.pause_schedule("runs", "bob").await.unwrap();
+    assert_eq!(manager.schedules().await.unwrap().remove(0).paused, first);
+    assert_eq!(first.unwrap().by, "ada");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_is_retired_although_it_fires_at_that_moment() {
+    let (store, backstage) = Backstage::new();
+    let site = Site {
+        memory: store,
+        ..Site::new()
+    };
+    let one = site.start(vec![each_second()]).await;
+    kill(one, &site).await;
+    backstage.overtake_schedules(1);
+
+    let other = site.start(vec![]).await;
+
+    let told = other.schedules().await.unwrap();
+    assert_eq!(told[0].state, ScheduleState::Retired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_for_longer_than_a_lease_is_no_start_of_the_cluster() {
+    let site = Site::new();
+    let daily = || Schedule::new(tick, ()).cron("@daily").run_on_startup(true);
+    let (one, other) = (
+        site.start(vec![daily()]).await,
+        site.start(vec![daily()]).await,
+    );
+    sleep(SECOND * 10).await;
+    let before = [one.instance().id, other.instance().id];
+
+    for id in before {
+        site.memory.supersede(id).await.unwrap();
+    }
+    while before.contains(&one.instance().id) || before.contains(&other.instance().id) {
+        // The beat is a thread of its own, by the real clock.
+        std::thread::sleep(Duration::from_millis(10));
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(MINUTE).await;
+
+    assert_eq!(site.tasks("tick").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_by_hand_is_no_slot_and_hides_no_task_that_runs() {
+    let site = Site::new();
+    let schedule = Schedule::new(runs, ()).every(MINUTE).jitter(SECOND * 5);
+    let manager = site.start(vec![schedule]).await;
+    sleep(MINUTE + SECOND * 10).await;
+    let first = site.tasks("runs").await.remove(0);
+
+    let id = manager.run_schedule("runs", "ada").await.unwrap();
+    let by_hand = manager.get(id).await.unwrap().unwrap();
+    manager.cancel(id).await.unwrap();
+    sleep(MINUTE * 2).await;
+
+    assert_eq!(
+        by_hand.life.run_at,
+        START.saturating_add(MINUTE + SECOND * 10)
+    );
+    assert_eq!(by_hand.tags.get("slot"), None);
+    let n = site.tasks("runs").await.len();
+    assert_eq!(n, 2, "the first one still runs");
+    manager.cancel(first.id).await.unwrap();
+    sleep(MINUTE).await;
+    assert_eq!(site.tasks("runs").await.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_run_at_the_start_waits_for_no_slot_but_for_what_has_not_ended() {
+    let site = Site::new();
+    let again = TaskOptions {
+        requeue_on_interrupt: Some(true),
+        ..TaskOptions::default()
+    };
+    let schedules = || {
+        let schedule = |name: &str| {
+            let schedule = Schedule::new(runs, ()).name(name).cron("@daily");
+            schedule.options(again.clone()).run_on_startup(true)
+        };
+        vec![
+            schedule("skips"),
+            schedule("queues").overlap(Overlap::QueueOne),
+        ]
+    };
+    let one = site.start(schedules()).await;
+    sleep(SECOND * 10).await;
+    kill(one, &site).await;
+    sleep(SECOND * 10).await;
+
+    let other = site.start(schedules()).await;
+    sleep(SECOND * 10).await;
+
+    let n = async |name: &str| site.tasks(name).await.len();
+    assert_eq!((n("skips").await, n("queues").await), (1, 1));
+    site.end.notify_waiters();
+    sleep(SECOND * 5).await;
+    assert_eq!((n("skips").await, n("queues").await), (1, 2));
+    let tasks = site.tasks("queues").await;
+    assert!(tasks.iter().all(|task| !task.tags.contains_key("slot")));
+
+    // The start of a cluster in which it was paused is over when it is resumed.
+    other.pause_schedule("skips", "ada").await.unwrap();
+    kill(other, &site).await;
+    sleep(SECOND * 10).await;
+    let third = site.start(schedules()).await;
+    sleep(SECOND * 10).await;
+    third.resume_schedule("skips", "ada").await.unwrap();
+    sleep(SECOND * 10).await;
+    assert_eq!(n("skips").await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn loops_end_with_the_engine_although_the_store_is_out() {
+    let (store, backstage) = Backstage::new();
+    let site = Site {
+        memory: store,
+        ..Site::new()
+    };
+    let manager = site.start(vec![each_second()]).await;
+    let once = manager.schedule_once(tick, ()).delay_by(SECOND * 3);
+    once.await.unwrap();
+    sleep(Duration::from_millis(1_500)).await;
+    backstage.be_out();
+    // Scheduler and claimer have failed, and wait to try again.
+    while manager.now() < START.saturating_add(SECOND * 3 + Duration::from_millis(100)) {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let (n_failed, begun) = (backstage.failed_calls(), tokio::time::Instant::now());
+    assert!(n_failed >= 2);
+
+    manager.drain().await;
+
+    let more = backstage.failed_calls() - n_failed;
+    assert!(more < 10, "{more} more calls failed");
+    assert!(
+        begun.elapsed() < Duration::from_millis(200),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
 // ---- once --------------------------------------------------------------------------------------------------------
 
 async fn says(_what: String) {}
@@ -810,4 +1003,63 @@ async fn a_schedule_in_words_of_a_newer_program_is_left_alone() {
     assert!(site.tasks("tick").await.is_empty());
     assert!(site.tasks("other").await.len() >= 2);
     assert!(manager.schedule(each_second()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_key_is_free_when_its_task_has_ended_however_far_the_clocks_are_apart() {
+    let site = Site::new();
+    let _ahead = TaskManager::start(site.config(300, vec![])).await.unwrap();
+    let mut config = site.config(0, vec![]);
+    config.role = Role::Web;
+    let behind = TaskManager::start(config).await.unwrap();
+    let once = async || behind.schedule_once(tick, ()).run_key("k").await;
+
+    let first = once().await.unwrap();
+    behind.wait::<()>(first).await.unwrap();
+
+    let second = once().await.unwrap();
+    assert_ne!(first, second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cancelled_by_its_run_key_has_it_as_a_key() {
+    let site = Site::new();
+    let manager = site.start(vec![]).await;
+    let tagged = manager.add_task(tick, ()).tag("run_key", "k");
+    let tagged = tagged.delay_by(MINUTE).await.unwrap();
+
+    assert_eq!(manager.cancel_scheduled("k").await.unwrap(), None);
+
+    let task = manager.get(tagged).await.unwrap().unwrap();
+    assert_eq!(task.life.status.as_str(), "pending");
+}
+
+#[tokio::test]
+async fn what_takes_the_place_of_a_task_while_that_is_cancelled_is_cancelled() {
+    let (store, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = store;
+    config.tasks = vec![TaskDef::new(tick)];
+    let manager = TaskManager::start(config).await.unwrap();
+    let once = manager.schedule_once(tick, ()).delay_by(MINUTE * 60);
+    let old = once.run_key("k").await.unwrap();
+    let old = backstage.task(old).await;
+    backstage.stall();
+    let n_writes = backstage.writes();
+    let cancelling = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.cancel_scheduled("k").await.unwrap() }
+    });
+    support::until(async || (backstage.writes() > n_writes).then_some(())).await;
+
+    let mut new = old.clone();
+    new.id = axum_taskflow_core::IdSource::default().task(manager.now());
+    let replaced = axum_taskflow_core::Change::cancelled(&old, manager.now()).unwrap();
+    backstage.write_behind(replaced).await;
+    backstage.store(&new).await;
+    backstage.go_on();
+
+    assert_eq!(cancelling.await.unwrap(), Some(new.id));
+    let status = backstage.task(new.id).await.life.status;
+    assert_eq!(status.as_str(), "cancelled");
 }

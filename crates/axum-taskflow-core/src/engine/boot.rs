@@ -35,13 +35,21 @@ impl Engine {
         {
             return Ok(boot);
         }
-        let boot = self.join_boot().await?;
+        let boot = self.join_boot(member.map(|(_, boot)| boot)).await?;
         *member = Some((me, boot));
         Ok(boot)
     }
 
+    /// The start of the cluster that is going on, for one who does not take part in it; none before the first.
+    pub(crate) async fn current_boot(&self) -> Result<Option<TaskId>, BackendError> {
+        let boot: Option<Boot> = parse(self.record(KEY).await?.as_ref())?;
+        Ok(boot.map(|boot| boot.id))
+    }
+
     /// Takes part in the start of the cluster that is going on, or begins a new one if nobody alive takes part in it.
-    async fn join_boot(&self) -> Result<TaskId, BackendError> {
+    /// `before` is the one in which this process took part: if it is that, it goes on, though all were taken for dead
+    /// since the store was away for longer than a lease.
+    async fn join_boot(&self, before: Option<TaskId>) -> Result<TaskId, BackendError> {
         loop {
             let record = self.record(KEY).await?;
             let boot: Option<Boot> = parse(record.as_ref())?;
@@ -56,7 +64,7 @@ impl Engine {
             });
             boot.members
                 .retain(|member| *member != me && alive.contains(member));
-            if boot.members.is_empty() {
+            if boot.members.is_empty() && before != Some(boot.id) {
                 boot.id = by;
             }
             boot.members.push(me);

@@ -54,8 +54,11 @@ impl Engine {
                     error!(error = %failure, "cannot claim tasks");
                     self.troubles.begin(Duty::Claim, self.clock.now(), &failure);
                     // Not by the clock of tasks: a test that stands still must not make this loop spin or hang.
-                    tokio::time::sleep(super::jittered(super::LOOP_RETRY)).await;
-                    continue;
+                    tokio::select! {
+                        biased;
+                        () = self.stopping.cancelled() => return,
+                        () = tokio::time::sleep(super::jittered(super::LOOP_RETRY)) => continue,
+                    }
                 }
             };
             let due = async {

@@ -18,9 +18,9 @@ use crate::{
     id::TaskId,
     registry::TaskDef,
     schedule::{
-        Decided, Definition, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State,
+        Decided, Definition, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State, Totals,
         compare_versions,
-        decide::{Verdict, decide},
+        decide::{Standing, Verdict, decide},
         slots::Slots,
     },
     task::{SLOT_TAG, Source, Task},
@@ -63,7 +63,8 @@ impl Engine {
         let mut boot = None;
         let mut changes = self.hold_changes();
         let (mut read_at, mut must_read) = (Instant::now(), true);
-        loop {
+        // Also where a look fails, and is tried again: the store may be out for longer than this program runs.
+        while !self.stopping.is_cancelled() {
             if must_read || read_at.elapsed() >= READ_EVERY {
                 changes.mark_unchanged(); // before the look, so that nothing is missed
                 let reading = async {
@@ -187,23 +188,22 @@ impl Engine {
         boot: Option<TaskId>,
         now: Timestamp,
     ) -> Result<Option<Known>, BackendError> {
-        let is_busy = match (it.state.definition.policy.overlap, it.state.last_task) {
-            (Overlap::Allow, _) | (_, None) => false,
-            (_, Some(id)) => {
-                let task = self.backend.get(id).await?;
-                task.is_some_and(|task| !task.life.status.is_terminal())
-            }
-        };
         let mut state = it.state.clone();
         let policy = state.definition.policy;
-        let mut verdict = decide(&it.slots, policy, state.next, state.queued, is_busy, now);
-        if state.definition.on_startup && state.boot != boot {
-            state.boot = boot;
-            if verdict.fire.is_empty() {
-                verdict.fire.push(now);
-            }
+        if policy.overlap != Overlap::Allow {
+            state.unended = self.unended(&state.unended).await?;
         }
-        let tasks = self.decided(name, &mut state, &verdict, now);
+        let standing = Standing {
+            next: state.next,
+            queued: state.queued,
+            is_busy: !state.unended.is_empty(),
+            is_startup: state.definition.on_startup && state.boot != boot,
+        };
+        if standing.is_startup {
+            state.boot = boot;
+        }
+        let verdict = decide(&it.slots, policy, standing, now);
+        let tasks = self.decided(name, &mut state, &it.slots, &verdict, now);
         if state == it.state {
             return Ok(Some(it)); // it still waits
         }
@@ -216,20 +216,35 @@ impl Engine {
         }))
     }
 
+    /// Those of these tasks that have not ended.
+    async fn unended(&self, tasks: &[TaskId]) -> Result<Vec<TaskId>, BackendError> {
+        let mut unended = Vec::new();
+        for id in tasks {
+            let task = self.backend.get(*id).await?;
+            if task.is_some_and(|task| !task.life.status.is_terminal()) {
+                unended.push(*id);
+            }
+        }
+        Ok(unended)
+    }
+
     /// Writes down what was decided, and makes the tasks.
     fn decided(
         &self,
         name: &str,
         state: &mut State,
+        slots: &Slots,
         verdict: &Verdict,
         now: Timestamp,
     ) -> Vec<Task> {
         (state.next, state.queued) = (verdict.next, verdict.queued);
+        state.decided = verdict.decided.max(state.decided);
         if let Some((n, last)) = verdict.missed {
             warn!(schedule = name, n, "slots were missed");
             state.remember(last, now, Decided::Missed { n });
         }
         for slot in &verdict.overlapped {
+            info!(schedule = name, %slot, "a slot is left out: a task before it has not ended");
             state.remember(*slot, now, Decided::Overlapped);
         }
         let is_new = verdict.queued.is_some_and(|queued| {
@@ -237,27 +252,38 @@ impl Engine {
             !last.any(|it| it.slot == queued && it.what == Decided::Queued)
         });
         if let Some(queued) = verdict.queued.filter(|_| is_new) {
+            info!(schedule = name, slot = %queued, "a slot waits: a task before it has not ended");
             state.remember(queued, now, Decided::Queued);
         }
         let mut tasks = Vec::with_capacity(verdict.fire.len());
         for slot in &verdict.fire {
-            let Some(task) = self.task_of(name, state, *slot, now) else {
+            let Some(task) = self.task_of(name, state, slots, *slot, now) else {
                 continue; // its function is known, or it would not fire
             };
-            state.last_task = Some(task.id);
+            state.has_task(task.id);
             state.remember(*slot, now, Decided::Fired { task: task.id });
             tasks.push(task);
         }
         tasks
     }
 
-    fn task_of(&self, name: &str, state: &State, slot: Timestamp, now: Timestamp) -> Option<Task> {
+    /// The task of a slot, or of the start of the cluster, which is none.
+    fn task_of(
+        &self,
+        name: &str,
+        state: &State,
+        slots: &Slots,
+        slot: Timestamp,
+        now: Timestamp,
+    ) -> Option<Task> {
         let def = self.registry.by_name(&state.definition.function)?;
         let late = now.since(slot);
         info!(schedule = name, ?late, "a schedule fires");
         let run_at = slot.saturating_add(state.definition.jitter.mul_f64(fastrand::f64()));
         let mut task = self.scheduled(&def, name, &state.definition, run_at);
-        task.tags.insert(SLOT_TAG.to_owned(), slot.to_string());
+        if slots.has(slot) {
+            task.tags.insert(SLOT_TAG.to_owned(), slot.to_string());
+        }
         Some(task)
     }
 
@@ -323,31 +349,43 @@ impl Engine {
         self: &Arc<Self>,
         definitions: BTreeMap<String, Definition>,
     ) -> Result<(), Error> {
-        let mine = self.instance().version.clone();
         for record in self.all_records(PREFIX).await? {
-            let Some(name) = record.key.strip_prefix(PREFIX) else {
-                continue;
-            };
-            let Ok(Some(mut state)) = parse::<Option<State>>(Some(&record)) else {
-                continue; // a newer program wrote it in words of its own
-            };
-            // A program that does not know the function is another one, and says nothing of its schedules.
-            let is_gone = state.origin == Origin::Code
-                && !state.retired
+            if let Some(name) = record.key.strip_prefix(PREFIX)
                 && !definitions.contains_key(name)
-                && self.registry.by_name(&state.definition.function).is_some()
-                && compare_versions(&mine, &state.version).is_ge();
-            if is_gone {
-                info!(schedule = name, "the program has this schedule no more");
-                state.retired = true;
-                let step = self.step_of(name, record.version, &mut state, self.clock.now());
-                self.take(step, Vec::new()).await?; // stale: somebody else has started too
+            {
+                self.retire(name).await?;
             }
         }
         for (name, definition) in definitions {
             self.define(&name, definition, Origin::Code, None).await?;
         }
         Ok(())
+    }
+
+    /// The program does not have this schedule: it fires no more, if it was one of this program.
+    async fn retire(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        let mine = self.instance().version.clone();
+        loop {
+            let record = self.record(&format!("{PREFIX}{name}")).await?;
+            let Ok(Some(mut state)) = parse::<Option<State>>(record.as_ref()) else {
+                return Ok(()); // it is gone, or a newer program wrote it in words of its own
+            };
+            // A program that does not know the function is another one, and says nothing of its schedules.
+            let is_gone = state.origin == Origin::Code
+                && !state.retired
+                && self.registry.by_name(&state.definition.function).is_some()
+                && compare_versions(&mine, &state.version).is_ge();
+            if !is_gone {
+                return Ok(());
+            }
+            state.retired = true;
+            let version = record.map_or(0, |record| record.version);
+            let step = self.step_of(name, version, &mut state, self.clock.now());
+            if self.take(step, Vec::new()).await?.is_some() {
+                info!(schedule = name, "the program has this schedule no more");
+                return Ok(());
+            } // else it has just fired, or somebody else has started too
+        }
     }
 
     /// Stores a schedule, unless a newer program has defined it.
@@ -383,7 +421,6 @@ impl Engine {
                 Err(unreadable) => return Err(unreadable.into()),
             };
             let now = self.clock.now();
-            let first = slots.after(now);
             let mut state = match stored {
                 None => State {
                     by: self.ids.task(now),
@@ -392,9 +429,11 @@ impl Engine {
                     version: mine.clone(),
                     paused: None,
                     retired: false,
-                    next: first,
+                    next: slots.after(now),
+                    decided: None,
                     queued: None,
-                    last_task: None,
+                    unended: Vec::new(),
+                    totals: Totals::default(),
                     boot: None,
                     last: Vec::new(),
                 },
@@ -407,7 +446,15 @@ impl Engine {
                     if origin == Origin::Code
                         && compare_versions(&mine, &stored.version).is_lt() =>
                 {
-                    return Ok(()); // a newer program runs, or did
+                    if stored.definition != definition {
+                        warn!(
+                            schedule = name,
+                            version = mine,
+                            newer = stored.version,
+                            "a newer program says what this schedule is: its definition stays"
+                        );
+                    }
+                    return Ok(());
                 }
                 Some(stored)
                     if stored.definition == definition
@@ -418,10 +465,11 @@ impl Engine {
                     return Ok(());
                 }
                 Some(mut stored) => {
-                    if stored.definition.rule != definition.rule || stored.retired {
-                        (stored.next, stored.queued) = (first, None);
-                    }
+                    let is_other = stored.definition.rule != definition.rule || stored.retired;
                     stored.definition = definition.clone();
+                    if is_other {
+                        stored.goes_on_after(now);
+                    }
                     (stored.origin, stored.retired) = (origin, false);
                     stored.version.clone_from(&mine);
                     stored
@@ -495,6 +543,7 @@ impl Engine {
             next,
             queued: state.queued,
             last: state.last,
+            totals: state.totals,
         }
     }
 
@@ -519,26 +568,30 @@ impl Engine {
             let now = self.clock.now();
             let (mut tasks, mut is_deleted) = (Vec::new(), false);
             match edit {
+                // Who was first, and since when, is what counts.
+                Edit::Pause if state.paused.is_some() => return Ok(None),
                 Edit::Pause => {
                     state.paused = Some(Paused {
                         by: actor.to_owned(),
                         since: now,
                     });
                 }
+                Edit::Resume if state.paused.is_none() => return Ok(None),
                 Edit::Resume => {
-                    // What came meanwhile was not missed: nobody wanted it.
+                    // What came meanwhile was not missed: nobody wanted it. Nor the start of the cluster.
                     state.paused = None;
-                    state.queued = None;
-                    state.next = state.slots().and_then(|slots| slots.after(now));
+                    state.goes_on_after(now);
+                    state.boot = self.current_boot().await?;
                 }
                 Edit::Run => {
-                    let Some(task) = self.task_of(name, &state, now, now) else {
+                    let Some(def) = self.registry.by_name(&state.definition.function) else {
                         return Err(Error::conflict(format!(
                             "the function {} of schedule {name} is not known here",
                             state.definition.function
                         )));
                     };
-                    state.last_task = Some(task.id);
+                    let task = self.scheduled(&def, name, &state.definition, now);
+                    state.has_task(task.id);
                     state.remember(now, now, Decided::Fired { task: task.id });
                     tasks.push(task);
                 }

@@ -93,6 +93,8 @@ pub(crate) struct Verdict {
     pub(crate) overlapped: Vec<Timestamp>,
     /// How many were missed, and the last of them.
     pub(crate) missed: Option<(usize, Timestamp)>,
+    /// The last slot that was decided on, if one was.
+    pub(crate) decided: Option<Timestamp>,
     /// The first slot that has not come.
     pub(crate) next: Option<Timestamp>,
 }
@@ -101,16 +103,26 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// Tasks of one schedule that are added at once at most.
 const FIRE_MAX: usize = 1_000;
 
-/// `next` is the first slot that was not decided on, `queued` one that waits, and `is_busy` tells whether the last task
-/// has not ended.
-pub(crate) fn decide(
-    slots: &Slots,
-    policy: Policy,
-    next: Option<Timestamp>,
-    queued: Option<Timestamp>,
-    is_busy: bool,
-    now: Timestamp,
-) -> Verdict {
+/// What a schedule stands at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    /// The first slot that was not decided on.
+    pub(crate) next: Option<Timestamp>,
+    /// One that waits.
+    pub(crate) queued: Option<Timestamp>,
+    /// A task of it has not ended.
+    pub(crate) is_busy: bool,
+    /// It is to run once since the cluster has started.
+    pub(crate) is_startup: bool,
+}
+
+pub(crate) fn decide(slots: &Slots, policy: Policy, standing: Standing, now: Timestamp) -> Verdict {
+    let Standing {
+        next,
+        queued,
+        is_busy,
+        is_startup,
+    } = standing;
     let mut verdict = Verdict {
         queued,
         next,
@@ -125,6 +137,8 @@ pub(crate) fn decide(
             true => slots.after(too_late),
             false => Some(first),
         };
+        // Not before the first that was not decided on, whatever the parser says.
+        let first_in_time = first_in_time.map(|in_time| in_time.max(first));
         let due = first_in_time.map(|first| slots.due(first, now, FIRE_MAX));
         let due = due.unwrap_or_default();
         let max = match policy.missed {
@@ -151,6 +165,14 @@ pub(crate) fn decide(
         let last = last.copied().unwrap_or(first);
         // From the slot, and never from now: so a clock that is late or early makes no slot come twice.
         verdict.next = slots.after(last);
+        verdict.decided = Some(last);
+    }
+    if is_startup && fire.is_empty() {
+        // Beside the slots, and so at a time that is none: those are whole hundredths of a second, or whole seconds.
+        fire.push(match slots.has(now) {
+            true => now.saturating_sub(MILLISECOND),
+            false => now,
+        });
     }
     match policy.overlap {
         Overlap::Allow => {
@@ -201,7 +223,16 @@ mod tests {
     /// Each minute a slot; the first that was not decided on is that of minute 0.
     fn decided(policy: Policy, queued: Option<u64>, is_busy: bool, now: Timestamp) -> Verdict {
         let slots = Slots::of(&Rule::Every(MINUTE)).unwrap();
-        decide(&slots, policy, Some(at(0)), queued.map(at), is_busy, now)
+        decide(&slots, policy, standing(0, queued, is_busy), now)
+    }
+
+    fn standing(next: u64, queued: Option<u64>, is_busy: bool) -> Standing {
+        Standing {
+            next: Some(at(next)),
+            queued: queued.map(at),
+            is_busy,
+            is_startup: false,
+        }
     }
 
     fn seconds(n: u64) -> Duration {
@@ -233,6 +264,7 @@ mod tests {
             let verdict = decided(policy(missed, Overlap::Skip), None, false, now);
             let expected = Verdict {
                 fire: vec![at(0)],
+                decided: Some(at(0)),
                 next: Some(at(1)),
                 ..Verdict::default()
             };
@@ -304,7 +336,7 @@ mod tests {
             ..policy(Missed::FireOnce, Overlap::Allow)
         };
 
-        let verdict = decide(&slots, policy, Some(at(0)), None, false, at(20));
+        let verdict = decide(&slots, policy, standing(0, None, false), at(20));
 
         assert_eq!(
             (verdict.fire.len(), verdict.fire.last()),
@@ -323,35 +355,122 @@ mod tests {
         assert_eq!(of(Overlap::Allow, None), (vec![at(0)], None, vec![]));
         assert_eq!(of(Overlap::Skip, None), (vec![], None, vec![at(0)]));
         assert_eq!(of(Overlap::QueueOne, None), (vec![], Some(at(0)), vec![]));
-        let earlier = at(0).saturating_sub(MINUTE);
         let slots = Slots::of(&Rule::Every(MINUTE)).unwrap();
         let queue = policy(Missed::FireOnce, Overlap::QueueOne);
-        let verdict = decide(&slots, queue, Some(at(0)), Some(earlier), true, at(0));
+        let verdict = decide(&slots, queue, standing(1, Some(0), true), at(1));
         assert_eq!(
             (verdict.queued, verdict.overlapped),
-            (Some(earlier), vec![at(0)])
+            (Some(at(0)), vec![at(1)])
         );
         // Its predecessor has ended: it fires, and the next one waits.
-        let verdict = decide(&slots, queue, Some(at(0)), Some(earlier), false, at(0));
-        assert_eq!((verdict.fire, verdict.queued), (vec![earlier], Some(at(0))));
+        let verdict = decide(&slots, queue, standing(1, Some(0), false), at(1));
+        assert_eq!((verdict.fire, verdict.queued), (vec![at(0)], Some(at(1))));
+    }
+
+    #[test]
+    fn the_run_at_the_start_is_no_slot_and_comes_if_none_does() {
+        let of = |overlap, is_busy, now| {
+            let slots = Slots::of(&Rule::Every(MINUTE)).unwrap();
+            let standing = Standing {
+                is_startup: true,
+                ..standing(5, None, is_busy)
+            };
+            let verdict = decide(&slots, policy(Missed::FireOnce, overlap), standing, now);
+            (verdict.fire, verdict.queued, verdict.overlapped)
+        };
+        let (now, slot) = (at(0).saturating_add(seconds(1)), at(0));
+        let beside = slot.saturating_sub(MILLISECOND);
+
+        assert_eq!(of(Overlap::Skip, false, now), (vec![now], None, vec![]));
+        assert_eq!(of(Overlap::Skip, false, slot), (vec![beside], None, vec![]));
+        assert_eq!(of(Overlap::Skip, true, now), (vec![], None, vec![now]));
+        assert_eq!(
+            of(Overlap::QueueOne, true, now),
+            (vec![], Some(now), vec![])
+        );
+        assert_eq!(of(Overlap::Allow, true, now), (vec![now], None, vec![]));
+        assert_eq!(of(Overlap::Skip, false, at(5)), (vec![at(5)], None, vec![]));
     }
 
     #[test]
     fn a_clock_that_is_set_back_makes_no_slot_come_again() {
         let slots = Slots::of(&Rule::Every(MINUTE)).unwrap();
         let policy = policy(Missed::FireOnce, Overlap::Allow);
-        let first = decide(&slots, policy, Some(at(0)), None, false, at(0));
-        let again = decide(&slots, policy, first.next, None, false, at(0));
-        let earlier = decide(
-            &slots,
-            policy,
-            first.next,
-            None,
-            false,
-            at(0).saturating_sub(MINUTE),
-        );
+        let then = |next, now| {
+            let standing = Standing {
+                next,
+                ..Standing::default()
+            };
+            decide(&slots, policy, standing, now)
+        };
+        let first = then(Some(at(0)), at(0));
+        let again = then(first.next, at(0));
+        let earlier = then(first.next, at(0).saturating_sub(MINUTE));
 
+        assert_eq!(first.decided, Some(at(0)));
         assert_eq!((again.fire, earlier.fire), (vec![], vec![]));
         assert_eq!((again.next, earlier.next), (Some(at(1)), Some(at(1))));
+    }
+
+    /// Looks at random times, with outages of up to a week and clocks that are apart by minutes, over 400 days: each
+    /// slot of the parser's own iterator fires or is counted as missed, and none does twice.
+    #[test]
+    fn over_400_days_each_slot_is_decided_on_once_whenever_somebody_looks() {
+        use crate::schedule::slots::tests::{EXPRESSIONS, ZONES, at, cron, iterated};
+        const MINUTE_MS: i64 = 60_000;
+        let start = at("2026-01-01T00:00:00Z");
+        for (seed, zone) in (1_u64..).zip(ZONES) {
+            for expression in EXPRESSIONS {
+                let mut chance = fastrand::Rng::with_seed(seed);
+                let slots = cron(expression, zone);
+                let (iterated, end) = iterated(&slots, start);
+                let mut next = slots.after(start);
+                let mut fired = Vec::new();
+                let (mut n_missed, mut now) = (0, start.as_unix_ms());
+                while now < end.as_unix_ms() {
+                    now += match chance.u8(..) {
+                        0 => chance.i64(0..7 * 24 * 60 * MINUTE_MS),
+                        1..=20 => chance.i64(0..300 * MINUTE_MS),
+                        _ => chance.i64(0..20 * MINUTE_MS),
+                    };
+                    now = now.min(end.as_unix_ms());
+                    let apart = chance.i64(-5..=5) * MINUTE_MS;
+                    let looks = match now == end.as_unix_ms() {
+                        true => end,
+                        false => Timestamp::from_unix_ms(now + apart).min(end),
+                    };
+                    let missed = [
+                        Missed::FireOnce,
+                        Missed::Skip,
+                        Missed::FireAll {
+                            max: 3,
+                            within: MINUTE * 600,
+                        },
+                    ];
+                    let policy = Policy {
+                        tolerance: MINUTE,
+                        ..policy(missed[chance.usize(..3)], Overlap::Allow)
+                    };
+                    let standing = Standing {
+                        next,
+                        ..Standing::default()
+                    };
+                    let verdict = decide(&slots, policy, standing, looks);
+                    fired.extend(verdict.fire);
+                    n_missed += verdict.missed.map_or(0, |(n, _)| n);
+                    assert!(verdict.next >= next, "{expression} in {zone}");
+                    next = verdict.next;
+                }
+                let n_fired = fired.len();
+                assert!(fired.is_sorted(), "{expression} in {zone}");
+                fired.dedup();
+                assert_eq!(fired.len(), n_fired, "{expression} in {zone}: twice");
+                let of_the_iterator = fired
+                    .iter()
+                    .all(|slot| iterated.binary_search(slot).is_ok());
+                assert!(of_the_iterator, "{expression} in {zone}");
+                assert_eq!(n_fired + n_missed, iterated.len(), "{expression} in {zone}");
+            }
+        }
     }
 }

@@ -27,6 +27,8 @@ const TOLERANCE: Duration = Duration::from_secs(60);
 const NAME_BYTES_MAX: usize = 256;
 /// How many decisions are remembered.
 pub(crate) const LAST_MAX: usize = 10;
+/// How many tasks are remembered that may not have ended: where they may overlap, nobody looks whether they have.
+const UNENDED_MAX: usize = 16;
 
 /// The function and its arguments, as the manager that takes it knows them.
 type Ask = Box<dyn FnOnce(&Registry, &States) -> Result<Asked, Error> + Send + Sync>;
@@ -359,6 +361,18 @@ pub struct Paused {
     pub since: Timestamp,
 }
 
+/// How many of its slots came to what, since it is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Tasks that it has made, those by hand and at starts of the cluster among them.
+    pub fired: u64,
+    /// Slots that were left out since a task before them had not ended.
+    pub overlapped: u64,
+    /// Slots that came while nothing ran, and made no task; of one outage at most 10,000 are counted.
+    pub missed: u64,
+}
+
 /// Everything that is stored of a schedule: one record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -373,8 +387,15 @@ pub(crate) struct State {
     pub(crate) retired: bool,
     /// The first slot that was not decided on: this alone makes each slot fire once.
     pub(crate) next: Option<Timestamp>,
+    /// The last slot that was decided on: where `next` is computed anew, it comes later, whatever the clock there says.
+    #[serde(default)]
+    pub(crate) decided: Option<Timestamp>,
     pub(crate) queued: Option<Timestamp>,
-    pub(crate) last_task: Option<TaskId>,
+    /// Its tasks, oldest first, of which none is known to have ended; at most [`UNENDED_MAX`].
+    #[serde(default)]
+    pub(crate) unended: Vec<TaskId>,
+    #[serde(default)]
+    pub(crate) totals: Totals,
     /// The start of the cluster at which it has run.
     pub(crate) boot: Option<TaskId>,
     /// Newest first.
@@ -383,8 +404,33 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn remember(&mut self, slot: Timestamp, at: Timestamp, what: Decided) {
+        match what {
+            Decided::Fired { .. } => self.totals.fired += 1,
+            Decided::Overlapped => self.totals.overlapped += 1,
+            Decided::Missed { n } => {
+                self.totals.missed = self
+                    .totals
+                    .missed
+                    .saturating_add(n.try_into().unwrap_or(u64::MAX));
+            }
+            Decided::Queued => {} // it fires later
+        }
         self.last.insert(0, Decision { slot, at, what });
         self.last.truncate(LAST_MAX);
+    }
+
+    pub(crate) fn has_task(&mut self, id: TaskId) {
+        self.unended.push(id);
+        let too_many = self.unended.len().saturating_sub(UNENDED_MAX);
+        self.unended.drain(..too_many);
+    }
+
+    /// Where it goes on after a change by hand or by another program: with no slot that was decided on, though by a
+    /// clock that is ahead of this one.
+    pub(crate) fn goes_on_after(&mut self, now: Timestamp) {
+        let after = self.decided.map_or(now, |decided| decided.max(now));
+        self.next = self.slots().and_then(|slots| slots.after(after));
+        self.queued = None;
     }
 
     /// The slots of its rule; none if a program with other rules wrote it.
@@ -438,10 +484,21 @@ pub struct ScheduleInfo {
     pub queued: Option<Timestamp>,
     /// The last decisions, newest first, at most ten.
     pub last: Vec<Decision>,
+    /// How many decisions of each kind there were in all.
+    pub totals: Totals,
 }
 
-/// Compares versions number by number: `1.10` is newer than `1.9`. What is no number is compared as text.
+/// Compares versions: by the rules of [semver](https://semver.org) if both follow them, so that `2.0.0` is newer than
+/// `2.0.0-rc1`; else number by number, so that `1.10` is newer than `1.9`, and what is no number as text.
 pub(crate) fn compare_versions(one: &str, other: &str) -> Ordering {
+    use semver::Version;
+    match (Version::parse(one), Version::parse(other)) {
+        (Ok(one), Ok(other)) => one.cmp(&other),
+        _ => compare_parts(one, other),
+    }
+}
+
+fn compare_parts(one: &str, other: &str) -> Ordering {
     let mut others = other.split(['.', '-', '+']);
     for part in one.split(['.', '-', '+']) {
         let Some(other) = others.next() else {
@@ -472,6 +529,10 @@ mod tests {
             ("1.2", "1.2.1"),
             ("", "0.1"),
             ("2.0.0-a", "2.0.0-b"),
+            ("2.0.0-rc1", "2.0.0"),
+            ("1.9.9", "2.0.0-rc1"),
+            ("2.0.0-rc.9", "2.0.0-rc.10"),
+            ("2026.11.2-a", "2026.11.10"),
         ] {
             assert_eq!(
                 compare_versions(lower, higher),

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, LocalResult, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::{
     Cron, JobType,
@@ -44,14 +44,10 @@ const EVERY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// How many slots are counted that were missed; more are told as so many.
 pub(crate) const COUNTED_MAX: usize = 10_000;
 /// How far back the last slot of a cron expression is looked for, a window after the other, so that a year of seconds
-/// is not walked through.
-const WINDOWS_S: [u64; 5] = [
-    3_600,
-    24 * 3_600,
-    31 * 24 * 3_600,
-    366 * 24 * 3_600,
-    9 * 366 * 24 * 3_600,
-];
+/// is not walked through. Each is three times as long as the one before: what is walked through in vain is at most half
+/// of the last one.
+const WINDOW_MIN_S: u64 = 3_600;
+const WINDOW_MAX_S: u64 = 9 * 366 * 24 * 3_600;
 
 /// A rule that was understood.
 #[derive(Clone, Debug)]
@@ -121,14 +117,15 @@ impl Slots {
                     .timestamp_opt(at.as_unix_ms().div_euclid(1_000), 0)
                     .single()?;
                 match cron.determine_job_type() {
-                    JobType::FixedTime => {
-                        let next = cron.find_next_occurrence(&at.with_timezone(zone), false);
-                        next.ok().map(|next| timestamp(&next))
-                    }
+                    JobType::FixedTime => after_fixed(cron, *zone, at),
                     JobType::IntervalWildcard => after_by_wall(cron, *zone, at),
                 }
             }
         }
+    }
+
+    pub(crate) fn has(&self, at: Timestamp) -> bool {
+        self.after(at.saturating_sub(Duration::from_millis(1))) == Some(at)
     }
 
     /// The slots from `first`, which is one, to `now`, the `max` latest of them.
@@ -136,7 +133,7 @@ impl Slots {
         if first > now {
             return Due::default();
         }
-        let max = max.max(1);
+        let max = max.clamp(1, COUNTED_MAX);
         match self {
             Self::Every(ms) => {
                 let last = now.as_unix_ms().div_euclid(*ms) * ms;
@@ -152,7 +149,10 @@ impl Slots {
                 }
             }
             Self::Cron(..) => {
-                for window in WINDOWS_S {
+                let windows = std::iter::successors(Some(WINDOW_MIN_S), |window| {
+                    (*window < WINDOW_MAX_S).then(|| (window * 3).min(WINDOW_MAX_S))
+                });
+                for window in windows {
                     let from = now.saturating_sub(Duration::from_secs(window));
                     let is_whole = from <= first;
                     let (mut n, mut latest) = (0, std::collections::VecDeque::new());
@@ -168,13 +168,9 @@ impl Slots {
                         latest.push_back(slot);
                         next = self.after(slot);
                     }
-                    if is_whole || latest.len() == max {
+                    if is_whole || n >= COUNTED_MAX {
                         return Due {
-                            n: if is_whole {
-                                n.min(COUNTED_MAX)
-                            } else {
-                                COUNTED_MAX
-                            },
+                            n: n.min(COUNTED_MAX),
                             latest: latest.into(),
                         };
                     }
@@ -189,7 +185,27 @@ impl Slots {
     }
 }
 
-/// The next slot of what comes every hour or oftener: whenever the clock on the wall shows it, so an hour that there is
+/// The next slot of what comes at one time of the day: of a time that there is twice, the first one.
+fn after_fixed(cron: &Cron, zone: Tz, at: DateTime<Utc>) -> Option<Timestamp> {
+    let at = at.with_timezone(&zone);
+    let next = cron.find_next_occurrence(&at, false).ok()?;
+    if next > at {
+        return Some(timestamp(&next));
+    }
+    // It is the second time that the clock shows this, and the parser gives the first one, which has passed. So have all
+    // until the clock shows what there is once.
+    let mut wall = at.naive_local();
+    let later = loop {
+        wall += TimeDelta::seconds(1);
+        if let LocalResult::Single(later) = zone.from_local_datetime(&wall) {
+            break later;
+        }
+    };
+    let next = cron.find_next_occurrence(&later, true).ok()?;
+    (next > at).then(|| timestamp(&next))
+}
+
+/// The next slot of what comes at several times of the day: whenever the clock on the wall shows it, so an hour that there is
 /// twice has its slots twice. (The parser's own search would leave out the second ones.)
 fn after_by_wall(cron: &Cron, zone: Tz, mut at: DateTime<Utc>) -> Option<Timestamp> {
     let offset_at = |at: &DateTime<Utc>| zone.offset_from_utc_datetime(&at.naive_utc()).fix();
@@ -222,12 +238,12 @@ fn timestamp<Z: TimeZone>(at: &DateTime<Z>) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const DAY_MS: i64 = 24 * 3_600_000;
 
-    fn cron(expression: &str, zone: &str) -> Slots {
+    pub(crate) fn cron(expression: &str, zone: &str) -> Slots {
         Slots::of(&rule(expression, zone)).unwrap()
     }
 
@@ -238,7 +254,7 @@ mod tests {
         }
     }
 
-    fn at(text: &str) -> Timestamp {
+    pub(crate) fn at(text: &str) -> Timestamp {
         timestamp(&DateTime::parse_from_rfc3339(text).unwrap())
     }
 
@@ -407,28 +423,10 @@ mod tests {
     #[test]
     fn over_400_days_slots_are_those_of_the_parsers_own_iterator() {
         let start = at("2026-01-01T00:00:00Z");
-        let end = Timestamp::from_unix_ms(start.as_unix_ms() + 400 * DAY_MS);
-        for zone in ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"] {
-            for expression in [
-                "30 2 * * *",
-                "*/20 * * * *",
-                "15 1-3 * * Mon-Sun",
-                "0 0 L * *",
-                "0 9 * * Mon-Fri",
-                "45 1 * * *",
-            ] {
+        for zone in ZONES {
+            for expression in EXPRESSIONS {
                 let slots = cron(expression, zone);
-                let Slots::Cron(cron, tz) = &slots else {
-                    unreachable!("it is one");
-                };
-                let from = Utc.timestamp_millis_opt(start.as_unix_ms()).unwrap();
-                let mut iterated: Vec<Timestamp> = cron
-                    .iter_after(from.with_timezone(tz))
-                    .map(|slot| timestamp(&slot))
-                    .take_while(|slot| *slot <= end)
-                    .collect();
-                // It gives both slots of one time on the wall together.
-                iterated.sort();
+                let (iterated, end) = iterated(&slots, start);
                 let mut stepped = Vec::new();
                 let mut cursor = start;
                 while let Some(slot) = slots.after(cursor).filter(|slot| *slot <= end) {
@@ -458,5 +456,85 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// What changes on a given clock, in zones that change by an hour and by half of one, early and late in the day.
+    pub(crate) const ZONES: [&str; 3] =
+        ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"];
+    pub(crate) const EXPRESSIONS: [&str; 8] = [
+        "30 2 * * *",
+        "*/20 * * * *",
+        "15 1-3 * * Mon-Sun",
+        "0 0 L * *",
+        "0 9 * * Mon-Fri",
+        "45 1 * * *",
+        "30 1 * * *",
+        "0 3 * * *",
+    ];
+
+    /// The slots of 400 days by the parser's own iterator, and the end of the days.
+    pub(crate) fn iterated(slots: &Slots, start: Timestamp) -> (Vec<Timestamp>, Timestamp) {
+        let Slots::Cron(cron, zone) = slots else {
+            panic!("not by cron");
+        };
+        let end = Timestamp::from_unix_ms(start.as_unix_ms() + 400 * DAY_MS);
+        let from = Utc.timestamp_millis_opt(start.as_unix_ms()).unwrap();
+        let mut iterated: Vec<Timestamp> = cron
+            .iter_after(from.with_timezone(zone))
+            .map(|slot| timestamp(&slot))
+            .take_while(|slot| *slot <= end)
+            .collect();
+        // It gives both slots of one time on the wall together.
+        iterated.sort();
+        (iterated, end)
+    }
+
+    /// A clock may ask at any time, also in the hour that comes twice: the answer is never in the past, and never
+    /// another slot than that of the iterator.
+    #[test]
+    fn around_each_change_of_the_clocks_the_next_slot_is_that_of_the_iterator_at_every_minute() {
+        const MINUTE_MS: i64 = 60_000;
+        let start = at("2026-01-01T00:00:00Z");
+        for zone in ZONES {
+            let tz: Tz = zone.parse().unwrap();
+            let offset = |ms: i64| {
+                let utc = Utc.timestamp_millis_opt(ms).unwrap();
+                tz.offset_from_utc_datetime(&utc.naive_utc()).fix()
+            };
+            let minutes = (0..400 * 24 * 60).map(|n| start.as_unix_ms() + n * MINUTE_MS);
+            let changes: Vec<i64> = minutes
+                .filter(|ms| offset(*ms) != offset(ms - MINUTE_MS))
+                .collect();
+            assert_eq!(changes.len(), 2, "{zone}");
+            for expression in EXPRESSIONS {
+                let slots = cron(expression, zone);
+                let (iterated, _) = iterated(&slots, start);
+                for asked in changes
+                    .iter()
+                    .flat_map(|change| (-180..=180).map(move |n| change + n * MINUTE_MS))
+                    .map(Timestamp::from_unix_ms)
+                {
+                    let wanted = iterated.iter().find(|slot| **slot > asked);
+                    assert_eq!(
+                        slots.after(asked).as_ref(),
+                        wanted,
+                        "{expression} in {zone} after {asked}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_missed_is_counted_and_not_guessed() {
+        let slots = cron("0 * * * *", "UTC");
+        let first = at("2026-11-21T00:00:00Z");
+        for (days, n) in [(2, 49), (40, 961)] {
+            let now = Timestamp::from_unix_ms(first.as_unix_ms() + days * DAY_MS);
+            assert_eq!(slots.due(first, now, 1).n, n);
+        }
+        let years = at("2031-11-21T00:00:00Z");
+        let due = slots.due(first, years, 1);
+        assert_eq!((due.n, due.latest), (COUNTED_MAX, vec![years]));
     }
 }

@@ -161,6 +161,11 @@ struct Stage {
     lost_answers: AtomicUsize,
     /// A batch that brings a task of this function to its end is refused for good.
     refused: Mutex<Option<&'static str>>,
+    /// Steps, claims and looks at records fail too.
+    out: AtomicBool,
+    failed_calls: AtomicUsize,
+    /// So many steps of schedules are stale, as if somebody were faster.
+    stale_steps: AtomicUsize,
 }
 
 impl Backstage {
@@ -183,6 +188,9 @@ impl Backstage {
             closed: AtomicBool::new(false),
             lost_answers: AtomicUsize::new(0),
             refused: Mutex::default(),
+            out: AtomicBool::new(false),
+            failed_calls: AtomicUsize::new(0),
+            stale_steps: AtomicUsize::new(0),
         }));
         (Arc::new(stage.clone()), stage)
     }
@@ -249,6 +257,32 @@ impl Backstage {
 
     pub(crate) fn lose_answers(&self, n: usize) {
         self.0.lost_answers.store(n, Ordering::SeqCst);
+    }
+
+    /// As a server that is not there.
+    pub(crate) fn be_out(&self) {
+        self.0.out.store(true, Ordering::SeqCst);
+        self.fail(true);
+    }
+
+    /// Steps, claims and looks at records that have failed.
+    pub(crate) fn failed_calls(&self) -> usize {
+        self.0.failed_calls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn overtake_schedules(&self, n: usize) {
+        self.0.stale_steps.store(n, Ordering::SeqCst);
+    }
+
+    async fn answers(&self) -> Result<(), BackendError> {
+        if !self.0.out.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if self.0.failed_calls.fetch_add(1, Ordering::SeqCst) > 10_000 {
+            std::future::pending::<()>().await; // a loop that spins is seen, and does not hang the test
+        }
+        tokio::task::yield_now().await;
+        Err(BackendError::unavailable("the store is out on demand"))
     }
 
     pub(crate) fn refuse_ends_of(&self, function: &'static str) {
@@ -351,7 +385,19 @@ impl Backend for Backstage {
     }
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
-        self.0.memory.step(step)
+        Box::pin(async move {
+            self.answers().await?;
+            let mut records = step.records.iter();
+            let is_of_schedule = records.any(|record| record.key.starts_with("schedule:"));
+            let one_less = |n: usize| n.checked_sub(1);
+            let stale = &self.0.stale_steps;
+            if is_of_schedule
+                && let Ok(_) = stale.try_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+            {
+                return Ok(Stepped::Stale);
+            }
+            self.0.memory.step(step).await
+        })
     }
 
     fn ahead(&self, query: AheadQuery) -> BackendFuture<'_, AheadPage> {
@@ -359,11 +405,15 @@ impl Backend for Backstage {
     }
 
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
-        self.0.memory.records(query)
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.memory.records(query).await
+        })
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
         Box::pin(async move {
+            self.answers().await?;
             let claimed = self.0.memory.claim(claim).await;
             if *self.0.holding_claims.borrow() {
                 self.0.claims_held.fetch_add(1, Ordering::SeqCst);
