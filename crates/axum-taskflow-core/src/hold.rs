@@ -113,10 +113,10 @@ impl Lock<'_> {
         }
     }
 
-    /// Waits so long at most; None if somebody else has it all that time.
+    /// Waits so long at most, also for a store that hangs; None if somebody else has it all that time.
     ///
     /// # Errors
-    /// As [`Lock::acquire`], and the store fails until the end.
+    /// As [`Lock::acquire`], and the store fails or hangs until the end.
     pub async fn acquire_within(self, patience: Duration) -> Result<Option<LockGuard>, Error> {
         let patience = Patience::of(patience);
         let hold = self.engine.acquire(self.name?, patience).await?;
@@ -126,7 +126,7 @@ impl Lock<'_> {
     /// Does not wait; None if somebody has it, or waits for it.
     ///
     /// # Errors
-    /// As [`Lock::acquire`], and the store fails.
+    /// As [`Lock::acquire`], and the store fails, or does not answer within [`Config::add_timeout`](crate::Config).
     pub async fn try_acquire(self) -> Result<Option<LockGuard>, Error> {
         let hold = self.engine.acquire(self.name?, Patience::None).await?;
         Ok(hold.map(|hold| LockGuard { hold }))
@@ -183,7 +183,7 @@ impl Leader {
     ///
     /// The work starts where the lead is. It is dropped at its next await when the lead is in doubt, and starts anew, here
     /// or elsewhere, in a new term with a larger epoch. When it returns, the lead is given up, and so does this: None
-    /// if the manager was shut down before.
+    /// if the manager was shut down before. Dropped, this gives up the lead, too.
     ///
     /// # Errors
     /// The name cannot be used.
