@@ -182,6 +182,8 @@ fn assert_much_happened(report: &coordination::Report) {
     assert!(report.slots.iter().all(|(_, n)| *n >= 10), "{report}");
     assert!(report.terms >= 2 && report.added >= 20, "{report}");
     assert!(report.entered >= 20 && report.jobs >= 20, "{report}");
+    // A leader that goes on after another one has begun tries to write, and is refused.
+    assert_eq!(report.stopped_refused, report.stopped, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -138,6 +138,41 @@ async fn a_request_is_followed_through_its_tasks_over_a_restart() {
     worker.manager.shutdown().await.unwrap();
 }
 
+/// A process that adds and one that runs, which share nothing but a server: as on two hosts.
+#[tokio::test]
+async fn a_request_is_followed_through_its_tasks_over_hosts() {
+    let redis = RedisServer::start();
+    let on = |role| TaskManager::builder().redis(redis.url()).role(role);
+    let web = Service::start(on(Role::Web)).await;
+    let worker = Service::start(on(Role::Worker)).await;
+
+    let response = web
+        .signup(&[("x-request-id", "r-1"), ("traceparent", PARENT)])
+        .await;
+    let other = web.signup(&[("x-request-id", "r-2")]).await;
+    let first: TaskId = response.json().await.unwrap();
+    let second: TaskId = web.manager.wait(first).await.unwrap();
+    web.manager.wait::<()>(second).await.unwrap();
+    let others: TaskId = other.json().await.unwrap();
+    let others = [web.manager.wait(others).await.unwrap(), others];
+
+    for service in [&web, &worker] {
+        let tasks = service.tasks_of("r-1").await;
+        let ids: Vec<&Value> = tasks.iter().map(|task| &task["task_id"]).collect();
+        assert_eq!(ids, [&json!(second), &json!(first)]);
+        let tasks = service.tasks_of("r-2").await;
+        let ids: Vec<&Value> = tasks.iter().map(|task| &task["task_id"]).collect();
+        assert_eq!(ids, [&json!(others[0]), &json!(others[1])]);
+    }
+    for id in [first, second] {
+        let task = web.manager.get(id).await.unwrap().unwrap();
+        assert_eq!(task.trace_context.as_deref(), Some(PARENT));
+        assert_eq!(task.life.instance, Some(worker.manager.instance().id));
+    }
+    worker.manager.shutdown().await.unwrap();
+    web.manager.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn each_store_finds_the_tasks_of_a_request() {
     let folder = tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! What can go wrong for a caller, and for a backend.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Any error with its sources, as functions and drivers hand it to us.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,6 +57,14 @@ impl Error {
 
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Conflict, message)
+    }
+
+    /// Of a call that changes something.
+    pub(crate) fn no_answer(within: Duration) -> Self {
+        Self::new(
+            ErrorKind::TimedOut,
+            format!("the task store did not answer within {within:?}: it may be done or not"),
+        )
     }
 
     pub(crate) fn shutting_down() -> Self {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info};
 
@@ -113,12 +113,12 @@ impl Lock<'_> {
         }
     }
 
-    /// Waits so long at most; None if somebody else has it all that time.
+    /// Waits so long at most, also for a store that hangs; None if somebody else has it all that time.
     ///
     /// # Errors
-    /// As [`Lock::acquire`], and the store fails until the end.
+    /// As [`Lock::acquire`], and the store fails or hangs until the end.
     pub async fn acquire_within(self, patience: Duration) -> Result<Option<LockGuard>, Error> {
-        let patience = Patience::Until(Instant::now() + patience);
+        let patience = Patience::of(patience);
         let hold = self.engine.acquire(self.name?, patience).await?;
         Ok(hold.map(|hold| LockGuard { hold }))
     }
@@ -126,7 +126,7 @@ impl Lock<'_> {
     /// Does not wait; None if somebody has it, or waits for it.
     ///
     /// # Errors
-    /// As [`Lock::acquire`], and the store fails.
+    /// As [`Lock::acquire`], and the store fails, or does not answer within [`Config::add_timeout`](crate::Config).
     pub async fn try_acquire(self) -> Result<Option<LockGuard>, Error> {
         let hold = self.engine.acquire(self.name?, Patience::None).await?;
         Ok(hold.map(|hold| LockGuard { hold }))
@@ -183,7 +183,7 @@ impl Leader {
     ///
     /// The work starts where the lead is. It is dropped at its next await when the lead is in doubt, and starts anew, here
     /// or elsewhere, in a new term with a larger epoch. When it returns, the lead is given up, and so does this: None
-    /// if the manager was shut down before.
+    /// if the manager was shut down before. Dropped, this gives up the lead, too.
     ///
     /// # Errors
     /// The name cannot be used.
@@ -197,6 +197,8 @@ impl Leader {
             let Some(hold) = term(&engine, &name).await else {
                 return Ok(None);
             };
+            // Also if this is dropped, and somebody has kept a clone of the lead.
+            let _lets_go = LetsGo(&hold);
             let lead = Lead { hold: hold.clone() };
             let worked = {
                 // Dropped at the end of this block, before anybody else can lead.
@@ -223,7 +225,7 @@ impl Leader {
         let (engine, name) = (self.engine, self.name?);
         let (sender, terms) = watch::channel(None);
         let resigning = CancellationToken::new();
-        tokio::spawn({
+        engine.runtime.clone().spawn({
             let resigning = resigning.clone();
             async move {
                 loop {
@@ -256,6 +258,15 @@ impl Leader {
             terms,
             _resigns: resigning.drop_guard(),
         })
+    }
+}
+
+/// Nobody leads by a clone of a lead once its work is gone.
+struct LetsGo<'a>(&'a Hold);
+
+impl Drop for LetsGo<'_> {
+    fn drop(&mut self) {
+        self.0.let_go();
     }
 }
 

@@ -281,7 +281,7 @@ impl TaskManager {
         let actor = schedule.actor.take();
         let (name, definition) = schedule.define(&self.engine.registry, &self.engine.states)?;
         let defined = self.engine.define(&name, definition, Origin::Manual, actor);
-        defined.await
+        self.engine.in_time(defined).await
     }
 
     /// All schedules by name, with their next slots and last decisions.
@@ -297,7 +297,7 @@ impl TaskManager {
     /// # Errors
     /// There is none of this name, or the store fails.
     pub async fn pause_schedule(&self, name: &str, actor: &str) -> Result<(), Error> {
-        let edited = self.engine.edit_schedule(name, Edit::Pause, actor);
+        let edited = self.edit_schedule(name, Edit::Pause, actor);
         edited.await.map(drop)
     }
 
@@ -306,7 +306,7 @@ impl TaskManager {
     /// # Errors
     /// As [`TaskManager::pause_schedule`].
     pub async fn resume_schedule(&self, name: &str, actor: &str) -> Result<(), Error> {
-        let edited = self.engine.edit_schedule(name, Edit::Resume, actor);
+        let edited = self.edit_schedule(name, Edit::Resume, actor);
         edited.await.map(drop)
     }
 
@@ -315,7 +315,7 @@ impl TaskManager {
     /// # Errors
     /// As [`TaskManager::pause_schedule`], and this instance does not know the function.
     pub async fn run_schedule(&self, name: &str, actor: &str) -> Result<TaskId, Error> {
-        let edited = self.engine.edit_schedule(name, Edit::Run, actor).await?;
+        let edited = self.edit_schedule(name, Edit::Run, actor).await?;
         edited.ok_or_else(|| Error::conflict("no task was added"))
     }
 
@@ -324,8 +324,18 @@ impl TaskManager {
     /// # Errors
     /// As [`TaskManager::pause_schedule`], and the program has it.
     pub async fn delete_schedule(&self, name: &str, actor: &str) -> Result<(), Error> {
-        let edited = self.engine.edit_schedule(name, Edit::Delete, actor);
+        let edited = self.edit_schedule(name, Edit::Delete, actor);
         edited.await.map(drop)
+    }
+
+    async fn edit_schedule(
+        &self,
+        name: &str,
+        edit: Edit,
+        actor: &str,
+    ) -> Result<Option<TaskId>, Error> {
+        let edited = self.engine.edit_schedule(name, edit, actor);
+        self.engine.in_time(edited).await
     }
 
     /// Something that is run once: in one process of all that ask for it. The others wait for its outcome; if the process
@@ -370,7 +380,8 @@ impl TaskManager {
         actor: &str,
     ) -> Result<u64, Error> {
         let name = hold::name(kind, name.into())?;
-        self.engine.force_release(&name, actor).await
+        let released = self.engine.force_release(&name, actor);
+        self.engine.in_time(released).await
     }
 
     /// Adds many tasks of one function in one step: all are safe in the store, or none is there.

@@ -14,7 +14,7 @@ use crate::{
         holds::{Hold, HoldName, Patience},
         records::{json, parse},
     },
-    error::{BackendError, BoxError, Error},
+    error::{BoxError, Error},
     id::{InstanceId, TaskId},
 };
 
@@ -170,7 +170,8 @@ where
                 }
                 // One record for all starts, since each would leave one.
                 Scope::ClusterBoot => {
-                    let boot = self.engine.boot().await.map_err(Error::from)?;
+                    let boot = async { Ok(self.engine.boot().await?) };
+                    let boot = self.engine.in_time(boot).await?;
                     (format!("once-at-boot:{}", name.name), Some(boot))
                 }
             };
@@ -248,7 +249,7 @@ impl Asked<'_> {
                     waited: wait,
                 });
             } else {
-                changes.next(begun + wait).await;
+                changes.next(begun.checked_add(wait)).await;
             }
             has_waited = true;
         }
@@ -349,15 +350,14 @@ impl Asked<'_> {
     async fn look(&self) -> Result<(u64, Option<(u64, Outcome)>), OnceError> {
         let looked = async {
             let Some(record) = self.engine.record(&self.key).await? else {
-                return Ok::<_, BackendError>((0, None));
+                return Ok::<_, Error>((0, None));
             };
             let outcome: Option<Outcome> = parse(Some(&record))?;
             let Record { version, .. } = record;
             let counts = outcome.filter(|outcome| outcome.boot == self.boot);
             Ok((version, counts.map(|outcome| (version, outcome))))
         };
-        let looked = looked.await;
-        Ok(looked.map_err(Error::from)?)
+        Ok(self.engine.in_time(looked).await?)
     }
 
     fn failed(&self, message: String) -> OnceError {

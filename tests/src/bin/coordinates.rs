@@ -4,10 +4,10 @@
 //! The environment says: REDIS_URL and REDIS_LEASE_MS, or the tasks are stored in `tasks.db` in the folder; CLOCK_AHEAD_S,
 //! by how much its clock is wrong.
 
-use std::{env, io::Read, path::PathBuf, time::Duration};
+use std::{env, io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use axum_taskflow::{
-    Clock, ErrorKind, Lead, RedisOptions, Scope, TaskManager, Timestamp, schedule, task,
+    Clock, ErrorKind, Fence, Lead, RedisOptions, Scope, TaskManager, Timestamp, schedule, task,
 };
 use tests::lab::{
     LabError,
@@ -50,7 +50,7 @@ async fn main() -> Result<(), LabError> {
         .init();
     let folder = PathBuf::from(env::args_os().nth(1).ok_or("which folder?")?);
     let manager = start(&folder).await?;
-    let turns = Turns::open(&folder)?;
+    let turns = Arc::new(Turns::open(&folder)?);
     println!("listening on nothing");
 
     let work = async {
@@ -86,23 +86,46 @@ async fn start(folder: &std::path::Path) -> Result<TaskManager, LabError> {
     Ok(builder.build().await?)
 }
 
-async fn lead(manager: &TaskManager, turns: &Turns) -> Result<(), LabError> {
+async fn lead(manager: &TaskManager, turns: &Arc<Turns>) -> Result<(), LabError> {
     let run = manager.leader("mailer").run(async |lead: Lead| {
+        let (fence, epoch) = (lead.fence(), lead.epoch());
+        turns.write("lead", "leads", epoch)?;
+        tokio::spawn(write_late(manager.clone(), turns.clone(), fence, epoch));
         loop {
-            turns.write("lead", "leads", lead.epoch())?;
-            let add = manager.add_task(note, lead.epoch()).under(lead.fence());
-            let what = match add.await {
-                Ok(_) => "added",
-                Err(error) if error.kind() == ErrorKind::Conflict => "refused",
-                Err(_) => "failed",
-            };
-            turns.write("lead", what, lead.epoch())?;
+            turns.write("lead", "leads", epoch)?;
+            let what = add(manager, lead.fence(), epoch).await;
+            turns.write("lead", what, epoch)?;
             sleep(Duration::from_millis(10)).await;
         }
     });
     match run.await? {
         Some(Err(error)) => Err(error),
         Some(Ok(())) | None => Ok(()), // the manager shuts down
+    }
+}
+
+async fn add(manager: &TaskManager, fence: Fence, epoch: u64) -> &'static str {
+    match manager.add_task(note, epoch).under(fence).await {
+        Ok(_) => "added",
+        Err(error) if error.kind() == ErrorKind::Conflict => "refused",
+        Err(_) => "failed",
+    }
+}
+
+/// Adds in the name of a term, whether it is over or not, until that is refused.
+async fn write_late(
+    manager: TaskManager,
+    turns: Arc<Turns>,
+    fence: Fence,
+    epoch: u64,
+) -> Result<(), LabError> {
+    loop {
+        let what = add(&manager, fence.clone(), epoch).await;
+        turns.write("late", what, epoch)?;
+        if what == "refused" {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -34,6 +34,12 @@ const AFTER_STOP: Duration = Duration::from_millis(500);
 /// Between two processes that take a turn there are at least two steps of the store. What is written later than this after
 /// a kill was not written by the process that was killed.
 const CALM: Duration = Duration::from_secs(3);
+/// A leader that goes on after a stop for so long has tried to write by then.
+const WRITES_WITHIN: Duration = Duration::from_secs(2);
+/// Half of all leaders that die are followed within this time on a file; on Redis, so long after their lease.
+const TAKEOVER_MAX: Duration = Duration::from_secs(1);
+/// Of fewer takeovers nothing is said.
+const TAKEOVERS_MIN: usize = 8;
 /// The slots of the two schedules, in milliseconds.
 const SCHEDULES: [(&str, i64); 2] = [("every", 200), ("cron", 1_000)];
 
@@ -68,7 +74,7 @@ pub struct Turn {
     pub at: Moment,
     /// By which process.
     pub pid: u32,
-    /// `lead`, `door` or `job`.
+    /// `lead`, `late`, `door` or `job`. `late` is what a leader writes that does not look whether it still leads.
     pub of: String,
     /// `leads`, `added`, `refused`, `enters`, `leaves`, `begins`, `works`, or how a job came to be done.
     pub what: String,
@@ -124,6 +130,8 @@ struct History {
     tasks: Vec<Task>,
     /// Of the jobs that were begun, those that nobody has to run any more.
     done: BTreeSet<u64>,
+    /// How long it takes until a death is known.
+    lease: Duration,
 }
 
 /// What came of it.
@@ -139,6 +147,10 @@ pub struct Report {
     pub added: usize,
     /// What was refused of those who had led before.
     pub refused: usize,
+    /// Leaders that were stopped until another one led, and lived on for a while.
+    pub stopped: usize,
+    /// Those of them that wrote then, and were refused.
+    pub stopped_refused: usize,
     /// From the death of each leader that was killed to the next term.
     pub takeovers_ms: Vec<u64>,
     /// How often somebody entered by the lock.
@@ -164,7 +176,10 @@ pub async fn play(plan: &Plan) -> Result<Report, LabError> {
 
 async fn drive(plan: &Plan, store: &Opened) -> Result<History, LabError> {
     let mut rng = Rng::with_seed(plan.seed);
-    let mut history = History::default();
+    let mut history = History {
+        lease: plan.store.lease().unwrap_or_default(),
+        ..History::default()
+    };
     let mut processes = Vec::new();
     for n in 0..plan.processes {
         processes.push(start(plan, store, n, &mut rng).await?);
@@ -303,6 +318,7 @@ impl History {
         };
         self.check_slots(&mut report);
         self.check_leads(&mut report);
+        self.check_stopped_leaders(&mut report);
         self.check_door(&mut report);
         self.check_jobs(&mut report);
         report
@@ -341,22 +357,22 @@ impl History {
     }
 
     fn check_leads(&self, report: &mut Report) {
-        let turns: Vec<&Turn> = self.turns.iter().filter(|turn| turn.of == "lead").collect();
+        let of_leads = |turn: &&Turn| turn.of == "lead" || turn.of == "late";
         let mut latest: Option<&Turn> = None;
-        // Of each process, what it added after it had been stopped: what was on its way when it was.
-        let mut late: BTreeMap<(u32, u64), usize> = BTreeMap::new();
-        for turn in turns {
+        // Of each who wrote, what was added after another one had begun to lead: what was on its way when that happened.
+        let mut late: BTreeMap<(&str, u32, u64), usize> = BTreeMap::new();
+        for turn in self.turns.iter().filter(of_leads) {
             report.added += usize::from(turn.what == "added");
             report.refused += usize::from(turn.what == "refused");
             match latest {
                 Some(last) if turn.n < last.n => {
-                    if !self.was_just_stopped(turn) {
+                    if turn.of == "lead" && !self.was_just_stopped(turn) {
                         let (n, pid) = (turn.n, turn.pid);
                         let what = format!("{pid} {} in term {n} after term {}", turn.what, last.n);
                         report.breaks("one holder", what);
                     }
                     if turn.what == "added" {
-                        let n_late = late.entry((turn.pid, turn.n)).or_default();
+                        let n_late = late.entry((&turn.of, turn.pid, turn.n)).or_default();
                         *n_late += 1;
                         if *n_late > 1 {
                             let what =
@@ -384,6 +400,46 @@ impl History {
             latest = Some(turn);
         }
         report.takeovers_ms.sort_unstable();
+        let max = self.lease + TAKEOVER_MAX;
+        if report.takeovers_ms.len() >= TAKEOVERS_MIN
+            && let Some(half) = report.half_of_takeovers_ms()
+            && Duration::from_millis(half) > max
+        {
+            let what = format!("half of all leaders are followed after {half} ms only");
+            report.breaks("prompt takeover", what);
+        }
+    }
+
+    /// Whoever led when it was stopped, and another one leads when it goes on: what it writes is refused.
+    fn check_stopped_leaders(&self, report: &mut Report) {
+        let while_alive = u64::try_from(WRITES_WITHIN.as_micros()).unwrap_or(u64::MAX);
+        for (pid, since, cont) in &self.stops {
+            let begun = self.turns.iter().filter(|turn| turn.what == "leads");
+            let before = begun.clone().rfind(|turn| turn.at.mono_us < *since);
+            let Some(led) = before.filter(|turn| turn.pid == *pid) else {
+                continue;
+            };
+            let is_followed = begun
+                .clone()
+                .any(|turn| turn.n > led.n && turn.at.mono_us < *cont);
+            let until = cont + while_alive;
+            let lives_on = self.lives_until(*pid, until);
+            if !is_followed || !lives_on {
+                continue;
+            }
+            report.stopped += 1;
+            let is_refused = self.turns.iter().any(|turn| {
+                let is_its = (turn.pid, turn.n, &*turn.what) == (*pid, led.n, "refused");
+                is_its && turn.at.mono_us >= *cont
+            });
+            report.stopped_refused += usize::from(is_refused);
+        }
+    }
+
+    /// True if the process is known to have been alive then.
+    fn lives_until(&self, pid: u32, us: u64) -> bool {
+        let mut turns = self.turns.iter();
+        turns.any(|turn| turn.pid == pid && turn.at.mono_us >= us)
     }
 
     fn check_door(&self, report: &mut Report) {
@@ -404,9 +460,11 @@ impl History {
             if let Some(other) = inside {
                 let killed = self.kills.get(&other.pid);
                 let was_killed = killed.is_some_and(|killed| *killed <= turn.at.mono_us);
-                let was_stopped = self.stops.iter().any(|(pid, since, _)| {
-                    *pid == other.pid && *since >= other.at.mono_us.saturating_sub(1_000)
-                });
+                let stays = other.at.mono_us.saturating_sub(1_000)..=turn.at.mono_us;
+                let was_stopped = self
+                    .stops
+                    .iter()
+                    .any(|(pid, since, _)| *pid == other.pid && stays.contains(since));
                 if !was_killed && !was_stopped && turn.n > latest {
                     let what = format!("{} enters while {} is inside", turn.pid, other.pid);
                     report.breaks("one holder", what);
@@ -453,6 +511,10 @@ impl History {
 }
 
 impl Report {
+    fn half_of_takeovers_ms(&self) -> Option<u64> {
+        self.takeovers_ms.get(self.takeovers_ms.len() / 2).copied()
+    }
+
     fn breaks(&mut self, promise: &'static str, what: String) {
         self.violations.push(Violation { promise, what });
     }
@@ -473,8 +535,12 @@ impl fmt::Display for Report {
             f,
             "leaders    {terms} terms, {added} tasks added, {refused} refused"
         )?;
-        if let [.., last] = &*self.takeovers_ms {
-            let half = self.takeovers_ms[self.takeovers_ms.len() / 2];
+        let (stopped, stopped_refused) = (self.stopped, self.stopped_refused);
+        writeln!(
+            f,
+            "stopped    {stopped} leaders until another one led, {stopped_refused} of them refused afterwards"
+        )?;
+        if let Some((half, last)) = self.half_of_takeovers_ms().zip(self.takeovers_ms.last()) {
             let n = self.takeovers_ms.len();
             writeln!(
                 f,
@@ -496,3 +562,6 @@ impl fmt::Display for Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, sync::watch, time::Instant};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -22,7 +22,7 @@ use super::{
     within,
 };
 use crate::{
-    backend::{AuditEntry, Becomes, RecordChange, Step, Stepped},
+    backend::{AuditEntry, Becomes, Record, RecordChange, Step, Stepped},
     clock::Timestamp,
     error::{BackendError, Error},
     id::{InstanceId, TaskId},
@@ -41,6 +41,8 @@ const TRIES: usize = 20;
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a shutdown waits for those who have a lock here, once they are told.
 const GUARDS_GRACE: Duration = Duration::from_millis(500);
+/// What the last look of somebody who waits no longer may take.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// When those look who have stopped asking whether they were given it all the same.
 const GIVE_UP_LOOKS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
 /// Between two looks whether somebody has taken by force what this instance holds.
@@ -140,8 +142,6 @@ pub(crate) struct Hold {
     /// Fires when others may hold it, or do.
     pub(crate) lost: CancellationToken,
     engine: Arc<Engine>,
-    /// Where it is let go of if it is dropped outside a runtime.
-    runtime: Handle,
 }
 
 impl Hold {
@@ -156,10 +156,7 @@ impl Hold {
 
     /// The step that gives it back.
     pub(crate) fn end(&self) -> RecordChange {
-        RecordChange {
-            becomes: Becomes::Gone,
-            ..self.fence()
-        }
+        end_of(&self.name, self.epoch)
     }
 
     /// Gives it back; true if it was still held.
@@ -176,6 +173,14 @@ impl Hold {
         released.map_err(Error::from)
     }
 
+    /// Gives it back, whoever still has it in his hand.
+    pub(crate) fn let_go(&self) {
+        if self.engine.holds.forget(self.holder) {
+            self.lost.cancel();
+            self.release_later();
+        }
+    }
+
     /// It is over, by a step that has ended it in the store.
     pub(crate) fn has_ended(&self) {
         self.engine.holds.forget(self.holder);
@@ -186,7 +191,7 @@ impl Hold {
     /// Tries until the store has heard it, or this instance is gone, which lets go of everything.
     fn release_later(&self) {
         let (engine, end, name) = (self.engine.clone(), self.end(), self.name.clone());
-        self.runtime.spawn(async move {
+        self.engine.runtime.spawn(async move {
             let trying = async {
                 while let Err(failure) = engine.take_back(end.clone()).await {
                     debug!(error = %failure, %name, "cannot let go yet");
@@ -204,10 +209,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.engine.holds.forget(self.holder) {
-            self.lost.cancel();
-            self.release_later();
-        }
+        self.let_go();
     }
 }
 
@@ -234,11 +236,16 @@ struct Weak {
 
 impl Weak {
     fn end(&self) -> RecordChange {
-        RecordChange {
-            key: self.name.hold(),
-            expects: self.epoch,
-            becomes: Becomes::Gone,
-        }
+        end_of(&self.name, self.epoch)
+    }
+}
+
+/// The step that gives back what is held in this epoch.
+fn end_of(name: &HoldName, epoch: u64) -> RecordChange {
+    RecordChange {
+        key: name.hold(),
+        expects: epoch,
+        becomes: Becomes::Gone,
     }
 }
 
@@ -297,6 +304,21 @@ pub(crate) enum Patience {
     Forever,
 }
 
+impl Patience {
+    /// So long from now on; for ever if no clock goes as far.
+    pub(crate) fn of(wait: Duration) -> Self {
+        let end = Instant::now().checked_add(wait);
+        end.map_or(Self::Forever, Self::Until)
+    }
+
+    fn end(self) -> Option<Instant> {
+        match self {
+            Self::Until(end) => Some(end),
+            Self::None | Self::Forever => None,
+        }
+    }
+}
+
 /// Tells when it is worth to look again who holds what.
 pub(crate) struct HoldChanges {
     news: watch::Receiver<u64>,
@@ -316,14 +338,15 @@ impl HoldChanges {
         tokio::time::sleep_until(earliest).await;
     }
 
-    /// Returns when something may have changed, or the manager has stopped, and at `latest`.
-    pub(crate) async fn next(&mut self, latest: Instant) {
+    /// Returns when something may have changed, or the manager has stopped, and at `latest` if there is an end.
+    pub(crate) async fn next(&mut self, latest: Option<Instant>) {
         let next_look = Instant::now() + jittered(self.look_every);
+        let next_look = latest.map_or(next_look, |latest| latest.min(next_look));
         tokio::select! {
             biased;
             () = self.stopped.cancelled() => {}
             _ = self.news.changed() => {}
-            () = tokio::time::sleep_until(latest.min(next_look)) => {}
+            () = tokio::time::sleep_until(next_look) => {}
         }
     }
 }
@@ -339,7 +362,6 @@ struct Claiming {
     may_hold: bool,
     /// Who could have taken it, and since when nobody has.
     turn_of: Option<(TaskId, Instant)>,
-    runtime: Handle,
 }
 
 impl Claiming {
@@ -367,7 +389,7 @@ impl Drop for Claiming {
             return;
         }
         let (engine, name, holder) = (self.engine.clone(), self.name.clone(), self.holder);
-        self.runtime.spawn(async move {
+        self.engine.runtime.spawn(async move {
             let trying = async {
                 while let Err(failure) = engine.give_up(&name, holder, is_in_line, may_hold).await {
                     debug!(error = %failure, %name, "cannot leave the line yet");
@@ -398,31 +420,41 @@ impl Engine {
             is_in_line: false,
             may_hold: false,
             turn_of: None,
-            runtime: Handle::current(),
         };
         let mut changes = self.hold_changes();
+        let (mut has_looked, mut is_told) = (false, false);
         loop {
             changes.mark_unchanged(); // before the look, so that nothing is missed
-            let taken = self.claim_hold(&mut claiming).await;
-            match (taken, patience) {
-                (Ok(Some(hold)), _) => return Ok(Some(hold)),
-                (Ok(None), Patience::None) => return Ok(None),
-                (Err(failure), Patience::None) => return Err(failure.into()),
-                (Ok(None), _) => {}
-                (Err(failure), _) => {
-                    debug!(error = %failure, name = %claiming.name, "cannot ask for it");
-                    if let Patience::Until(end) = patience
-                        && Instant::now() >= end
-                    {
-                        return Err(failure.into());
-                    }
+            let now = Instant::now();
+            let latest = match patience {
+                Patience::None => now.checked_add(self.add_timeout),
+                Patience::Until(end) => Some(end.max(now + LAST_LOOK)),
+                Patience::Forever => None,
+            };
+            let looking = self.claim_hold(&mut claiming);
+            let taken = match latest {
+                Some(latest) => tokio::time::timeout_at(latest, looking).await,
+                None => Ok(looking.await),
+            };
+            let is_over = patience.end().is_some_and(|end| Instant::now() >= end);
+            match taken {
+                Ok(Ok(Some(hold))) => return Ok(Some(hold)),
+                Ok(Ok(None)) if is_over || !claiming.waits => return Ok(None),
+                Ok(Ok(None)) => has_looked = true,
+                Ok(Err(failure)) if is_over || !claiming.waits => return Err(failure.into()),
+                // Not over by itself: somebody has to look at what is stored.
+                Ok(Err(failure)) if failure.is_refused() && !is_told => {
+                    is_told = true;
+                    warn!(error = %failure, name = %claiming.name, "nobody here can have it");
                 }
+                Ok(Err(failure)) => {
+                    debug!(error = %failure, name = %claiming.name, "cannot ask for it");
+                }
+                // Somebody else had it all that time, but for the last look.
+                Err(_) if has_looked => return Ok(None),
+                Err(_) => return Err(Error::no_answer(now.elapsed())),
             }
-            match patience {
-                Patience::Until(end) if Instant::now() >= end => return Ok(None),
-                Patience::Until(end) => changes.next(end).await,
-                _ => changes.next(Instant::now() + LOOK_EVERY_MAX).await,
-            }
+            changes.next(patience.end()).await;
             if self.stopped.is_cancelled() {
                 return Err(Error::shutting_down());
             }
@@ -450,7 +482,12 @@ impl Engine {
             {
                 // The answer was lost.
                 claiming.is_in_line = false;
-                return self.holds_now(claiming, epoch, held.since, n_losses).await;
+                if held.instance == me.id {
+                    return self.holds_now(claiming, epoch, held.since, n_losses).await;
+                }
+                // And this instance was taken for dead meanwhile: by that name anybody may take it.
+                self.take_back(end_of(&claiming.name, epoch)).await?;
+                continue;
             }
             let alive = match (&held, waiting.waiting.is_empty()) {
                 (None, true) => BTreeSet::new(),
@@ -531,7 +568,6 @@ impl Engine {
             holder: claiming.holder,
             lost: CancellationToken::new(),
             engine: self.clone(),
-            runtime: claiming.runtime.clone(),
         };
         if self.holds.add(&hold, n_losses) {
             claiming.may_hold = false; // it is the hold that lets go from here on
@@ -677,7 +713,8 @@ impl Engine {
             return;
         }
         let engine = self.clone();
-        tokio::spawn(async move {
+        // Not where it was asked for: that runtime may end earlier.
+        self.runtime.spawn(async move {
             let mut news = engine.hold_news.subscribe();
             loop {
                 tokio::select! {
@@ -766,12 +803,16 @@ impl Engine {
         let records = self.all_records(HOLD).await.map_err(failed)?;
         let mut holders = Vec::with_capacity(records.len());
         for record in records {
-            let held: Option<Claimant> = parse(Some(&record)).map_err(failed)?;
-            let Some((name, held)) = HoldName::of_record(&record.key).zip(held) else {
+            let Some(name) = HoldName::of_record(&record.key) else {
                 continue; // of a kind that a newer program knows
             };
             let line = self.record(&name.line()).await.map_err(failed)?;
-            let line: Line = parse(line.as_ref()).map_err(failed)?;
+            // What cannot be read hides nothing else.
+            let held = readable::<Option<Claimant>>(Some(&record)).flatten();
+            let line: Line = readable(line.as_ref()).unwrap_or_default();
+            let Some(held) = held else {
+                continue;
+            };
             let waiting = line.waiting.iter();
             holders.push(Holder {
                 kind: name.kind,
@@ -821,6 +862,13 @@ impl Engine {
             }
         }
     }
+}
+
+/// As [`parse`]; none if it cannot be read, which is logged.
+fn readable<T: DeserializeOwned + Default>(record: Option<&Record>) -> Option<T> {
+    parse(record)
+        .inspect_err(|failure| warn!(error = %failure, "a hold is not shown as it is"))
+        .ok()
 }
 
 /// Who holds something, and since when.

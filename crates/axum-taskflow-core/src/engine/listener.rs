@@ -15,19 +15,25 @@ impl Engine {
         loop {
             let changed = tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => return,
+                () = self.stopped.cancelled() => return,
                 changed = self.backend.changed(seen) => changed,
                 () = tokio::time::sleep(jittered(LOOK_EVERY)) => Ok(seen),
             };
             match changed {
                 Ok(n) => {
                     seen = n;
-                    self.look_on_disk();
+                    if !self.stopping.is_cancelled() {
+                        self.look_on_disk();
+                    }
                     self.tell_holds();
                 }
                 Err(failure) => {
                     error!(error = %failure, "cannot hear of other instances");
-                    tokio::time::sleep(jittered(LOOP_RETRY)).await;
+                    tokio::select! {
+                        biased;
+                        () = self.stopped.cancelled() => return,
+                        () = tokio::time::sleep(jittered(LOOP_RETRY)) => {}
+                    }
                 }
             }
         }

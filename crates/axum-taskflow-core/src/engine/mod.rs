@@ -39,6 +39,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::{Notify, oneshot, watch},
     time::Instant,
 };
@@ -123,6 +124,8 @@ pub(crate) struct Engine {
     pub(crate) drained: CancellationToken,
     /// Fires when the backend is about to be closed.
     pub(crate) stopped: CancellationToken,
+    /// Where the manager was started, whoever asks from where.
+    pub(crate) runtime: Handle,
     pub(crate) defaults: TaskOptions,
     pub(crate) add_timeout: Duration,
     pub(crate) args_max: usize,
@@ -167,7 +170,8 @@ impl Engine {
         if me.role.runs_tasks() {
             engine.loops.spawn(engine.clone().run_claimer());
         }
-        engine.loops.spawn(engine.clone().run_listener());
+        // Until the end: during a shutdown others still wait for what is held here, or take it away.
+        tokio::spawn(engine.clone().run_listener());
         engine.loops.spawn(engine.clone().run_rescuer());
         engine.loops.spawn(engine.clone().run_pruner());
         engine.loops.spawn(engine.clone().run_scheduler());
@@ -260,6 +264,7 @@ impl Engine {
             stopping: CancellationToken::new(),
             drained: CancellationToken::new(),
             stopped: CancellationToken::new(),
+            runtime: Handle::current(),
             defaults: config.defaults,
             add_timeout: config.add_timeout,
             args_max: config.args_max,
@@ -495,6 +500,16 @@ impl Engine {
             self.ready.more_on_disk(executor);
         }
         self.claimer_wake.notify_one();
+    }
+
+    /// What somebody waits for who called, which comes within the time that a call may take.
+    pub(crate) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let limit = self.add_timeout;
+        let done = tokio::time::timeout(limit, work).await;
+        done.unwrap_or_else(|_| Err(Error::no_answer(limit)))
     }
 
     /// Who this is now.

@@ -13,8 +13,9 @@ use std::{
 use axum_taskflow_core::{
     AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch,
     Change, Claim, Claimed, Clock, Config, Count, Enqueued, EventStream, IdSource, Instance,
-    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record, RecordQuery,
-    Standing, Step, Stepped, Task, TaskEvent, TaskId, TaskManager, TaskStatus, Timestamp, Written,
+    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record,
+    RecordChange, RecordQuery, Standing, Step, Stepped, Task, TaskEvent, TaskId, TaskManager,
+    TaskStatus, Timestamp, Written,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
@@ -166,6 +167,18 @@ struct Stage {
     failed_calls: AtomicUsize,
     /// So many steps of schedules are stale, as if somebody were faster.
     stale_steps: AtomicUsize,
+    /// What becomes of records and steps.
+    link: watch::Sender<Link>,
+}
+
+/// How records and steps are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Works,
+    Fails,
+    Hangs,
+    /// Once more a step is done, and its answer does not come, nor anything else.
+    FailsAfterStep,
 }
 
 impl Backstage {
@@ -191,6 +204,7 @@ impl Backstage {
             out: AtomicBool::new(false),
             failed_calls: AtomicUsize::new(0),
             stale_steps: AtomicUsize::new(0),
+            link: watch::Sender::new(Link::Works),
         }));
         (Arc::new(stage.clone()), stage)
     }
@@ -287,6 +301,42 @@ impl Backstage {
 
     pub(crate) fn refuse_ends_of(&self, function: &'static str) {
         *self.0.refused.lock().unwrap() = Some(function);
+    }
+
+    pub(crate) fn link(&self, link: Link) {
+        self.0.link.send_replace(link);
+    }
+
+    /// Returns once records and steps fail.
+    pub(crate) async fn link_failed(&self) {
+        until(async || (*self.0.link.borrow() == Link::Fails).then_some(())).await;
+    }
+
+    async fn reached(&self) -> Result<(), BackendError> {
+        let mut link = self.0.link.subscribe();
+        let link = *link.wait_for(|link| *link != Link::Hangs).await.unwrap();
+        match link {
+            Link::Fails => Err(BackendError::unavailable("the link fails on demand")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A record as it is stored, whatever becomes of the link.
+    pub(crate) async fn record(&self, key: &str) -> Option<Record> {
+        let query = RecordQuery {
+            prefix: key.to_owned(),
+            after: None,
+            limit: 1,
+        };
+        self.0.memory.records(query).await.unwrap().pop()
+    }
+
+    /// Stores a record as somebody else would.
+    pub(crate) async fn put(&self, change: RecordChange) {
+        let mut step = Step::at(Timestamp::from_unix_ms(0));
+        step.records.push(change);
+        let stepped = self.0.memory.step(Arc::new(step)).await.unwrap();
+        assert_ne!(stepped, Stepped::Stale);
     }
 
     /// Writes as somebody else would.
@@ -387,6 +437,7 @@ impl Backend for Backstage {
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         Box::pin(async move {
             self.answers().await?;
+            self.reached().await?;
             let mut records = step.records.iter();
             let is_of_schedule = records.any(|record| record.key.starts_with("schedule:"));
             let one_less = |n: usize| n.checked_sub(1);
@@ -396,7 +447,12 @@ impl Backend for Backstage {
             {
                 return Ok(Stepped::Stale);
             }
-            self.0.memory.step(step).await
+            let stepped = self.0.memory.step(step).await;
+            if *self.0.link.borrow() == Link::FailsAfterStep {
+                self.link(Link::Fails);
+                return Err(BackendError::unavailable("the answer was lost"));
+            }
+            stepped
         })
     }
 
@@ -407,6 +463,7 @@ impl Backend for Backstage {
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
         Box::pin(async move {
             self.answers().await?;
+            self.reached().await?;
             self.0.memory.records(query).await
         })
     }

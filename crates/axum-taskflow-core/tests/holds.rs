@@ -1,0 +1,318 @@
+//! Leads, locks and what is run once, over a store that fails, hangs or holds what nobody can read.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum_taskflow_core::{
+    Backend, Becomes, Config, ErrorKind, HoldKind, Lead, OnceError, OnceOutcome, RecordChange,
+    Schedule, Scope, TaskManager, TaskStatus,
+};
+use support::{Backstage, Link, config, start, until};
+use tracing::field::Field;
+use tracing_subscriber::{
+    Registry,
+    layer::{Context, Layer, SubscriberExt},
+};
+
+/// However slow the machine is.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn on(store: &Arc<dyn Backend>) -> Config {
+    let mut config = config();
+    config.backend = store.clone();
+    config.add_timeout = Duration::from_millis(300);
+    config
+}
+
+/// A store, and two managers on it.
+async fn two() -> (Backstage, TaskManager, TaskManager) {
+    let (store, stage) = Backstage::new();
+    (stage, start(on(&store)).await, start(on(&store)).await)
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, work).await.expect("in time")
+}
+
+async fn works() -> Result<(), std::io::Error> {
+    Ok(())
+}
+
+// ---- what a lost answer leaves -------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn what_was_taken_under_a_name_that_is_dead_by_now_is_taken_anew() {
+    let (stage, one, other) = two().await;
+    let former = one.instance().id;
+    stage.link(Link::FailsAfterStep);
+    let asking = tokio::spawn({
+        let one = one.clone();
+        async move { one.lock("door").acquire().await.unwrap() }
+    });
+    stage.link_failed().await; // it is his in the store, and he does not know it
+    stage.supersede(former).await.unwrap();
+    until(async || (one.instance().id != former).then_some(())).await;
+
+    stage.link(Link::Works);
+    let guard = soon(asking).await.unwrap();
+
+    let holders = one.holders().await.unwrap();
+    assert_eq!(holders[0].instance, one.instance().id);
+    assert!(holders[0].is_alive, "others would take it");
+    assert_eq!(holders[0].epoch, guard.epoch());
+    let second = other.lock("door").try_acquire().await.unwrap();
+    assert!(second.is_none(), "two would hold it");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_costs_nothing_else() {
+    let (stage, one, other) = two().await;
+    stage.link(Link::FailsAfterStep);
+    let asking = tokio::spawn({
+        let one = one.clone();
+        async move { one.lock("door").acquire().await.unwrap() }
+    });
+    stage.link_failed().await;
+    let stored = stage.record("hold:lock:door").await.unwrap();
+
+    stage.link(Link::Works);
+    let guard = soon(asking).await.unwrap();
+
+    assert_eq!(guard.epoch(), stored.version);
+    assert!(other.lock("door").try_acquire().await.unwrap().is_none());
+}
+
+// ---- a store that hangs --------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn nobody_waits_for_a_store_that_hangs_for_longer_than_he_said() {
+    let (stage, one, other) = two().await;
+    let guard = one.lock("taken").acquire().await.unwrap();
+    stage.link(Link::Hangs);
+
+    let begun = Instant::now();
+    let within = one.lock("door").acquire_within(Duration::from_millis(200));
+    let within = soon(within).await.unwrap_err();
+    let tried = soon(one.lock("door").try_acquire()).await.unwrap_err();
+    let once = one.run_once("job", Scope::Forever, works);
+    let once = soon(once.into_future()).await.unwrap_err();
+    let released = soon(one.release(HoldKind::Lock, "taken", "ada")).await;
+    let paused = soon(one.pause_schedule("nightly", "ada")).await;
+    let defined = Schedule::new(nothing, ()).every(Duration::from_secs(60));
+    let defined = soon(one.schedule(defined.name("nightly"))).await;
+
+    println!("after {:?}", begun.elapsed());
+    assert_eq!(within.kind(), ErrorKind::TimedOut);
+    assert_eq!(tried.kind(), ErrorKind::TimedOut);
+    let OnceError::Manager(once) = once else {
+        panic!("{once}");
+    };
+    assert_eq!(once.kind(), ErrorKind::TimedOut);
+    assert_eq!(released.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(paused.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(defined.unwrap_err().kind(), ErrorKind::TimedOut);
+    // And what they had begun is taken back.
+    stage.link(Link::Works);
+    let door = other.lock("door").acquire_within(DEADLINE).await.unwrap();
+    assert!(door.is_some());
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn who_saw_that_another_one_has_it_is_told_so_although_the_last_look_hangs() {
+    let (stage, one, other) = two().await;
+    let _guard = one.lock("door").acquire().await.unwrap();
+    let asking = tokio::spawn({
+        let other = other.clone();
+        async move {
+            let lock = other.lock("door");
+            lock.acquire_within(Duration::from_secs(2)).await.unwrap()
+        }
+    });
+    until(async || (one.holders().await.unwrap()[0].waiting == 1).then_some(())).await;
+
+    stage.link(Link::Hangs);
+
+    assert!(soon(asking).await.unwrap().is_none());
+}
+
+async fn nothing() {}
+
+#[tokio::test]
+async fn a_wait_longer_than_any_clock_goes_is_a_wait_for_ever() {
+    let (_stage, one, other) = two().await;
+    let guard = one.lock("door").acquire().await.unwrap();
+    let locks = tokio::spawn({
+        let other = other.clone();
+        async move { other.lock("door").acquire_within(Duration::MAX).await }
+    });
+    let runs = tokio::spawn({
+        let one = one.clone();
+        async move {
+            let work = || async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                works().await
+            };
+            one.run_once("job", Scope::Forever, work).await
+        }
+    });
+    until(async || (one.holders().await.unwrap().len() == 2).then_some(())).await;
+    let waits = other.run_once("job", Scope::Forever, works);
+    let waits = waits.wait(Duration::MAX).into_future();
+
+    assert_eq!(soon(waits).await.unwrap(), OnceOutcome::WaitedForOther);
+    assert_eq!(soon(runs).await.unwrap().unwrap(), OnceOutcome::Ran);
+    guard.release().await.unwrap();
+    assert!(soon(locks).await.unwrap().unwrap().is_some());
+}
+
+// ---- what nobody can read ------------------------------------------------------------------------------------
+
+fn garbage(key: &str) -> RecordChange {
+    RecordChange {
+        key: key.to_owned(),
+        expects: 0,
+        becomes: Becomes::Value("of a newer program".into()),
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_hides_no_other_holder() {
+    let (stage, one, _) = two().await;
+    let guards = [
+        one.lock("a").acquire().await.unwrap(),
+        one.lock("z").acquire().await.unwrap(),
+    ];
+    stage.put(garbage("hold:lock:m")).await;
+    stage.put(garbage("line:lock:z")).await;
+
+    let holders = one.holders().await.unwrap();
+
+    let names: Vec<&str> = holders.iter().map(|it| &*it.name).collect();
+    assert_eq!(names, ["a", "z"]);
+    assert_eq!(holders[1].epoch, guards[1].epoch());
+}
+
+/// What was warned of.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    fn n(&self, what: &str) -> usize {
+        let said = self.0.lock().unwrap();
+        said.iter().filter(|it| it.contains(what)).count()
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Said {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() <= tracing::Level::WARN {
+            event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
+                if field.name() == "message" {
+                    self.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            });
+        }
+    }
+}
+
+#[tokio::test]
+async fn that_nobody_can_lead_is_said_once() {
+    let said = Said::default();
+    let _log = tracing::subscriber::set_default(Registry::default().with(said.clone()));
+    let (stage, one, _) = two().await;
+    stage.put(garbage("hold:leader:mailer")).await;
+
+    let watch = one.leader("mailer").watch().unwrap();
+    until(async || (said.n("nobody here can have it") > 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(800)).await; // some looks more
+
+    assert_eq!(said.n("nobody here can have it"), 1);
+    assert!(!watch.is_leader());
+    // Once it is out of the way, there is a leader.
+    let epoch = one.release(HoldKind::Leader, "mailer", "ada").await;
+    assert!(epoch.is_ok());
+    until(async || watch.is_leader().then_some(())).await;
+}
+
+// ---- who lets go, and where ----------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_kept_clone_of_a_lead_keeps_no_lead() {
+    let (_stage, one, other) = two().await;
+    let kept = Arc::new(Mutex::new(None::<Lead>));
+    let leads = tokio::spawn({
+        let (leader, kept) = (one.leader("mailer"), kept.clone());
+        async move {
+            let work = |lead: Lead| {
+                *kept.lock().unwrap() = Some(lead);
+                std::future::pending::<()>()
+            };
+            leader.run(work).await
+        }
+    });
+    let lead = until(async || kept.lock().unwrap().clone()).await;
+    assert!(lead.is_held());
+
+    leads.abort();
+
+    let next = soon(other.leader("mailer").run(async |lead: Lead| lead.epoch())).await;
+    assert!(next.unwrap().unwrap() > lead.epoch());
+    assert!(!lead.is_held());
+}
+
+#[test]
+fn what_is_held_is_looked_after_when_the_runtime_that_asked_for_it_is_gone() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (_stage, one, other) = runtime.block_on(two());
+    let passing = tokio::runtime::Runtime::new().unwrap();
+    let dropped = passing.block_on(one.lock("window").acquire()).unwrap();
+    drop(passing);
+    drop(dropped);
+
+    runtime.block_on(async {
+        let window = other.lock("window").acquire_within(DEADLINE).await;
+        assert!(window.unwrap().is_some());
+        let guard = one.lock("door").acquire().await.unwrap();
+        other.release(HoldKind::Lock, "door", "ada").await.unwrap();
+        soon(guard.lost()).await;
+    });
+}
+
+#[tokio::test]
+async fn what_is_taken_by_force_during_a_shutdown_is_lost_at_once() {
+    let (_stage, one, other) = two().await;
+    let guard = one.lock("door").acquire().await.unwrap();
+    let id = one.add_task(stays, ()).await.unwrap();
+    until(async || {
+        let task = one.get(id).await.unwrap()?;
+        (task.life.status == TaskStatus::Running).then_some(())
+    })
+    .await;
+    let leaving = tokio::spawn({
+        let one = one.clone();
+        async move { one.shutdown().await }
+    });
+    until(async || one.stopping().is_cancelled().then_some(())).await;
+    assert!(guard.is_held(), "what runs may need it");
+
+    let taken = Instant::now();
+    other.release(HoldKind::Lock, "door", "ada").await.unwrap();
+    soon(guard.lost()).await;
+
+    assert!(
+        taken.elapsed() < Duration::from_secs(1),
+        "not before the next look"
+    );
+    leaving.abort();
+}
+
+async fn stays() {
+    std::future::pending::<()>().await;
+}
