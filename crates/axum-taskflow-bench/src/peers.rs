@@ -18,6 +18,7 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) store: Store,
     program: PathBuf,
+    /// Before the workload: the script of an interpreter, or which of its settings.
     args: Vec<PathBuf>,
 }
 
@@ -50,11 +51,30 @@ impl Peer {
 pub(crate) fn all() -> Vec<Peer> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
     let built = [
-        ("effectum", cargo(&folder, "effectum", Store::Sqlite)),
-        ("apalis-sqlite", cargo(&folder, "apalis", Store::Sqlite)),
-        ("apalis-redis", cargo(&folder, "apalis", Store::Redis)),
-        ("oxana", cargo(&folder, "oxana", Store::Redis)),
+        ("effectum", cargo(&folder, "effectum", Store::Sqlite, &[])),
+        (
+            "effectum as shipped",
+            cargo(&folder, "effectum", Store::Sqlite, &["as-shipped"]),
+        ),
+        (
+            "apalis-sqlite",
+            cargo(&folder, "apalis", Store::Sqlite, &[]),
+        ),
+        (
+            "apalis-sqlite without indexes",
+            cargo(&folder, "apalis", Store::Sqlite, &["without-indexes"]),
+        ),
+        (
+            "fastapi-taskflow on SQLite",
+            fastapi_taskflow(&folder, Store::Sqlite),
+        ),
+        ("apalis-redis", cargo(&folder, "apalis", Store::Redis, &[])),
+        ("oxana", cargo(&folder, "oxana", Store::Redis, &[])),
         ("BullMQ", bullmq(&folder.join("bullmq"))),
+        (
+            "fastapi-taskflow on Redis",
+            fastapi_taskflow(&folder, Store::Redis),
+        ),
     ];
     let able = built.into_iter().filter_map(|(name, built)| match built {
         Ok((store, program, args)) => Some(Peer {
@@ -74,14 +94,14 @@ pub(crate) fn all() -> Vec<Peer> {
 /// The store that it uses, the program, and its first arguments.
 type Built = (Store, PathBuf, Vec<PathBuf>);
 
-fn cargo(folder: &Path, name: &str, store: Store) -> Result<Built> {
+fn cargo(folder: &Path, name: &str, store: Store, args: &[&str]) -> Result<Built> {
     let folder = folder.join(name);
     run(Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--release", "--locked", "--target-dir"])
         .arg(folder.join("target"))
         .current_dir(&folder))?;
     let program = folder.join(format!("target/release/peer-{name}"));
-    Ok((store, program, Vec::new()))
+    Ok((store, program, args.iter().map(PathBuf::from).collect()))
 }
 
 fn bullmq(folder: &Path) -> Result<Built> {
@@ -89,6 +109,21 @@ fn bullmq(folder: &Path) -> Result<Built> {
         .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
         .current_dir(folder))?;
     Ok((Store::Redis, "node".into(), vec![folder.join("main.js")]))
+}
+
+/// Into an environment of its own, so that nothing of this machine changes.
+fn fastapi_taskflow(folder: &Path, store: Store) -> Result<Built> {
+    let folder = folder.join("fastapi-taskflow");
+    let environment = folder.join("venv");
+    run(Command::new("python3")
+        .args(["-m", "venv"])
+        .arg(&environment))?;
+    let python = environment.join("bin/python");
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet"])
+        .args(["--disable-pip-version-check", "--requirement"])
+        .arg(folder.join("requirements.txt")))?;
+    Ok((store, python, vec![folder.join("main.py")]))
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -30,13 +30,13 @@ async function w1() {
   const many = new Queue('many', { connection });
   begun = ms();
   await producers(many, later);
-  figures.push(rate('64 producers', n, begun));
+  figures.push(rate('64 producers', Math.floor(n / PRODUCERS) * PRODUCERS, begun));
   const bulk = new Queue('bulk', { connection });
   begun = ms();
   for (let i = 0; i < Math.floor(n / 1_000); i += 1) {
     await bulk.addBulk(Array.from({ length: 1_000 }, () => ({ name: 'noop', data, opts: later })));
   }
-  figures.push(rate('bulk of 1,000', n, begun));
+  figures.push(rate('bulk of 1,000', Math.floor(n / 1_000) * 1_000, begun));
   return figures;
 }
 
@@ -44,10 +44,12 @@ async function w2() {
   const queue = new Queue('tasks', { connection });
   const worker = new Worker('tasks', async () => {}, { connection, concurrency: PRODUCERS });
   await worker.waitUntilReady();
+  const watches = new Queue('tasks', { connection }); // a connection of its own
+  await watches.waitUntilReady();
   const begun = ms();
   await producers(queue, {});
   const wanted = Math.floor(n / PRODUCERS) * PRODUCERS;
-  while ((await queue.getCompletedCount()) < wanted) await new Promise((done) => setTimeout(done, 1));
+  while ((await watches.getCompletedCount()) < wanted) await new Promise((done) => setTimeout(done, 10));
   return [rate('end to end', wanted, begun)];
 }
 

@@ -1,5 +1,7 @@
 //! apalis (<https://apalis.dev>) under the workloads of `axum-taskflow-bench`: `peer-apalis WORKLOAD TASKS PLACE` prints the
-//! figures as JSON. The place is a folder or the address of a Redis server.
+//! figures as JSON. The place is a folder or the address of a Redis server. `peer-apalis without-indexes WORKLOAD TASKS
+//! FOLDER` first drops the indexes of its table of jobs but those that are unique: with them SQLite finds a job that is
+//! acknowledged by its status, one among all, and not by its id. Nobody documents that; it is the most that it can do.
 //!
 //! Its best documented setting: on SQLite the storage with a hook, which is woken by each insert; on Redis a look every
 //! 5 ms, and no events; batches of 100 instead of 10; each task spawned on the runtime. `setup` switches SQLite's
@@ -10,7 +12,10 @@
 
 use std::{
     error::Error,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,7 +23,7 @@ use apalis::prelude::*;
 use apalis_redis::RedisStorage;
 use apalis_sqlite::SqliteStorage;
 use serde_json::{Value, json};
-use sqlx::SqlitePool;
+use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 use tokio::{sync::mpsc, task::JoinSet};
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -32,8 +37,13 @@ const LOOK: Duration = Duration::from_millis(5);
 const SQLITE_ADDS_MAX: usize = 20_000;
 const SQLITE_MAX: usize = 2_000;
 const REDIS_MAX: usize = 6_400;
+/// How often what has ended is looked for, by all alike.
+const WATCH: Duration = Duration::from_millis(10);
 /// Pickups are measured for so long at most.
 const PICKUPS_FOR: Duration = Duration::from_secs(60);
+
+/// Indexes are dropped. Written once, before anything is opened.
+static WITHOUT_INDEXES: AtomicBool = AtomicBool::new(false);
 
 /// Where a task says that its first line runs.
 static FIRST_LINE: OnceLock<mpsc::UnboundedSender<Instant>> = OnceLock::new();
@@ -74,24 +84,25 @@ macro_rules! workloads {
             Ok(())
         }
 
-        /// Nothing runs: there is no worker.
-        async fn $w1(storage: &$storage, n: usize) -> Result<Vec<Value>> {
+        /// Nothing runs: there is no worker. Each figure has a table of its own.
+        async fn $w1([one, many, bulk]: [$storage; 3], n: usize) -> Result<Vec<Value>> {
             let mut figures = Vec::new();
-            let mut one = storage.clone();
+            let mut one = one;
             let (few, begun) = (n / 5, Instant::now());
             for _ in 0..few {
                 one.push(argument()).await.map_err(|e| e.to_string())?;
             }
             figures.push(rate("one producer", few, begun));
             let begun = Instant::now();
-            $produce(storage, n).await?;
-            figures.push(rate("64 producers", n, begun));
+            $produce(&many, n).await?;
+            figures.push(rate("64 producers", n / PRODUCERS * PRODUCERS, begun));
+            let mut storage = bulk;
             let begun = Instant::now();
             for _ in 0..n / 1_000 {
                 let bulk = (0..1_000).map(|_| argument()).collect();
-                one.push_bulk(bulk).await.map_err(|e| e.to_string())?;
+                storage.push_bulk(bulk).await.map_err(|e| e.to_string())?;
             }
-            figures.push(rate("bulk of 1,000", n, begun));
+            figures.push(rate("bulk of 1,000", n / 1_000 * 1_000, begun));
             Ok(figures)
         }
 
@@ -102,8 +113,7 @@ macro_rules! workloads {
             let mut all_ms = Vec::new();
             let begun = Instant::now();
             while all_ms.len() < 500 && begun.elapsed() < PICKUPS_FOR {
-                let wait_us = 7_000 + all_ms.len() as u64 * 37 % 6_000;
-                tokio::time::sleep(Duration::from_micros(wait_us)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
                 let before = Instant::now();
                 storage.push(argument()).await.map_err(|e| e.to_string())?;
                 let began = tokio::time::timeout(PICKUPS_FOR, first_line.recv()).await?;
@@ -128,16 +138,17 @@ workloads!(produce_sqlite, w1_sqlite, w3_sqlite, SqliteStorage<String>);
 workloads!(produce_redis, w1_redis, w3_redis, RedisStorage<String>);
 
 async fn sqlite(workload: &str, n: usize, folder: &str) -> Result<Vec<Value>> {
-    let url = format!("sqlite://{folder}/tasks.db?mode=rwc");
-    let (pool, listener) = SqliteStorage::connect_with_callback(&url)?;
-    SqliteStorage::setup(&pool).await?;
-    let config = apalis_sqlite::Config::default()
-        .queue("noop")
-        .batch_size(BATCH);
-    let storage = SqliteStorage::new(&pool).with_config(config);
     if workload == "w1" {
-        return w1_sqlite(&storage, n.min(SQLITE_ADDS_MAX)).await;
+        let open = async |name: &str| {
+            let (pool, _) = SqliteStorage::connect_with_callback(&sqlite_url(folder, name))?;
+            sqlite_storage(&pool).await
+        };
+        let storages = [open("one").await?, open("many").await?, open("bulk").await?];
+        return w1_sqlite(storages, n.min(SQLITE_ADDS_MAX)).await;
     }
+    let url = sqlite_url(folder, "tasks");
+    let (pool, listener) = SqliteStorage::connect_with_callback(&url)?;
+    let storage = sqlite_storage(&pool).await?;
     let worker = WorkerBuilder::new("worker")
         .backend(storage.clone().with_callback(listener))
         .concurrency(SLOTS)
@@ -147,11 +158,12 @@ async fn sqlite(workload: &str, n: usize, folder: &str) -> Result<Vec<Value>> {
     match workload {
         "w2" => {
             let n = n.min(SQLITE_MAX);
+            let mut watches = SqliteConnection::connect(&url).await?;
             let begun = Instant::now();
             produce_sqlite(&storage, n).await?;
             let wanted = (n / PRODUCERS * PRODUCERS) as i64;
-            while n_done(&pool).await? < wanted {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            while n_done(&mut watches).await? < wanted {
+                tokio::time::sleep(WATCH).await;
             }
             Ok(vec![rate("end to end", wanted as usize, begun)])
         }
@@ -160,22 +172,48 @@ async fn sqlite(workload: &str, n: usize, folder: &str) -> Result<Vec<Value>> {
     }
 }
 
-async fn n_done(pool: &SqlitePool) -> Result<i64> {
+fn sqlite_url(folder: &str, name: &str) -> String {
+    format!("sqlite://{folder}/{name}.db?mode=rwc")
+}
+
+async fn sqlite_storage(pool: &SqlitePool) -> Result<SqliteStorage<String>> {
+    SqliteStorage::setup(pool).await?;
+    if WITHOUT_INDEXES.load(Ordering::Relaxed) {
+        let indexes = "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'Jobs'
+             AND sql NOT NULL AND sql NOT LIKE 'CREATE UNIQUE%'";
+        let names: Vec<String> = sqlx::query_scalar(indexes).fetch_all(pool).await?;
+        for name in names {
+            let drop = sqlx::AssertSqlSafe(format!("DROP INDEX {name}"));
+            sqlx::query(drop).execute(pool).await?;
+        }
+    }
+    let config = apalis_sqlite::Config::default()
+        .queue("noop")
+        .batch_size(BATCH);
+    Ok(SqliteStorage::new(pool).with_config(config))
+}
+
+async fn n_done(watches: &mut SqliteConnection) -> Result<i64> {
     let count = "SELECT count(*) FROM Jobs WHERE status = 'Done'";
-    Ok(sqlx::query_scalar(count).fetch_one(pool).await?)
+    Ok(sqlx::query_scalar(count).fetch_one(watches).await?)
 }
 
 async fn redis(workload: &str, n: usize, url: &str) -> Result<Vec<Value>> {
     let conn = apalis_redis::connect(url).await?;
-    let config = apalis_redis::Config::default()
-        .queue("noop")
-        .batch_size(BATCH)
-        .emit_events(false);
-    let done = config.done_jobs_set();
-    let storage = RedisStorage::new(conn.clone()).with_config(config);
+    let config = |queue: &str| {
+        apalis_redis::Config::default()
+            .queue(queue)
+            .batch_size(BATCH)
+            .emit_events(false)
+    };
     if workload == "w1" {
-        return w1_redis(&storage, n).await;
+        let storages = ["one", "many", "bulk"]
+            .map(|name| RedisStorage::new(conn.clone()).with_config(config(name)));
+        return w1_redis(storages, n).await;
     }
+    let config = config("noop");
+    let done = config.done_jobs_set();
+    let storage = RedisStorage::new(conn).with_config(config);
     let worker = WorkerBuilder::new("worker")
         .backend(storage.clone().poll_with_interval(LOOK))
         .concurrency(SLOTS)
@@ -185,19 +223,19 @@ async fn redis(workload: &str, n: usize, url: &str) -> Result<Vec<Value>> {
     match workload {
         "w2" => {
             let n = n.min(REDIS_MAX);
+            let mut watches = apalis_redis::connect(url).await?;
             let begun = Instant::now();
             produce_redis(&storage, n).await?;
             let wanted = n / PRODUCERS * PRODUCERS;
-            let mut conn = conn;
             loop {
                 let n_done: usize = ::redis::cmd("SCARD")
                     .arg(&done)
-                    .query_async(&mut conn)
+                    .query_async(&mut watches)
                     .await?;
                 if n_done >= wanted {
                     return Ok(vec![rate("end to end", wanted, begun)]);
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(WATCH).await;
             }
         }
         "w3" => w3_redis(&storage).await,
@@ -206,9 +244,13 @@ async fn redis(workload: &str, n: usize, url: &str) -> Result<Vec<Value>> {
 }
 
 fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "without-indexes") {
+        args.remove(0);
+        WITHOUT_INDEXES.store(true, Ordering::Relaxed);
+    }
     let [workload, tasks, place] = &args[..] else {
-        return Err("peer-apalis WORKLOAD TASKS PLACE".into());
+        return Err("peer-apalis [without-indexes] WORKLOAD TASKS PLACE".into());
     };
     let (workload, n, place) = (workload.clone(), tasks.parse()?, place.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread()

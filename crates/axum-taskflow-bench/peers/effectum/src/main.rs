@@ -1,13 +1,16 @@
 //! effectum (<https://docs.rs/effectum>) under the workloads of `axum-taskflow-bench`: `peer-effectum WORKLOAD TASKS
-//! FOLDER` prints the figures as JSON.
+//! FOLDER` prints the figures as JSON; `peer-effectum as-shipped WORKLOAD TASKS FOLDER` those of its own setting.
 //!
 //! Its best documented setting: the file is made with a write-ahead log before it is opened, which it does not manage by
-//! itself, and it adds and runs in one process.
+//! itself, and it adds and runs in one process. As shipped: it makes the file, which then has a rollback journal.
 
 use std::{
     error::Error,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -19,6 +22,11 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const PRODUCERS: usize = 64;
 const SLOTS: u16 = 64;
+/// How often what has ended is looked for, by all alike.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The file is not made for it. Written once, before anything is opened.
+static AS_SHIPPED: AtomicBool = AtomicBool::new(false);
 
 /// What jobs share.
 #[derive(Clone, Debug)]
@@ -47,9 +55,10 @@ fn later() -> Result<Job> {
 }
 
 async fn open(path: &Path) -> Result<Arc<Queue>> {
-    let file = rusqlite::Connection::open(path)?;
-    file.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    drop(file);
+    if !AS_SHIPPED.load(Ordering::Relaxed) {
+        let file = rusqlite::Connection::open(path)?;
+        file.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    }
     Ok(Arc::new(Queue::new(path).await?))
 }
 
@@ -92,14 +101,14 @@ async fn w1(folder: &Path, n: usize) -> Result<Vec<Value>> {
     let queue = open(&folder.join("many.db")).await?;
     let begun = Instant::now();
     produce(&queue, n, later).await?;
-    figures.push(rate("64 producers", n, begun));
+    figures.push(rate("64 producers", n / PRODUCERS * PRODUCERS, begun));
     let queue = open(&folder.join("bulk.db")).await?;
     let begun = Instant::now();
     for _ in 0..n / 1_000 {
         let bulk = (0..1_000).map(|_| later()).collect::<Result<_>>()?;
         queue.add_jobs(bulk).await?;
     }
-    figures.push(rate("bulk of 1,000", n, begun));
+    figures.push(rate("bulk of 1,000", n / 1_000 * 1_000, begun));
     Ok(figures)
 }
 
@@ -111,14 +120,17 @@ async fn w2(folder: &Path, n: usize) -> Result<Vec<Value>> {
     let begun = Instant::now();
     produce(&queue, n, job).await?;
     // It takes what has ended from this table.
-    while file.query_row("SELECT EXISTS (SELECT 1 FROM active_jobs)", [], |row| {
-        row.get(0)
-    })? {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    while is_any_active(&file)? {
+        tokio::time::sleep(LOOK).await;
     }
     let figure = rate("end to end", n / PRODUCERS * PRODUCERS, begun);
     worker.unregister(Some(Duration::from_secs(5))).await?;
     Ok(vec![figure])
+}
+
+fn is_any_active(file: &rusqlite::Connection) -> Result<bool> {
+    let ask = "SELECT EXISTS (SELECT 1 FROM active_jobs)";
+    Ok(file.query_row(ask, [], |row| row.get(0))?)
 }
 
 async fn w3(folder: &Path) -> Result<Vec<Value>> {
@@ -143,9 +155,13 @@ async fn w3(folder: &Path) -> Result<Vec<Value>> {
 }
 
 fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "as-shipped") {
+        args.remove(0);
+        AS_SHIPPED.store(true, Ordering::Relaxed);
+    }
     let [workload, tasks, folder] = &args[..] else {
-        return Err("peer-effectum WORKLOAD TASKS FOLDER".into());
+        return Err("peer-effectum [as-shipped] WORKLOAD TASKS FOLDER".into());
     };
     let (workload, n) = (workload.clone(), tasks.parse()?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
