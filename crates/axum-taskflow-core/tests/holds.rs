@@ -56,7 +56,7 @@ async fn what_was_taken_under_a_name_that_is_dead_by_now_is_taken_anew() {
         async move { one.lock("door").acquire().await.unwrap() }
     });
     stage.link_failed().await; // it is his in the store, and he does not know it
-    stage.supersede(former).await.unwrap();
+    stage.supersede_now(former).await;
     until(async || (one.instance().id != former).then_some(())).await;
 
     stage.link(Link::Works);

@@ -14,9 +14,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, ListQuery, Memory,
-    Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source, Step, Task,
-    TaskContext, TaskDef, TaskManager, TaskOptions, Timestamp,
+    AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, InstanceId, ListQuery,
+    Memory, Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source,
+    Step, Task, TaskContext, TaskDef, TaskManager, TaskOptions, Timestamp,
 };
 use support::{Backstage, config};
 use tokio::{sync::Notify, time::sleep};
@@ -112,12 +112,22 @@ fn each_second() -> Schedule {
 
 /// As a killed process does: it does nothing any more.
 async fn kill(manager: TaskManager, site: &Site) {
-    let me = manager.instance().id;
-    let peers = site.memory.instances().await.unwrap();
-    let peer = peers.into_iter().find(|peer| peer.instance.id == me);
-    let beat_at = peer.unwrap().beat_at;
-    site.memory.supersede(me, beat_at).await.unwrap();
+    supersede(site, manager.instance().id).await;
     manager.drain().await;
+}
+
+/// Takes an instance for dead, by its last beat.
+async fn supersede(site: &Site, id: InstanceId) {
+    let alive = async || {
+        let peers = site.memory.instances().await.unwrap();
+        peers
+            .into_iter()
+            .find(|it| it.instance.id == id && it.alive)
+    };
+    // Again if it has beaten meanwhile.
+    while let Some(peer) = alive().await {
+        site.memory.supersede(id, peer.beat_at).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -636,7 +646,7 @@ async fn a_store_that_is_away_for_longer_than_a_lease_is_no_start_of_the_cluster
     let before = [one.instance().id, other.instance().id];
 
     for id in before {
-        site.memory.supersede(id).await.unwrap();
+        supersede(&site, id).await;
     }
     while before.contains(&one.instance().id) || before.contains(&other.instance().id) {
         // The beat is a thread of its own, by the real clock.

@@ -22,6 +22,7 @@ mod news;
 mod read;
 mod record;
 mod server;
+mod trim;
 mod write;
 
 use std::{
@@ -43,8 +44,9 @@ use redis::{Client, IntoConnectionInfo, TlsCertificates, Value, cluster::Cluster
 use uuid::Uuid;
 
 use crate::{
-    link::{BEAT, CLAIM, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE, PRUNE_REST, SUPERSEDE, Way},
+    link::{BEAT, CLAIM, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE_REST, SUPERSEDE, Way},
     news::{News, Source},
+    trim::{Old, Trimmer},
 };
 
 /// How many tasks one claim or one look for orphans brings at most: the server does nothing else meanwhile.
@@ -201,7 +203,8 @@ impl RedisOptions {
             })?;
         Ok(Redis {
             place: self.place(),
-            beats: link(way),
+            beats: link(way.clone()),
+            trimmer: Trimmer::start(link(way), self.history_max),
             news: News::listen(
                 sources,
                 format!("{prefix}:news"),
@@ -209,7 +212,6 @@ impl RedisOptions {
             ),
             tasks,
             lease: self.lease,
-            history_max: self.history_max,
             joined: Mutex::default(),
             claims: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -257,7 +259,8 @@ impl RedisOptions {
         if self.cluster {
             let mut client = ClusterClient::builder(self.urls.clone())
                 .connection_timeout(self.deadline)
-                .response_timeout(self.deadline);
+                .response_timeout(self.deadline)
+                .tcp_settings(tcp());
             if let Some(certificates) = self.certificates() {
                 client = client.certs(certificates);
             }
@@ -272,10 +275,13 @@ impl RedisOptions {
     }
 
     fn client(&self, url: &str) -> Result<Client, BackendError> {
-        let client = match self.certificates() {
-            Some(certificates) => Client::build_with_tls(url, certificates),
-            None => Client::open(url),
-        };
+        let info = url.into_connection_info();
+        let client = info
+            .map(|info| info.set_tcp_settings(tcp()))
+            .and_then(|info| match self.certificates() {
+                Some(certificates) => Client::build_with_tls(info, certificates),
+                None => Client::open(info),
+            });
         client.map_err(|error| self.wrong_url(error))
     }
 
@@ -291,8 +297,9 @@ impl RedisOptions {
         let first = self.urls[0].as_str().into_connection_info()?;
         let of_server = first.redis_settings().clone();
         let is_tls = matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. });
-        let mut node =
-            sentinel::SentinelNodeConnectionInfo::default().set_redis_connection_info(of_server);
+        let mut node = sentinel::SentinelNodeConnectionInfo::default()
+            .set_redis_connection_info(of_server)
+            .set_tcp_settings(tcp());
         if is_tls {
             node = node.set_tls_mode(redis::TlsMode::Secure);
         }
@@ -344,6 +351,11 @@ impl RedisOptions {
     }
 }
 
+/// A call is sent at once, also if the one before it was not answered yet.
+fn tcp() -> redis::io::tcp::TcpSettings {
+    redis::io::tcp::TcpSettings::default().set_nodelay(true)
+}
+
 /// Tasks in Redis.
 pub struct Redis {
     place: String,
@@ -353,7 +365,8 @@ pub struct Redis {
     beats: Link,
     news: News,
     lease: Duration,
-    history_max: u64,
+    /// Deletes finished tasks that are too many.
+    trimmer: Trimmer,
     /// The instances of this process. A std mutex: held for one look.
     joined: Mutex<BTreeSet<InstanceId>>,
     /// What each owner has claimed. An async mutex: held during a claim.
@@ -435,6 +448,7 @@ impl Redis {
         numbers.made += 1;
         let mut call = self.tasks.call_in_time(&CLAIM);
         call.once()
+            .replicated()
             .arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
             .arg(claim.limit.min(TASKS_MAX))
@@ -459,9 +473,6 @@ impl Redis {
                 next_due => Some(Timestamp::from_unix_ms(record::number(next_due)?)),
             },
         };
-        if !claimed.tasks.is_empty() {
-            self.tasks.replicated().await?;
-        }
         numbers.heard = numbers.made;
         Ok(claimed)
     }
@@ -495,62 +506,30 @@ impl Redis {
         let begin = match prune.from {
             Some(from) => format!("({from}"),
             None => {
-                self.stay_below_history_max().await?;
+                self.trimmer.look();
                 "-".to_owned()
             }
         };
-        // A task is not older than its id: what was created later cannot have finished before.
-        let end = TaskId::floor(prune.finished_before.max(prune.failed_before));
-        let limit = prune.limit.min(TASKS_MAX);
-        let before = [prune.finished_before, prune.failed_before];
-        self.delete(before, begin, format!("({end}"), limit).await
-    }
-
-    /// Deletes the oldest finished tasks, as many as are too many.
-    async fn stay_below_history_max(&self) -> Result<(), BackendError> {
-        let counts = read::counts(&self.tasks).await?;
-        let finished = counts.iter().filter(|count| count.status.is_terminal());
-        let n_finished: u64 = finished.map(|count| count.n).sum();
-        let mut too_many = n_finished.saturating_sub(self.history_max);
-        let mut begin = "-".to_owned();
-        while too_many > 0 {
-            let limit = usize::try_from(too_many).map_or(TASKS_MAX, |n| n.min(TASKS_MAX));
-            let before = [Timestamp::MAX; 2];
-            let part = self.delete(before, begin, "+".to_owned(), limit).await?;
-            too_many = too_many.saturating_sub(part.deleted as u64);
-            match part.next {
-                Some(last) => begin = format!("({last}"),
-                None => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes what finished before, of at most `limit` tasks from `begin` to `end`, as `ZRANGEBYLEX` takes them.
-    async fn delete(
-        &self,
-        [finished_before, failed_before]: [Timestamp; 2],
-        begin: String,
-        end: String,
-        limit: usize,
-    ) -> Result<Pruned, BackendError> {
-        let mut call = self.tasks.call(&PRUNE);
-        call.arg(finished_before.as_unix_ms())
-            .arg(failed_before.as_unix_ms())
-            .arg(begin)
-            .arg(end)
-            .arg(limit);
-        let answers = answer::list(self.tasks.send(&call).await?)?;
-        let Some([deleted, last]) = answer::groups::<2>(answers).next() else {
-            return Ok(Pruned::default());
+        let old = Old {
+            finished_before: prune.finished_before,
+            failed_before: prune.failed_before,
+            from: begin,
+            // A task is not older than its id: what was created later cannot have finished before.
+            to: format!(
+                "({}",
+                TaskId::floor(prune.finished_before.max(prune.failed_before))
+            ),
+            limit: prune.limit.min(TASKS_MAX),
+            history_max: None,
         };
-        let last = answer::text(last)?;
+        let part = trim::delete(&self.tasks, &old).await?;
+        let next = part.last.map(|last| {
+            let id = last.parse();
+            id.map_err(|_| record::strange("id", &last))
+        });
         Ok(Pruned {
-            deleted: usize::try_from(answer::number(deleted)?).unwrap_or(0),
-            next: match &*last {
-                "" => None,
-                last => Some(last.parse().map_err(|_| record::strange("id", last))?),
-            },
+            deleted: part.deleted,
+            next: next.transpose()?,
         })
     }
 }
@@ -628,7 +607,11 @@ impl Backend for Redis {
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         Box::pin(async move {
             self.is_open()?;
-            write::write(&self.tasks, &batch).await
+            let written = write::write(&self.tasks, &batch).await?;
+            if batch.changes.iter().any(|it| it.life.status.is_terminal()) {
+                self.trimmer.look();
+            }
+            Ok(written)
         })
     }
 
@@ -721,6 +704,7 @@ impl Backend for Redis {
             self.is_open()?;
             self.closed.store(true, Ordering::SeqCst);
             self.news.close();
+            self.trimmer.close();
             let joined =
                 std::mem::take(&mut *self.joined.lock().unwrap_or_else(PoisonError::into_inner));
             let mut outcome = Ok(());

@@ -147,9 +147,19 @@ pub(crate) struct Call {
     generation: u64,
     /// Twice does what once does: if the connection breaks, it is made again on a new one.
     may_repeat: bool,
+    /// It must not arrive after others that were made since.
+    in_time: bool,
+    /// It writes: it counts only when the replicas have it that were asked for.
+    replicated: bool,
 }
 
 impl Call {
+    /// It counts only when enough replicas have what it has written.
+    pub(crate) fn replicated(&mut self) -> &mut Self {
+        self.replicated = true;
+        self
+    }
+
     /// Its answer tells something that no other answer will.
     pub(crate) fn once(&mut self) -> &mut Self {
         self.may_repeat = false;
@@ -196,6 +206,8 @@ impl Link {
             cmd,
             generation,
             may_repeat: true,
+            in_time: false,
+            replicated: false,
         }
     }
 
@@ -204,6 +216,7 @@ impl Link {
         let mut call = self.call(script);
         let generation = call.generation;
         call.arg(&self.session).arg(generation);
+        call.in_time = true;
         call
     }
 
@@ -213,27 +226,35 @@ impl Link {
         let calling = async {
             let (n, mut connection) = self.connection().await?;
             used = Some(n);
-            let answer = try_send(&mut connection, call).await;
+            let answer = self.try_send(&mut connection, call).await;
             match &answer {
                 Err(failure) if is_lost(failure) && call.may_repeat => {
                     self.let_go_of(used).await;
                     let (n, mut connection) = self.connection().await?;
                     used = Some(n);
-                    try_send(&mut connection, call).await
+                    let answer = self.try_send(&mut connection, call).await;
+                    // The first copy may be held up on its way, and must not arrive after what is sent from now on.
+                    self.nothing_from_before(call);
+                    answer
                 }
                 _ => answer,
             }
         };
         let failure = match tokio::time::timeout(self.deadline, calling).await {
-            Ok(Ok(value)) => return Ok(value),
+            Ok(Ok((value, n_replicas))) => {
+                return match n_replicas < self.min_replicas && call.replicated {
+                    true => Err(self.too_few(n_replicas)),
+                    false => Ok(value),
+                };
+            }
             Ok(Err(failure)) => {
-                let is_lost = is_lost(&failure);
-                let is_demoted = matches!(failure.code(), Some("READONLY" | "MASTERDOWN"));
-                if !is_lost && !is_demoted {
+                let is_demoted = matches!(word(&failure), Some("READONLY" | "MASTERDOWN"));
+                if !is_lost(&failure) && !is_demoted {
                     return Err(explain(failure));
                 }
-                // The others reconnect by themselves; a sentinel has to be asked again who the master is.
-                if matches!(self.way, Way::Sentinel(_)) {
+                // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
+                // name of the server may lead elsewhere by now.
+                if !matches!(self.way, Way::Cluster(_)) {
                     self.let_go_of(used).await;
                 }
                 explain(failure)
@@ -245,9 +266,69 @@ impl Link {
             }
         };
         // What was sent may arrive, or has arrived.
-        let next = call.generation + 1;
-        self.generation.fetch_max(next, Ordering::SeqCst);
+        self.nothing_from_before(call);
         Err(failure)
+    }
+
+    /// A call that must arrive in time was given up, or sent twice: from now on the server refuses what is of its time.
+    /// One that only reads does no harm, and must not make writes that are under way look late.
+    fn nothing_from_before(&self, call: &Call) {
+        if call.in_time {
+            self.generation
+                .fetch_max(call.generation + 1, Ordering::SeqCst);
+        }
+    }
+
+    /// The answer, and how many replicas have what was written.
+    async fn try_send(
+        &self,
+        connection: &mut Connection,
+        call: &Call,
+    ) -> Result<(Value, usize), RedisError> {
+        match self.ask_script(connection, call, &call.cmd).await {
+            Err(error) if is_unknown_script(&error) => {
+                // The server was restarted, or somebody has flushed its scripts.
+                let mut whole = redis::cmd("EVAL");
+                whole.arg(call.script.text);
+                for arg in call.cmd.args_iter().skip(2) {
+                    if let redis::Arg::Simple(arg) = arg {
+                        whole.arg(arg);
+                    }
+                }
+                self.ask_script(connection, call, &whole).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// `WAIT` counts what was written on its own connection, so it goes with the script.
+    async fn ask_script(
+        &self,
+        connection: &mut Connection,
+        call: &Call,
+        cmd: &Cmd,
+    ) -> Result<(Value, usize), RedisError> {
+        if self.min_replicas == 0 || !call.replicated {
+            return Ok((ask(connection, cmd).await?, 0));
+        }
+        let wait_ms = u64::try_from(self.deadline.as_millis() / 2).unwrap_or(u64::MAX);
+        let mut both = redis::pipe();
+        both.add_command(cmd.clone());
+        both.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);
+        let mut answers = connection
+            .req_packed_commands(&both, 0, 2)
+            .await?
+            .into_iter();
+        let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
+        let (answer, n) = (next()?, next()?);
+        Ok((answer, redis::from_redis_value(n)?))
+    }
+
+    fn too_few(&self, n: usize) -> BackendError {
+        BackendError::unavailable(format!(
+            "{n} replicas of Redis have the last write, and {} were asked for",
+            self.min_replicas
+        ))
     }
 
     fn too_late(&self) -> BackendError {
@@ -259,34 +340,6 @@ impl Link {
     async fn let_go_of(&self, used: Option<u64>) {
         let mut current = self.connection.lock().await;
         current.take_if(|(n, _)| Some(*n) == used);
-    }
-
-    /// Returns once enough replicas have what was written on this connection.
-    pub(crate) async fn replicated(&self) -> Result<(), BackendError> {
-        if self.min_replicas == 0 {
-            return Ok(());
-        }
-        let wait_ms = u64::try_from(self.deadline.as_millis() / 2).unwrap_or(u64::MAX);
-        let mut wait = redis::pipe();
-        // Names a key, since in a cluster that leads to the node that was written to.
-        wait.cmd("EXISTS").arg(format!("{}:meta", self.prefix));
-        wait.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);
-        let waiting = async {
-            let (_, mut connection) = self.connection().await?;
-            let (_, n): (usize, usize) = wait.query_async(&mut connection).await?;
-            Ok::<usize, RedisError>(n)
-        };
-        let n = match tokio::time::timeout(self.deadline, waiting).await {
-            Ok(n) => n.map_err(explain)?,
-            Err(_) => 0,
-        };
-        if n >= self.min_replicas {
-            return Ok(());
-        }
-        Err(BackendError::unavailable(format!(
-            "{n} replicas of Redis have the last write, and {} were asked for",
-            self.min_replicas
-        )))
     }
 
     /// Asks something that is not a script, at the start.
@@ -342,23 +395,6 @@ impl Link {
     }
 }
 
-async fn try_send(connection: &mut Connection, call: &Call) -> Result<Value, RedisError> {
-    match ask(connection, &call.cmd).await {
-        Err(error) if is_unknown_script(&error) => {
-            // The server was restarted, or somebody has flushed its scripts.
-            let mut whole = redis::cmd("EVAL");
-            whole.arg(call.script.text);
-            for arg in call.cmd.args_iter().skip(2) {
-                if let redis::Arg::Simple(arg) = arg {
-                    whole.arg(arg);
-                }
-            }
-            ask(connection, &whole).await
-        }
-        answer => answer,
-    }
-}
-
 /// The answer, or the error that the server gave as one.
 async fn ask(connection: &mut Connection, cmd: &Cmd) -> Result<Value, RedisError> {
     connection.req_packed_command(cmd).await?.extract_error()
@@ -372,9 +408,36 @@ fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
+/// Words by which a server begins its errors. Redis 6.2 wraps those that a script meets in a sentence of its own.
+const WORDS: [&str; 11] = [
+    "OOM",
+    "READONLY",
+    "MISCONF",
+    "LOADING",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MASTERDOWN",
+    "NOAUTH",
+    "WRONGPASS",
+    "NOPERM",
+    "NOREPLICAS",
+];
+
+/// The word by which the server says what is wrong.
+fn word(error: &RedisError) -> Option<&str> {
+    let code = error.code()?;
+    let of_script = || {
+        let said = error.detail().filter(|_| code == "ERR")?;
+        WORDS
+            .into_iter()
+            .find(|word| said.split([' ', '-', ':', '\'']).any(|part| part == *word))
+    };
+    of_script().or(Some(code))
+}
+
 /// What went wrong, in words for the one who is woken.
 pub(crate) fn explain(error: RedisError) -> BackendError {
-    let hint = match error.code() {
+    let hint = match word(&error) {
         Some("OOM") => "Redis is full (maxmemory), and rightly evicts nothing",
         Some("READONLY") => {
             "this Redis is a replica: a failover is under way, or the address is wrong"

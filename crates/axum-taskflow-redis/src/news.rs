@@ -8,6 +8,8 @@ use tracing::debug;
 
 /// Between two tries to subscribe.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a server may be silent until it is asked whether it is there, and then until it is given up.
+const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// Where the server is that publishes: any node of a cluster does.
 pub(crate) enum Source {
@@ -84,12 +86,24 @@ impl Drop for News {
     }
 }
 
-/// Returns when the connection ends.
+/// Returns when the connection ends, or the other end is gone without a word.
 async fn hear(subscription: PubSub, sender: &watch::Sender<u64>, own: &str) {
-    let mut messages = subscription.into_on_message();
-    while let Some(hint) = futures_util::StreamExt::next(&mut messages).await {
-        if hint.get_payload_bytes() != own.as_bytes() {
-            sender.send_modify(|hints| *hints += 1);
+    let (mut asks, mut messages) = subscription.split();
+    loop {
+        let next = futures_util::StreamExt::next(&mut messages);
+        match tokio::time::timeout(SILENT_MAX, next).await {
+            Ok(Some(hint)) => {
+                if hint.get_payload_bytes() != own.as_bytes() {
+                    sender.send_modify(|hints| *hints += 1);
+                }
+            }
+            Ok(None) => return,
+            Err(_) => {
+                let pong = tokio::time::timeout(SILENT_MAX, asks.ping::<redis::Value>());
+                if !matches!(pong.await, Ok(Ok(_))) {
+                    return;
+                }
+            }
         }
     }
 }

@@ -95,7 +95,7 @@ impl<'a> Words<'a> {
 
     async fn send(self, link: &Link) -> Result<Value, BackendError> {
         let mut call = link.call_in_time(&WRITE);
-        call.arg(self.packed);
+        call.replicated().arg(self.packed);
         link.send(&call).await
     }
 }
@@ -113,7 +113,6 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
     add_entries(&mut words, &batch.audit)?;
     words.list(0);
     let [refused, stale, _] = read_answer(words.send(link).await?)?;
-    link.replicated().await?;
     let mut changes = vec![Applied::Applied; batch.changes.len()];
     for number in stale {
         *at(&mut changes, number)? = Applied::Stale;
@@ -144,7 +143,6 @@ pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendErr
     if matches!(answer, Value::Nil | Value::Boolean(false)) {
         return Ok(Stepped::Stale);
     }
-    link.replicated().await?;
     let [refused, _, versions] = read_answer(answer)?;
     let tasks = read_tasks(step.tasks.len(), refused)?;
     let versions = versions

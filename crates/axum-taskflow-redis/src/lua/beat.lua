@@ -3,7 +3,7 @@
 if is_empty() then
     return -1
 end
-if is_gone(ARGV[1]) or redis.call('HEXISTS', P .. 'i', ARGV[1]) == 0 then
+if is_gone(ARGV[1]) then
     return 0
 end
 redis.call('SET', P .. 'i:' .. ARGV[1], '', 'PX', ARGV[3])

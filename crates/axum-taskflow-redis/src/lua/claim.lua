@@ -18,7 +18,8 @@ local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
 local latest = tonumber(redis.call('GET', P .. 'h') or '0')
-local due = redis.call('ZRANGEBYLEX', P .. 'a', '-', '(' .. string.format('%015d', now + 1), 'LIMIT', 0, math.max(1000, limit))
+local due_max = math.max(1000, limit)
+local due = redis.call('ZRANGEBYLEX', P .. 'a', '-', '(' .. string.format('%015d', now + 1), 'LIMIT', 0, due_max)
 for _, place in ipairs(due) do
     local run_at, priority = string.sub(place, 1, 15), string.sub(place, 16, 23)
     local id, name = string.sub(place, 24, 59), string.sub(place, 60)
@@ -35,6 +36,9 @@ if now > latest then
 end
 
 local function next_due()
+    if #due == due_max then
+        return now_text -- there are more, and this claim may know none of those that were moved
+    end
     local first = redis.call('ZRANGEBYLEX', P .. 'a', '[' .. string.format('%015d', now + 1), '+', 'LIMIT', 0, 1)[1]
     local next = first and string.sub(first, 1, 15)
     if now < latest then
@@ -143,15 +147,27 @@ if #ids < limit then
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
     write_marks()
 end
+local bodies, bytes, n_brought = get_all('t:', ids), 0, 0
+for n = 1, #ids do
+    bytes = bytes + #(bodies[n] or '') + #lives[n]
+    if n > 1 and bytes > BYTES_MAX then
+        break
+    end
+    n_brought = n
+end
+for n = n_brought + 1, #ids do
+    no_room[#no_room + 1] = ids[n]
+    ids[n] = nil
+end
 if #ids > 0 or #no_room > 0 then
     redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. table.concat(no_room, ' '), 'EX', 86400)
 elseif record then
     redis.call('DEL', claims)
 end
 
-local answer = { next_due() }
+local answer = { #no_room > 0 and now_text or next_due() }
 if #ids > 0 then
-    local bodies, progress = get_all('t:', ids), get_all('q:', ids)
+    local progress = get_all('q:', ids)
     for n, id in ipairs(ids) do
         if bodies[n] then
             answer[#answer + 1] = id

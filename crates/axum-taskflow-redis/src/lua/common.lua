@@ -21,6 +21,9 @@ local P = KEYS[1] .. ':'
 -- At most this many values to one command: Lua's stack is small.
 local CHUNK = 2000
 
+-- An answer brings no more than about so many bytes, and at least one task: a link has to carry it in time.
+local BYTES_MAX = 4194304
+
 local function each_chunk(list, call)
     for first = 1, #list, CHUNK do
         call(unpack(list, first, math.min(first + CHUNK - 1, #list)))
@@ -130,12 +133,11 @@ local function priority_of(id)
     return redis.call('GETRANGE', P .. 't:' .. id, 0, 7)
 end
 
--- True if the instance was superseded, has left, or did not beat for its lease.
+-- True if the instance was superseded, has left, did not beat for its lease, or is not known: all was flushed since it
+-- joined, or a failover has lost that.
 local function is_gone(id)
-    if redis.call('ZSCORE', P .. 'x', id) then
-        return true
-    end
-    return redis.call('HEXISTS', P .. 'i', id) == 1 and redis.call('EXISTS', P .. 'i:' .. id) == 0
+    return redis.call('ZSCORE', P .. 'x', id) or redis.call('EXISTS', P .. 'i:' .. id) == 0
+        or redis.call('HEXISTS', P .. 'i', id) == 0
 end
 
 local function bury_later(id)

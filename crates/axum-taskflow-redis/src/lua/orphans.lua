@@ -14,13 +14,18 @@ if alive < #ids then
     end
 end
 local limit = tonumber(ARGV[1])
-local orphans = {}
+local orphans, bytes = {}, 0
 for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
     if #orphans >= limit then
         break
     end
     local part = redis.call('ZRANGE', P .. 'o:' .. owner, 0, limit - #orphans - 1)
     for _, id in ipairs(part) do
+        bytes = bytes + redis.call('STRLEN', P .. 't:' .. id)
+        if #orphans > 0 and bytes > BYTES_MAX then
+            limit = 0 -- the next call brings them
+            break
+        end
         orphans[#orphans + 1] = id
     end
     if #part == 0 and limit > 0 then

@@ -1,10 +1,28 @@
 -- Deletes a part of what is old: Backend::prune. ARGV: finished_before, failed_before, from and to as ZRANGEBYLEX takes
--- them, how many to look at. Answers with how many were deleted, and the last id that was looked at or nothing.
+-- them, how many to look at, and how many finished tasks may be left or nothing: then it deletes no more than are too
+-- many. Answers with how many were deleted, the last id that was looked at or nothing, and 1 if still too many are left.
 local finished_before, failed_before = tonumber(ARGV[1]), tonumber(ARGV[2])
+local too_many = nil
+if ARGV[6] ~= '' then
+    too_many = -tonumber(ARGV[6])
+    local by_status = redis.call('HGETALL', P .. 'c')
+    for n = 1, #by_status, 2 do
+        local status = string.match(by_status[n], '^%a+')
+        if status ~= 'pending' and status ~= 'running' then
+            too_many = too_many + tonumber(by_status[n + 1])
+        end
+    end
+    if too_many <= 0 then
+        return { 0, '', 0 }
+    end
+end
 local ids = redis.call('ZRANGEBYLEX', P .. 'all', ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[5])
 local lives = get_all('l:', ids)
 local to_delete, deleted = {}, 0
 for n, id in ipairs(ids) do
+    if too_many and deleted >= too_many then
+        break
+    end
     local status, finished_at = string.match(lives[n] or '', '^(%a+) %d+ %S+ %d+ %d+ %d+ %S+ %S+ (%S+)\n')
     local before = nil
     if status == 'success' or status == 'cancelled' then
@@ -36,4 +54,4 @@ local last = ''
 if #ids > 0 and #ids == tonumber(ARGV[5]) then
     last = ids[#ids]
 end
-return { deleted, last }
+return { deleted, last, too_many and deleted < too_many and 1 or 0 }

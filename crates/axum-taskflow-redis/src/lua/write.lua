@@ -355,6 +355,8 @@ for set in pairs(owners) do
         redis.call('SADD', P .. 'os', owner)
         if redis.call('ZSCORE', P .. 'x', owner) then
             redis.call('SADD', P .. 'xo', owner)
+        elseif redis.call('HEXISTS', P .. 'i', owner) == 0 then
+            bury_later(owner) -- nobody would see that it dies
         end
     end
 end

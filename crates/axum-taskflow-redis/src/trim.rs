@@ -1,0 +1,155 @@
+//! Keeps finished tasks below a number, since the server holds them in memory: soon after they are too many, while the
+//! engine deletes what is old only now and then.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_taskflow_core::{BackendError, Timestamp};
+use tokio::sync::Notify;
+use tracing::debug;
+
+use crate::{
+    answer,
+    link::{self, Link},
+};
+
+/// Between two looks, if tasks end meanwhile.
+const EVERY: Duration = Duration::from_secs(1);
+/// Tasks that one script looks at.
+const PART: usize = 1_000;
+
+/// What a part of deleting came to.
+pub(crate) struct Part {
+    pub(crate) deleted: usize,
+    /// The last task that was looked at, if there are more.
+    pub(crate) last: Option<String>,
+    /// Still too many are left.
+    pub(crate) more: bool,
+}
+
+/// What is to be deleted.
+pub(crate) struct Old {
+    pub(crate) finished_before: Timestamp,
+    pub(crate) failed_before: Timestamp,
+    /// From and to as `ZRANGEBYLEX` takes them.
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// How many are looked at.
+    pub(crate) limit: usize,
+    /// How many finished ones may be left; then no more are deleted than are too many.
+    pub(crate) history_max: Option<u64>,
+}
+
+/// Deletes what finished before.
+pub(crate) async fn delete(link: &Link, old: &Old) -> Result<Part, BackendError> {
+    let mut call = link.call(&link::PRUNE);
+    call.arg(old.finished_before.as_unix_ms())
+        .arg(old.failed_before.as_unix_ms())
+        .arg(&old.from)
+        .arg(&old.to)
+        .arg(old.limit)
+        .arg(old.history_max.map_or_else(String::new, |n| n.to_string()));
+    let answers = answer::list(link.send(&call).await?)?;
+    let Some([deleted, last, more]) = answer::groups::<3>(answers).next() else {
+        return Err(answer::strange());
+    };
+    let last = answer::text(last)?;
+    Ok(Part {
+        deleted: usize::try_from(answer::number(deleted)?).unwrap_or(0),
+        last: (!last.is_empty()).then_some(last),
+        more: answer::number(more)? == 1,
+    })
+}
+
+/// Where a pass has come to: what is older is live, or was when it was looked at.
+struct Pass {
+    from: String,
+}
+
+impl Pass {
+    fn from_the_oldest() -> Self {
+        Self {
+            from: "-".to_owned(),
+        }
+    }
+
+    /// Deletes the oldest finished tasks until there are few enough.
+    async fn run(&mut self, link: &Link, history_max: u64) -> Result<(), BackendError> {
+        let mut came_round = false;
+        loop {
+            let old = Old {
+                finished_before: Timestamp::MAX,
+                failed_before: Timestamp::MAX,
+                from: self.from.clone(),
+                to: "+".to_owned(),
+                limit: PART,
+                history_max: Some(history_max),
+            };
+            let part = delete(link, &old).await?;
+            if !part.more {
+                return Ok(());
+            }
+            match part.last {
+                Some(last) => self.from = format!("({last}"),
+                None if came_round => return Ok(()), // others have begun to delete, or it is counted wrongly
+                None => {
+                    came_round = true;
+                    *self = Self::from_the_oldest();
+                }
+            }
+        }
+    }
+}
+
+/// Deletes beside everything else, over a connection of its own.
+#[derive(Debug)]
+pub(crate) struct Trimmer {
+    /// Tasks have ended.
+    ends: Arc<Notify>,
+    /// An atomic: set when this store is closed, looked at between two passes.
+    closed: Arc<AtomicBool>,
+}
+
+impl Trimmer {
+    pub(crate) fn start(link: Link, history_max: u64) -> Self {
+        let (ends, closed) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        tokio::spawn({
+            let (ends, closed) = (ends.clone(), closed.clone());
+            async move {
+                let mut pass = Pass::from_the_oldest();
+                loop {
+                    ends.notified().await;
+                    if closed.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    if let Err(error) = pass.run(&link, history_max).await {
+                        debug!(%error, "cannot delete what is too much"); // with the next end again
+                    }
+                    tokio::time::sleep(EVERY).await;
+                }
+            }
+        });
+        Self { ends, closed }
+    }
+
+    /// Tasks have ended.
+    pub(crate) fn look(&self) {
+        self.ends.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.ends.notify_one();
+    }
+}
+
+impl Drop for Trimmer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
