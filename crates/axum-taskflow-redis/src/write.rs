@@ -350,7 +350,7 @@ fn add_moves<'a>(
     for (alike, changes) in &moves {
         for changes in changes.chunks(ALIKE_MAX) {
             words
-                .list(9)
+                .list(8)
                 .arg(expected(alike.expects))
                 .arg(alike.holder)
                 .text(alike.name)
@@ -362,10 +362,6 @@ fn add_moves<'a>(
             words.list(changes.len() * 2);
             for (_, change) in changes {
                 words.key('l', change.id).life(&change.life)?;
-            }
-            words.list(changes.len());
-            for (_, change) in changes {
-                words.arg(change.id);
             }
             words.list(changes.len() * 2);
             for (n, change) in changes {

@@ -143,6 +143,75 @@ pub(super) async fn a_change_from_another_status_or_epoch_is_stale(bench: &Bench
     bench.expect(&task).await;
 }
 
+pub(super) async fn of_changes_that_are_written_again_in_part_only_the_rest_is_done(
+    bench: &Bench<'_>,
+) {
+    let mut tasks: Vec<Task> = (0..5).map(|_| bench.owned("f")).collect();
+    bench.add(&tasks).await;
+    for task in &mut tasks {
+        bench.start(task).await;
+    }
+    bench.advance(Duration::from_secs(2));
+    let policy = RetryPolicy::default();
+    let mut ends: Vec<Change> = tasks
+        .iter()
+        .map(|task| Change::finished(task, Outcome::Done(None), &policy, 0.0, bench.now()))
+        .collect::<Result<_, _>>()
+        .expect("they run");
+    // One was written before, another one has changed hands since.
+    assert_eq!(bench.apply(ends[1].clone()).await, Applied::Applied);
+    let lost = Change::interrupted(&tasks[3], "test", bench.now()).expect("it runs");
+    assert_eq!(bench.apply(lost.clone()).await, Applied::Applied);
+    // It begins and ends in this batch, behind those that have begun before.
+    let mut last = bench.owned("f");
+    let start = Change::started(&last, bench.me, bench.now()).expect("it waits");
+    let mut batch = bench.batch();
+    batch.tasks.push(Arc::new(last.clone()));
+    last.life = start.life.clone();
+    let end = Change::finished(&last, Outcome::Done(None), &policy, 0.0, bench.now());
+    ends.extend([start, end.expect("it runs")]);
+    batch.changes = ends.clone();
+
+    let written = bench.write(batch).await;
+
+    for (n, answer) in written.changes.into_iter().enumerate() {
+        let expected = if n == 3 {
+            Applied::Stale
+        } else {
+            Applied::Applied
+        };
+        assert_eq!(answer, expected, "change {n}");
+    }
+    for (n, task) in tasks.iter_mut().enumerate() {
+        task.life = if n == 3 {
+            lost.life.clone()
+        } else {
+            ends[n].life.clone()
+        };
+        bench.expect(task).await;
+    }
+    last.life = ends[6].life.clone();
+    bench.expect(&last).await;
+    let counts = bench.counts().await;
+    let count = |status| counts.get(&("f".to_owned(), status)).copied();
+    assert_eq!(count(TaskStatus::Success), Some(5));
+    assert_eq!(count(TaskStatus::Interrupted), Some(1));
+    assert_eq!(count(TaskStatus::Running), None);
+    let running = ListQuery {
+        status: Some(TaskStatus::Running),
+        ..ListQuery::default()
+    };
+    assert_eq!(bench.walk(running).await, []);
+    let minutes = bench.series(Timestamp::default()).await;
+    let successes = minutes
+        .iter()
+        .filter(|minute| minute.status == TaskStatus::Success);
+    let sum = successes.fold((0, Duration::ZERO), |(n, run), minute| {
+        (n + minute.n, run + minute.run)
+    });
+    assert_eq!(sum, (5, Duration::from_secs(8)));
+}
+
 pub(super) async fn a_change_that_is_written_again_is_applied_and_changes_nothing(
     bench: &Bench<'_>,
 ) {

@@ -208,6 +208,84 @@ pub(super) async fn a_batch_that_is_written_twice_doubles_nothing(bench: &Bench<
     assert_eq!(audit.len(), 1);
 }
 
+pub(super) async fn of_a_batch_that_is_written_again_in_part_only_the_rest_is_done(
+    bench: &Bench<'_>,
+) {
+    let mut tagged = bench.task("f");
+    tagged.tags = tags(&[("a", "b")]);
+    let stored = [
+        bench.task("f"),
+        bench.owned("f"),
+        bench.keyed("mine", Duration::ZERO),
+        tagged.clone(),
+    ];
+    bench.add(&stored).await;
+    // One of them has gone on since.
+    let mut begun = stored[1].clone();
+    bench.start(&mut begun).await;
+    tagged.id = bench.id();
+    let rest = [
+        bench.owned("f"),
+        bench.task("f"),
+        tagged,
+        bench.keyed("mine", Duration::ZERO),
+        bench.keyed("free", Duration::ZERO),
+        bench.task("g"),
+    ];
+    let mut batch = bench.batch();
+    batch.tasks = stored.iter().chain(&rest).cloned().map(Arc::new).collect();
+    // What is stored stays as it is, whatever is written over it.
+    let mut other = stored[0].clone();
+    other.tags = tags(&[("a", "c")]);
+    batch.tasks[0] = Arc::new(other);
+
+    let written = bench.write(batch).await;
+
+    let (created, exists) = (
+        Enqueued::Created,
+        Enqueued::Exists {
+            id: stored[2].id,
+            name: stored[2].name.clone(),
+        },
+    );
+    for (n, answer) in written.tasks.iter().enumerate() {
+        let expected = if n == 7 { &exists } else { &created };
+        assert_eq!(answer, expected, "task {n}");
+    }
+    let counts = bench.counts().await;
+    let count = |name: &str, status| counts[&(name.to_owned(), status)];
+    assert_eq!(count("f", TaskStatus::Pending), 7);
+    assert_eq!(count("f", TaskStatus::Running), 1);
+    assert_eq!(count("g", TaskStatus::Pending), 1);
+    let expected = [
+        &stored[0], &begun, &stored[2], &stored[3], &rest[0], &rest[1], &rest[2], &rest[4],
+        &rest[5],
+    ];
+    for task in expected {
+        bench.expect(task).await;
+    }
+    assert_eq!(bench.get(rest[3].id).await, None);
+    let mut newest_first: Vec<Task> = expected.into_iter().cloned().collect();
+    newest_first.sort_by_key(|task| std::cmp::Reverse(task.id));
+    assert_eq!(bench.walk(ListQuery::default()).await, newest_first);
+    let tagged = ListQuery {
+        tag: Some(("a".to_owned(), None)),
+        ..ListQuery::default()
+    };
+    assert_eq!(
+        bench.walk(tagged).await,
+        [rest[2].clone(), stored[3].clone()]
+    );
+    let mut waiting = bench.claim_ids(&["f", "g"], 99).await;
+    waiting.sort();
+    let mut nobodys = [
+        &stored[0], &stored[2], &stored[3], &rest[1], &rest[2], &rest[4], &rest[5],
+    ]
+    .map(|task| task.id);
+    nobodys.sort();
+    assert_eq!(waiting, nobodys);
+}
+
 pub(super) async fn answers_stand_in_the_order_of_the_tasks(bench: &Bench<'_>) {
     let taken = bench.keyed("taken", Duration::ZERO);
     bench.add_one(&taken).await;

@@ -209,6 +209,7 @@ macro_rules! __conformance_checks {
             numbers_and_times_survive_at_their_ends
             a_task_whose_id_is_stored_is_created_and_left_as_it_is
             a_batch_that_is_written_twice_doubles_nothing
+            of_a_batch_that_is_written_again_in_part_only_the_rest_is_done
             answers_stand_in_the_order_of_the_tasks
             an_empty_batch_is_written
             ten_thousand_tasks_fit_in_one_batch
@@ -237,6 +238,7 @@ macro_rules! __conformance_checks {
             changes_apply_in_their_order_within_a_batch
             a_start_and_an_end_can_be_one_change
             a_change_from_another_status_or_epoch_is_stale
+            of_changes_that_are_written_again_in_part_only_the_rest_is_done
             a_change_that_is_written_again_is_applied_and_changes_nothing
             a_change_of_a_task_that_is_not_stored_is_stale
             a_stale_change_does_not_hold_up_its_batch

@@ -120,7 +120,7 @@ if #ids < limit then
         mark('w:' .. name, place, false)
     end
     local found = get_all('l:', taken)
-    local to_set = {}
+    local to_set, held, begun = {}, {}, {}
     for n, id in ipairs(taken) do
         local life = found[n]
         if life then
@@ -128,13 +128,12 @@ if #ids < limit then
             if crashes == '0' then
                 epoch, attempt = math.min(epoch + 1, 4294967295), math.min(attempt + 1, 4294967295)
                 life = table.concat({ 'running', epoch, owner, attempt, crashes, run_at, owner, ARGV[4], '-\n\n' }, ' ')
-                count('pending', names[n], -1)
-                count('running', names[n], 1)
+                begun[names[n]] = (begun[names[n]] or 0) + 1
             else
                 life = string.gsub(life, '^(%a+ %d+) %S+', '%1 ' .. owner)
             end
-            mark('o:-', id, false)
-            mark('o:' .. owner, id, true)
+            held[#held + 1] = '0'
+            held[#held + 1] = id
             to_set[#to_set + 1] = P .. 'l:' .. id
             to_set[#to_set + 1] = life
             ids[#ids + 1] = id
@@ -144,7 +143,13 @@ if #ids < limit then
     if #to_set > 0 then
         redis.call('SADD', P .. 'os', owner)
     end
+    for name, n in pairs(begun) do
+        count('pending', name, -n)
+        count('running', name, n)
+    end
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
+    each_chunk(taken, function(...) redis.call('ZREM', P .. 'o:-', ...) end)
+    each_chunk(held, function(...) redis.call('ZADD', P .. 'o:' .. owner, ...) end)
     write_marks()
 end
 local bodies, bytes, n_brought = get_all('t:', ids), 0, 0

@@ -8,8 +8,8 @@
 --            be made, number in the batch, key (after "=") or nothing of each
 --   moves:   starts and ends that have much in common, at most 500, none twice. Of all: what is expected of the life
 --            ("STATUS EPOCH "), who probably holds them, function, status, set of the owner or nothing if they have ended,
---            minute of a terminal one or nothing. Then lists: l-key, life of each; id of each; number among the changes,
---            milliseconds of each
+--            minute of a terminal one or nothing. Then lists: l-key, life of each; number among the changes, milliseconds
+--            of each
 --   changes: number among the changes, id, what is expected of the life, life, function, past attempt as JSON or nothing,
 --            fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a terminal one,
 --            status, set of the owner or nothing, time for sorting if it waits for anybody. Done after the moves
@@ -240,9 +240,12 @@ local function apply_change(number, id, expected, life, name, attempt, key, minu
 end
 
 -- The compare is of each task; what follows is done for all at once, if all stand and are held as expected.
-local function apply_moves(expected, holder, name, status, owner_set, minute, values, ids, numbers)
-    local keys = {}
-    for at = 1, #values, 2 do keys[#keys + 1] = values[at] end
+local function apply_moves(expected, holder, name, status, owner_set, minute, values, numbers)
+    local keys, ids = {}, {}
+    for at = 1, #values, 2 do
+        keys[#keys + 1] = values[at]
+        ids[#ids + 1] = string.sub(values[at], -36)
+    end
     local found = redis.call('MGET', unpack(keys))
     local prefix, ran_ms, are_as_expected = expected .. holder .. ' ', 0, true
     for n = 1, #found do
