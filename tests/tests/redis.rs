@@ -1,15 +1,25 @@
-//! A Redis that stops, forgets its scripts or loses its connections, and how soon one process runs what another added.
+//! A Redis that stops, forgets its scripts or all there is, loses its connections or is replaced by its replica, and how
+//! soon one process runs what another added.
 
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
-use servers::RedisServer;
-use support::{Service, Settings, effects, until};
+use servers::{RedisCluster, RedisServer, Sentinel};
+use support::{Caller, Service, Settings, effects, until};
 use tempfile::tempdir;
+use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -117,5 +127,194 @@ async fn connections_and_scripts_that_are_gone_are_made_again() {
             server.command(&["CLIENT", "KILL", "TYPE", kind]);
         }
         works_again(&service).await;
+    }
+}
+
+// ---- three processes, at which tasks are added all the time -------------------------------------------------------
+
+async fn three(settings: Settings, folder: &Path) -> Vec<Service> {
+    let mut services = Vec::new();
+    for _ in 0..3 {
+        services.push(settings.clone().start(folder).await);
+    }
+    services
+}
+
+/// Adds tasks at each service, one after the other, until it is told to stop.
+struct Adders {
+    /// The ids that each service has given. A std mutex: held to push or to count.
+    accepted: Vec<Arc<Mutex<Vec<String>>>>,
+    stop: Arc<AtomicBool>,
+    adders: JoinSet<()>,
+}
+
+impl Adders {
+    fn start(services: &[Service]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let accepted: Vec<_> = services.iter().map(|_| Arc::default()).collect();
+        let mut adders = JoinSet::new();
+        for (service, accepted) in services.iter().zip(&accepted) {
+            let caller = service.caller.clone();
+            adders.spawn(add_until(stop.clone(), caller, Arc::clone(accepted)));
+        }
+        Self {
+            accepted,
+            stop,
+            adders,
+        }
+    }
+
+    /// Returns once each service has accepted so many more.
+    async fn more(&self, n: usize) {
+        for accepted in &self.accepted {
+            let n_now = || accepted.lock().unwrap().len();
+            let wanted = n_now() + n;
+            until("a service accepts tasks", async || {
+                (n_now() >= wanted).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// All ids that were given.
+    async fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.adders.join_all().await;
+        let accepted = self.accepted.iter();
+        accepted.flat_map(|of| of.lock().unwrap().clone()).collect()
+    }
+}
+
+async fn add_until(stop: Arc<AtomicBool>, caller: Caller, accepted: Arc<Mutex<Vec<String>>>) {
+    while !stop.load(Ordering::SeqCst) {
+        let answer = caller.try_add("effect", "added".into(), json!({})).await;
+        let answer = answer.unwrap();
+        if answer.status() == 200 {
+            let added: Value = answer.json().await.unwrap();
+            let id = added["id"].as_str().unwrap().to_owned();
+            accepted.lock().unwrap().push(id);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await; // leaves the machine some room
+    }
+}
+
+/// Each of these tasks has succeeded, and was run once.
+async fn each_ran_once(service: &Service, ids: &[String]) {
+    for id in ids {
+        service.seen_as(id, &["success"]).await;
+    }
+    let mut n_runs = BTreeMap::<String, usize>::new();
+    for effect in effects(&service.folder) {
+        *n_runs.entry(effect.id).or_default() += 1;
+    }
+    for id in ids {
+        assert_eq!(n_runs[id], 1, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_everything_was_flushed_three_processes_say_so_and_run_new_tasks() {
+    let (server, folder) = (RedisServer::start(), tempdir().unwrap());
+    let services = three(on(&server.url()), folder.path()).await;
+    let before = services[0].add("waits", "door").await;
+    services[0].effect(&before, "began").await;
+    let adders = Adders::start(&services);
+    adders.more(5).await;
+    adders.stop().await;
+
+    // It lasts until one of them beats, which may be at once: then nobody has noticed.
+    until("a service says that all is gone", async || {
+        let adders = Adders::start(&services);
+        server.command(&["FLUSHALL"]);
+        let said = tokio::time::timeout(LEASE, says_that_all_is_gone(&services)).await;
+        adders.stop().await;
+        said.ok()
+    })
+    .await;
+    for service in &services {
+        works_again(service).await;
+    }
+    let adders = Adders::start(&services);
+    adders.more(20).await;
+    let accepted = adders.stop().await;
+
+    each_ran_once(&services[0], &accepted).await;
+    for service in &services {
+        assert_eq!(service.seen(&before).await, Value::Null);
+    }
+}
+
+/// Returns once a service says to everybody that it is unwell; why that is stands in its log.
+async fn says_that_all_is_gone(services: &[Service]) {
+    loop {
+        for service in services {
+            let (status, reasons) = health(service).await;
+            if status == 503 && reasons.contains("the task store cannot be written") {
+                return;
+            }
+        }
+    }
+}
+
+// ---- failover ---------------------------------------------------------------------------------------------------
+
+/// Longer than a failover takes: nobody is to be taken for dead meanwhile.
+const LONG_LEASE: Duration = Duration::from_secs(40);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_by_sentinels_loses_nothing_that_a_replica_had_to_have() {
+    let sentinel = spawn_blocking(Sentinel::start).await.unwrap();
+    let settings = Settings::default()
+        .redis(&sentinel.sentinel_urls().join(" "), LONG_LEASE)
+        .sentinel(sentinel.master_name());
+
+    nothing_is_lost(settings, || {
+        let dead = sentinel.kill_master();
+        sentinel.wait_ok();
+        dead.restart(); // it becomes the replica that writes need
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_in_a_cluster_loses_nothing_that_a_replica_had_to_have() {
+    let cluster = spawn_blocking(|| RedisCluster::start(6)).await.unwrap();
+    let settings = Settings::default()
+        .redis(&cluster.urls().join(" "), LONG_LEASE)
+        .cluster();
+
+    nothing_is_lost(settings, || {
+        let dead = cluster.kill_master_of("{taskflow}:meta");
+        cluster.wait_ok();
+        dead.restart(); // it becomes the replica that writes need
+    })
+    .await;
+}
+
+async fn nothing_is_lost(settings: Settings, fail_over: impl FnOnce()) {
+    let folder = tempdir().unwrap();
+    let settings = settings.min_replicas(1).add_timeout(Duration::from_secs(1));
+    let services = three(settings, folder.path()).await;
+    let mut running = Vec::new();
+    for service in &services {
+        let id = service.add("waits", "door").await;
+        service.effect(&id, "began").await;
+        running.push(id);
+    }
+    let adders = Adders::start(&services);
+    adders.more(20).await;
+
+    let killed = Instant::now();
+    block_in_place(fail_over);
+
+    adders.more(20).await;
+    println!("accepted again after {:?}", killed.elapsed());
+    let accepted = adders.stop().await;
+    each_ran_once(&services[0], &accepted).await;
+    for (service, id) in services.iter().zip(&running) {
+        service.open("door").await;
+        service.seen_as(id, &["success"]).await;
+        assert_eq!(times(service, id, "began"), 1);
+        assert_eq!(times(service, id, "ended"), 1);
     }
 }

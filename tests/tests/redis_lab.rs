@@ -26,6 +26,8 @@ use tests::lab::{
 const LEASE: Duration = Duration::from_secs(2);
 /// What a dead process leaves is taken over within so long.
 const TAKEN_OVER: Duration = LEASE.saturating_add(Duration::from_secs(2));
+/// For so long a server stands still.
+const STOPPED: Duration = Duration::from_secs(30);
 /// However slow the machine is: a laboratory is to take less than three minutes.
 const DEADLINE: Duration = Duration::from_secs(170);
 
@@ -289,6 +291,60 @@ async fn an_instance_whose_link_stalls_stops_what_others_take_over_and_goes_on_w
     without_a_link(Proxy::stall).await;
 }
 
+#[tokio::test]
+async fn a_server_that_stands_still_for_half_a_minute_loses_nothing_and_no_two_run_one_task() {
+    let (server, folder) = (RedisServer::start(), tempdir().unwrap());
+    let settings = on(&server).add_timeout(Duration::from_secs(1));
+    let mut services = Vec::new();
+    for _ in 0..3 {
+        services.push(settings.clone().start(folder.path()).await);
+    }
+    let (mut repeated, mut once, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+    for (n, service) in (0..).zip(&services) {
+        let later = json!({ "delay_by_ms": 10_000 });
+        waiting.push(service.add_with("effect", "later".into(), later).await);
+        repeated.push(errand(service, 2 * n, true).await);
+        once.push(errand(service, 2 * n + 1, false).await);
+    }
+    for id in repeated.iter().chain(&once) {
+        services[0].effect(id, "began").await;
+    }
+
+    server.stop();
+    let stopped = Instant::now();
+    for service in &services {
+        let added = service.caller.try_add("effect", "no".into(), json!({}));
+        assert!(added.await.unwrap().status().is_server_error());
+        is_unwell(service).await;
+    }
+    tokio::time::sleep(STOPPED.saturating_sub(stopped.elapsed())).await;
+    server.cont();
+
+    for service in &services {
+        is_healthy(service).await;
+        let next = service.add("effect", "next").await;
+        service.seen_as(&next, &["success"]).await;
+    }
+    for id in &waiting {
+        services[0].seen_as(id, &["success"]).await;
+        assert_eq!(times(&services[0], id, "ran"), 1);
+    }
+    for id in &once {
+        services[0].seen_as(id, &["interrupted"]).await;
+        assert_eq!(times(&services[0], id, "began"), 1, "it is not repeated");
+    }
+    for id in &repeated {
+        services[0].seen_as(id, &["success"]).await;
+        let lines = lines(&services[0], id);
+        let ended = lines.iter().filter(|line| line.what == "ended");
+        assert_eq!(ended.count(), 1, "{lines:?}");
+        for pair in lines.windows(2) {
+            let is_second = pair[1].what == "began";
+            assert!(!is_second || pair[0].what != "began", "two run: {lines:?}");
+        }
+    }
+}
+
 async fn without_a_link(hurt: fn(&Proxy)) {
     let (server, folder) = (RedisServer::start(), tempdir().unwrap());
     let proxy = Proxy::to(&server.address());
@@ -339,7 +395,7 @@ async fn without_a_link(hurt: fn(&Proxy)) {
 async fn errand(service: &Service, n: u64, requeue: bool) -> String {
     let errand = Errand {
         n,
-        ms: 6_000,
+        ms: 8_000,
         good_at: 1,
         aborts: false,
         blocking: false,
@@ -355,9 +411,19 @@ async fn errand(service: &Service, n: u64, requeue: bool) -> String {
 
 async fn is_healthy(service: &Service) {
     until("it is healthy", async || {
-        let url = format!("{}/tasks/health", service.caller.url);
-        let answer = service.caller.http.request(Method::GET, url).send().await;
-        (answer.unwrap().status() == 200).then_some(())
+        (health(service).await == 200).then_some(())
     })
     .await;
+}
+
+async fn is_unwell(service: &Service) {
+    until("it is unwell", async || {
+        (health(service).await == 503).then_some(())
+    })
+    .await;
+}
+
+async fn health(service: &Service) -> u16 {
+    let request = service.rest(Method::GET, "/health");
+    request.send().await.unwrap().status().as_u16()
 }

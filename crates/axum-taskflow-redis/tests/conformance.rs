@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
-//! The suite that every backend must pass: one server for all checks, and a prefix for each.
+//! The suite that every backend must pass: one server for all checks, and a prefix for each. No check touches a key
+//! outside of its prefix.
 
 use std::{
     sync::{
@@ -13,12 +14,18 @@ use axum_taskflow_core::{conformance::Opened, conformance_tests};
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 
-static SERVER: LazyLock<RedisServer> = LazyLock::new(RedisServer::start);
+/// A user who may touch no key and no channel but those with the prefix of a store: the server itself refuses the rest.
+static SERVER: LazyLock<RedisServer> = LazyLock::new(|| {
+    let rules = "resetchannels ~{store-*}* &{store-*}:* +@all";
+    RedisServer::builder()
+        .user("suite", "secret", rules)
+        .start()
+});
 static N_STORES: AtomicUsize = AtomicUsize::new(0);
 
 async fn open() -> Opened {
     let n = N_STORES.fetch_add(1, Ordering::SeqCst);
-    let options = RedisOptions::new(SERVER.url())
+    let options = RedisOptions::new(SERVER.url_as("suite", "secret"))
         .prefix(format!("store-{n}"))
         .lease(Duration::from_secs(600)) // the suite moves the time by hand, and beats when it likes
         .deadline(Duration::from_secs(10));
@@ -26,3 +33,8 @@ async fn open() -> Opened {
 }
 
 conformance_tests!(open);
+
+#[test]
+fn other_servers_do_the_same() {
+    servers::test_with_others(&["other_servers_do_the_same"]);
+}

@@ -52,3 +52,8 @@ async fn the_oldest_finished_tasks_go_when_there_are_too_many_and_live_ones_stay
     assert_eq!(left, wanted);
     backend.close().await.unwrap();
 }
+
+#[test]
+fn other_servers_do_the_same() {
+    servers::test_with_others(&["other_servers_do_the_same"]);
+}

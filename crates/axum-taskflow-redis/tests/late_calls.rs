@@ -72,3 +72,8 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     let claimed = answer(&server, CLAIM, "2", &claim);
     assert!(claimed.contains(id), "{claimed}");
 }
+
+#[test]
+fn other_servers_do_the_same() {
+    servers::test_with_others(&["other_servers_do_the_same"]);
+}

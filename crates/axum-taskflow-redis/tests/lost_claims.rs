@@ -110,3 +110,8 @@ async fn what_was_brought_is_not_brought_again_after_a_claim_whose_answer_was_lo
 
     assert_eq!(brought, [2, 3]);
 }
+
+#[test]
+fn other_servers_do_the_same() {
+    servers::test_with_others(&["other_servers_do_the_same"]);
+}

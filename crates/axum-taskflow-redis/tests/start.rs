@@ -144,3 +144,11 @@ async fn options_that_do_not_fit_are_refused() {
         assert!(error.to_string().contains(word), "{word}: {error}");
     }
 }
+
+#[test]
+fn other_servers_do_the_same() {
+    servers::test_with_others(&[
+        "other_servers_do_the_same",
+        "connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other",
+    ]);
+}

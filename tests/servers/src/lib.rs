@@ -2,7 +2,8 @@
 //!
 //! Each server listens on 127.0.0.1, on a port and in a temporary folder of its own. It is killed when its value is
 //! dropped, and when the test process dies, however that happens. The program is `redis-server`, or what the
-//! environment variable `TASKFLOW_TEST_SERVER` names, such as `valkey-server`.
+//! environment variable `TASKFLOW_TEST_SERVER` names, such as `valkey-server`. [`test_with_others`] repeats the tests of a
+//! file with those that `tests/run` installs.
 //!
 //! Everything here blocks, and panics with the server's log when the server does not do what it should. The short
 //! calls may stand in an async test as they are. What waits for a failover belongs into `spawn_blocking`, or into a
@@ -22,6 +23,7 @@ mod wait;
 
 mod server;
 
+mod others;
 mod replica;
 
 mod cluster;
@@ -29,6 +31,7 @@ mod proxy;
 mod sentinel;
 
 pub use cluster::RedisCluster;
+pub use others::test_with_others;
 pub use port::Port;
 pub use proxy::Proxy;
 pub use sentinel::Sentinel;

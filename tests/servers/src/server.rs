@@ -20,6 +20,9 @@ use crate::{
     wait::until,
 };
 
+/// The variable that names the program.
+pub(crate) const PROGRAM: &str = "TASKFLOW_TEST_SERVER";
+
 /// How long a server may take to start, and to load what it has stored.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -375,5 +378,5 @@ impl ServerBuilder {
 
 /// The program that is tested against.
 fn program() -> String {
-    env::var("TASKFLOW_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+    env::var(PROGRAM).unwrap_or_else(|_| "redis-server".to_owned())
 }

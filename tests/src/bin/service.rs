@@ -423,13 +423,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .sqlite(database.unwrap_or_else(|| folder.join("tasks.db")))
         .state(Effects::open(&folder)?)
         .state(doors.clone());
-    if let Ok(url) = env::var("REDIS_URL") {
-        let mut options = RedisOptions::new(url);
-        if let Some(ms) = setting("REDIS_LEASE_MS")? {
-            let lease = Duration::from_millis(ms);
-            options = options.lease(lease).deadline(lease / 4);
-        }
-        builder = builder.redis_with(options);
+    if let Ok(urls) = env::var("REDIS_URL") {
+        builder = builder.redis_with(redis(&urls)?);
     }
     if let Some(n) = setting("CONCURRENCY")? {
         builder = builder.concurrency(usize::try_from(n)?);
@@ -480,6 +475,27 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tasks.shutdown().await?;
     println!("stopped");
     Ok(())
+}
+
+/// A server, or with spaces between them the nodes of a cluster or the sentinels that know a server by a name.
+fn redis(urls: &str) -> Result<RedisOptions, Box<dyn std::error::Error>> {
+    let mut urls = urls.split(' ');
+    let mut options = RedisOptions::new(urls.next().unwrap_or_default());
+    if setting("REDIS_CLUSTER")?.is_some() {
+        options = options.cluster();
+    }
+    if let Ok(name) = env::var("REDIS_SENTINEL") {
+        options = options.sentinel(name);
+    }
+    options = urls.fold(options, RedisOptions::node);
+    if let Some(n) = setting("REDIS_MIN_REPLICAS")? {
+        options = options.min_replicas(usize::try_from(n)?);
+    }
+    if let Some(ms) = setting("REDIS_LEASE_MS")? {
+        let lease = Duration::from_millis(ms);
+        options = options.lease(lease).deadline(lease / 4);
+    }
+    Ok(options)
 }
 
 fn setting(name: &str) -> Result<Option<u64>, Box<dyn std::error::Error>> {

@@ -81,6 +81,21 @@ impl Settings {
             .with("REDIS_LEASE_MS", lease.as_millis())
     }
 
+    /// The addresses in `redis`, with spaces between them, are nodes of a cluster.
+    pub(crate) fn cluster(self) -> Self {
+        self.with("REDIS_CLUSTER", 1)
+    }
+
+    /// The addresses in `redis`, with spaces between them, are sentinels that know the server by this name.
+    pub(crate) fn sentinel(self, name: &str) -> Self {
+        self.with("REDIS_SENTINEL", name)
+    }
+
+    /// So many replicas must have what is written before it counts.
+    pub(crate) fn min_replicas(self, n: usize) -> Self {
+        self.with("REDIS_MIN_REPLICAS", n)
+    }
+
     /// The service wants to lead what has this name.
     pub(crate) fn leads(self, name: &str) -> Self {
         self.with("LEADS", name)
