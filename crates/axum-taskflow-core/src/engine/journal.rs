@@ -7,7 +7,10 @@ use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -50,6 +53,8 @@ pub(crate) struct Journal {
     /// Free places for new tasks // none: add_task waits, so the handler slows down, up to its deadline
     places: Semaphore,
     places_max: usize,
+    /// Changes that wait. An atomic: written under the queue's lock, read for each task without it.
+    n_changes: AtomicUsize,
     troubles: Arc<Troubles>,
 }
 
@@ -138,6 +143,7 @@ impl Journal {
             idle: Notify::new(),
             places: Semaphore::new(places_max),
             places_max,
+            n_changes: AtomicUsize::new(0),
         }
     }
 
@@ -195,7 +201,7 @@ impl Journal {
 
     /// Queues a change; it is tried until it is stored or stale.
     pub(crate) fn change(&self, change: Change, then: Then) {
-        self.queue().changes.push_back(Entry { change, then });
+        self.push(&mut self.queue(), Entry { change, then });
         self.wake.notify_one();
     }
 
@@ -204,7 +210,7 @@ impl Journal {
         let mut queue = self.queue();
         let position = queue.taken + queue.changes.len() as u64;
         queue.starts.insert(change.id, position);
-        queue.changes.push_back(Entry { change, then });
+        self.push(&mut queue, Entry { change, then });
         drop(queue);
         self.wake.notify_one();
     }
@@ -229,10 +235,10 @@ impl Journal {
                     then_ended(&ended, applied);
                 });
             }
-            Err(end) => queue.changes.push_back(Entry {
-                change: *end,
-                then: then_ended,
-            }),
+            Err(end) => {
+                let (change, then) = (*end, then_ended);
+                self.push(&mut queue, Entry { change, then });
+            }
         }
         drop(queue);
         self.wake.notify_one();
@@ -271,7 +277,7 @@ impl Journal {
 
     /// Changes that wait to be stored.
     pub(crate) fn changes_waiting(&self) -> usize {
-        self.queue().changes.len()
+        self.n_changes.load(Ordering::Relaxed)
     }
 
     /// True if nothing waits to be stored, or is being stored.
@@ -387,28 +393,26 @@ impl Journal {
             thens: Vec::new(),
             audits: Vec::new(),
         };
-        let mut given_up = Vec::new();
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
-        while !only_changes
-            && batch.tasks.len() < BATCH_MAX
-            && let Some(add) = queue.adds.pop_front()
-        {
-            if add.wanted.take() {
-                flight.adds.push((add.tasks.len(), add.then));
-                batch.tasks.extend(add.tasks);
-            } else {
-                given_up.push(add);
-            }
-        }
+        let n_adds = if only_changes {
+            0
+        } else {
+            queue.adds_of_a_batch()
+        };
+        let adds = first(&mut queue.adds, n_adds);
         let n = queue.changes.len().min(changes_max);
         // What a function said follows its start: not before all changes that were queued by then.
         let takes_notes = n == queue.changes.len() && !only_changes;
-        for Entry { change, then } in queue.changes.drain(..n).collect::<Vec<_>>() {
-            queue.starts.remove(&change.id);
-            flight.thens.push(then);
-            batch.changes.push(change);
-        }
+        let changes = first(&mut queue.changes, n);
         queue.taken += n as u64;
+        if queue.changes.is_empty() {
+            queue.starts.clear();
+        } else {
+            for entry in &changes {
+                queue.starts.remove(&entry.change.id);
+            }
+        }
+        self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
         if takes_notes {
             batch.notes = std::mem::take(&mut queue.notes);
             let progress = queue.progress.drain();
@@ -427,12 +431,29 @@ impl Journal {
                 flight.audits.push(sender);
             }
         }
+        // The rest without the lock: whoever queues meanwhile need not wait.
         drop(queue);
-        // Only now: what was promised to these tasks is broken, and that looks into the queue.
-        for add in given_up {
-            self.places
-                .add_permits(self.place_size(add.tasks.len()) as usize);
+        batch.tasks.reserve(adds.len());
+        flight.adds.reserve(adds.len());
+        for Add {
+            tasks,
+            then,
+            wanted,
+        } in adds
+        {
+            if wanted.take() {
+                flight.adds.push((tasks.len(), then));
+                batch.tasks.extend(tasks);
+            } else {
+                self.places
+                    .add_permits(self.place_size(tasks.len()) as usize);
+                drop(then); // what was promised to these tasks is broken, and that looks into the queue
+            }
         }
+        (batch.changes, flight.thens) = changes
+            .into_iter()
+            .map(|Entry { change, then }| (change, then))
+            .unzip();
         if dropped > 0 {
             warn!(
                 dropped,
@@ -450,11 +471,12 @@ impl Journal {
             thens,
             audits,
         } = flight;
+        let places = adds.iter().map(|(n, _)| self.place_size(*n) as usize);
+        self.places.add_permits(places.sum());
         let mut answers = &written.tasks[..];
         for (n, then) in adds {
             let (own, rest) = answers.split_at(n);
             answers = rest;
-            self.places.add_permits(self.place_size(n) as usize);
             then(Ok(own));
         }
         let applied = written.changes.iter().copied();
@@ -495,6 +517,7 @@ impl Journal {
             for (change, then) in changes.into_iter().zip(thens).rev() {
                 queue.changes.push_front(Entry { change, then });
             }
+            self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
             let mut logs = Vec::new();
             for note in notes {
                 match note.what {
@@ -527,6 +550,11 @@ impl Journal {
         u32::try_from(n.min(self.places_max)).unwrap_or(u32::MAX)
     }
 
+    fn push(&self, queue: &mut Queue, entry: Entry) {
+        queue.changes.push_back(entry);
+        self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -540,6 +568,17 @@ impl Flight {
 }
 
 impl Queue {
+    /// How many of the adds go into one batch: until it has enough tasks.
+    fn adds_of_a_batch(&self) -> usize {
+        let mut n_tasks = 0;
+        let fits = |add: &&Add| {
+            let fits = n_tasks < BATCH_MAX;
+            n_tasks += add.tasks.len();
+            fits
+        };
+        self.adds.iter().take_while(fits).count()
+    }
+
     fn is_empty(&self) -> bool {
         self.adds.is_empty()
             && self.changes.is_empty()
@@ -550,6 +589,16 @@ impl Queue {
 
     fn is_idle(&self) -> bool {
         !self.writing && self.is_empty()
+    }
+}
+
+/// Takes the first `n` out of `queue`; all of them in one step, since that is what usually happens.
+fn first<T>(queue: &mut VecDeque<T>, n: usize) -> VecDeque<T> {
+    if n == queue.len() {
+        let same_again = VecDeque::with_capacity(n);
+        std::mem::replace(queue, same_again)
+    } else {
+        queue.drain(..n).collect()
     }
 }
 
