@@ -1,6 +1,7 @@
 //! Runs one attempt: read the arguments, store the start, call the function, store the end.
 
 use std::{
+    collections::hash_map::Entry,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span, warn};
 
-use super::{Engine, panics};
+use super::{Engine, panics, ready::Next};
 use crate::{
     backend::Applied,
     change::{Change, Outcome},
@@ -94,14 +95,18 @@ impl Engine {
     /// Starts tasks while there are tasks and slots.
     pub(crate) fn dispatch(self: &Arc<Self>) {
         for executor in [Executor::Async, Executor::Thread] {
-            // Bounded: outcomes that cannot be stored are kept, and no more are made than we can keep.
-            while !self.journal.is_full()
-                && let Some(task) = self.ready.take(executor)
-            {
-                self.begin(task);
-            }
-            if self.wants_tasks(executor) {
-                self.claimer_wake.notify_one();
+            self.dispatch_to(executor);
+        }
+    }
+
+    /// In one lane: what ends in one makes no room in the other.
+    fn dispatch_to(self: &Arc<Self>, executor: Executor) {
+        // Bounded: outcomes that cannot be stored are kept, and no more are made than we can keep.
+        while !self.journal.is_full() {
+            match self.ready.next(executor) {
+                Next::Start(task) => self.begin(task),
+                Next::Claim => return self.claimer_wake.notify_one(),
+                Next::Nothing => return,
             }
         }
     }
@@ -242,7 +247,7 @@ impl Engine {
         let task = &beginning.attempt.task;
         self.forget_attempt(task);
         self.ready.free_slot(task);
-        self.dispatch();
+        self.dispatch_to(task.executor);
     }
 
     /// The start is on disk before the function's first line runs: it is never repeated unasked.
@@ -271,9 +276,10 @@ impl Engine {
     /// The attempt does not run any more; a later one of the same task may.
     fn forget_attempt(&self, task: &Task) {
         let mut running = self.running();
-        let is_same = |running: &Arc<Running>| running.task.life.epoch == task.life.epoch;
-        if running.get(&task.id).is_some_and(is_same) {
-            running.remove(&task.id);
+        if let Entry::Occupied(entry) = running.entry(task.id)
+            && entry.get().task.life.epoch == task.life.epoch
+        {
+            entry.remove();
         }
     }
 
@@ -281,7 +287,7 @@ impl Engine {
     fn never_called(self: &Arc<Self>, task: &Task) {
         self.forget_attempt(task);
         self.let_go(Change::released(task), task);
-        self.dispatch();
+        self.dispatch_to(task.executor);
     }
 
     /// Stores that this instance lets go of a task that it cannot start.
@@ -320,7 +326,7 @@ impl Engine {
             Err(refused) => warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
         }
         self.ready.free_slot(task);
-        self.dispatch();
+        self.dispatch_to(task.executor);
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -32,6 +35,10 @@ pub(crate) type ThenAdded = Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError
 
 /// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
 const BATCH_MAX: usize = 512;
+/// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Log lines in one batch, each of at most 8 KiB.
+const NOTES_OF_A_BATCH: usize = 2_000;
 /// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
 const NOTES_MAX: usize = 20_000;
 /// Waits between two tries while the backend fails.
@@ -55,6 +62,10 @@ pub(crate) struct Journal {
     /// Free places for new tasks // none: add_task waits, so the handler slows down, up to its deadline
     places: Semaphore,
     places_max: usize,
+    /// Changes that wait. An atomic: written under the queue's lock, read for each task without it.
+    n_changes: AtomicUsize,
+    /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
+    n_bytes: AtomicUsize,
     troubles: Arc<Troubles>,
 }
 
@@ -62,8 +73,6 @@ pub(crate) struct Journal {
 struct Queue {
     adds: VecDeque<Add>,
     changes: VecDeque<Entry>,
-    /// What all changes hold that wait or are being written.
-    bytes: usize,
     /// Changes taken since the beginning: the position of `changes[0]`.
     taken: u64,
     /// Where the unwritten start of a task stands that may be repeated; its end joins it there.
@@ -145,6 +154,8 @@ impl Journal {
             idle: Notify::new(),
             places: Semaphore::new(places_max),
             places_max,
+            n_changes: AtomicUsize::new(0),
+            n_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -202,7 +213,7 @@ impl Journal {
 
     /// Queues a change; it is tried until it is stored or stale.
     pub(crate) fn change(&self, change: Change, then: Then) {
-        self.queue().push(Entry { change, then });
+        self.push(&mut self.queue(), Entry { change, then });
         self.wake.notify_one();
     }
 
@@ -211,7 +222,7 @@ impl Journal {
         let mut queue = self.queue();
         let position = queue.taken + queue.changes.len() as u64;
         queue.starts.insert(change.id, position);
-        queue.push(Entry { change, then });
+        self.push(&mut queue, Entry { change, then });
         drop(queue);
         self.wake.notify_one();
     }
@@ -236,12 +247,13 @@ impl Journal {
                     then_started(&started, applied);
                     then_ended(&ended, applied);
                 });
-                queue.bytes = queue.bytes - bytes_before + bytes;
+                self.n_bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.n_bytes.fetch_sub(bytes_before, Ordering::Relaxed);
             }
-            Err(end) => queue.push(Entry {
-                change: *end,
-                then: then_ended,
-            }),
+            Err(end) => {
+                let (change, then) = (*end, then_ended);
+                self.push(&mut queue, Entry { change, then });
+            }
         }
         drop(queue);
         self.wake.notify_one();
@@ -280,13 +292,13 @@ impl Journal {
 
     /// Changes that wait to be stored.
     pub(crate) fn changes_waiting(&self) -> usize {
-        self.queue().changes.len()
+        self.n_changes.load(Ordering::Relaxed)
     }
 
     /// True if no more changes should be made: bounded, and none is given up.
     pub(crate) fn is_full(&self) -> bool {
-        let queue = self.queue();
-        queue.changes.len() >= OUTCOMES_MAX || queue.bytes >= OUTCOME_BYTES_MAX
+        self.changes_waiting() >= OUTCOMES_MAX
+            || self.n_bytes.load(Ordering::Relaxed) >= OUTCOME_BYTES_MAX
     }
 
     /// True if nothing waits to be stored, or is being stored.
@@ -407,30 +419,28 @@ impl Journal {
             thens: Vec::new(),
             audits: Vec::new(),
         };
-        let mut given_up = Vec::new();
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
-        while !only_changes
-            && batch.tasks.len() < BATCH_MAX
-            && let Some(add) = queue.adds.pop_front()
-        {
-            if add.wanted.take() {
-                flight.adds.push((add.tasks.len(), add.then));
-                batch.tasks.extend(add.tasks);
-            } else {
-                given_up.push(add);
-            }
-        }
-        let n = queue.changes.len().min(changes_max);
+        let n_adds = if only_changes {
+            0
+        } else {
+            queue.adds_of_a_batch()
+        };
+        let adds = first(&mut queue.adds, n_adds);
+        let n = queue.changes_of_a_batch(changes_max);
         // What a function said follows its start: not before all changes that were queued by then.
         let takes_notes = n == queue.changes.len() && !only_changes;
-        for Entry { change, then } in queue.changes.drain(..n).collect::<Vec<_>>() {
-            queue.starts.remove(&change.id);
-            flight.thens.push(then);
-            batch.changes.push(change);
-        }
+        let changes = first(&mut queue.changes, n);
         queue.taken += n as u64;
+        if queue.changes.is_empty() {
+            queue.starts.clear();
+        } else {
+            for entry in &changes {
+                queue.starts.remove(&entry.change.id);
+            }
+        }
+        self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
         if takes_notes {
-            batch.notes = std::mem::take(&mut queue.notes);
+            batch.notes = first_of(&mut queue.notes, NOTES_OF_A_BATCH);
             let progress = queue.progress.drain();
             batch
                 .notes
@@ -447,12 +457,29 @@ impl Journal {
                 flight.audits.push(sender);
             }
         }
+        // The rest without the lock: whoever queues meanwhile need not wait.
         drop(queue);
-        // Only now: what was promised to these tasks is broken, and that looks into the queue.
-        for add in given_up {
-            self.places
-                .add_permits(self.place_size(add.tasks.len()) as usize);
+        batch.tasks.reserve(adds.len());
+        flight.adds.reserve(adds.len());
+        for Add {
+            tasks,
+            then,
+            wanted,
+        } in adds
+        {
+            if wanted.take() {
+                flight.adds.push((tasks.len(), then));
+                batch.tasks.extend(tasks);
+            } else {
+                self.places
+                    .add_permits(self.place_size(tasks.len()) as usize);
+                drop(then); // what was promised to these tasks is broken, and that looks into the queue
+            }
         }
+        (batch.changes, flight.thens) = changes
+            .into_iter()
+            .map(|Entry { change, then }| (change, then))
+            .unzip();
         if dropped > 0 {
             warn!(
                 dropped,
@@ -471,11 +498,12 @@ impl Journal {
             audits,
         } = flight;
         self.stored_or_dropped(&batch);
+        let places = adds.iter().map(|(n, _)| self.place_size(*n) as usize);
+        self.places.add_permits(places.sum());
         let mut answers = &written.tasks[..];
         for (n, then) in adds {
             let (own, rest) = answers.split_at(n);
             answers = rest;
-            self.places.add_permits(self.place_size(n) as usize);
             then(Ok(own));
         }
         let applied = written.changes.iter().copied();
@@ -516,6 +544,7 @@ impl Journal {
             for (change, then) in changes.into_iter().zip(thens).rev() {
                 queue.changes.push_front(Entry { change, then });
             }
+            self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
             let mut logs = Vec::new();
             for note in notes {
                 match note.what {
@@ -561,12 +590,19 @@ impl Journal {
 
     fn stored_or_dropped(&self, batch: &Batch) {
         let bytes: usize = batch.changes.iter().map(bytes_of).sum();
-        self.queue().bytes -= bytes;
+        self.n_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// A bulk of more tasks than there are places takes them all.
     fn place_size(&self, n: usize) -> u32 {
         u32::try_from(n.min(self.places_max)).unwrap_or(u32::MAX)
+    }
+
+    fn push(&self, queue: &mut Queue, entry: Entry) {
+        self.n_bytes
+            .fetch_add(bytes_of(&entry.change), Ordering::Relaxed);
+        queue.changes.push_back(entry);
+        self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -582,9 +618,28 @@ impl Flight {
 }
 
 impl Queue {
-    fn push(&mut self, entry: Entry) {
-        self.bytes += bytes_of(&entry.change);
-        self.changes.push_back(entry);
+    /// How many of the adds go into one batch: until it has enough tasks, or bytes.
+    fn adds_of_a_batch(&self) -> usize {
+        let (mut n_tasks, mut bytes) = (0, 0);
+        let fits = |add: &&Add| {
+            let fits = n_tasks < BATCH_MAX && bytes < BATCH_BYTES_MAX;
+            n_tasks += add.tasks.len();
+            bytes += add.tasks.iter().map(|task| task.args.len()).sum::<usize>();
+            fits
+        };
+        self.adds.iter().take_while(fits).count()
+    }
+
+    /// How many of the changes go into one batch of at most `changes_max`.
+    fn changes_of_a_batch(&self, changes_max: usize) -> usize {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let fits = bytes < BATCH_BYTES_MAX;
+            bytes += bytes_of(&entry.change);
+            fits
+        };
+        let changes = self.changes.iter().take(changes_max);
+        changes.take_while(fits).count()
     }
 
     fn is_empty(&self) -> bool {
@@ -605,6 +660,25 @@ fn bytes_of(change: &Change) -> usize {
     let result = change.life.result.as_ref().map_or(0, |json| json.len());
     let error = change.life.error.as_ref();
     result + error.map_or(0, |report| report.message.len())
+}
+
+/// Takes the first `n` out of `queue`; all of them in one step, since that is what usually happens.
+fn first<T>(queue: &mut VecDeque<T>, n: usize) -> VecDeque<T> {
+    if n == queue.len() {
+        let same_again = VecDeque::with_capacity(n);
+        std::mem::replace(queue, same_again)
+    } else {
+        queue.drain(..n).collect()
+    }
+}
+
+/// Takes the first lines.
+fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
+    if notes.len() <= n {
+        std::mem::take(notes)
+    } else {
+        notes.drain(..n).collect()
+    }
 }
 
 /// What a future answers at once, if it does.

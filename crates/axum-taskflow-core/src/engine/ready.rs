@@ -74,6 +74,11 @@ impl Lane {
         self.limit.saturating_sub(self.taken())
     }
 
+    /// Something may be on disk, and there is a slot for it.
+    fn wants(&self) -> bool {
+        self.waiting_on_disk && self.idle() > 0
+    }
+
     /// As many again as may run. More if tasks are short: what ends within a few writes to the store is not worth a
     /// way over the disk. Tasks that are long lie on disk, where others can take them.
     fn places(&self) -> usize {
@@ -89,6 +94,17 @@ pub(crate) enum Promise {
     /// A place among those that are held.
     Place,
     /// It waits on disk, for any instance.
+    Nothing,
+}
+
+/// What to do with a free slot.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Next {
+    /// Start this task, which has it.
+    Start(Arc<Task>),
+    /// Claim tasks: nothing is held that could start.
+    Claim,
+    /// Leave it, or there is none.
     Nothing,
 }
 
@@ -189,7 +205,7 @@ impl Ready {
     /// True if a claim for this lane is worth while: something may be on disk, and there is a slot for it.
     pub(crate) fn wants(&self, executor: Executor) -> bool {
         let lane = self.lane(executor);
-        lane.waiting_on_disk && lane.idle() > 0 && self.may_start()
+        lane.wants() && self.may_start()
     }
 
     /// How many tasks to claim; their slots are kept for them until [`Ready::end_claim`]. From now on nothing else is
@@ -228,12 +244,20 @@ impl Ready {
         }
     }
 
-    /// The next task to start, if a slot is free; the slot is taken.
-    pub(crate) fn take(&self, executor: Executor) -> Option<Arc<Task>> {
+    /// What to do with a free slot, if there is one. That of a task to start is taken.
+    pub(crate) fn next(&self, executor: Executor) -> Next {
         if !self.may_start() {
-            return None;
+            return Next::Nothing;
         }
         let mut lane = self.lane(executor);
+        match self.take_from(&mut lane) {
+            Some(task) => Next::Start(task),
+            None if lane.wants() => Next::Claim,
+            None => Next::Nothing,
+        }
+    }
+
+    fn take_from(&self, lane: &mut Lane) -> Option<Arc<Task>> {
         if lane.running + lane.reserved >= lane.limit {
             return None;
         }
@@ -346,6 +370,16 @@ mod tests {
     use crate::id::IdSource;
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+    impl Ready {
+        /// The next task to start.
+        fn take(&self, executor: Executor) -> Option<Arc<Task>> {
+            match self.next(executor) {
+                Next::Start(task) => Some(task),
+                Next::Claim | Next::Nothing => None,
+            }
+        }
+    }
 
     fn task(ids: &IdSource, priority: i32) -> Task {
         let mut task = Task::new(ids.task(NOW), "f", "[]");
@@ -508,6 +542,7 @@ mod tests {
         let low = ready.take(Executor::Async).unwrap();
         ready.free_slot(&low);
         assert!(ready.wants(Executor::Async), "and it is looked for on disk");
+        assert_eq!(ready.next(Executor::Async), Next::Claim);
     }
 
     #[test]

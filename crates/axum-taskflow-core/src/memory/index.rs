@@ -1,7 +1,7 @@
 //! Which tasks there are of each function, status, tag and tracking id: what lists and counts are read from.
 
 use std::{
-    collections::{BTreeSet, BinaryHeap, HashMap, btree_set},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, btree_set},
     iter,
     ops::Bound,
     sync::Arc,
@@ -18,7 +18,8 @@ pub(super) type Ids = (Bound<TaskId>, Bound<TaskId>);
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    functions: HashMap<Arc<str>, [BTreeSet<TaskId>; TaskStatus::ALL.len()]>,
+    /// A tree: of so few names one is compared sooner than hashed.
+    functions: BTreeMap<Arc<str>, [BTreeSet<TaskId>; TaskStatus::ALL.len()]>,
     /// By the tag's key, then by its value.
     tags: HashMap<Box<str>, HashMap<Box<str>, BTreeSet<TaskId>>>,
     /// By the tag's key alone, since a key can have as many values as there are tasks.
@@ -52,6 +53,22 @@ impl Index {
         if by_status.iter().all(BTreeSet::is_empty) {
             self.functions.remove(name);
         }
+    }
+
+    /// As removed and inserted again.
+    pub(super) fn move_to(
+        &mut self,
+        name: &Arc<str>,
+        from: TaskStatus,
+        to: TaskStatus,
+        id: TaskId,
+    ) {
+        if from == to {
+            return;
+        }
+        let by_status = self.functions.get_mut(name).expect("it is in `from`");
+        by_status[place(from)].remove(&id);
+        by_status[place(to)].insert(id);
     }
 
     pub(super) fn insert_tag(&mut self, key: &str, value: &str, id: TaskId) {

@@ -34,19 +34,25 @@ const AUDIT_MAX: usize = 10_000;
 pub(super) struct Store {
     /// Boxed: the tree's nodes are half empty when ids come in their order.
     rows: BTreeMap<TaskId, Box<Row>>,
-    index: Index,
-    waiting: Waiting,
+    places: Places,
     keys: Keys,
-    /// Finished tasks by the time of their end.
-    finished: BTreeSet<(Timestamp, TaskId)>,
-    /// Live tasks that belong to somebody.
-    owned: BTreeSet<(InstanceId, TaskId)>,
     pub(super) instances: Instances,
     pub(super) records: Records,
     finished_max: usize,
     minutes: BTreeMap<(Timestamp, Arc<str>, TaskStatus), Ended>,
     audit: BTreeMap<TaskId, AuditEntry>,
     closed: bool,
+}
+
+/// Where a task is named beside its row, by its life.
+#[derive(Debug, Default)]
+struct Places {
+    index: Index,
+    waiting: Waiting,
+    /// Finished tasks by the time of their end.
+    finished: BTreeSet<(Timestamp, TaskId)>,
+    /// Live tasks that belong to somebody.
+    owned: BTreeSet<(InstanceId, TaskId)>,
 }
 
 /// What ended in a minute.
@@ -60,11 +66,8 @@ impl Store {
     pub(super) fn new(finished_max: usize) -> Self {
         Self {
             rows: BTreeMap::new(),
-            index: Index::default(),
-            waiting: Waiting::default(),
+            places: Places::default(),
             keys: Keys::default(),
-            finished: BTreeSet::new(),
-            owned: BTreeSet::new(),
             instances: Instances::default(),
             records: Records::default(),
             finished_max,
@@ -83,7 +86,7 @@ impl Store {
     }
 
     pub(super) fn write(&mut self, batch: &Batch) -> Written {
-        self.waiting.advance(batch.now);
+        self.places.waiting.advance(batch.now);
         let tasks = batch.tasks.iter();
         let tasks = tasks.map(|task| self.enqueue(task, batch.now)).collect();
         let changes = batch.changes.iter();
@@ -97,7 +100,7 @@ impl Store {
     }
 
     pub(super) fn step(&mut self, step: &Step) -> Stepped {
-        self.waiting.advance(step.now);
+        self.places.waiting.advance(step.now);
         let (records, changes) = (&step.records, &step.changes);
         let stands = records
             .iter()
@@ -148,17 +151,18 @@ impl Store {
                 name: taken.name.clone(),
             };
         }
-        let row = Row::of(task, self.index.name(&task.name));
+        let row = Row::of(task, self.places.index.name(&task.name));
         if let Some(key) = key {
             self.keys.take(&key.key, task.id, row.name.clone());
         }
         for (key, value) in row.tags() {
-            self.index.insert_tag(key, value, task.id);
+            self.places.index.insert_tag(key, value, task.id);
         }
         if let Some(tracking_id) = row.tracking_id() {
-            self.index.insert_tracked(tracking_id, task.id);
+            self.places.index.insert_tracked(tracking_id, task.id);
         }
-        self.put(task.id, Box::new(row));
+        self.places.insert(task.id, &row);
+        self.rows.insert(task.id, Box::new(row));
         Enqueued::Created
     }
 
@@ -175,14 +179,17 @@ impl Store {
     }
 
     fn apply(&mut self, change: &Change) -> Applied {
-        if !self.stands(change) {
-            return match self.was_applied(change) {
+        let Some(row) = self.rows.get_mut(&change.id) else {
+            return Applied::Stale;
+        };
+        let Life { status, epoch, .. } = row.life;
+        if (status, epoch) != change.expects {
+            return match row.life == change.life {
                 true => Applied::Applied,
                 false => Applied::Stale,
             };
         }
-        let mut row = self.take(change.id).expect("it was found above");
-        row.life = change.life.clone();
+        self.places.change(change.id, row, change.life.clone());
         if let Some(attempt) = &change.ended {
             row.push_attempt(attempt.clone());
         }
@@ -192,22 +199,9 @@ impl Store {
             KeyFate::KeptUntil(key, until) => self.keys.keep_until(key, change.id, *until),
         }
         if row.life.status.is_terminal() {
-            self.count(&row);
+            count(&mut self.minutes, row);
         }
-        self.put(change.id, row);
         Applied::Applied
-    }
-
-    /// Adds a task that came to its end to the minute of it.
-    fn count(&mut self, row: &Row) {
-        let Life {
-            started_at, status, ..
-        } = row.life;
-        let finished_at = finished_at(row);
-        let key = (minute(finished_at), row.name.clone(), status);
-        let ended = self.minutes.entry(key).or_default();
-        ended.n += 1;
-        ended.run += started_at.map_or(Duration::ZERO, |started| finished_at.since(started));
     }
 
     fn note(&mut self, note: &Note) {
@@ -219,8 +213,8 @@ impl Store {
     }
 
     fn stay_bounded(&mut self, now: Timestamp) {
-        while self.finished.len() > self.finished_max
-            && let Some((_, id)) = self.finished.first().copied()
+        while self.places.finished.len() > self.finished_max
+            && let Some((_, id)) = self.places.finished.first().copied()
         {
             self.delete(id);
         }
@@ -233,44 +227,14 @@ impl Store {
         self.keys.forget_ended(now);
     }
 
-    /// Stores a row, and names it wherever it belongs by its life.
-    fn put(&mut self, id: TaskId, row: Box<Row>) {
-        let life = &row.life;
-        self.index.insert(&row.name, life.status, id);
-        if life.status.is_terminal() {
-            self.finished.insert((finished_at(&row), id));
-        } else if life.status == TaskStatus::Pending && life.owner.is_none() {
-            self.waiting
-                .insert(&row.name, row.priority, life.run_at, id);
-        } else if let Some(owner) = life.owner {
-            self.owned.insert((owner, id));
-        }
-        self.rows.insert(id, row);
-    }
-
-    /// The opposite of `put`.
-    fn take(&mut self, id: TaskId) -> Option<Box<Row>> {
-        let row = self.rows.remove(&id)?;
-        let life = &row.life;
-        self.index.remove(&row.name, life.status, id);
-        if life.status.is_terminal() {
-            self.finished.remove(&(finished_at(&row), id));
-        } else if life.status == TaskStatus::Pending && life.owner.is_none() {
-            self.waiting
-                .remove(&row.name, row.priority, life.run_at, id);
-        } else if let Some(owner) = life.owner {
-            self.owned.remove(&(owner, id));
-        }
-        Some(row)
-    }
-
     fn delete(&mut self, id: TaskId) {
-        if let Some(row) = self.take(id) {
+        if let Some(row) = self.rows.remove(&id) {
+            self.places.remove(id, &row);
             for (key, value) in row.tags() {
-                self.index.remove_tag(key, value, id);
+                self.places.index.remove_tag(key, value, id);
             }
             if let Some(tracking_id) = row.tracking_id() {
-                self.index.remove_tracked(tracking_id, id);
+                self.places.index.remove_tracked(tracking_id, id);
             }
         }
     }
@@ -279,29 +243,29 @@ impl Store {
         let ids = match self.instances.is_gone(claim.owner) {
             // What one claims that was taken for dead would be taken from it at once, as if it had crashed.
             true => Vec::new(),
-            false => self.waiting.take(claim),
+            false => self.places.waiting.take(claim),
         };
         let mut tasks = Vec::with_capacity(ids.len());
         for id in ids {
-            let mut row = self.rows.remove(&id).expect("what waits is stored");
-            self.index.remove(&row.name, row.life.status, id);
-            if row.life.crashes == 0 {
-                row.life = row.life.begun(claim.owner, claim.now);
+            let row = self.rows.get_mut(&id).expect("what waits is stored");
+            let mut life = row.life.clone();
+            if life.crashes == 0 {
+                life = life.begun(claim.owner, claim.now);
             } else {
-                row.life.owner = Some(claim.owner);
+                life.owner = Some(claim.owner);
             }
+            self.places.change(id, row, life);
             tasks.push(row.task(id));
-            self.put(id, row);
         }
         Claimed {
             tasks,
-            next_due: self.waiting.next_due(),
+            next_due: self.places.waiting.next_due(),
         }
     }
 
     pub(super) fn orphans(&self, limit: usize) -> Vec<Task> {
         let (first, last) = (TaskId::from_bytes([0; 16]), TaskId::from_bytes([0xff; 16]));
-        let of = |id: &InstanceId| self.owned.range((*id, first)..=(*id, last));
+        let of = |id: &InstanceId| self.places.owned.range((*id, first)..=(*id, last));
         let orphaned = self.instances.gone().flat_map(of).take(limit);
         orphaned
             .map(|(_, id)| {
@@ -328,7 +292,7 @@ impl Store {
         {
             return Page::default(); // a tree panics at a range that ends before it begins
         }
-        match self.index.newest(query, (after, before)) {
+        match self.places.index.newest(query, (after, before)) {
             Some(ids) => self.page(query, ids),
             None => {
                 let rows = self.rows.range((after, before)).rev();
@@ -361,7 +325,7 @@ impl Store {
     }
 
     pub(super) fn ahead(&self, query: &AheadQuery) -> Result<AheadPage, BackendError> {
-        let mut places = self.waiting.ahead(query.place()?, query.before);
+        let mut places = self.places.waiting.ahead(query.place()?, query.before);
         let mut page = AheadPage::default();
         let mut last = None;
         for (run_at, id) in places.by_ref().take(query.limit) {
@@ -381,7 +345,7 @@ impl Store {
     }
 
     pub(super) fn counts(&self) -> Vec<Count> {
-        self.index.counts()
+        self.places.index.counts()
     }
 
     pub(super) fn series(&self, since: Timestamp) -> Vec<Minute> {
@@ -432,6 +396,68 @@ impl Store {
             next,
         }
     }
+}
+
+impl Places {
+    fn insert(&mut self, id: TaskId, row: &Row) {
+        self.index.insert(&row.name, row.life.status, id);
+        self.file(id, row);
+    }
+
+    fn remove(&mut self, id: TaskId, row: &Row) {
+        self.index.remove(&row.name, row.life.status, id);
+        self.unfile(id, row);
+    }
+
+    /// Gives the row another life, and leaves alone what stays as it is.
+    fn change(&mut self, id: TaskId, row: &mut Row, life: Life) {
+        self.index
+            .move_to(&row.name, row.life.status, life.status, id);
+        let is_live = |life: &Life| !life.status.is_terminal() && life.owner.is_some();
+        if is_live(&row.life) && is_live(&life) && row.life.owner == life.owner {
+            row.life = life;
+        } else {
+            self.unfile(id, row);
+            row.life = life;
+            self.file(id, row);
+        }
+    }
+
+    fn file(&mut self, id: TaskId, row: &Row) {
+        let life = &row.life;
+        if life.status.is_terminal() {
+            self.finished.insert((finished_at(row), id));
+        } else if let Some(owner) = life.owner {
+            self.owned.insert((owner, id));
+        } else if life.status == TaskStatus::Pending {
+            self.waiting
+                .insert(&row.name, row.priority, life.run_at, id);
+        }
+    }
+
+    fn unfile(&mut self, id: TaskId, row: &Row) {
+        let life = &row.life;
+        if life.status.is_terminal() {
+            self.finished.remove(&(finished_at(row), id));
+        } else if let Some(owner) = life.owner {
+            self.owned.remove(&(owner, id));
+        } else if life.status == TaskStatus::Pending {
+            self.waiting
+                .remove(&row.name, row.priority, life.run_at, id);
+        }
+    }
+}
+
+/// Adds a task that came to its end to the minute of it.
+fn count(minutes: &mut BTreeMap<(Timestamp, Arc<str>, TaskStatus), Ended>, row: &Row) {
+    let Life {
+        started_at, status, ..
+    } = row.life;
+    let finished_at = finished_at(row);
+    let key = (minute(finished_at), row.name.clone(), status);
+    let ended = minutes.entry(key).or_default();
+    ended.n += 1;
+    ended.run += started_at.map_or(Duration::ZERO, |started| finished_at.since(started));
 }
 
 fn is_old(row: &Row, prune: Prune) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     ops::Bound::{Excluded, Included, Unbounded},
     sync::Arc,
 };
@@ -18,7 +18,7 @@ pub(super) struct Waiting {
     /// The time of the last claim or of a later write: what divides the two below.
     horizon: Timestamp,
     /// With a `run_at` up to the horizon, by function.
-    due: HashMap<Arc<str>, BTreeSet<Place>>,
+    due: BTreeMap<Arc<str>, BTreeSet<Place>>,
     /// With a later one.
     ahead: BTreeMap<(Timestamp, TaskId), (Arc<str>, i32)>,
 }
