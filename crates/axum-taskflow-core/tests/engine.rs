@@ -393,7 +393,7 @@ async fn what_a_process_adds_that_was_taken_for_dead_runs_once_it_knows() {
     backstage.supersede_now(former).await;
     let id = manager.add_task(entered, ()).await.unwrap();
     support::settled().await;
-    let n_begun = probe.total();
+    let (stored, n_begun) = (backstage.task(id).await.life, probe.total());
     backstage.hold_beats(false);
     manager.wait::<()>(id).await.unwrap();
 
@@ -402,6 +402,8 @@ async fn what_a_process_adds_that_was_taken_for_dead_runs_once_it_knows() {
         (1, 2),
         "others would take it over"
     );
+    let had_begun = (stored.status, stored.epoch.get()) != (TaskStatus::Pending, 0);
+    assert!(!had_begun, "as a task that had, it would be interrupted");
     assert_ne!(manager.instance().id, former);
 }
 
