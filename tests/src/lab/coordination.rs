@@ -359,7 +359,7 @@ impl History {
     fn check_leads(&self, report: &mut Report) {
         let of_leads = |turn: &&Turn| turn.of == "lead" || turn.of == "late";
         let mut latest: Option<&Turn> = None;
-        // Of each who wrote, what was added after another one had begun to lead: what was on its way when that happened.
+        // Of each who wrote, what was added after another one had begun to lead: what was on its way then.
         let mut late: BTreeMap<(&str, u32, u64), usize> = BTreeMap::new();
         for turn in self.turns.iter().filter(of_leads) {
             report.added += usize::from(turn.what == "added");
@@ -372,7 +372,7 @@ impl History {
                         report.breaks("one holder", what);
                     }
                     if turn.what == "added" {
-                        let n_late = late.entry((&turn.of, turn.pid, turn.n)).or_default();
+                        let n_late = late.entry((&*turn.of, turn.pid, turn.n)).or_default();
                         *n_late += 1;
                         if *n_late > 1 {
                             let what =
