@@ -1,65 +1,213 @@
 //! What the store itself can do with the same rows: the limit of every other figure.
 
-use std::{path::Path, process::Command, time::Instant};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use rusqlite::{Connection, params};
 use servers::RedisServer;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
-use crate::{report::Figure, workloads::Result};
+use crate::{
+    report::Figure,
+    workloads::{PRODUCERS, Result},
+};
 
-/// L1: one connection, WAL, `synchronous=NORMAL`, 16-byte ordered ids, a 40-byte payload, one partial index, in
-/// transactions of 1, 64 and 512 rows.
-pub(crate) fn sqlite(path: &Path, tasks: usize) -> Result<Vec<Figure>> {
-    let mut connection = Connection::open(path)?;
-    connection.execute_batch(
-        "PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = NORMAL;
-         CREATE TABLE task (id BLOB PRIMARY KEY, status INTEGER NOT NULL, owner INTEGER, args TEXT NOT NULL) WITHOUT ROWID;
-         CREATE INDEX owned ON task (owner) WHERE owner IS NOT NULL;",
-    )?;
-    let payload = "a".repeat(40);
-    let mut next: u128 = 0;
+/// L1: one connection, a write-ahead log, 16-byte ids, a 40-byte payload, one partial index; in transactions of 1, 64
+/// and 512 rows, and by a thread that writes together what is there. Each figure has a file of its own.
+pub(crate) async fn sqlite(folder: PathBuf, tasks: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (rows, n) in [(1, tasks / 10), (64, tasks), (512, tasks)] {
-        let begun = Instant::now();
-        for _ in 0..n / rows {
-            let transaction = connection.transaction()?;
-            {
-                let mut insert = transaction.prepare_cached(
-                    "INSERT INTO task (id, status, owner, args) VALUES (?, 0, 1, ?)",
-                )?;
-                for _ in 0..rows {
-                    next += 1;
-                    insert.execute(params![next.to_be_bytes(), payload])?;
-                }
+    let mut n_files = 0;
+    let mut table = |synchronous| {
+        n_files += 1;
+        Table::create(&folder.join(format!("{n_files}.db")), synchronous)
+    };
+    for (synchronous, suffix) in [("NORMAL", ""), ("FULL", ", FULL")] {
+        for (rows, n) in [(1, tasks / 10), (64, tasks), (512, tasks)] {
+            let mut table = table(synchronous)?;
+            let begun = Instant::now();
+            for _ in 0..n / rows {
+                table.insert(rows, id_ordered)?;
             }
-            transaction.commit()?;
+            let name = format!("insert in {rows}s{suffix}");
+            figures.push(rate(name, n / rows * rows, begun));
         }
-        let rate = n as f64 / begun.elapsed().as_secs_f64();
-        figures.push(Figure::new(format!("insert in {rows}s"), "rows/s", rate));
+        for (producers, n) in [(1, tasks / 5), (PRODUCERS, tasks)] {
+            let table = table(synchronous)?;
+            let begun = Instant::now();
+            let n = group_commit(table, producers, n).await?;
+            let name = format!("bare group commit, producers: {producers}{suffix}");
+            figures.push(rate(name, n, begun));
+        }
     }
-    let (rows, mut done) = (512, 0_u128);
+    for (id, suffix) in [(id_ordered as Id, ""), (id_random, ", random ids")] {
+        const ROWS: usize = 512;
+        let mut table = table("NORMAL")?;
+        let begun = Instant::now();
+        for _ in 0..tasks / ROWS {
+            let first = table.n;
+            table.insert(ROWS, id)?;
+            table.update(first, ROWS, id)?;
+        }
+        let name = format!("insert in 512s, update in later 512s{suffix}");
+        figures.push(rate(name, tasks / ROWS * ROWS, begun));
+    }
+    let (n, file) = (tasks / 50, File::create(folder.join("block"))?);
     let begun = Instant::now();
-    for _ in 0..tasks / rows {
-        let transaction = connection.transaction()?;
+    for _ in 0..n {
+        file.write_all_at(&[1; 4_096], 0)?;
+        file.sync_data()?;
+    }
+    figures.push(Figure {
+        unit: "/s".to_owned(),
+        ..rate("fdatasync of a block".to_owned(), n, begun)
+    });
+    Ok(figures)
+}
+
+fn rate(name: String, rows: usize, begun: Instant) -> Figure {
+    Figure::new(name, "rows/s", rows as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// The id of the `n`th row.
+type Id = fn(u128) -> [u8; 16];
+
+fn id_ordered(n: u128) -> [u8; 16] {
+    n.to_be_bytes()
+}
+
+/// Multiples of the golden ratio: spread over all ids, and no two alike.
+fn id_random(n: u128) -> [u8; 16] {
+    n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+        .to_be_bytes()
+}
+
+/// Bare rows.
+struct Table {
+    connection: Connection,
+    payload: String,
+    /// Rows so far.
+    n: u128,
+}
+
+impl Table {
+    fn create(path: &Path, synchronous: &str) -> Result<Self> {
+        let connection = Connection::open(path)?;
+        connection.execute_batch(&format!(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = {synchronous};
+             CREATE TABLE task (
+                 id BLOB PRIMARY KEY, status INTEGER NOT NULL, owner INTEGER, args TEXT NOT NULL
+             ) WITHOUT ROWID;
+             CREATE INDEX owned ON task (owner) WHERE owner IS NOT NULL;",
+        ))?;
+        Ok(Self {
+            connection,
+            payload: "a".repeat(40),
+            n: 0,
+        })
+    }
+
+    /// In one transaction.
+    fn insert(&mut self, rows: usize, id: Id) -> Result<()> {
+        let transaction = self.connection.transaction()?;
         {
             let mut insert = transaction
                 .prepare_cached("INSERT INTO task (id, status, owner, args) VALUES (?, 0, 1, ?)")?;
-            let mut update = transaction
-                .prepare_cached("UPDATE task SET status = 2, owner = NULL WHERE id = ?")?;
             for _ in 0..rows {
-                next += 1;
-                insert.execute(params![next.to_be_bytes(), payload])?;
-                update.execute(params![next.to_be_bytes()])?;
-                done += 1;
+                insert.execute(params![id(self.n), self.payload])?;
+                self.n += 1;
             }
         }
-        transaction.commit()?;
+        Ok(transaction.commit()?)
     }
-    let rate = done as f64 / begun.elapsed().as_secs_f64();
-    figures.push(Figure::new("insert + update in 512s", "rows/s", rate));
-    Ok(figures)
+
+    /// In one transaction: they have ended.
+    fn update(&mut self, first: u128, rows: usize, id: Id) -> Result<()> {
+        let transaction = self.connection.transaction()?;
+        {
+            let mut update = transaction
+                .prepare_cached("UPDATE task SET status = 2, owner = NULL WHERE id = ?")?;
+            for n in first..first + rows as u128 {
+                update.execute(params![id(n)])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+}
+
+/// The yardstick of an add: producers await each row; a thread writes what is there, and answers after the commit.
+/// Answers how many rows there are.
+async fn group_commit(mut table: Table, producers: usize, n: usize) -> Result<usize> {
+    const ROWS_MAX: usize = 512;
+    let (sender, mut rows) = mpsc::channel::<oneshot::Sender<()>>(1_024);
+    let writer = std::thread::spawn(move || {
+        let mut waiting = Vec::new();
+        while let Some(first) = rows.blocking_recv() {
+            waiting.push(first);
+            while waiting.len() < ROWS_MAX
+                && let Ok(next) = rows.try_recv()
+            {
+                waiting.push(next);
+            }
+            table.insert(waiting.len(), id_ordered)?;
+            for answer in waiting.drain(..) {
+                // Who added waits for it.
+                let _ = answer.send(());
+            }
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(table.n as usize)
+    });
+    let mut adding = JoinSet::new();
+    for _ in 0..producers {
+        let sender = sender.clone();
+        adding.spawn(async move {
+            for _ in 0..n / producers {
+                let (answer, answered) = oneshot::channel();
+                sender.send(answer).await?;
+                answered.await?;
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+        });
+    }
+    drop(sender);
+    while let Some(done) = adding.join_next().await {
+        done??;
+    }
+    writer.join().map_err(|_| "the writer panicked")?
+}
+
+/// What a server says of itself under a name.
+pub(crate) fn info(url: &str, name: &str) -> Result<String> {
+    let output = Command::new("redis-cli")
+        .args(["-u", url, "INFO", "everything"])
+        .output()
+        .map_err(|error| format!("redis-cli (Debian: redis-tools): {error}"))?;
+    let text = String::from_utf8(output.stdout)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let word = line.and_then(|rest| rest.strip_prefix(':'));
+    Ok(word.ok_or(format!("INFO has no {name}"))?.trim().to_owned())
+}
+
+/// Processor time that a server has taken, with its threads and children.
+pub(crate) fn cpu_ms(url: &str) -> Result<f64> {
+    let mut sum_s = 0.0;
+    for name in [
+        "used_cpu_sys",
+        "used_cpu_user",
+        "used_cpu_sys_children",
+        "used_cpu_user_children",
+    ] {
+        sum_s += info(url, name)?.parse::<f64>()?;
+    }
+    Ok(sum_s * 1_000.0)
 }
 
 /// L2: what `redis-benchmark` measures: one connection, and many, with one command at a time and with 64 at once.

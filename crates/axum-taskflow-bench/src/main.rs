@@ -1,29 +1,38 @@
 //! Measures what the library costs, per backend: the workloads W1 to W6, and the limits of what it stands on.
 //!
 //! ```text
-//! cargo run --release -p axum-taskflow-bench              everything, 5 rounds, table and JSON
+//! cargo run --release -p axum-taskflow-bench              everything, 5 rounds
 //! cargo run --release -p axum-taskflow-bench -- w2 w3     some workloads
-//!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --redis-only   --json FILE
+//!     --rounds N   --tasks N   --history N   --memory-only   --sqlite-only   --redis-only
 //!     --peers      with the libraries below `peers/`, those that this machine can build, round by round beside ours
-//! cargo run --release -p axum-taskflow-bench -- soak sqlite 30 36000    minutes and tasks a second, JSON
-//! cargo run --release -p axum-taskflow-bench -- plot FOLDER FILE...      SVG of these JSON files
+//!     --out FOLDER the table (`figures.md`), `figures.json` and plots go there, and not below `target/`
+//! cargo run --release -p axum-taskflow-bench -- soak sqlite    30 minutes at 60 % of the peak, which is measured first
+//!     --minutes N   --percent N   --out FOLDER                 `soak-sqlite.json` and `soak-sqlite.svg` go there
 //! ```
 //!
 //! Each figure is the median of the rounds, with the smallest and the largest; rounds of all backends alternate, so
 //! that noise of the machine hits all alike. Each round runs in a process of its own, with a fresh file.
 
+mod history;
 mod limits;
+mod machine;
 mod peers;
 mod plot;
 mod report;
 mod service;
 mod shared;
 mod soak;
+mod targets;
 mod workloads;
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use crate::{
+    machine::Machine,
     report::{Figure, Report},
     workloads::{Store, Workload},
 };
@@ -35,8 +44,11 @@ struct Options {
     rounds: usize,
     tasks: usize,
     history: usize,
-    json: Option<String>,
+    out: PathBuf,
     peers: bool,
+    /// Of a soak.
+    minutes: f64,
+    percent: f64,
 }
 
 fn main() -> ExitCode {
@@ -48,8 +60,9 @@ fn main() -> ExitCode {
         Some("share") => share(&args[1..]),
         Some("ask") => ask(&args[1..]),
         Some("own") => own(&args[1..]),
+        Some("run") => run(&args[1..]),
+        Some("finish") => finish(&args[1..]),
         Some("soak") => soak(&args[1..]),
-        Some("plot") => plot(&args[1..]),
         _ => Options::parse(&args).and_then(|options| all(&options)),
     };
     match outcome {
@@ -69,18 +82,21 @@ impl Options {
             rounds: 5,
             tasks: 100_000,
             history: 1_000_000,
-            json: None,
+            out: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/figures"),
             peers: false,
+            minutes: 30.0,
+            percent: 60.0,
         };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
-            let number = |text: &String| text.parse().map_err(|_| format!("{text:?} is no number"));
             match arg.as_str() {
                 "--rounds" => options.rounds = value().and_then(number)?,
                 "--tasks" => options.tasks = value().and_then(number)?,
                 "--history" => options.history = value().and_then(number)?,
-                "--json" => options.json = Some(value()?.clone()),
+                "--minutes" => options.minutes = value().and_then(number)?,
+                "--percent" => options.percent = value().and_then(number)?,
+                "--out" => options.out = value()?.into(),
                 "--peers" => options.peers = true,
                 "--memory-only" => options.stores = vec![Store::Memory],
                 "--sqlite-only" => options.stores = vec![Store::Sqlite],
@@ -95,42 +111,76 @@ impl Options {
     }
 }
 
+fn number<T: std::str::FromStr>(text: &String) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
+}
+
 fn all(options: &Options) -> Result<(), String> {
-    if cfg!(debug_assertions) {
-        return Err("figures of a debug build mean nothing: use --release".to_owned());
+    let mut machine = release_on()?;
+    let mut peers = Vec::new();
+    if options.peers {
+        peers = peers::all();
+        machine = machine.with_peers();
     }
-    let mut report = Report::default();
-    let peers = match options.peers {
-        true => peers::all(),
-        false => Vec::new(),
-    };
+    let mut report = Report::new(machine);
+    let mut n_failed = 0;
     for round in 1..=options.rounds {
         for workload in &options.workloads {
             for store in options.stores.iter().filter(|store| workload.fits(**store)) {
                 eprintln!("round {round} of {}: {workload} on {store}", options.rounds);
-                let figures = in_own_process(*workload, *store, options)?;
-                report.add(*workload, store.to_string(), *store, figures);
+                match in_own_process(*workload, *store, options, round) {
+                    Ok(figures) => report.add(*workload, store.to_string(), *store, figures),
+                    Err(why) => {
+                        n_failed += 1;
+                        eprintln!("{why}");
+                        report.failed(format!("round {round}: {why}"));
+                    }
+                }
             }
             for peer in peers.iter().filter(|peer| peer.measures(*workload)) {
                 eprintln!(
                     "round {round} of {}: {workload} of {}",
                     options.rounds, peer.name
                 );
-                let figures = peer.round(*workload, options.tasks);
-                let figures = figures.map_err(|error| format!("{}: {error}", peer.name))?;
-                report.add(*workload, peer.name.to_owned(), peer.store, figures);
+                match peer.round(*workload, options.tasks) {
+                    Ok(figures) => {
+                        report.add(*workload, peer.name.to_owned(), peer.store, figures);
+                    }
+                    // Not ours to mend: the others are measured all the same.
+                    Err(error) => {
+                        let why = format!("round {round}: {workload} of {}: {error}", peer.name);
+                        eprintln!("{why}");
+                        report.failed(why);
+                    }
+                }
             }
         }
+        // After each round: what takes hours may be ended early.
+        write(&report, &options.out)?;
     }
     println!("{report}");
-    match &options.json {
-        Some(path) => std::fs::write(path, report.json())
-            .map_err(|error| format!("cannot write {path}: {error}")),
-        None => {
-            println!("{}", report.json());
-            Ok(())
-        }
+    println!("in {}", options.out.display());
+    match n_failed {
+        0 => Ok(()),
+        n => Err(format!("{n} rounds of ours failed")),
     }
+}
+
+fn release_on() -> Result<Machine, String> {
+    match cfg!(debug_assertions) {
+        true => Err("figures of a debug build mean nothing: use --release".to_owned()),
+        false => Ok(Machine::this()),
+    }
+}
+
+/// Table, JSON and plots.
+fn write(report: &Report, out: &Path) -> Result<(), String> {
+    let json = report.json();
+    fs::create_dir_all(out)
+        .and_then(|()| fs::write(out.join("figures.md"), report.to_string()))
+        .and_then(|()| fs::write(out.join("figures.json"), &json))
+        .map_err(|error| format!("cannot write into {}: {error}", out.display()))?;
+    plot::figures(out, &json).map_err(|error| format!("cannot plot: {error}"))
 }
 
 /// A process of its own: the memory of one round is not that of another.
@@ -138,12 +188,13 @@ fn in_own_process(
     workload: Workload,
     store: Store,
     options: &Options,
+    round: usize,
 ) -> Result<Vec<Figure>, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = std::process::Command::new(program)
         .arg("round")
         .args([workload.to_string(), store.to_string()])
-        .args([options.tasks.to_string(), options.history.to_string()])
+        .args([options.tasks, options.history, round].map(|n| n.to_string()))
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| error.to_string())?;
@@ -155,15 +206,15 @@ fn in_own_process(
 }
 
 fn round(args: &[String]) -> Result<(), String> {
-    let [workload, store, tasks, history] = args else {
-        return Err("round WORKLOAD STORE TASKS HISTORY".to_owned());
+    let [workload, store, tasks, history, round] = args else {
+        return Err("round WORKLOAD STORE TASKS HISTORY ROUND".to_owned());
     };
-    let number = |text: &String| text.parse().map_err(|_| format!("{text:?} is no number"));
     let figures = workloads::run(
         Workload::named(workload)?,
         Store::named(store)?,
         number(tasks)?,
         number(history)?,
+        number(round)?,
     )
     .map_err(|error| error.to_string())?;
     println!("{}", serde_json::json!(figures));
@@ -188,28 +239,49 @@ fn own(args: &[String]) -> Result<(), String> {
     service::own(place, tasks).map_err(|error| error.to_string())
 }
 
-fn soak(args: &[String]) -> Result<(), String> {
-    let [store, minutes, rate] = args else {
-        return Err("soak STORE MINUTES RATE".to_owned());
+fn run(args: &[String]) -> Result<(), String> {
+    let [place] = args else {
+        return Err("run PLACE".to_owned());
     };
-    let minutes = minutes.parse();
-    let minutes = minutes.map_err(|_| "MINUTES is a number".to_owned())?;
-    let rate = rate.parse().ok().filter(|rate| *rate > 0);
-    let rate = rate.ok_or("RATE is a number of tasks a second")?;
+    shared::run_here(place).map_err(|error| error.to_string())
+}
+
+fn finish(args: &[String]) -> Result<(), String> {
+    let [place, tasks] = args else {
+        return Err("finish PLACE TASKS".to_owned());
+    };
+    history::finish(place, number(tasks)?).map_err(|error| error.to_string())
+}
+
+fn soak(args: &[String]) -> Result<(), String> {
+    let [store, options @ ..] = args else {
+        return Err("soak STORE".to_owned());
+    };
+    let options = Options::parse(options)?;
     let store = match Store::named(store)? {
         Store::Memory => return Err("a soak needs a store that lasts".to_owned()),
         store => store,
     };
-    let json = soak::soak(store, minutes, rate).map_err(|error| error.to_string())?;
-    println!("{json}");
+    let machine = release_on()?;
+    let mut peaks = Vec::new();
+    for round in 1..=3 {
+        eprintln!("the peak, round {round} of 3");
+        let figures = in_own_process(Workload::W2, store, &options, round)?;
+        peaks.extend(figures.iter().map(|figure| figure.value));
+    }
+    let peak = report::median(&peaks);
+    let rate = (peak * options.percent / 100.0).max(1.0) as usize;
+    eprintln!("{rate} tasks/s, {} % of {peak:.0}", options.percent);
+    let json = soak::soak(store, options.minutes, peak, rate, machine)
+        .map_err(|error| error.to_string())?;
+    let out = &options.out;
+    let path = out.join(format!("soak-{store}.json"));
+    fs::create_dir_all(out)
+        .and_then(|()| fs::write(&path, &json))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    plot::soak(out, &json).map_err(|error| format!("cannot plot: {error}"))?;
+    println!("in {}", out.display());
     Ok(())
-}
-
-fn plot(args: &[String]) -> Result<(), String> {
-    let [folder, files @ ..] = args else {
-        return Err("plot FOLDER FILE...".to_owned());
-    };
-    plot::plot(Path::new(folder), files).map_err(|error| error.to_string())
 }
 
 fn share(args: &[String]) -> Result<(), String> {

@@ -51,27 +51,23 @@ struct Sample {
     store_mb: f64,
 }
 
-/// Each file of figures becomes bars, each soak becomes curves; all in `folder`.
-pub(crate) fn plot(folder: &Path, files: &[String]) -> Result<()> {
-    for file in files {
-        let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-        if let Ok(report) = serde_json::from_str::<Report>(&text) {
-            bars(folder, "w2", "end to end", &report)?;
-            bars(folder, "w1", "64 producers", &report)?;
-            bars(folder, "w3", "pickup p50", &report)?;
-        } else {
-            let soak: Soak =
-                serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))?;
-            curves(folder, &soak)?;
-        }
-    }
-    Ok(())
+/// Figures as bars: `w1.svg`, `w2.svg` and `w3.svg` in `folder`.
+pub(crate) fn figures(folder: &Path, json: &str) -> Result<()> {
+    let report: Report = serde_json::from_str(json)?;
+    bars(folder, "w2", "end to end", &report)?;
+    bars(folder, "w1", "64 producers", &report)?;
+    bars(folder, "w3", "pickup p50", &report)
+}
+
+/// A soak as curves: `soak-STORE.svg` in `folder`.
+pub(crate) fn soak(folder: &Path, json: &str) -> Result<()> {
+    curves(folder, &serde_json::from_str(json)?)
 }
 
 /// One bar for each who was measured, with a line from the smallest to the largest.
 fn bars(folder: &Path, workload: &str, figure: &str, report: &Report) -> Result<()> {
     const ROW: u32 = 30;
-    const LABELS: i32 = 190;
+    const LABELS: i32 = 220;
     let of_this = |row: &&Row| row.workload == workload && row.figure == figure;
     let rows: Vec<&Row> = report.figures.iter().filter(of_this).collect();
     let Some(max) = rows.iter().map(|row| row.max).reduce(f64::max) else {

@@ -1,9 +1,11 @@
 //! W5 and W6: tasks as services have them, and the service in front of them.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    process::{Child, Command, Stdio},
-    sync::Arc,
+    io::{Read, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,11 +14,14 @@ use axum_taskflow_core::{Backend, Failure, TaskContext, TaskDef, TaskId, TaskMan
 use axum_taskflow_dashboard::TaskAdmin;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use servers::RedisServer;
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use crate::{
+    limits,
     report::Figure,
-    workloads::{self, PRODUCERS, Result, ms},
+    shared::Elsewhere,
+    workloads::{self, LOOK, PRODUCERS, Result, ms},
 };
 
 /// Of a hundred tasks, as many wait a millisecond, and as many five; the others block a thread for ten.
@@ -87,9 +92,18 @@ async fn add(manager: &TaskManager, n: usize, burning: bool) -> Result<()> {
     Ok(())
 }
 
-/// W5: tasks a second, and what one costs beyond what its function burns.
-pub(crate) async fn w5(backend: Arc<dyn Backend>, tasks: usize) -> Result<Vec<Figure>> {
+/// W5: tasks a second, and what one costs beyond what its function burns, in this process and in the server.
+pub(crate) async fn w5(
+    backend: Arc<dyn Backend>,
+    server: Option<Arc<RedisServer>>,
+    tasks: usize,
+) -> Result<Vec<Figure>> {
     let manager = manager(backend).await?;
+    let server_cpu_ms = || match &server {
+        Some(server) => limits::cpu_ms(&server.url()),
+        None => Ok(0.0),
+    };
+    let server_before_ms = server_cpu_ms()?;
     let (begun, cpu) = (Instant::now(), cpu_time(ClockId::ProcessCPUTime));
     let mut producers = JoinSet::new();
     for producer in 0..PRODUCERS {
@@ -105,23 +119,32 @@ pub(crate) async fn w5(backend: Arc<dyn Backend>, tasks: usize) -> Result<Vec<Fi
         done??;
     }
     while workloads::live(&manager).await? > 0 {
-        sleep(Duration::from_millis(1)).await;
+        sleep(LOOK).await;
     }
     let (elapsed, cpu) = (begun.elapsed(), cpu_time(ClockId::ProcessCPUTime) - cpu);
+    let server_ms = server_cpu_ms()? - server_before_ms;
     manager.shutdown().await?;
     let n_burning = (0..tasks).filter(|n| n * 37 % 100 >= WAIT_SHORT + WAIT_LONG);
     let burnt_ms = n_burning.count() as f64 * BLOCKS_MS as f64;
-    let per_task_us = (ms(cpu) - burnt_ms) * 1_000.0 / tasks as f64;
-    Ok(vec![
+    let per_task_us = |all_ms: f64| all_ms * 1_000.0 / tasks as f64;
+    let beyond_us = per_task_us(ms(cpu) - burnt_ms + server_ms);
+    let mut figures = vec![
         Figure::new("mixture", "tasks/s", tasks as f64 / elapsed.as_secs_f64()),
-        Figure::new("CPU per task beyond its function", "us", per_task_us),
-    ])
+        Figure::new("CPU per task beyond its function", "us", beyond_us),
+    ];
+    if server.is_some() {
+        let server_us = per_task_us(server_ms);
+        figures.push(Figure::new("of it in the server", "us", server_us));
+    }
+    Ok(figures)
 }
 
 // ---- W6 --------------------------------------------------------------------------------------------------------
 
 /// Tasks a second behind the handler.
 const RATE: usize = 2_000;
+/// With less of it the handler was measured beside something else.
+const RATE_MIN: f64 = 0.95;
 const VIEWERS: usize = 20;
 /// Requests a second, each sent at its time whether or not the others are answered: who waits for one answer before he
 /// asks again does not see what the others had to wait.
@@ -146,13 +169,27 @@ pub(crate) async fn w6(backend: Arc<dyn Backend>) -> Result<Vec<Figure>> {
 
     asked(0).await?; // for nothing: the first connections are slower
     let alone = asked(0).await?;
-    let load = tokio::spawn(load(manager.clone()));
+    let loaded = Arc::new(Loaded::default());
+    let load = tokio::spawn(load(manager.clone(), loaded.clone()));
     sleep(Duration::from_secs(1)).await;
+    let ended_before = ended(&manager).await?;
+    let (begun, added_before) = (Instant::now(), loaded.added.load(Ordering::Relaxed));
     let behind = asked(0).await?;
     let viewed = asked(VIEWERS).await?;
+    let n_ended = ended(&manager).await? - ended_before;
+    let n_added = loaded.added.load(Ordering::Relaxed) - added_before;
+    let load_s = begun.elapsed().as_secs_f64();
     load.abort();
+    let n_failed = loaded.failed.load(Ordering::Relaxed);
+    let (add_rate, end_rate) = (n_added as f64 / load_s, n_ended as f64 / load_s);
+    eprintln!(
+        "behind it {add_rate:.0} tasks/s were added and {end_rate:.0} ended; {n_failed} adds failed"
+    );
+    if n_failed > 0 || add_rate.min(end_rate) < RATE_MIN * RATE as f64 {
+        return Err(format!("there were no {RATE} tasks/s behind the handler").into());
+    }
     while workloads::live(&manager).await? > 0 {
-        sleep(Duration::from_millis(10)).await;
+        sleep(LOOK).await;
     }
     for _ in 0..100 {
         manager.add_task(blocks, 1_000).await?;
@@ -164,7 +201,11 @@ pub(crate) async fn w6(backend: Arc<dyn Backend>) -> Result<Vec<Figure>> {
     if n_blocking == 0 {
         return Err("nothing blocked while it was asked".into());
     }
-    let mut figures = Vec::new();
+    let mut figures = vec![
+        Figure::new("added behind it", "tasks/s", add_rate),
+        Figure::new("ended behind it", "tasks/s", end_rate),
+        Figure::new("adds that failed", "tasks", n_failed as f64),
+    ];
     for (name, answers) in [
         ("alone", &alone),
         ("2,000 tasks/s behind it", &behind),
@@ -173,20 +214,51 @@ pub(crate) async fn w6(backend: Arc<dyn Backend>) -> Result<Vec<Figure>> {
     ] {
         figures.push(Figure::new(format!("p50, {name}"), "ms", answers.p50_ms));
         figures.push(Figure::new(format!("p99, {name}"), "ms", answers.p99_ms));
+        if name != "alone" {
+            let more_ms = answers.p99_ms - alone.p99_ms;
+            figures.push(Figure::new(
+                format!("p99 above alone, {name}"),
+                "ms",
+                more_ms,
+            ));
+        }
     }
     Ok(figures)
 }
 
-/// [`RATE`] tasks a second, in small steps.
-async fn load(manager: TaskManager) -> Result<()> {
+/// What became of the adds of a load.
+#[derive(Debug, Default)]
+struct Loaded {
+    added: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// Tasks that have ended, one way or another.
+async fn ended(manager: &TaskManager) -> Result<u64> {
+    let counts = manager.counts().await?;
+    let ended = counts.iter().filter(|count| count.status.is_terminal());
+    Ok(ended.map(|count| count.n).sum())
+}
+
+/// [`RATE`] tasks a second, in small steps; each is added at its time, whether or not those before it are.
+async fn load(manager: TaskManager, loaded: Arc<Loaded>) -> Result<()> {
     const STEP: Duration = Duration::from_millis(5);
     let step_tasks = RATE * STEP.as_millis() as usize / 1_000;
     let mut ticks = tokio::time::interval(STEP);
     for step in 0.. {
         ticks.tick().await;
         for n in step * step_tasks..(step + 1) * step_tasks {
-            let manager = manager.clone();
-            tokio::spawn(async move { add(&manager, n, false).await });
+            let (manager, loaded) = (manager.clone(), loaded.clone());
+            tokio::spawn(async move {
+                let sum = match add(&manager, n, false).await {
+                    Ok(()) => &loaded.added,
+                    Err(error) => {
+                        eprintln!("an add failed: {error}");
+                        &loaded.failed
+                    }
+                };
+                sum.fetch_add(1, Ordering::Relaxed);
+            });
         }
     }
     Ok(())
@@ -201,26 +273,9 @@ struct Answers {
 
 /// Asks from a process of its own, which does not share our runtime.
 fn ask_elsewhere(url: &str, viewers: usize) -> Result<Answers> {
-    let mut asker = Asker(
-        Command::new(std::env::current_exe()?)
-            .args(["ask", url, &viewers.to_string()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()?,
-    );
-    let stdout = asker.0.stdout.take().ok_or("no output")?;
-    let line = BufReader::new(stdout).lines().next();
+    let mut asker = Elsewhere::start(&["ask", url, &viewers.to_string()])?;
+    let line = asker.lines()?.next();
     Ok(serde_json::from_str(&line.ok_or("no answer")??)?)
-}
-
-struct Asker(Child);
-
-impl Drop for Asker {
-    fn drop(&mut self) {
-        // Whoever has ended cannot be killed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// `ask URL VIEWERS`: the process that asks.
@@ -253,9 +308,10 @@ pub(crate) fn ask(url: &str, viewers: usize) -> Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < ASK_FOR {
             ticks.tick().await;
+            // Here, and not when its task has its turn; a timer's own lateness is not the service's.
+            let sent = Instant::now();
             let request = client.get(format!("{url}/hello"));
             asking.spawn(async move {
-                let sent = Instant::now();
                 request.send().await?.error_for_status()?.bytes().await?;
                 Ok::<_, reqwest::Error>(sent.elapsed())
             });
@@ -316,16 +372,9 @@ pub(crate) async fn orphans(
     n: usize,
 ) -> Result<Vec<Figure>> {
     let manager = TaskManager::start(workloads::config(backend)).await?;
-    let mut owner = Asker(
-        Command::new(std::env::current_exe()?)
-            .args(["own", &place, &n.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()?,
-    );
-    let stdout = owner.0.stdout.take().ok_or("no output")?;
-    let ready = tokio::task::spawn_blocking(move || BufReader::new(stdout).lines().next());
+    let mut owner = Elsewhere::start(&["own", &place, &n.to_string()])?;
+    let mut said = owner.lines()?;
+    let ready = tokio::task::spawn_blocking(move || said.next());
     ready.await?.ok_or("the owner said nothing")??;
     let killed = Instant::now();
     owner.0.kill()?;

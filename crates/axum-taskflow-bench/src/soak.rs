@@ -15,7 +15,8 @@ use servers::RedisServer;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    report::Figure,
+    machine::Machine,
+    report::{self, Figure},
     workloads::{self, PRODUCERS, Result, Store, ms},
 };
 
@@ -48,7 +49,10 @@ struct Sample {
 
 #[derive(Debug, Serialize)]
 struct Soak {
+    machine: Machine,
     store: String,
+    /// What it can do without a pause, tasks a second.
+    peak_rate: f64,
     asked_rate: usize,
     retention_s: u64,
     figures: Vec<Figure>,
@@ -56,7 +60,13 @@ struct Soak {
 }
 
 /// `rate` tasks a second for `minutes`; answers what was measured as JSON.
-pub(crate) fn soak(store: Store, minutes: f64, rate: usize) -> Result<String> {
+pub(crate) fn soak(
+    store: Store,
+    minutes: f64,
+    peak_rate: f64,
+    rate: usize,
+    machine: Machine,
+) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("tasks.db");
     let server = workloads::server(store).map(Arc::new);
@@ -86,7 +96,12 @@ pub(crate) fn soak(store: Store, minutes: f64, rate: usize) -> Result<String> {
         samples
     }))??;
     let figures = compare(&samples).ok_or("too short: give it some minutes")?;
+    for figure in &figures {
+        eprintln!("{}: {:.3} {}", figure.name, figure.value, figure.unit);
+    }
     let soak = Soak {
+        machine,
+        peak_rate,
         store: store.to_string(),
         asked_rate: rate,
         retention_s: RETENTION.as_secs(),
@@ -202,11 +217,7 @@ fn compare(samples: &[Sample]) -> Option<Vec<Figure>> {
         return None;
     }
     type Of = fn(&Sample) -> f64;
-    let median = |of: Of, part: &[Sample]| {
-        let mut values: Vec<f64> = part.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+    let median = |of: Of, part: &[Sample]| report::median(&part.iter().map(of).collect::<Vec<_>>());
     let of: [(&str, &str, Of); 5] = [
         ("tasks that ran", "tasks/s", |sample| sample.rate),
         ("pickup p50", "ms", |sample| sample.pickup_p50_ms),

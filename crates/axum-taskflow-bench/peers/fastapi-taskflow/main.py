@@ -1,14 +1,15 @@
 """fastapi-taskflow (https://pypi.org/project/fastapi-taskflow) under the workloads of axum-taskflow-bench:
-`python main.py WORKLOAD TASKS PLACE` prints the figures as JSON. The place is a folder or the address of a Redis server.
+`python main.py WORKLOAD TASKS PLACE` prints the figures as JSON. The place is a folder or the address of a Redis
+server.
 
 Its best documented setting: one process, a named queue that runs 64 at once, async functions; on Redis a pool that is
-larger than what runs at once, since with less finished tasks are lost. What has succeeded is stored at once; the flush of
-everything once a minute is left as it is.
+larger than what runs at once, since with less finished tasks are lost. What has succeeded is stored at once; the flush
+of everything once a minute is left as it is.
 
-`add_task` keeps a task in memory only, and nothing of it is stored before it has ended: what is added and not yet run is
-lost with the process. So adding is measured under a name of its own, for one producer: it awaits nothing, so 64 of them
-would take turns; and there is no adding in bulk. End to end is measured until all have run, and until all are stored,
-as a connection of its own counts them. It runs fewer tasks than ours: the rate is the same.
+`add_task` keeps a task in memory only, and nothing of it is stored before it has ended: what is added and not yet run
+is lost with the process. So adding is measured under a name of its own, for one producer: it awaits nothing, so 64 of
+them would take turns; and there is no adding in bulk. End to end is measured until all have run, and until all are
+stored, as a connection of its own counts them. It runs fewer tasks than ours: the rate is the same.
 """
 
 import asyncio
