@@ -269,7 +269,8 @@ async fn a_failover_by_sentinels_loses_nothing_that_a_replica_had_to_have() {
         .sentinel(sentinel.master_name());
 
     nothing_is_lost(settings, || {
-        let dead = sentinel.kill_master();
+        let dead = sentinel.master();
+        kill(dead, sentinel.servers());
         sentinel.wait_ok();
         dead.restart(); // it becomes the replica that writes need
     })
@@ -284,11 +285,27 @@ async fn a_failover_in_a_cluster_loses_nothing_that_a_replica_had_to_have() {
         .cluster();
 
     nothing_is_lost(settings, || {
-        let dead = cluster.kill_master_of("{taskflow}:meta");
+        let dead = cluster.master_of("{taskflow}:meta");
+        kill(dead, cluster.nodes());
         cluster.wait_ok();
         dead.restart(); // it becomes the replica that writes need
     })
     .await;
+}
+
+/// Kills a master while its replica is behind: what it takes in its last moments nobody else has.
+fn kill(master: &RedisServer, servers: &[RedisServer]) {
+    let follows = format!("master_port:{}", master.port());
+    let is_replica = |server: &&RedisServer| {
+        let info = server.command(&["INFO", "replication"]);
+        info.contains(&follows)
+    };
+    let replica = servers.iter().find(is_replica).unwrap();
+    replica.stop(); // it cannot come back to its master
+    master.command(&["CLIENT", "KILL", "TYPE", "replica"]);
+    std::thread::sleep(Duration::from_millis(300)); // tasks are being added
+    master.kill();
+    replica.cont();
 }
 
 async fn nothing_is_lost(settings: Settings, fail_over: impl FnOnce()) {
