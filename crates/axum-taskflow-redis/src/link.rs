@@ -17,7 +17,7 @@ use redis::{
     cluster_async::ClusterConnection,
     sentinel::SentinelClient,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::JoinHandle};
 use uuid::Uuid;
 
 /// A Lua script with what all of them share in front.
@@ -72,6 +72,32 @@ pub(crate) enum Way {
     Sentinel(Arc<Mutex<SentinelClient>>),
 }
 
+impl Way {
+    async fn connect(&self, deadline: Duration) -> Result<Connection, RedisError> {
+        Ok(match self {
+            Self::Single(client) => {
+                let config = ConnectionManagerConfig::new()
+                    .set_connection_timeout(Some(deadline))
+                    .set_response_timeout(None) // ours counts from the call on
+                    .set_number_of_retries(3)
+                    .set_min_delay(Duration::from_millis(50))
+                    .set_max_delay(Duration::from_secs(1));
+                let manager =
+                    ConnectionManager::new_with_config((**client).clone(), config).await?;
+                Connection::Single(Box::new(manager))
+            }
+            Self::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
+            Self::Sentinel(client) => {
+                let mut client = client.lock().await;
+                let config = redis::AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(deadline))
+                    .set_response_timeout(None);
+                Connection::Sentinel(client.get_async_connection_with_config(&config).await?)
+            }
+        })
+    }
+}
+
 /// An open connection; clones share it.
 #[derive(Clone)]
 enum Connection {
@@ -114,6 +140,13 @@ impl ConnectionLike for Connection {
 /// A connection, and which one it is.
 type Numbered = (u64, Connection);
 
+#[derive(Default)]
+struct Connected {
+    open: Option<Numbered>,
+    /// It goes on when those who wait for it give up: each of them would begin anew otherwise, and leave a socket behind.
+    opening: Option<JoinHandle<Result<Connection, RedisError>>>,
+}
+
 /// A connection that comes back by itself.
 pub(crate) struct Link {
     way: Way,
@@ -122,7 +155,7 @@ pub(crate) struct Link {
     /// Replicas that must have a write before it counts.
     min_replicas: usize,
     /// An async mutex: held while a connection is made, so that one is made for all who wait.
-    connection: Mutex<Option<Numbered>>,
+    connection: Mutex<Connected>,
     /// Connections that were made. An atomic: only ever counted.
     n_connections: AtomicU64,
     /// Names this process to the server, which refuses calls that it gave up.
@@ -179,7 +212,7 @@ impl Link {
             prefix,
             deadline,
             min_replicas,
-            connection: Mutex::new(None),
+            connection: Mutex::default(),
             n_connections: AtomicU64::new(0),
             session: Uuid::now_v7().to_string(),
             generation: AtomicU64::new(0),
@@ -339,7 +372,7 @@ impl Link {
     /// The next call makes a connection of its own, unless somebody did so meanwhile.
     async fn let_go_of(&self, used: Option<u64>) {
         let mut current = self.connection.lock().await;
-        current.take_if(|(n, _)| Some(*n) == used);
+        current.open.take_if(|(n, _)| Some(*n) == used);
     }
 
     /// Asks something that is not a script, at the start.
@@ -356,42 +389,33 @@ impl Link {
 
     async fn connection(&self) -> Result<Numbered, RedisError> {
         let mut current = self.connection.lock().await;
-        if let Some(connection) = &*current {
+        if let Some(connection) = &current.open {
             return Ok(connection.clone());
         }
-        let connection = match &self.way {
-            Way::Single(client) => {
-                let config = ConnectionManagerConfig::new()
-                    .set_connection_timeout(Some(self.deadline))
-                    .set_response_timeout(None) // ours counts from the call on
-                    .set_number_of_retries(3)
-                    .set_min_delay(Duration::from_millis(50))
-                    .set_max_delay(Duration::from_secs(1));
-                let manager =
-                    ConnectionManager::new_with_config((**client).clone(), config).await?;
-                Connection::Single(Box::new(manager))
-            }
-            Way::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
-            Way::Sentinel(client) => {
-                let mut client = client.lock().await;
-                let config = redis::AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(self.deadline))
-                    .set_response_timeout(None);
-                let connection = client.get_async_connection_with_config(&config).await?;
-                Connection::Sentinel(connection)
-            }
-        };
+        let opening = current.opening.get_or_insert_with(|| {
+            let (way, deadline) = (self.way.clone(), self.deadline);
+            tokio::spawn(async move { way.connect(deadline).await })
+        });
+        let opened = opening.await;
+        current.opening = None;
+        let connection = opened.map_err(|stopped| {
+            let why = std::io::Error::other(stopped);
+            RedisError::from(why) // the runtime ends
+        })??;
         let numbered = (
             self.n_connections.fetch_add(1, Ordering::Relaxed),
             connection,
         );
-        *current = Some(numbered.clone());
+        current.open = Some(numbered.clone());
         Ok(numbered)
     }
 
     /// Lets go of the connection.
     pub(crate) async fn close(&self) {
-        *self.connection.lock().await = None;
+        let closed = std::mem::take(&mut *self.connection.lock().await);
+        if let Some(opening) = closed.opening {
+            opening.abort();
+        }
     }
 }
 
