@@ -34,10 +34,10 @@ pub(crate) struct ClaimVerb<'c> {
     unreadable: Unreadable,
 }
 
-/// Rows that this program cannot read, and until when each is passed over. They stay as they are: a newer program may have
-/// written them, and reads them.
+/// Tasks that this program cannot read, and until when each is passed over. They stay as they are: a newer program may
+/// have written them, and reads them.
 #[derive(Debug, Default)]
-struct Unreadable(HashMap<i64, Timestamp>);
+struct Unreadable(HashMap<TaskId, Timestamp>);
 
 impl Unreadable {
     /// How many are remembered // more: they wait a minute between two tries
@@ -45,11 +45,11 @@ impl Unreadable {
     /// Then they are tried again: somebody may have repaired them.
     const FOR: Duration = Duration::from_secs(600);
 
-    /// True if the row is passed over from now on.
-    fn remember(&mut self, rowid: i64, now: Timestamp) -> bool {
+    /// True if the task is passed over from now on.
+    fn remember(&mut self, id: TaskId, now: Timestamp) -> bool {
         let is_full = self.0.len() >= Self::MAX;
         if !is_full {
-            self.0.insert(rowid, now.saturating_add(Self::FOR));
+            self.0.insert(id, now.saturating_add(Self::FOR));
         }
         !is_full
     }
@@ -98,7 +98,7 @@ impl<'c> ClaimVerb<'c> {
         self.unreadable.forget_old(claim.now);
         let mut candidates: VecDeque<Candidate> = self.candidates(tx, claim, claim.limit)?.into();
         let mut n_unreadable = 0;
-        while let Some((.., rowid)) = candidates.pop_front() {
+        while let Some((.., id, rowid)) = candidates.pop_front() {
             match self.read(tx, rowid) {
                 Ok(mut task) => {
                     if task.life.crashes == 0 {
@@ -112,7 +112,7 @@ impl<'c> ClaimVerb<'c> {
                 // One row that cannot be read must not keep all others waiting.
                 Err(Fault::Unreadable(why)) => {
                     n_unreadable += 1;
-                    self.pass_over(rowid, &why, claim.now)?;
+                    self.pass_over((id, rowid), &why, claim.now)?;
                 }
                 Err(fault) => return Err(fault),
             }
@@ -128,14 +128,19 @@ impl<'c> ClaimVerb<'c> {
         Ok(Claimed { tasks, next_due })
     }
 
-    fn pass_over(&mut self, rowid: i64, why: &str, now: Timestamp) -> Result<(), Fault> {
+    fn pass_over(
+        &mut self,
+        (id, rowid): (TaskId, i64),
+        why: &str,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
         const AGAIN_IN: Duration = Duration::from_secs(60);
         tracing::error!(
-            rowid,
+            task = %id,
             why,
             "a stored task cannot be read: it waits for a program that can"
         );
-        if !self.unreadable.remember(rowid, now) {
+        if !self.unreadable.remember(id, now) {
             let again_at = now.saturating_add(AGAIN_IN);
             self.put_off.execute((rowid, again_at.as_unix_ms()))?;
         }
@@ -164,9 +169,8 @@ impl<'c> ClaimVerb<'c> {
             let mut rows = self.waiting.query((func, now, n))?;
             while let Some(row) = rows.next()? {
                 let (priority, id) = (Reverse(row.get(0)?), row::read_id(row, 2)?);
-                let rowid = row.get(3)?;
-                if !claim.except.contains(&id) && !self.unreadable.0.contains_key(&rowid) {
-                    candidates.push((priority, row.get(1)?, id, rowid));
+                if !claim.except.contains(&id) && !self.unreadable.0.contains_key(&id) {
+                    candidates.push((priority, row.get(1)?, id, row.get(3)?));
                 }
             }
         }

@@ -14,16 +14,16 @@ use axum_taskflow_core::{InstanceId, TaskId, Timestamp};
 
 use crate::place;
 
-/// For how long an instance whose lock is gone must be silent until it counts as dead: its next [beat](Locks::keep) makes
-/// the lock again, and two of them are at most 2.5 s apart.
+/// For how long an instance whose lock is gone must be silent until it counts as dead: its next beat makes the lock
+/// again ([`Locks::keep`]), and two of them are hardly more than a second apart.
 const SILENT_FOR: Duration = Duration::from_secs(4);
 
 /// Where the lock files of all instances of one database lie.
 #[derive(Clone, Debug)]
 pub(crate) struct LockFolder {
     path: PathBuf,
-    /// Instances whose locks somebody has deleted: the last beat of each, and since when no other was seen. A std mutex:
-    /// held for one look.
+    /// Instances whose locks somebody has deleted: the last beat of each, and since when no other was seen. A std
+    /// mutex: held for one look.
     missing: Arc<Mutex<HashMap<InstanceId, (Timestamp, Instant)>>>,
 }
 

@@ -22,8 +22,8 @@ pub(crate) struct Orphaned {
     pub(crate) to_bury: Vec<InstanceId>,
 }
 
-/// Of which rows it was said that they cannot be read: they are found again three times a second. A std mutex: held for one
-/// look.
+/// Of which rows it was said that they cannot be read: they are found again three times a second. A std mutex: held
+/// for one look.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told(Arc<Mutex<BTreeSet<TaskId>>>);
 

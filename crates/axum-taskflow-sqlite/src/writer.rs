@@ -361,8 +361,8 @@ impl<'c> Session<'c> {
         Ok(())
     }
 
-    /// Removes the locks of processes that died before others knew of them. Nobody is between his lock and his row: that
-    /// is one transaction, and this is another.
+    /// Removes the locks of processes that died before others knew of them. Nobody is between his lock and his row:
+    /// that is one transaction, and this is another.
     fn sweep(&mut self) -> Result<(), Fault> {
         for (id, file) in self.locks.folder.files()? {
             if !self.instances.is_present(id)? {

@@ -373,8 +373,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale. One that may be
-    /// repeated is not for others as long as this process is there: two would run it.
+    /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale. One that may
+    /// be repeated is not for others as long as this process is there: two would run it.
     fn give_up_on_threads(self: &Arc<Self>) {
         let now = self.clock.now();
         for attempt in self.attempts() {

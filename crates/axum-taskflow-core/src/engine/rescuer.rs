@@ -26,8 +26,8 @@ const SUSPECTS_APART: Duration = Duration::from_millis(50);
 const SUSPECTS_APART_MAX: Duration = Duration::from_secs(10);
 const DIED: &str = "the process died while this ran";
 
-/// Between two looks at the others, and between two beats of our own: after more than this, they may have been unable to
-/// beat for the same reason.
+/// Between two looks at the others, and between two beats of our own: after more than this, they may have been unable
+/// to beat for the same reason.
 const GAP_MAX: Duration = Duration::from_secs(2);
 
 /// When each instance was last seen to beat, by our own clock: two hosts' clocks are never compared.
