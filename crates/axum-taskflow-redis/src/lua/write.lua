@@ -2,23 +2,25 @@
 --
 -- ARGV: session, generation, and lists in MessagePack, which the server reads in half the time of as many arguments:
 -- now, 1 if it is a step, and lists of
---   blocks:  new tasks that have much in common, at most 500, none twice. Of all: function, status, set of the owner, set
---            in which they wait or nothing. Then lists, laid out as commands take them: t-key, body, l-key, life of each;
---            0, id of each; 0, place of each, if they wait; set, id of each tag; and, if it is not sure that they are to
---            be made, number in the batch, key (after "=") or nothing of each
+--   blocks:  new tasks that have much in common, at most 500, none twice. Of all: function, status, set of the owner,
+--            set in which they wait or nothing. Then lists, laid out as commands take them: t-key, body, l-key, life
+--            of each; 0, id of each; 0, place of each, if they wait; set, id of each tag; and, if it is not sure that
+--            they are to be made, number in the batch, key (after "=") or nothing of each
 --   moves:   starts and ends that have much in common, at most 500, none twice. Of all: what is expected of the life
---            ("STATUS EPOCH "), who probably holds them, function, status, set of the owner or nothing if they have ended,
---            minute of a terminal one or nothing. Then lists: l-key, life of each; number among the changes, milliseconds
---            of each
---   changes: number among the changes, id, what is expected of the life, life, function, past attempt as JSON or nothing,
---            fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a terminal one,
---            status, set of the owner or nothing, time for sorting if it waits for anybody. Done after the moves
+--            ("STATUS EPOCH "), who probably holds them, function, status, set of the owner or nothing if they have
+--            ended, minute of a terminal one or nothing. Then lists: l-key, life of each; number among the changes,
+--            milliseconds of each
+--   changes: number among the changes, id, what is expected of the life, life, function, past attempt as JSON or
+--            nothing, fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a
+--            terminal one, status, set of the owner or nothing, time for sorting if it waits for anybody. Done after
+--            the moves
 --   notes:   id, epoch, "L"line for sorting or "P", JSON
 --   audit:   id and JSON in one
 --   records: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
--- Answers with what is not as it was asked for: the number and the holder (id and function) of the key for each task that
--- was not made, and the numbers of the changes that are stale; and with the version of each record. A step that is stale is
--- answered with nothing. A batch may arrive again, whole or in part: what was done is left as it is, and answered as done.
+-- Answers with what is not as it was asked for: the number and the holder (id and function) of the key for each task
+-- that was not made, and the numbers of the changes that are stale; and with the version of each record. A step that is
+-- stale is answered with nothing. A batch may arrive again, whole or in part: what was done is left as it is, and
+-- answered as done.
 if is_late(ARGV[1], ARGV[2]) then
     return LATE
 end
