@@ -5,26 +5,26 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    path::Path,
+    env,
+    fs::{File, OpenOptions, read_to_string},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum_taskflow::{
-    Data, OnceOutcome, Overlap, Schedule, Scope, TaskContext, TaskDef, TaskManager, Timestamp,
+    Clock, Data, ListQuery, OnceOutcome, Overlap, Role, Schedule, Scope, TaskContext, TaskDef,
+    TaskManager, Timestamp,
 };
 use rusqlite::Connection;
 use servers::RedisServer;
 use tempfile::tempdir;
-use tokio::{
-    sync::Barrier,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{sync::Barrier, task::JoinSet, time::sleep};
 
 const WORK: Duration = Duration::from_millis(1_500);
 
@@ -59,51 +59,184 @@ impl Work {
     }
 }
 
-#[tokio::test]
-async fn a_number_for_each_worker_is_set_nowhere_or_belongs_to_the_dead() {
-    /// As it is found: without the variable it must be the only process.
-    fn runs_here(worker_id: Option<&str>) -> bool {
-        worker_id.unwrap_or("1") == "1"
-    }
-    // Servers that start their workers set no such variable.
-    let unset = [None, None, None, None];
-    assert_eq!(unset.iter().filter(|id| runs_here(**id)).count(), 4);
-    // Where it is set, the one process that counts can die.
-    let survivors = [Some("2"), Some("3"), Some("4")];
-    assert_eq!(survivors.iter().filter(|id| runs_here(**id)).count(), 0);
+// ---- processes of their own --------------------------------------------------------------------------------------
 
-    let folder = tempdir().unwrap();
-    let (one, other) = (process(folder.path()).await, process(folder.path()).await);
-    let first = one.leader("mailer").watch().unwrap();
-    while !first.is_leader() {
-        sleep(Duration::from_millis(1)).await;
+const RECIPE: &str = "TASKFLOW_TEST_RECIPE";
+const FOLDER: &str = "TASKFLOW_TEST_FOLDER";
+const EVERY: Duration = Duration::from_millis(100);
+
+/// A process that plays a recipe, and dies with this.
+struct Player(Child);
+
+impl Player {
+    fn start(recipe: &str, folder: &Path) -> Self {
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["player", "--exact", "--nocapture"])
+            .env(RECIPE, recipe)
+            .env(FOLDER, folder)
+            .env_remove("WORKER_ID") // as servers do that start their workers
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
     }
-    let mut second = other.leader("mailer").watch().unwrap();
-    sleep(Duration::from_millis(50)).await;
-    assert!(!second.is_leader());
-    one.shutdown().await.unwrap();
-    let follows = timeout(Duration::from_secs(5), second.changed()).await;
-    assert!(follows.unwrap().is_some());
+
+    fn ends(mut self) {
+        let _stdin = self.0.stdin.take(); // or the wait would close it, which ends the player
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        self.0.wait().unwrap();
+    }
+}
+
+/// What the players have written so far.
+fn lines(folder: &Path) -> Vec<String> {
+    let text = read_to_string(folder.join("lines")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "never seen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The first process that writes this beside those of before.
+fn who_says(what: &str, folder: &Path, before: &[u32]) -> u32 {
+    until(|| {
+        let lines = lines(folder).into_iter();
+        let mut words = lines.filter_map(|line| {
+            let (said, pid) = line.split_once(' ')?;
+            (said == what).then(|| pid.parse::<u32>().unwrap())
+        });
+        words.find(|pid| !before.contains(pid))
+    })
+}
+
+/// What the processes do; in the tests' own process nothing.
+#[tokio::test]
+async fn player() {
+    let (Ok(recipe), Ok(folder)) = (env::var(RECIPE), env::var(FOLDER)) else {
+        return;
+    };
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(1); // whoever has started this is gone
+    });
+    let folder = PathBuf::from(folder);
+    let say = |what: &str| {
+        let lines = folder.join("lines");
+        let mut lines = OpenOptions::new().create(true).append(true).open(lines);
+        let line = format!("{what} {}\n", std::process::id());
+        lines.as_mut().unwrap().write_all(line.as_bytes()).unwrap();
+    };
+    let lock = || {
+        let file = File::create(folder.join("lock")).unwrap();
+        file.try_lock().is_ok().then_some(file)
+    };
+    match &*recipe {
+        "worker id" => {
+            if env::var("WORKER_ID").map_or(true, |id| id == "1") {
+                say("runs");
+            }
+        }
+        "flock and run" => {
+            if let Some(_lock) = lock() {
+                say("runs");
+            }
+        }
+        "flock at the start" => {
+            let lock = lock();
+            say(if lock.is_some() { "leads" } else { "follows" });
+            std::future::pending::<()>().await; // serves
+        }
+        "leader" => {
+            let manager = process(&folder).await;
+            let mut lead = manager.leader("mailer").watch().unwrap();
+            while !lead.is_leader() {
+                lead.changed().await.unwrap();
+            }
+            say("leads");
+            std::future::pending::<()>().await;
+        }
+        "schedule" => {
+            let slots = Schedule::new(nothing, ()).every(EVERY);
+            let builder = TaskManager::builder().sqlite(folder.join("tasks.db"));
+            let builder = builder.task(TaskDef::new(nothing));
+            let builder = builder.schedule(slots.overlap(Overlap::Allow));
+            let _manager = builder.build().await.unwrap();
+            std::future::pending::<()>().await;
+        }
+        unknown => panic!("{unknown}"),
+    }
+}
+
+async fn nothing() {}
+
+/// Of two processes of ours one leads, and the other one when it is killed.
+fn ours_lead_one_after_the_other(folder: &Path) {
+    let mut both = [
+        Player::start("leader", folder),
+        Player::start("leader", folder),
+    ];
+    let first = who_says("leads", folder, &[]);
+    let is_first = |player: &&mut Player| player.0.id() == first;
+    let killed = both.iter_mut().find(is_first).unwrap();
+    killed.0.kill().unwrap();
+    who_says("leads", folder, &[first]);
+    assert_eq!(lines(folder).len(), 2);
+}
+
+#[test]
+fn a_number_for_each_worker_is_set_nowhere_or_belongs_to_the_dead() {
+    // Servers that start their workers set no such variable, and without it each takes itself for the only one.
+    let folder = tempdir().unwrap();
+    let players: Vec<Player> = (0..4)
+        .map(|_| Player::start("worker id", folder.path()))
+        .collect();
+    players.into_iter().for_each(Player::ends);
+    assert_eq!(lines(folder.path()).len(), 4, "all have run");
+
+    ours_lead_one_after_the_other(tempdir().unwrap().path());
+}
+
+#[test]
+fn a_file_lock_that_is_tried_at_the_start_has_no_successor() {
+    let folder = tempdir().unwrap();
+    let first = Player::start("flock at the start", folder.path());
+    who_says("leads", folder.path(), &[]);
+    let mut second = Player::start("flock at the start", folder.path());
+    who_says("follows", folder.path(), &[]);
+    drop(first);
+    // Nobody has the lock, and the one that is left does not ask.
+    until(|| {
+        let lock = File::create(folder.path().join("lock")).unwrap();
+        lock.try_lock().ok()
+    });
+    assert!(second.0.try_wait().unwrap().is_none());
+    assert_eq!(lines(folder.path()).len(), 2);
+
+    ours_lead_one_after_the_other(tempdir().unwrap().path());
 }
 
 #[tokio::test]
 async fn a_file_lock_around_the_work_lets_it_run_again() {
-    /// Locks, runs, unlocks: false if it was locked.
-    async fn flock_and_run(path: &Path, work: &Work) -> bool {
-        let file = File::create(path).unwrap();
-        if file.try_lock().is_err() {
-            return false;
-        }
-        work.run(Duration::from_millis(20)).await;
-        true
-    }
     let folder = tempdir().unwrap();
-    let lock = folder.path().join("migrate.lock");
-    let theirs = Work::default();
     // Two processes of one deploy, one of which starts a moment later.
-    assert!(flock_and_run(&lock, &theirs).await);
-    assert!(flock_and_run(&lock, &theirs).await);
-    assert_eq!(theirs.seen().1, 2, "it has run twice");
+    Player::start("flock and run", folder.path()).ends();
+    Player::start("flock and run", folder.path()).ends();
+    assert_eq!(lines(folder.path()).len(), 2, "it has run twice");
 
     let ours = Work::default();
     let work = || async {
@@ -121,6 +254,80 @@ async fn a_file_lock_around_the_work_lets_it_run_again() {
         (OnceOutcome::Ran, OnceOutcome::AlreadyDone)
     );
     assert_eq!(ours.seen().1, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_for_each_slot_fires_it_again_by_a_late_clock_and_loses_it_with_its_process() {
+    /// Takes the slot for a second, and fires it.
+    fn set_nx_and_fire(redis: &RedisServer, slot: &str, fired: &AtomicUsize) {
+        if redis.command(&["SET", slot, "me", "NX", "EX", "1"]) == "OK" {
+            fired.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let redis = RedisServer::start();
+    let theirs = AtomicUsize::new(0);
+    set_nx_and_fire(&redis, "slot:0900", &theirs);
+    // By the clock of another process it is nine o'clock when the key has gone.
+    until(|| (redis.command(&["EXISTS", "slot:0900"]) == "0").then_some(()));
+    set_nx_and_fire(&redis, "slot:0900", &theirs);
+    assert_eq!(theirs.load(Ordering::SeqCst), 2, "it has fired twice");
+    // One dies behind its SET: the others leave the slot alone, and none comes back to it.
+    redis.command(&["SET", "slot:1000", "dead", "NX", "EX", "3600"]);
+    set_nx_and_fire(&redis, "slot:1000", &theirs);
+    assert_eq!(theirs.load(Ordering::SeqCst), 2, "it has not fired");
+
+    // Ours: a clock that is late by more than that …
+    let ours = Sent::default();
+    let mut processes = Vec::new();
+    for late_s in [0, 2] {
+        let now = Clock::system().now();
+        let now = now.saturating_sub(Duration::from_secs(late_s));
+        let mails = Schedule::new(mail, ()).every(EVERY).overlap(Overlap::Allow);
+        let builder = TaskManager::builder().redis(redis.url());
+        let builder = builder.clock(Clock::tokio(now)).task(TaskDef::new(mail));
+        let builder = builder.schedule(mails).state(ours.clone());
+        processes.push(builder.build().await.unwrap());
+    }
+    sleep(Duration::from_secs(3)).await;
+    for process in &processes {
+        process.shutdown().await.unwrap();
+    }
+    {
+        let sent = ours.0.lock().unwrap();
+        assert!(sent.len() >= 10, "{sent:?}");
+        assert!(sent.values().all(|n| *n == 1), "{sent:?}");
+    }
+
+    // … and processes that are killed lose no slot, and repeat none.
+    let folder = tempdir().unwrap();
+    let builder = TaskManager::builder().sqlite(folder.path().join("tasks.db"));
+    let reader = builder.role(Role::Web).build().await.unwrap();
+    let mut players = Vec::new();
+    for _ in 0..3 {
+        players.push(Player::start("schedule", folder.path()));
+        let before = slots(&reader).await.len();
+        while slots(&reader).await.len() < before + 8 {
+            sleep(Duration::from_millis(20)).await;
+        }
+        if players.len() == 2 {
+            players.remove(0);
+        }
+    }
+    drop(players);
+    let mut slots = slots(&reader).await;
+    slots.sort_unstable();
+    let every_ms = i64::try_from(EVERY.as_millis()).unwrap();
+    let is_next = |two: &[i64]| two[1] - two[0] == every_ms;
+    assert!(slots.windows(2).all(is_next), "{slots:?}");
+}
+
+/// The slots of the tasks that are stored.
+async fn slots(manager: &TaskManager) -> Vec<i64> {
+    let mut query = ListQuery::default();
+    query.limit = 1_000;
+    let tasks = manager.list(query).await.unwrap().tasks;
+    let slot = |slot: &String| slot.parse::<Timestamp>().unwrap().as_unix_ms();
+    tasks.iter().map(|task| slot(&task.tags["slot"])).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1016,22 +1016,6 @@ async fn a_schedule_in_words_of_a_newer_program_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_key_is_free_when_its_task_has_ended_however_far_the_clocks_are_apart() {
-    let site = Site::new();
-    let _ahead = TaskManager::start(site.config(300, vec![])).await.unwrap();
-    let mut config = site.config(0, vec![]);
-    config.role = Role::Web;
-    let behind = TaskManager::start(config).await.unwrap();
-    let once = async || behind.schedule_once(tick, ()).run_key("k").await;
-
-    let first = once().await.unwrap();
-    behind.wait::<()>(first).await.unwrap();
-
-    let second = once().await.unwrap();
-    assert_ne!(first, second);
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_is_cancelled_by_its_run_key_has_it_as_a_key() {
     let site = Site::new();
     let manager = site.start(vec![]).await;

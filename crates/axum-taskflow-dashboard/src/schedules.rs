@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use axum::{body::Bytes, extract::rejection::BytesRejection, http::HeaderMap, response::Response};
 use axum_taskflow_core::{
-    AddTask, Missed, Overlap, Rule, Schedule, ScheduleInfo, ScheduleState, TaskId, TaskOptions,
-    Timestamp,
+    AddTask, Decision, Missed, Overlap, Rule, Schedule, ScheduleInfo, ScheduleState, TaskId,
+    TaskOptions, Timestamp, Totals,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -36,7 +36,25 @@ struct ScheduleJson<'a> {
     paused_since: Option<Timestamp>,
     next: &'a [Timestamp],
     queued: Option<Timestamp>,
-    last: Value,
+    last: Vec<DecisionJson<'a>>,
+    totals: Totals,
+}
+
+#[derive(Serialize)]
+struct DecisionJson<'a> {
+    #[serde(flatten)]
+    decision: &'a Decision,
+    /// How long after its slot; 0 if the clock that decided was ahead of it.
+    late_s: f64,
+}
+
+impl<'a> DecisionJson<'a> {
+    fn of(decision: &'a Decision) -> Self {
+        Self {
+            decision,
+            late_s: decision.at.since(decision.slot).as_secs_f64(),
+        }
+    }
 }
 
 impl<'a> ScheduleJson<'a> {
@@ -76,7 +94,8 @@ impl<'a> ScheduleJson<'a> {
             paused_since: info.paused.as_ref().map(|paused| paused.since),
             next: &info.next,
             queued: info.queued,
-            last: serde_json::json!(info.last),
+            last: info.last.iter().map(DecisionJson::of).collect(),
+            totals: info.totals,
         }
     }
 }

@@ -168,7 +168,7 @@ pub(crate) fn decide(slots: &Slots, policy: Policy, standing: Standing, now: Tim
         verdict.decided = Some(last);
     }
     if is_startup && fire.is_empty() {
-        // Beside the slots, and so at a time that is none: those are whole hundredths of a second, or whole seconds.
+        // At a time that is no slot: two of them are never as close as a millisecond.
         fire.push(match slots.has(now) {
             true => now.saturating_sub(MILLISECOND),
             false => now,

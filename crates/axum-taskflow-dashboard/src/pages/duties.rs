@@ -9,6 +9,7 @@ use axum::{
 };
 use axum_taskflow_core::{
     Decided, Decision, HoldKind, Holder, Origin, ScheduleInfo, ScheduleState, TaskId, Timestamp,
+    Totals,
 };
 
 use crate::{
@@ -51,6 +52,7 @@ struct ScheduleRow {
     can_delete: bool,
     next: Vec<At>,
     last: Vec<LastRow>,
+    totals: Totals,
 }
 
 struct LastRow {
@@ -97,6 +99,7 @@ impl ScheduleRow {
             can_delete: info.origin == Origin::Manual || info.state == ScheduleState::Retired,
             next: info.next.iter().map(|slot| At::of(*slot, now)).collect(),
             last: info.last.iter().map(|it| LastRow::of(it, now)).collect(),
+            totals: info.totals,
         }
     }
 }

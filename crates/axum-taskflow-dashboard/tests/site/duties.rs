@@ -113,6 +113,8 @@ async fn a_schedule_is_shown_paused_resumed_run_and_deleted_by_form() {
         .ask(Method::GET, "/tasks/dashboard/schedules", &headers)
         .await;
     assert!(told.body.contains("Added a task"), "{}", told.body);
+    let totals = "In all 1 fired, 0 left out, 0 missed";
+    assert!(row_of(&told, "morning").contains(totals), "{}", told.body);
     let tasks = site.get("/tasks?tag=schedule%3Dmorning").await.ids();
     assert_eq!(tasks.len(), 1);
 

@@ -875,6 +875,17 @@ async fn schedules_are_listed_paused_resumed_run_and_deleted() {
         (&task["source"], &task["tags"]["schedule"]),
         (&json!("scheduled"), &json!("morning"))
     );
+    let list = site.get("/tasks/schedules").await.json();
+    let totals = json!({ "fired": 1, "overlapped": 0, "missed": 0 });
+    let last = &list[0]["last"][0];
+    assert_eq!(
+        (&list[0]["totals"], &last["what"], &last["late_s"]),
+        (
+            &totals,
+            &json!({ "decided": "fired", "task": id }),
+            &json!(0.0)
+        )
+    );
     assert_eq!(
         site.post_json("/tasks/schedules/resume", &which)
             .await
