@@ -11,7 +11,7 @@ use std::{
 
 use axum_taskflow_core::{
     Backend, Becomes, Config, ErrorKind, HoldKind, Lead, OnceError, OnceOutcome, RecordChange,
-    Schedule, Scope, TaskManager, TaskStatus,
+    Schedule, Scope, TaskManager,
 };
 use support::{Backstage, Link, config, start, until};
 use tracing::field::Field;
@@ -283,36 +283,4 @@ fn what_is_held_is_looked_after_when_the_runtime_that_asked_for_it_is_gone() {
         other.release(HoldKind::Lock, "door", "ada").await.unwrap();
         soon(guard.lost()).await;
     });
-}
-
-#[tokio::test]
-async fn what_is_taken_by_force_during_a_shutdown_is_lost_at_once() {
-    let (_stage, one, other) = two().await;
-    let guard = one.lock("door").acquire().await.unwrap();
-    let id = one.add_task(stays, ()).await.unwrap();
-    until(async || {
-        let task = one.get(id).await.unwrap()?;
-        (task.life.status == TaskStatus::Running).then_some(())
-    })
-    .await;
-    let leaving = tokio::spawn({
-        let one = one.clone();
-        async move { one.shutdown().await }
-    });
-    until(async || one.stopping().is_cancelled().then_some(())).await;
-    assert!(guard.is_held(), "what runs may need it");
-
-    let taken = Instant::now();
-    other.release(HoldKind::Lock, "door", "ada").await.unwrap();
-    soon(guard.lost()).await;
-
-    assert!(
-        taken.elapsed() < Duration::from_secs(1),
-        "not before the next look"
-    );
-    leaving.abort();
-}
-
-async fn stays() {
-    std::future::pending::<()>().await;
 }

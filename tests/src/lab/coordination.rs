@@ -36,10 +36,11 @@ const AFTER_STOP: Duration = Duration::from_millis(500);
 const CALM: Duration = Duration::from_secs(3);
 /// A leader that goes on after a stop for so long has tried to write by then.
 const WRITES_WITHIN: Duration = Duration::from_secs(2);
-/// Half of all leaders that die are followed within this time on a file; on Redis, so long after their lease.
+/// Half of all leaders that die are followed within this time on a file. On Redis two leases more: the next in line may
+/// have been killed as well.
 const TAKEOVER_MAX: Duration = Duration::from_secs(1);
-/// Of fewer takeovers nothing is said.
-const TAKEOVERS_MIN: usize = 8;
+/// Of fewer takeovers nothing is said: the machine may have been busy for as long.
+const TAKEOVERS_MIN: usize = 20;
 /// The slots of the two schedules, in milliseconds.
 const SCHEDULES: [(&str, i64); 2] = [("every", 200), ("cron", 1_000)];
 
@@ -400,7 +401,7 @@ impl History {
             latest = Some(turn);
         }
         report.takeovers_ms.sort_unstable();
-        let max = self.lease + TAKEOVER_MAX;
+        let max = self.lease * 2 + TAKEOVER_MAX;
         if report.takeovers_ms.len() >= TAKEOVERS_MIN
             && let Some(half) = report.half_of_takeovers_ms()
             && Duration::from_millis(half) > max

@@ -15,25 +15,19 @@ impl Engine {
         loop {
             let changed = tokio::select! {
                 biased;
-                () = self.stopped.cancelled() => return,
+                () = self.stopping.cancelled() => return,
                 changed = self.backend.changed(seen) => changed,
                 () = tokio::time::sleep(jittered(LOOK_EVERY)) => Ok(seen),
             };
             match changed {
                 Ok(n) => {
                     seen = n;
-                    if !self.stopping.is_cancelled() {
-                        self.look_on_disk();
-                    }
+                    self.look_on_disk();
                     self.tell_holds();
                 }
                 Err(failure) => {
                     error!(error = %failure, "cannot hear of other instances");
-                    tokio::select! {
-                        biased;
-                        () = self.stopped.cancelled() => return,
-                        () = tokio::time::sleep(jittered(LOOP_RETRY)) => {}
-                    }
+                    tokio::time::sleep(jittered(LOOP_RETRY)).await;
                 }
             }
         }

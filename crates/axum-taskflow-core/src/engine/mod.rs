@@ -170,8 +170,7 @@ impl Engine {
         if me.role.runs_tasks() {
             engine.loops.spawn(engine.clone().run_claimer());
         }
-        // Until the end: during a shutdown others still wait for what is held here, or take it away.
-        tokio::spawn(engine.clone().run_listener());
+        engine.loops.spawn(engine.clone().run_listener());
         engine.loops.spawn(engine.clone().run_rescuer());
         engine.loops.spawn(engine.clone().run_pruner());
         engine.loops.spawn(engine.clone().run_scheduler());

@@ -186,7 +186,7 @@ fn of_stopped_leaders_it_is_counted_whether_they_were_refused() {
 fn leaders_that_are_followed_late_are_found() {
     let dead = |takeover_us: u64| {
         let mut history = good();
-        for n in 0..8 {
+        for n in 0..20 {
             let (us, pid) = ((100 + u64::from(n) * 10) * S, 10 + n);
             let term = u64::from(n) + 10;
             history.kills.insert(pid, us);
