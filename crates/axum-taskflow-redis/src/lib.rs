@@ -191,7 +191,7 @@ impl RedisOptions {
         let link = |way| Link::new(way, prefix.clone(), self.deadline, self.min_replicas);
         let tasks = link(way.clone());
         // Boxed: the client's futures are deep, and a caller's compiler would have to lay them all out in its own.
-        Box::pin(server::check(&tasks, self.allow_eviction))
+        Box::pin(server::check(&tasks, self.cluster, self.allow_eviction))
             .await
             .map_err(|error| {
                 let message = format!("cannot use {}: {error}", self.place());

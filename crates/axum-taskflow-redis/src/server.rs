@@ -17,9 +17,35 @@ const OLDEST: (u64, u64) = (6, 2);
 const CLOCKS_APART_MAX_MS: u128 = 5_000;
 
 /// Refuses a server that would lose tasks by itself, and warns of one that may at its end.
-pub(crate) async fn check(link: &Link, allow_eviction: bool) -> Result<(), BackendError> {
-    let info = info(link).await?;
+pub(crate) async fn check(
+    link: &Link,
+    as_cluster: bool,
+    allow_eviction: bool,
+) -> Result<(), BackendError> {
+    let mut info = info(link).await?;
+    // A user may not be allowed to ask, and then nothing is said of it.
+    let asked = link
+        .ask(redis::cmd("CONFIG").arg("GET").arg("appendfsync"))
+        .await;
+    if let Ok(Value::Array(words)) = asked
+        && let Some([_, value]) = answer::groups::<2>(words).next()
+    {
+        info.insert("appendfsync".to_owned(), answer::text(value)?);
+    }
+    for warning in judge(&info, as_cluster, allow_eviction).map_err(BackendError::refused)? {
+        warn!("{warning}");
+    }
+    warn_of_clocks(link).await
+}
+
+/// What a server is to be warned of, or why it cannot be used.
+fn judge(
+    info: &HashMap<String, String>,
+    as_cluster: bool,
+    allow_eviction: bool,
+) -> Result<Vec<String>, String> {
     let word = |name: &str| info.get(name).map_or("", String::as_str);
+    let mut warnings = Vec::new();
     let version = word("redis_version");
     let mut numbers = version.split('.').map(|n| n.parse::<u64>().unwrap_or(0));
     let major_minor = (
@@ -27,29 +53,48 @@ pub(crate) async fn check(link: &Link, allow_eviction: bool) -> Result<(), Backe
         numbers.next().unwrap_or_default(),
     );
     if major_minor < OLDEST {
-        return Err(BackendError::refused(format!(
+        return Err(format!(
             "this is Redis {version}; {}.{} or later is needed, or Valkey",
             OLDEST.0, OLDEST.1
-        )));
+        ));
+    }
+    match (word("cluster_enabled"), as_cluster) {
+        ("1", false) => {
+            return Err("this is a node of a Redis cluster: say `cluster()`".to_owned());
+        }
+        ("0", true) => return Err("this is no Redis cluster: leave out `cluster()`".to_owned()),
+        _ => {}
     }
     let policy = word("maxmemory_policy");
     if policy != "noeviction" && !policy.is_empty() {
         let what =
             format!("Redis may delete tasks when its memory is full: maxmemory-policy is {policy}");
         if !allow_eviction {
-            return Err(BackendError::refused(format!(
+            return Err(format!(
                 "{what}; set it to noeviction, or say `allow_eviction(true)` if losing tasks is all right"
-            )));
+            ));
         }
-        warn!("{what}, and that was allowed");
+        warnings.push(format!("{what}, and that was allowed"));
     }
-    if word("aof_enabled") == "0" {
-        warn!(
+    match (word("aof_enabled"), word("appendfsync")) {
+        ("0", _) => warnings.push(
             "Redis writes no append-only file (appendonly no): when it is restarted, tasks are as they were at the last \
              snapshot, or gone"
-        );
+                .to_owned(),
+        ),
+        ("1", "everysec") => warnings.push(
+            "Redis writes its append-only file every second (appendfsync everysec): what was accepted in the last second \
+             before its host fails is gone"
+                .to_owned(),
+        ),
+        ("1", "no") => warnings.push(
+            "Redis leaves it to the system when its append-only file is written (appendfsync no): what was accepted in the \
+             last half minute before its host fails may be gone"
+                .to_owned(),
+        ),
+        _ => {}
     }
-    warn_of_clocks(link).await
+    Ok(warnings)
 }
 
 async fn info(link: &Link) -> Result<HashMap<String, String>, BackendError> {
@@ -82,12 +127,93 @@ async fn warn_of_clocks(link: &Link) -> Result<(), BackendError> {
     let ours = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let apart_ms = ours.as_millis().abs_diff(theirs_ms);
-    if apart_ms > CLOCKS_APART_MAX_MS {
+    if let Some(apart_ms) = far_apart(ours.as_millis(), theirs_ms) {
         warn!(
             apart_ms,
             "the clocks of this machine and of Redis differ: tasks run all the same, times on the page are confusing"
         );
     }
     Ok(())
+}
+
+/// By how much clocks differ, if that is much.
+fn far_apart(ours_ms: u128, theirs_ms: u128) -> Option<u128> {
+    let apart_ms = ours_ms.abs_diff(theirs_ms);
+    (apart_ms > CLOCKS_APART_MAX_MS).then_some(apart_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "this is test code")]
+    use super::*;
+
+    fn info(changed: &[(&str, &str)]) -> HashMap<String, String> {
+        let good = [
+            ("redis_version", "7.0.15"),
+            ("cluster_enabled", "0"),
+            ("maxmemory_policy", "noeviction"),
+            ("aof_enabled", "1"),
+            ("appendfsync", "always"),
+        ];
+        let all = good.iter().chain(changed);
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn refused(changed: &[(&str, &str)], as_cluster: bool) -> String {
+        judge(&info(changed), as_cluster, false).unwrap_err()
+    }
+
+    #[test]
+    fn a_server_that_keeps_everything_is_taken_without_a_word() {
+        for version in ["6.2.0", "7.0.15", "7.2.4", "10.0.1"] {
+            let info = info(&[("redis_version", version)]);
+            assert_eq!(judge(&info, false, false), Ok(vec![]), "{version}");
+        }
+        let cluster = info(&[("cluster_enabled", "1")]);
+        assert_eq!(judge(&cluster, true, false), Ok(vec![]));
+    }
+
+    #[test]
+    fn one_that_is_too_old_is_refused() {
+        for version in ["6.0.16", "5.0.7", "2.8"] {
+            let why = refused(&[("redis_version", version)], false);
+            assert_eq!(
+                why,
+                format!("this is Redis {version}; 6.2 or later is needed, or Valkey")
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_is_no_single_server_and_the_other_way_round() {
+        let node = refused(&[("cluster_enabled", "1")], false);
+        assert!(node.contains("say `cluster()`"), "{node}");
+        let single = refused(&[], true);
+        assert!(single.contains("no Redis cluster"), "{single}");
+    }
+
+    #[test]
+    fn of_what_a_server_may_lose_it_is_warned() {
+        let warnings = |changed: &[(&str, &str)]| judge(&info(changed), false, true).unwrap();
+        for (changed, said) in [
+            ([("aof_enabled", "0")], "appendonly no"),
+            ([("appendfsync", "everysec")], "the last second"),
+            ([("appendfsync", "no")], "the last half minute"),
+            ([("maxmemory_policy", "allkeys-lru")], "that was allowed"),
+        ] {
+            let warnings = warnings(&changed);
+            assert!(
+                warnings.len() == 1 && warnings[0].contains(said),
+                "{changed:?}: {warnings:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn clocks_may_differ_by_seconds() {
+        assert_eq!(far_apart(10_000, 15_000), None);
+        assert_eq!(far_apart(10_000, 15_001), Some(5_001));
+        assert_eq!(far_apart(70_000, 10_000), Some(60_000));
+    }
 }

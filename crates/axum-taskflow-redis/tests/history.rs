@@ -1,32 +1,33 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 //! The server holds history in memory, so there is an end to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum_taskflow_core::{
-    Backend, Batch, Change, IdSource, Instance, ListQuery, Outcome, Prune, RetryPolicy, Task,
-    TaskId, Timestamp,
+    Backend, Batch, Change, IdSource, Instance, ListQuery, Outcome, RetryPolicy, Task, TaskId,
+    Timestamp,
 };
-use axum_taskflow_redis::RedisOptions;
+use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
 
-#[tokio::test]
-async fn the_oldest_finished_tasks_go_when_there_are_too_many_and_live_ones_stay() {
-    let server = RedisServer::start();
-    let options = RedisOptions::new(server.url()).history_max(5);
-    let backend = options.open().await.unwrap();
-    let ids = IdSource::default();
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// So many tasks, of which the first `n_live` wait and the others have succeeded.
+async fn add(backend: &Redis, ids: &IdSource, n: usize, n_live: usize) -> Vec<TaskId> {
     let me = ids.instance(NOW);
     backend.join(Instance::new(me, NOW)).await.unwrap();
-    let tasks: Vec<Task> = (0..12)
+    let tasks: Vec<Task> = (0..n)
         .map(|_| Task::new(ids.task(NOW), "f", "[]"))
         .collect();
     let mut batch = Batch::at(NOW);
     batch.tasks = tasks.iter().cloned().map(Arc::new).collect();
-    // The first two wait, the others have succeeded.
-    for task in &tasks[2..] {
+    for task in &tasks[n_live..] {
         let start = Change::started(task, me, NOW).unwrap();
         let mut running = task.clone();
         running.life = start.life.clone();
@@ -35,22 +36,70 @@ async fn the_oldest_finished_tasks_go_when_there_are_too_many_and_live_ones_stay
         batch.changes.extend([start, end]);
     }
     backend.write(Arc::new(batch)).await.unwrap();
+    tasks.iter().map(|task| task.id).collect()
+}
 
-    let nothing_is_old = Prune {
-        finished_before: NOW.saturating_sub(Duration::from_secs(1)),
-        failed_before: NOW.saturating_sub(Duration::from_secs(1)),
-        series_before: Timestamp::default(),
-        from: None,
-        limit: 100,
-    };
-    backend.prune(nothing_is_old).await.unwrap();
+async fn left(backend: &Redis) -> Vec<TaskId> {
+    let mut query = ListQuery::default();
+    query.limit = 10_000;
+    let page = backend.list(query).await.unwrap();
+    page.tasks.iter().rev().map(|task| task.id).collect()
+}
 
-    let page = backend.list(ListQuery::default()).await.unwrap();
-    let left: Vec<TaskId> = page.tasks.iter().rev().map(|task| task.id).collect();
-    let wanted = [&tasks[..2], &tasks[7..]].concat();
-    let wanted: Vec<TaskId> = wanted.iter().map(|task| task.id).collect();
-    assert_eq!(left, wanted);
+/// Returns once so many tasks are left, which must not become fewer.
+async fn until_left(backend: &Redis, n: usize) -> Vec<TaskId> {
+    let begun = Instant::now();
+    loop {
+        let left = left(backend).await;
+        assert!(left.len() >= n, "{} are left, and {n} fit", left.len());
+        if left.len() == n {
+            return left;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{} are left", left.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones_stay() {
+    let server = RedisServer::start();
+    let options = RedisOptions::new(server.url()).history_max(5);
+    let backend = options.open().await.unwrap();
+
+    let tasks = add(&backend, &IdSource::default(), 12, 2).await;
+
+    // Nobody has asked for it.
+    let left = until_left(&backend, 7).await;
+    assert_eq!(left, [&tasks[..2], &tasks[7..]].concat());
     backend.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn several_who_delete_what_is_too_much_delete_no_more_than_that() {
+    let server = RedisServer::start();
+    let (ids, n_too_many) = (IdSource::default(), 2_500);
+    let writer = RedisOptions::new(server.url()).open().await.unwrap();
+    for _ in 0..26 {
+        add(&writer, &ids, 100, 0).await;
+    }
+    let mut trimmers = Vec::new();
+    for _ in 0..4 {
+        let options = RedisOptions::new(server.url()).history_max(2_600 - n_too_many);
+        trimmers.push(options.open().await.unwrap());
+    }
+
+    // What wakes them, all at once.
+    let end = async |backend: &Redis| add(backend, &ids, 1, 0).await;
+    tokio::join!(
+        end(&trimmers[0]),
+        end(&trimmers[1]),
+        end(&trimmers[2]),
+        end(&trimmers[3])
+    );
+
+    until_left(&writer, 100).await;
+    tokio::time::sleep(Duration::from_secs(2)).await; // they look again, and nothing is to happen
+    assert_eq!(left(&writer).await.len(), 100);
 }
 
 #[test]

@@ -164,7 +164,7 @@ async fn reads_of_a_server_that_does_not_answer_fail_in_time_and_are_not_kept() 
 
     site.server.stop();
     ask_all().await; // what is needed once
-    let before_kb = memory_kb();
+    let (before_kb, before_files) = (memory_kb(), open_files());
     for _ in 0..12 {
         ask_all().await;
     }
@@ -173,10 +173,20 @@ async fn reads_of_a_server_that_does_not_answer_fail_in_time_and_are_not_kept() 
 
     println!("{grown_kb} kB more");
     assert!(grown_kb < 40_000, "{grown_kb} kB");
+    let more_files = open_files().saturating_sub(before_files);
+    assert!(
+        more_files < 100,
+        "{more_files} connections were left behind"
+    );
     let asked = Instant::now();
     while store.list(query.clone()).await.is_err() {
         assert!(asked.elapsed() < Duration::from_secs(20), "never again");
     }
+}
+
+/// How many files and sockets this process has open.
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// What this process has in memory.

@@ -69,6 +69,10 @@ async fn a_killed_instance_leaves_orphans_and_a_living_one_does_not() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::zombie_processes,
+    reason = "it outlives its parent, which is what is tested"
+)]
 async fn a_program_that_a_dead_instance_has_started_does_not_keep_its_lock() {
     if let Some(path) = support::role() {
         let boot = Boot::at(Path::new(&path)).await;
