@@ -344,7 +344,7 @@ impl Link {
         if self.min_replicas == 0 || !call.replicated {
             return Ok((ask(connection, cmd).await?, 0));
         }
-        let wait_ms = u64::try_from(self.deadline.as_millis() / 2).unwrap_or(u64::MAX);
+        let wait_ms = u64::try_from(self.deadline.as_millis() / 3).unwrap_or(u64::MAX); // twice, if the script is not known
         let mut both = redis::pipe();
         both.add_command(cmd.clone());
         both.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);

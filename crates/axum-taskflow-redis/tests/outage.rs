@@ -9,17 +9,14 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, ListQuery, Task,
-    TaskStatus, Timestamp,
+    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Task, TaskStatus,
+    Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
-use tokio::task::JoinSet;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
 const DEADLINE: Duration = Duration::from_millis(500);
-/// What a machine that does other things as well may need beside.
-const SLOW: Duration = Duration::from_secs(3);
 
 struct Site {
     server: RedisServer,
@@ -136,68 +133,6 @@ async fn without_the_replicas_that_were_asked_for_a_write_does_not_count() {
         why.contains("0 replicas of Redis have the last write, and 1 were asked for"),
         "{why}"
     );
-}
-
-/// Questions that are asked at one moment of a server that answers none.
-const READS: usize = 1_000;
-/// What each of them carries: kept, those of a round would be 10 MB.
-const READ_BYTES: usize = 10_000;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_of_a_server_that_does_not_answer_fail_in_time_and_are_not_kept() {
-    let site = Site::open(|options| options).await;
-    let store = Arc::new(site.store);
-    let mut query = ListQuery::default();
-    query.name = Some("f".repeat(READ_BYTES));
-    let ask_all = async || {
-        let asked = Instant::now();
-        let mut reads = JoinSet::new();
-        for _ in 0..READS {
-            let (store, query) = (store.clone(), query.clone());
-            reads.spawn(async move { store.list(query).await.is_err() });
-        }
-        let failed = reads.join_all().await;
-        assert!(failed.iter().all(|failed| *failed));
-        let took = asked.elapsed();
-        assert!(took < DEADLINE * 2 + SLOW, "{took:?}");
-    };
-
-    site.server.stop();
-    ask_all().await; // what is needed once
-    let (before_kb, before_files) = (memory_kb(), open_files());
-    for _ in 0..12 {
-        ask_all().await;
-    }
-    let grown_kb = memory_kb().saturating_sub(before_kb);
-    site.server.cont();
-
-    println!("{grown_kb} kB more");
-    assert!(grown_kb < 40_000, "{grown_kb} kB");
-    let more_files = open_files().saturating_sub(before_files);
-    assert!(
-        more_files < 100,
-        "{more_files} connections were left behind"
-    );
-    let asked = Instant::now();
-    while store.list(query.clone()).await.is_err() {
-        assert!(asked.elapsed() < Duration::from_secs(20), "never again");
-    }
-}
-
-/// How many files and sockets this process has open.
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// What this process has in memory.
-fn memory_kb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.unwrap()
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .unwrap()
 }
 
 #[test]
