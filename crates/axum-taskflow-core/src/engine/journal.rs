@@ -698,3 +698,49 @@ pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
     )
     .with_source(failure.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{change::Outcome, clock::Timestamp, id::IdSource, retry::RetryPolicy};
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+    const MEGABYTE: usize = 1 << 20;
+
+    fn text(bytes: usize) -> String {
+        format!("{:?}", "x".repeat(bytes - 2))
+    }
+
+    fn add(ids: &IdSource, bytes: usize) -> Add {
+        Add {
+            tasks: vec![Arc::new(Task::new(ids.task(NOW), "f", text(bytes)))],
+            then: Box::new(|_| ()),
+            wanted: Arc::default(),
+        }
+    }
+
+    fn end(ids: &IdSource, bytes: usize) -> Entry {
+        let mut task = Task::new(ids.task(NOW), "f", "[]");
+        task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
+        let done = Outcome::Done(Some(text(bytes).into()));
+        Entry {
+            change: Change::finished(&task, done, &RetryPolicy::default(), 0.0, NOW).unwrap(),
+            then: Box::new(|_, _| ()),
+        }
+    }
+
+    #[test]
+    fn a_batch_has_so_many_tasks_or_so_many_bytes() {
+        let ids = IdSource::default();
+        let of = |bytes, n| {
+            let mut queue = Queue::default();
+            queue.adds.extend((0..n).map(|_| add(&ids, bytes)));
+            queue.changes.extend((0..n).map(|_| end(&ids, bytes)));
+            (queue.adds_of_a_batch(), queue.changes_of_a_batch(BATCH_MAX))
+        };
+
+        assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
+        assert_eq!(of(MEGABYTE, 20), (4, 4));
+        assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
+    }
+}
