@@ -95,7 +95,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// before ([`crashes`](crate::Life) is not 0) nothing but the owner changes: they are not started together.
     ///
     /// An owner that was superseded gets nothing: it may not know it yet, and what it began would be taken from it as
-    /// if it had crashed.
+    /// if it had crashed. One that has not joined may get nothing either.
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed>;
 
     /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means, has left or was

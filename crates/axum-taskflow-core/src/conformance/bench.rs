@@ -106,6 +106,14 @@ impl<'a> Bench<'a> {
         self.ids.instance(self.now())
     }
 
+    /// Another instance, which has joined.
+    pub(super) async fn peer(&self) -> InstanceId {
+        let id = self.stranger();
+        let joined = self.backend.join(Instance::new(id, self.now())).await;
+        joined.expect("an instance can join");
+        id
+    }
+
     /// A task that is due now.
     pub(super) fn task(&self, name: &str) -> Task {
         Task::new(self.id(), name, "[]")

@@ -102,7 +102,7 @@ pub(super) async fn claimers_at_once_share_what_waits(bench: &Bench<'_>) {
     let mut claimers = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let (backend, mut claim) = (bench.backend.clone(), bench.claim_of(&["f"], 7));
-        claim.owner = bench.stranger();
+        claim.owner = bench.peer().await;
         claimers.spawn(async move {
             let mut mine = Vec::new();
             loop {

@@ -181,7 +181,7 @@ async fn play(bench: &Bench<'_>, steps: &[Step]) -> Result<(), String> {
             model: Memory::with_history(usize::MAX),
             driver: driver.backend.clone(),
         },
-        owners: [driver.me, driver.stranger(), driver.stranger()],
+        owners: [driver.me, driver.peer().await, driver.peer().await],
         bench: driver,
         seen: Vec::new(),
         ids: BTreeSet::new(),

@@ -37,6 +37,9 @@ pub(crate) struct Ready {
     idle: Notify,
 }
 
+/// Suspects that are held beside what has slots // more: they take the slots of others, and no more are claimed
+const SUSPECTS_MAX: usize = 16;
+
 /// A std mutex around each: held for one step of a heap.
 struct Lane {
     /// Highest priority, then earliest, then smallest id.
@@ -54,14 +57,18 @@ struct Lane {
     /// New tasks that were stored meanwhile. They wait for the claim, and not on disk: otherwise a lane that was full
     /// once would go on claiming for as long as tasks are added.
     late: Vec<Arc<Task>>,
+    /// Those of `held` that one more crash would fail.
+    suspects: usize,
     /// Slots that came free since the last write to the store, and how many that is from one write to the next.
     freed: usize,
     pace: usize,
 }
 
 impl Lane {
+    /// Suspects that are held may have to wait for another one, which must not keep others from free slots.
     fn taken(&self) -> usize {
-        self.running + self.reserved + self.held.len() + self.late.len() + self.promised
+        let held = self.held.len() - self.suspects.min(SUSPECTS_MAX);
+        self.running + self.reserved + held + self.late.len() + self.promised
     }
 
     /// Places that nobody has.
@@ -133,6 +140,7 @@ impl Ready {
                 waiting_on_disk: true,
                 claiming: false,
                 late: Vec::new(),
+                suspects: 0,
                 freed: 0,
                 pace: 0,
             })
@@ -189,7 +197,9 @@ impl Ready {
             return None;
         }
         lane.waiting_on_disk = true;
-        lane.held.pop_last().map(|(_, last)| last)
+        let (_, last) = lane.held.pop_last()?;
+        lane.suspects -= usize::from(self.is_suspect(&last));
+        Some(last)
     }
 
     /// A task with a place was not stored.
@@ -236,6 +246,7 @@ impl Ready {
             .into_iter()
             .partition(|task| task.life.status == TaskStatus::Running);
         lane.running += begun.len();
+        lane.suspects += waiting.iter().filter(|task| self.is_suspect(task)).count();
         let held = waiting.into_iter().map(Arc::new).chain(late);
         lane.held.extend(held.map(|task| (order(&task), task)));
         Brought {
@@ -267,6 +278,7 @@ impl Ready {
         let task = lane.held.remove(&place)?;
         if self.is_suspect(&task) {
             *suspect = Some(task.id);
+            lane.suspects -= 1;
         }
         lane.running += 1;
         Some(task)
@@ -330,6 +342,7 @@ impl Ready {
             .into_iter()
             .flat_map(|executor| {
                 let mut lane = self.lane(executor);
+                lane.suspects = 0;
                 let held = std::mem::take(&mut lane.held).into_values();
                 held.chain(std::mem::take(&mut lane.late))
             })
@@ -567,6 +580,29 @@ mod tests {
         assert_eq!(began, [first, once, never]);
         assert_eq!(none, None);
         assert_eq!(next.unwrap().id, second);
+    }
+
+    #[test]
+    fn suspects_that_wait_for_each_other_leave_free_slots_to_others() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(3));
+        let suspects = std::iter::repeat_with(|| {
+            let mut task = task(&ids, 0);
+            task.life.crashes = 2;
+            task
+        });
+        let _ = ready.end_claim(Executor::Async, suspects.take(3).collect());
+        assert!(ready.take(Executor::Async).is_some());
+        ready.more_on_disk(Executor::Async);
+
+        assert!(ready.take(Executor::Async).is_none(), "one at a time");
+        assert!(ready.wants(Executor::Async));
+        assert_eq!(ready.begin_claim(Executor::Async), 2);
+        let other = task(&ids, 0);
+        let _ = ready.end_claim(Executor::Async, vec![other.clone()]);
+        assert_eq!(
+            ready.take(Executor::Async).map(|task| task.id),
+            Some(other.id)
+        );
     }
 
     #[test]
