@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span, warn};
 
-use super::{Engine, panics, ready::Next};
+use super::{Engine, Next, panics};
 use crate::{
     backend::Applied,
     change::{Change, Outcome},

@@ -51,7 +51,7 @@ use self::{
     executor::{BY_SHUTDOWN, LAPSED, Running, SUPERSEDED},
     holds::Holds,
     journal::Journal,
-    ready::Ready,
+    ready::{Next, Ready},
     threads::Threads,
     unreadable::Unreadable,
 };
