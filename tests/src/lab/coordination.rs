@@ -27,8 +27,9 @@ use super::{
 
 /// After so long a process that was stopped counts as gone, on a file.
 pub const TAKEOVER_AFTER: Duration = Duration::from_secs(3);
-/// By how many seconds the clocks are wrong.
-const CLOCKS_AHEAD_S: [i64; 5] = [-150, -60, 0, 45, 120];
+/// By how many seconds the clocks are wrong. At most 170 s apart, which are 850 slots of 200 ms: of more than 1,000 that
+/// are due at once some count as missed.
+const CLOCKS_AHEAD_S: [i64; 5] = [-80, -60, 0, 45, 90];
 /// A process that was stopped may end what it had begun, before it can know that it was.
 const AFTER_STOP: Duration = Duration::from_millis(500);
 /// Between two processes that take a turn there are at least two steps of the store. What is written later than this after
