@@ -406,13 +406,14 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
         engine: engine.clone(),
         promised,
     };
-    let (sender, answer) = oneshot::channel();
-    let then: ThenAdded = Box::new(move |written| {
-        let answer = promises.settle(written);
-        let _ = sender.send(answer); // the caller may have stopped waiting
-    });
+    let (caller, answer) = oneshot::channel();
+    let then: ThenAdded = Box::new(move |written| promises.settle(written));
     let wanted = Arc::new(Wanted::default());
-    if engine.journal.add(tasks, wanted.clone(), then).is_err() {
+    if engine
+        .journal
+        .add(tasks, wanted.clone(), then, caller)
+        .is_err()
+    {
         return Err(Error::shutting_down());
     }
     let left = engine.add_timeout.saturating_sub(begun.elapsed());

@@ -442,8 +442,7 @@ impl TaskManager {
                 .of_function(function, place, &self.engine.states)?;
         if is_new {
             // Tasks of it may wait in the store since another process ran.
-            let now = self.engine.clock.now();
-            self.engine.waits_on_disk(Some(def.executor), now, now);
+            self.engine.look_on_disk();
         }
         let max = self.engine.bulk_max;
         let mut encoded = Vec::new();

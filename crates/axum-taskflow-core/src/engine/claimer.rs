@@ -118,9 +118,6 @@ impl Engine {
             if let Some(due) = claimed.next_due {
                 self.next_due.lower(due);
             }
-            if claimed.tasks.len() == limit {
-                self.ready.more_on_disk(executor);
-            }
             // Claimed by the name of its function here, wherever it was meant to run when it was stored.
             let mut tasks = claimed.tasks;
             tasks.iter_mut().for_each(|task| task.executor = executor);

@@ -30,8 +30,11 @@ use crate::{
 
 /// Called once the change is stored, or found to be stale.
 pub(crate) type Then = Box<dyn FnOnce(&Change, Applied) + Send>;
-/// Called once new tasks are stored, or could not be.
-pub(crate) type ThenAdded = Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) + Send>;
+/// Called once new tasks are stored, or could not be; gives the answer for the caller.
+pub(crate) type ThenAdded =
+    Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) -> Result<Vec<Enqueued>, Error> + Send>;
+/// Who added tasks, and may have stopped waiting.
+pub(crate) type Caller = oneshot::Sender<Result<Vec<Enqueued>, Error>>;
 
 /// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
 const BATCH_MAX: usize = 512;
@@ -90,6 +93,7 @@ struct Queue {
 struct Add {
     tasks: Vec<Arc<Task>>,
     then: ThenAdded,
+    caller: Caller,
     /// Dropped by a caller who stopped waiting; then the tasks are not written.
     wanted: Arc<Wanted>,
 }
@@ -133,7 +137,7 @@ struct Entry {
 /// A batch on its way, with those who wait for it.
 struct Flight {
     batch: Arc<Batch>,
-    adds: Vec<(usize, ThenAdded)>,
+    adds: Vec<(usize, ThenAdded, Caller)>,
     thens: Vec<Then>,
     audits: Vec<oneshot::Sender<Result<(), Error>>>,
 }
@@ -193,6 +197,7 @@ impl Journal {
         tasks: Vec<Arc<Task>>,
         wanted: Arc<Wanted>,
         then: ThenAdded,
+        caller: Caller,
     ) -> Result<(), ThenAdded> {
         let mut queue = self.queue();
         if queue.closed {
@@ -204,6 +209,7 @@ impl Journal {
         queue.adds.push_back(Add {
             tasks,
             then,
+            caller,
             wanted,
         });
         drop(queue); // Wake after unlocking: otherwise the writer would wake only to wait for us.
@@ -464,11 +470,12 @@ impl Journal {
         for Add {
             tasks,
             then,
+            caller,
             wanted,
         } in adds
         {
             if wanted.take() {
-                flight.adds.push((tasks.len(), then));
+                flight.adds.push((tasks.len(), then, caller));
                 batch.tasks.extend(tasks);
             } else {
                 self.places
@@ -498,13 +505,14 @@ impl Journal {
             audits,
         } = flight;
         self.stored_or_dropped(&batch);
-        let places = adds.iter().map(|(n, _)| self.place_size(*n) as usize);
+        let places = adds.iter().map(|(n, ..)| self.place_size(*n) as usize);
         self.places.add_permits(places.sum());
         let mut answers = &written.tasks[..];
-        for (n, then) in adds {
+        let mut callers = Vec::with_capacity(adds.len());
+        for (n, then, caller) in adds {
             let (own, rest) = answers.split_at(n);
             answers = rest;
-            then(Ok(own));
+            callers.push((caller, then(Ok(own))));
         }
         let applied = written.changes.iter().copied();
         for ((change, then), applied) in batch.changes.iter().zip(thens).zip(applied) {
@@ -515,6 +523,10 @@ impl Journal {
             let _ = sender.send(Ok(()));
         }
         stored(&batch.notes);
+        // Last: what has just begun is ahead of those who add more, and short tasks have left their slots to them.
+        for (caller, answer) in callers {
+            let _ = caller.send(answer); // he may have stopped waiting; the tasks are stored all the same
+        }
     }
 
     /// New tasks are refused, everything else is kept for the next try.
@@ -562,9 +574,9 @@ impl Journal {
             logs.truncate(NOTES_MAX);
             queue.notes = logs;
         }
-        for (n, then) in adds {
+        for (n, then, caller) in adds {
             self.places.add_permits(self.place_size(n) as usize);
-            then(Err(&failure));
+            let _ = caller.send(then(Err(&failure))); // as below
         }
         for sender in audits {
             // As above.
@@ -714,7 +726,8 @@ mod tests {
     fn add(ids: &IdSource, bytes: usize) -> Add {
         Add {
             tasks: vec![Arc::new(Task::new(ids.task(NOW), "f", text(bytes)))],
-            then: Box::new(|_| ()),
+            then: Box::new(|_| Ok(Vec::new())),
+            caller: oneshot::channel().0,
             wanted: Arc::default(),
         }
     }

@@ -448,7 +448,7 @@ impl Engine {
             return; // a function that is not known here is for others
         };
         if run_at <= now {
-            self.ready.more_on_disk(executor);
+            self.ready.one_more_on_disk(executor);
             if self.wants_tasks(executor) {
                 self.claimer_wake.notify_one();
             }
@@ -465,7 +465,7 @@ impl Engine {
                 Said::Progress(progress) => self.feed.progressed(note.id, progress),
             }
         }
-        self.ready.tick();
+        self.ready.tick(self.clock.now());
         self.dispatch();
     }
 
@@ -493,8 +493,8 @@ impl Engine {
         self.n_waiters.store(waiters.len(), Ordering::SeqCst);
     }
 
-    /// Other instances may have left something that waits.
-    fn look_on_disk(&self) {
+    /// Other instances, or earlier processes, may have left something that waits.
+    pub(crate) fn look_on_disk(&self) {
         for executor in [Executor::Async, Executor::Thread] {
             self.ready.more_on_disk(executor);
         }

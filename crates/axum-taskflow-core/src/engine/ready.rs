@@ -1,9 +1,9 @@
 //! Which tasks this instance holds in memory, and in which order they start.
 //!
 //! A lane for async functions and one for plain functions, each with its own limit. A lane holds what runs and a
-//! little that is ready to follow; everything else waits on disk and costs no memory. What is in memory always
-//! comes before what is on disk: while something waits there, a new task is held only if it comes before the last
-//! one that is held.
+//! little that is ready to follow; everything else waits on disk and costs no memory. What is held comes before what
+//! is on disk. While something waits there, a new task has to wait behind it: in memory if it is little, on disk
+//! otherwise.
 
 use std::{
     cmp::Reverse,
@@ -40,6 +40,9 @@ pub(crate) struct Ready {
 /// Suspects that are held beside what has slots // more: they take the slots of others, and no more are claimed
 const SUSPECTS_MAX: usize = 16;
 
+/// Other instances may have left tasks on disk, or an earlier process.
+const UNKNOWN: usize = usize::MAX;
+
 /// A std mutex around each: held for one step of a heap.
 struct Lane {
     /// Highest priority, then earliest, then smallest id.
@@ -50,40 +53,53 @@ struct Lane {
     /// Slots for what a claim brings.
     reserved: usize,
     limit: usize,
-    /// Tasks that could run may wait on disk.
-    waiting_on_disk: bool,
-    /// A claim is under way; what it brings comes before new tasks.
-    claiming: bool,
-    /// New tasks that were stored meanwhile. They wait for the claim, and not on disk: otherwise a lane that was full
-    /// once would go on claiming for as long as tasks are added.
+    /// Tasks that could run and wait on disk: as many were left there since a claim found no more, or [`UNKNOWN`].
+    on_disk: usize,
+    /// A claim is under way, and so many were on disk before. What it brings comes before new tasks.
+    claiming: Option<usize>,
+    /// New tasks that come after those on disk. They are stored as ours all the same: otherwise a lane that was full
+    /// once would go on writing each task there and claiming it for as long as tasks are added.
     late: Vec<Arc<Task>>,
     /// Those of `held` that one more crash would fail.
     suspects: usize,
-    /// Slots that came free since the last write to the store, and how many that is from one write to the next.
+    /// Slots that came free since the last tick, and how many that is from one tick to the next.
     freed: usize,
     pace: usize,
+    ticked_at: Timestamp,
 }
 
 impl Lane {
     /// Suspects that are held may have to wait for another one, which must not keep others from free slots.
-    fn taken(&self) -> usize {
-        let held = self.held.len() - self.suspects.min(SUSPECTS_MAX);
-        self.running + self.reserved + held + self.late.len() + self.promised
+    fn n_held(&self) -> usize {
+        self.held.len() - self.suspects.min(SUSPECTS_MAX)
     }
 
     /// Places that nobody has.
     fn free(&self) -> usize {
-        self.places().saturating_sub(self.taken())
+        let taken = self.running + self.reserved + self.n_held() + self.late.len() + self.promised;
+        self.places().saturating_sub(taken)
     }
 
-    /// Slots that nothing here will fill.
+    /// True if it starts before something that is held.
+    fn comes_first(&self, task: &Task) -> bool {
+        let last = self.held.last_key_value();
+        last.is_some_and(|(last, _)| order(task) < *last)
+    }
+
+    /// Slots that nothing will fill that comes before what is on disk.
     fn idle(&self) -> usize {
-        self.limit.saturating_sub(self.taken())
+        self.limit
+            .saturating_sub(self.running + self.reserved + self.n_held())
     }
 
     /// Something may be on disk, and there is a slot for it.
     fn wants(&self) -> bool {
-        self.waiting_on_disk && self.idle() > 0
+        self.on_disk > 0 && self.idle() > 0
+    }
+
+    /// True if what is on disk can be brought by one claim: then new tasks wait for that, and in memory.
+    fn has_little_on_disk(&self) -> bool {
+        self.on_disk <= self.limit
     }
 
     /// As many again as may run. More if tasks are short: what ends within a few writes to the store is not worth a
@@ -137,12 +153,13 @@ impl Ready {
                 running: 0,
                 reserved: 0,
                 limit,
-                waiting_on_disk: true,
-                claiming: false,
+                on_disk: UNKNOWN,
+                claiming: None,
                 late: Vec::new(),
                 suspects: 0,
                 freed: 0,
                 pace: 0,
+                ticked_at: Timestamp::default(),
             })
         };
         Self {
@@ -161,17 +178,12 @@ impl Ready {
             return Promise::Nothing;
         }
         let mut lane = self.lane(task.executor);
-        let others_wait = lane.waiting_on_disk;
-        let is_next = lane.held.is_empty() && !others_wait && !lane.claiming;
+        let is_next = lane.held.is_empty() && lane.on_disk == 0 && lane.claiming.is_none();
         if lane.running + lane.reserved < lane.limit && is_next {
             lane.running += 1;
             return Promise::Slot;
         }
-        let comes_first = match lane.held.last_key_value() {
-            Some((last, _)) => order(task) < *last,
-            None => false,
-        };
-        if comes_first || (lane.free() > 0 && !others_wait) {
+        if lane.comes_first(task) || (lane.free() > 0 && lane.has_little_on_disk()) {
             lane.promised += 1;
             return Promise::Place;
         }
@@ -187,7 +199,7 @@ impl Ready {
         if !self.may_start() {
             return Some(task);
         }
-        if lane.claiming {
+        if lane.claiming.is_some() || (lane.on_disk > 0 && !lane.comes_first(&task)) {
             lane.late.push(task);
             return None;
         }
@@ -196,7 +208,7 @@ impl Ready {
         if lane.running + lane.held.len() <= lane.places() + lane.limit {
             return None;
         }
-        lane.waiting_on_disk = true;
+        lane.on_disk = lane.on_disk.saturating_add(1);
         let (_, last) = lane.held.pop_last()?;
         lane.suspects -= usize::from(self.is_suspect(&last));
         Some(last)
@@ -207,9 +219,15 @@ impl Ready {
         self.lane(executor).promised -= 1;
     }
 
-    /// Remembers that tasks which could run wait on disk.
+    /// Remembers that tasks which could run may wait on disk, nobody knows how many.
     pub(crate) fn more_on_disk(&self, executor: Executor) {
-        self.lane(executor).waiting_on_disk = true;
+        self.lane(executor).on_disk = UNKNOWN;
+    }
+
+    /// Remembers that one more task which could run waits on disk.
+    pub(crate) fn one_more_on_disk(&self, executor: Executor) {
+        let mut lane = self.lane(executor);
+        lane.on_disk = lane.on_disk.saturating_add(1);
     }
 
     /// True if a claim for this lane is worth while: something may be on disk, and there is a slot for it.
@@ -222,8 +240,7 @@ impl Ready {
     /// known to be on disk.
     pub(crate) fn begin_claim(&self, executor: Executor) -> usize {
         let mut lane = self.lane(executor);
-        lane.waiting_on_disk = false;
-        lane.claiming = true;
+        lane.claiming = Some(std::mem::take(&mut lane.on_disk));
         lane.reserved = lane.idle();
         lane.reserved
     }
@@ -232,10 +249,13 @@ impl Ready {
     /// [`Ready::pause`] all are given back.
     pub(crate) fn end_claim(&self, executor: Executor, tasks: Vec<Task>) -> Brought {
         let mut lane = self.lane(executor);
-        lane.claiming = false;
-        lane.reserved = 0;
-        let late = std::mem::take(&mut lane.late);
+        let (before, limit) = (lane.claiming.take(), std::mem::take(&mut lane.reserved));
+        if tasks.len() == limit {
+            let rest = before.unwrap_or(UNKNOWN).saturating_sub(limit);
+            lane.on_disk = lane.on_disk.saturating_add(rest.max(1));
+        }
         if !self.may_start() {
+            let late = std::mem::take(&mut lane.late);
             let given_back = tasks.into_iter().map(Arc::new).chain(late).collect();
             return Brought {
                 given_back,
@@ -247,8 +267,13 @@ impl Ready {
             .partition(|task| task.life.status == TaskStatus::Running);
         lane.running += begun.len();
         lane.suspects += waiting.iter().filter(|task| self.is_suspect(task)).count();
-        let held = waiting.into_iter().map(Arc::new).chain(late);
-        lane.held.extend(held.map(|task| (order(&task), task)));
+        let waiting = waiting.into_iter().map(Arc::new);
+        lane.held.extend(waiting.map(|task| (order(&task), task)));
+        // Unless they have to wait for another claim; but what comes after them is not to overtake them.
+        if lane.on_disk == 0 || lane.free() == 0 {
+            let late = std::mem::take(&mut lane.late).into_iter();
+            lane.held.extend(late.map(|task| (order(&task), task)));
+        }
         Brought {
             begun,
             given_back: Vec::new(),
@@ -303,11 +328,13 @@ impl Ready {
         }
     }
 
-    /// A batch was stored: the measure of what is short.
-    pub(crate) fn tick(&self) {
+    /// A batch was stored: the measure of what is short. At most once in a millisecond: a store in memory is fast.
+    pub(crate) fn tick(&self, now: Timestamp) {
         for executor in [Executor::Async, Executor::Thread] {
             let mut lane = self.lane(executor);
-            lane.pace = (lane.pace + std::mem::take(&mut lane.freed)) / 2;
+            if std::mem::replace(&mut lane.ticked_at, now) != now {
+                lane.pace = (lane.pace + std::mem::take(&mut lane.freed)) / 2;
+            }
         }
     }
 
@@ -379,6 +406,8 @@ impl Ready {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::id::IdSource;
 
@@ -462,13 +491,15 @@ mod tests {
         };
         assert_eq!(promised(), 8);
 
-        for _ in 0..8 {
+        let mut times = (0..).map(|ms| NOW.saturating_add(Duration::from_millis(ms)));
+        for now in times.by_ref().take(8) {
             (0..4).for_each(|_| ready.free_slot(&task(&ids, 0)));
             (0..4).for_each(|_| assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Slot));
-            ready.tick();
+            ready.tick(now);
+            ready.tick(now); // no time has passed
         }
         assert_eq!(promised(), 12);
-        (0..8).for_each(|_| ready.tick());
+        times.take(8).for_each(|now| ready.tick(now));
 
         ready.break_promise(Executor::Async);
         assert_eq!(promised(), 0, "no slot came free for some time");
@@ -483,6 +514,78 @@ mod tests {
         let late = ready.promise(&task(&ids, 3), NOW);
         assert_eq!(late, Promise::Nothing, "it would overtake those on disk");
         assert_eq!(ready.promise(&task(&ids, 4), NOW), Promise::Place);
+    }
+
+    #[test]
+    fn new_tasks_wait_in_memory_for_what_one_claim_can_bring() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        let [old, new] = [(); 2].map(|()| task(&ids, 0));
+        let wanted = [old.id, new.id];
+        ready.one_more_on_disk(Executor::Async);
+
+        assert_eq!(ready.promise(&new, NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(new)), None);
+        assert_eq!(ready.next(Executor::Async), Next::Claim, "it comes later");
+        assert_eq!(ready.begin_claim(Executor::Async), 2);
+        let _ = ready.end_claim(Executor::Async, vec![old]);
+
+        let order: Vec<TaskId> =
+            std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
+        assert_eq!(order, wanted);
+        let first = task(&ids, 0);
+        ready.free_slot(&first);
+        assert_eq!(ready.promise(&first, NOW), Promise::Slot, "as at first");
+    }
+
+    #[test]
+    fn new_tasks_in_memory_are_not_overtaken_by_newer_ones_on_disk() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        ready.one_more_on_disk(Executor::Async);
+        ready.one_more_on_disk(Executor::Async);
+        let places = std::iter::repeat_with(|| task(&ids, 0))
+            .take_while(|task| ready.promise(task, NOW) == Promise::Place);
+        let new: Vec<Task> = places.collect();
+        assert_eq!(new.len(), 4);
+        let first = new[0].id;
+        for task in new {
+            assert_eq!(ready.keep_promise(Arc::new(task)), None);
+        }
+        ready.one_more_on_disk(Executor::Async); // newer than those
+
+        assert_eq!(ready.begin_claim(Executor::Async), 2);
+        let two = [(); 2].map(|()| task(&ids, 0));
+        let _ = ready.end_claim(Executor::Async, two.to_vec());
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, first);
+    }
+
+    #[test]
+    fn what_is_left_for_another_claim_comes_before_new_tasks() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(4));
+        let running = [(); 3].map(|()| {
+            assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Slot);
+        });
+        assert_eq!(running.len(), 3);
+        let [old, older, new] = [(); 3].map(|()| task(&ids, 0));
+        ready.one_more_on_disk(Executor::Async);
+        ready.one_more_on_disk(Executor::Async);
+        assert_eq!(ready.promise(&new, NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
+
+        assert_eq!(ready.begin_claim(Executor::Async), 1);
+        let _ = ready.end_claim(Executor::Async, vec![older.clone()]);
+        assert_eq!(ready.take(Executor::Async).unwrap().id, older.id);
+        ready.free_slot(&older);
+        assert_eq!(ready.next(Executor::Async), Next::Claim);
+        assert_eq!(ready.begin_claim(Executor::Async), 1);
+        let _ = ready.end_claim(Executor::Async, vec![old.clone()]);
+        assert_eq!(ready.take(Executor::Async).unwrap().id, old.id);
+        ready.free_slot(&old);
+        assert_eq!(ready.next(Executor::Async), Next::Claim, "is there more?");
+        ready.begin_claim(Executor::Async);
+        let _ = ready.end_claim(Executor::Async, Vec::new());
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
     }
 
     #[test]
