@@ -4,6 +4,7 @@ use axum_taskflow_core::{Applied, Attempt, Change, KeyFate, TaskId, TaskStatus, 
 use rusqlite::{Connection, Statement};
 
 use crate::{
+    connection::kept,
     fault::Fault,
     row::{self, Binder, LifeRow},
     transaction::Transaction,
@@ -16,8 +17,8 @@ const ATTEMPTS_MAX: u32 = 1_000;
 pub(crate) struct Apply<'c> {
     /// Whatever the change is.
     any: Statement<'c>,
-    /// The two changes that most tasks see. SQLite opens and compares every index over a column that a statement
-    /// names, whether its value changes or not: as `any` these cost 30 % and 10 % more.
+    /// The two changes that most tasks see, of rows that are known. SQLite opens and compares every index over a column
+    /// that a statement names, whether its value changes or not, and another one to find a row by its id.
     started: Statement<'c>,
     succeeded: Statement<'c>,
     was_applied: Statement<'c>,
@@ -31,20 +32,18 @@ pub(crate) struct Apply<'c> {
 impl<'c> Apply<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            any: conn.prepare(include_str!("apply.sql"))?,
-            started: conn.prepare(include_str!("apply_started.sql"))?,
-            succeeded: conn.prepare(include_str!("apply_succeeded.sql"))?,
-            was_applied: conn.prepare(include_str!("apply_again.sql"))?,
-            stands: conn
-                .prepare("SELECT 1 FROM task WHERE id = ?1 AND status = ?2 AND epoch = ?3")?,
-            free_key: conn.prepare("DELETE FROM idempotency WHERE key = ?1 AND task = ?2")?,
-            keep_key: conn
-                .prepare("UPDATE idempotency SET until = ?3 WHERE key = ?1 AND task = ?2")?,
-            keep_attempt: conn.prepare(
+            any: kept(conn, include_str!("apply.sql"))?,
+            started: kept(conn, include_str!("apply_started.sql"))?,
+            succeeded: kept(conn, include_str!("apply_succeeded.sql"))?,
+            was_applied: kept(conn, include_str!("apply_again.sql"))?,
+            stands: kept(conn, "SELECT 1 FROM task WHERE id = ?1 AND status = ?2 AND epoch = ?3")?,
+            free_key: kept(conn, "DELETE FROM idempotency WHERE key = ?1 AND task = ?2")?,
+            keep_key: kept(conn, "UPDATE idempotency SET until = ?3 WHERE key = ?1 AND task = ?2")?,
+            keep_attempt: kept(conn,
                 "INSERT INTO attempt (task, epoch, number, instance, started_at, finished_at, outcome, error)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
             )?,
-            drop_attempts: conn.prepare("DELETE FROM attempt WHERE task = ?1 AND epoch <= ?2")?,
+            drop_attempts: kept(conn, "DELETE FROM attempt WHERE task = ?1 AND epoch <= ?2")?,
         })
     }
 
@@ -62,11 +61,15 @@ impl<'c> Apply<'c> {
             TaskStatus::Success => Some(&mut self.succeeded),
             _ => None,
         };
-        let applied = match likely {
-            Some(statement) => update(statement, change, before, &life)?,
+        let applied = match likely.zip(tx.rows.get(change.id)) {
+            Some((statement, rowid)) => update(statement, change, before, &life, rowid)?,
             None => false,
         };
-        let applied = applied || update(&mut self.any, change, before, &life)?;
+        let crashes = life.crashes.into();
+        let applied = applied || update(&mut self.any, change, before, &life, crashes)?;
+        if change.life.status != TaskStatus::Running {
+            tx.rows.forget(change.id);
+        }
         if !applied {
             return Ok(
                 match was_applied(&mut self.was_applied, change, before, &life)? {
@@ -145,14 +148,17 @@ impl<'c> Apply<'c> {
     }
 }
 
-/// True if the task stood where the change expected it.
+/// True if the task stood where the change expected it. `last` is the last parameter: of `apply.sql` the crashes, of the
+/// others the rowid.
 fn update(
     statement: &mut Statement<'_>,
     change: &Change,
     before: i64,
     life: &LifeRow<'_>,
+    last: i64,
 ) -> Result<bool, Fault> {
     bind(statement, change, before, life)?;
+    statement.raw_bind_parameter(15, last)?;
     Ok(statement.raw_execute()? == 1)
 }
 
@@ -188,8 +194,5 @@ fn bind(
         .next(life.finished_at)?
         .next(life.result)?
         .next(life.error.as_deref())?;
-    if statement.parameter_count() > 14 {
-        statement.raw_bind_parameter(15, life.crashes)?;
-    }
     Ok(())
 }

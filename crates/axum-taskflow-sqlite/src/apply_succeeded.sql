@@ -2,5 +2,5 @@
 UPDATE task
 SET status = ?4, epoch = ?5, attempt = ?6, owner = NULL,
     instance = ?10, started_at = ?11, finished_at = ?12, result = ?13, error = ?14
-WHERE id = ?1 AND status = ?2 AND epoch = ?3
+WHERE rowid = ?15 AND id = ?1 AND status = ?2 AND epoch = ?3
   AND ?7 IS NULL AND shelf IS NULL AND run_at = ?9 AND ?8 IS NULL

@@ -4,6 +4,7 @@ use axum_taskflow_core::{AuditEntry, TaskId, Timestamp};
 use rusqlite::{Connection, Statement};
 
 use crate::{
+    connection::kept,
     fault::Fault,
     row,
     transaction::{Transaction, at_most},
@@ -17,7 +18,8 @@ pub(crate) struct Audit<'c> {
 impl<'c> Audit<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            insert: conn.prepare(
+            insert: kept(
+                conn,
                 "INSERT INTO audit (id, at, actor, action, task, detail)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO NOTHING",
             )?,

@@ -10,6 +10,7 @@ use axum_taskflow_core::{Claim, Claimed, Task, TaskId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Statement};
 
 use crate::{
+    connection::kept,
     fault::Fault,
     interned::Interned,
     row::{self, LifeRow},
@@ -66,18 +67,29 @@ impl<'c> ClaimVerb<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         let columns = row::TASK_COLUMNS;
         Ok(Self {
-            promote: conn.prepare(
+            promote: kept(
+                conn,
                 "UPDATE task SET shelf = 1 WHERE rowid IN (
                      SELECT rowid FROM task WHERE shelf = 0 AND func = ?1 AND run_at <= ?2
                      ORDER BY run_at LIMIT ?3)",
             )?,
-            waiting: conn.prepare(include_str!("claim.sql"))?,
-            take: conn.prepare("UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2")?,
-            begin: conn.prepare(include_str!("claim_begun.sql"))?,
-            put_off: conn.prepare("UPDATE task SET shelf = 0, run_at = ?2 WHERE rowid = ?1")?,
+            waiting: kept(conn, include_str!("claim.sql"))?,
+            take: kept(
+                conn,
+                "UPDATE task SET owner = ?1, shelf = NULL WHERE rowid = ?2",
+            )?,
+            begin: kept(conn, include_str!("claim_begun.sql"))?,
+            put_off: kept(
+                conn,
+                "UPDATE task SET shelf = 0, run_at = ?2 WHERE rowid = ?1",
+            )?,
             unreadable: Unreadable::default(),
-            read: conn.prepare(&format!("SELECT {columns} FROM task WHERE rowid = ?1"))?,
-            is_gone: conn.prepare(
+            read: kept(
+                conn,
+                &format!("SELECT {columns} FROM task WHERE rowid = ?1"),
+            )?,
+            is_gone: kept(
+                conn,
                 "SELECT 1 FROM instance
                  WHERE no = ?1 AND (superseded IS NOT NULL OR gone IS NOT NULL)",
             )?,
@@ -200,6 +212,7 @@ impl<'c> ClaimVerb<'c> {
             life.instance,
             life.started_at,
         ))?;
+        tx.rows.remember(task.id, rowid);
         tx.came(func, life.status);
         Ok(())
     }

@@ -4,6 +4,7 @@ use axum_taskflow_core::{Enqueued, Task, TaskId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Statement};
 
 use crate::{
+    connection::kept,
     fault::Fault,
     row::{self, LifeRow},
     transaction::Transaction,
@@ -12,6 +13,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Enqueue<'c> {
     insert: Statement<'c>,
+    insert_plain: Statement<'c>,
     is_stored: Statement<'c>,
     holder: Statement<'c>,
     take_key: Statement<'c>,
@@ -22,19 +24,24 @@ pub(crate) struct Enqueue<'c> {
 impl<'c> Enqueue<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            insert: conn.prepare(include_str!("enqueue.sql"))?,
-            is_stored: conn.prepare("SELECT 1 FROM task WHERE id = ?1")?,
-            holder: conn.prepare(
+            insert: kept(conn, include_str!("enqueue.sql"))?,
+            insert_plain: kept(conn, include_str!("enqueue_plain.sql"))?,
+            is_stored: kept(conn, "SELECT 1 FROM task WHERE id = ?1")?,
+            holder: kept(
+                conn,
                 "SELECT task, func FROM idempotency WHERE key = ?1 AND (until IS NULL OR until > ?2)",
             )?,
-            take_key: conn.prepare(
+            take_key: kept(
+                conn,
                 "INSERT INTO idempotency (key, task, func) VALUES (?1, ?2, ?3)
                  ON CONFLICT (key) DO UPDATE SET task = ?2, func = ?3, until = NULL",
             )?,
-            tag: conn.prepare(
+            tag: kept(
+                conn,
                 "INSERT INTO task_tag (key, value, task) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             )?,
-            tracking: conn.prepare(
+            tracking: kept(
+                conn,
                 "INSERT INTO task_tracking (tracking_id, task) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
             )?,
         })
@@ -56,9 +63,18 @@ impl<'c> Enqueue<'c> {
         }
         let func = tx.interned.function(tx.conn, &task.name)?;
         let life = LifeRow::new(&task.life, now, tx.conn, &mut tx.interned)?;
-        row::bind_task(&mut self.insert, task, func, &life)?;
-        if self.insert.raw_execute()? == 0 {
+        let insert = if row::is_plain(task) {
+            row::bind_plain(&mut self.insert_plain, task, func, &life)?;
+            &mut self.insert_plain
+        } else {
+            row::bind_task(&mut self.insert, task, func, &life)?;
+            &mut self.insert
+        };
+        if insert.raw_execute()? == 0 {
             return Ok(Enqueued::Created);
+        }
+        if task.life.owner.is_some() {
+            tx.rows.remember(task.id, tx.conn.last_insert_rowid());
         }
         if let Some(key) = &task.idempotency_key {
             self.take_key

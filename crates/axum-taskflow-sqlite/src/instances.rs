@@ -3,7 +3,7 @@
 use axum_taskflow_core::{Instance, InstanceId, Peer, Standing, Timestamp};
 use rusqlite::{Connection, Row, Statement};
 
-use crate::{fault::Fault, lock::LockFolder, row, transaction::Transaction};
+use crate::{connection::kept, fault::Fault, lock::LockFolder, row, transaction::Transaction};
 
 /// What the writer does for instances.
 #[derive(Debug)]
@@ -19,18 +19,27 @@ pub(crate) struct Instances<'c> {
 impl<'c> Instances<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            beat: conn.prepare(
+            beat: kept(
+                conn,
                 "UPDATE instance SET beat_at = ?2
                  WHERE id = ?1 AND gone IS NULL AND superseded IS NULL",
             )?,
-            supersede: conn.prepare(
+            supersede: kept(
+                conn,
                 "UPDATE instance SET superseded = 1
                  WHERE id = ?1 AND gone IS NULL AND coalesce(beat_at, started_at) = ?2",
             )?,
-            is_present: conn.prepare("SELECT 1 FROM instance WHERE id = ?1 AND gone IS NULL")?,
-            n_present: conn.prepare("SELECT count(*) FROM instance WHERE gone IS NULL AND started_at IS NOT NULL")?,
-            owns: conn.prepare("SELECT 1 FROM task WHERE owner = ?1 LIMIT 1")?,
-            gone: conn.prepare(
+            is_present: kept(
+                conn,
+                "SELECT 1 FROM instance WHERE id = ?1 AND gone IS NULL",
+            )?,
+            n_present: kept(
+                conn,
+                "SELECT count(*) FROM instance WHERE gone IS NULL AND started_at IS NOT NULL",
+            )?,
+            owns: kept(conn, "SELECT 1 FROM task WHERE owner = ?1 LIMIT 1")?,
+            gone: kept(
+                conn,
                 "UPDATE instance SET gone = coalesce((SELECT max(id) FROM task), x'') WHERE no = ?1",
             )?,
         })

@@ -17,6 +17,9 @@ pub(crate) struct Interned {
     names: HashMap<i64, Arc<str>>,
     instances: HashMap<InstanceId, i64>,
     instance_ids: HashMap<i64, InstanceId>,
+    /// The last ones that were asked for, which are asked for again most of the time.
+    last_function: Option<(Arc<str>, i64)>,
+    last_instance: Option<(InstanceId, i64)>,
 }
 
 impl Interned {
@@ -26,7 +29,13 @@ impl Interned {
         conn: &Connection,
         name: &str,
     ) -> Result<Option<i64>, Fault> {
-        if let Some(no) = self.functions.get(name) {
+        if let Some((last, no)) = &self.last_function
+            && **last == *name
+        {
+            return Ok(Some(*no));
+        }
+        if let Some((known, no)) = self.functions.get_key_value(name) {
+            self.last_function = Some((known.clone(), *no));
             return Ok(Some(*no));
         }
         let no = conn
@@ -67,7 +76,13 @@ impl Interned {
 
     /// The number of an instance, a new one if it has none. For the writer.
     pub(crate) fn instance(&mut self, conn: &Connection, id: InstanceId) -> Result<i64, Fault> {
+        if let Some((last, no)) = self.last_instance
+            && last == id
+        {
+            return Ok(no);
+        }
         if let Some(no) = self.instances.get(&id) {
+            self.last_instance = Some((id, *no));
             return Ok(*no);
         }
         let no: Option<i64> = conn

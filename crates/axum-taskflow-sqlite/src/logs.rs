@@ -4,6 +4,7 @@ use axum_taskflow_core::{LogLine, Note, Said, TaskId};
 use rusqlite::{Connection, Statement};
 
 use crate::{
+    connection::kept,
     fault::Fault,
     row,
     transaction::{Transaction, at_most},
@@ -22,18 +23,23 @@ pub(crate) struct Notes<'c> {
 impl<'c> Notes<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            log: conn.prepare(
+            log: kept(
+                conn,
                 "INSERT INTO log (task, epoch, seq, attempt, at, level, message)
                  SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
                  WHERE EXISTS (SELECT 1 FROM task WHERE id = ?1 AND epoch = ?2)
                  ON CONFLICT DO NOTHING",
             )?,
-            drop_logs: conn.prepare(
+            drop_logs: kept(
+                conn,
                 "DELETE FROM log WHERE task = ?1 AND epoch < (
                      SELECT epoch FROM log WHERE task = ?1
                      ORDER BY epoch DESC, seq DESC LIMIT 1 OFFSET ?2)",
             )?,
-            progress: conn.prepare("UPDATE task SET progress = ?3 WHERE id = ?1 AND epoch = ?2")?,
+            progress: kept(
+                conn,
+                "UPDATE task SET progress = ?3 WHERE id = ?1 AND epoch = ?2",
+            )?,
         })
     }
 

@@ -6,6 +6,7 @@ use axum_taskflow_core::{Prune, Pruned, Tags, TaskId, TaskStatus, Timestamp};
 use rusqlite::{Connection, Statement};
 
 use crate::{
+    connection::kept,
     fault::Fault,
     row::{self, Tracked},
     transaction::{Transaction, at_most},
@@ -42,31 +43,40 @@ struct Old {
 impl<'c> PruneVerb<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            oldest: conn.prepare(
+            oldest: kept(
+                conn,
                 "SELECT id, func, status, finished_at, tags, options FROM task
                  WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
             )?,
-            delete_task: conn.prepare("DELETE FROM task WHERE id = ?1")?,
-            delete_attempts: conn.prepare("DELETE FROM attempt WHERE task = ?1")?,
-            delete_logs: conn.prepare("DELETE FROM log WHERE task = ?1")?,
-            delete_tag: conn
-                .prepare("DELETE FROM task_tag WHERE key = ?1 AND value = ?2 AND task = ?3")?,
-            delete_tracking: conn
-                .prepare("DELETE FROM task_tracking WHERE tracking_id = ?1 AND task = ?2")?,
-            delete_minutes: conn.prepare(
+            delete_task: kept(conn, "DELETE FROM task WHERE id = ?1")?,
+            delete_attempts: kept(conn, "DELETE FROM attempt WHERE task = ?1")?,
+            delete_logs: kept(conn, "DELETE FROM log WHERE task = ?1")?,
+            delete_tag: kept(
+                conn,
+                "DELETE FROM task_tag WHERE key = ?1 AND value = ?2 AND task = ?3",
+            )?,
+            delete_tracking: kept(
+                conn,
+                "DELETE FROM task_tracking WHERE tracking_id = ?1 AND task = ?2",
+            )?,
+            delete_minutes: kept(
+                conn,
                 "DELETE FROM minute WHERE (at, func, status) IN (
                      SELECT at, func, status FROM minute WHERE at < ?1 ORDER BY at LIMIT ?2)",
             )?,
-            delete_audit: conn.prepare(
+            delete_audit: kept(
+                conn,
                 "DELETE FROM audit WHERE id IN (
                      SELECT id FROM audit WHERE id < ?1 ORDER BY id LIMIT ?2)",
             )?,
-            delete_keys: conn.prepare(
+            delete_keys: kept(
+                conn,
                 "DELETE FROM idempotency WHERE key IN (
                      SELECT key FROM idempotency WHERE until <= ?1 ORDER BY until LIMIT ?2)",
             )?,
             // The ids of tasks are smaller than 17 bytes of ones.
-            delete_instances: conn.prepare(
+            delete_instances: kept(
+                conn,
                 "DELETE FROM instance WHERE gone <
                      coalesce((SELECT min(id) FROM task), x'ffffffffffffffffffffffffffffffffff')",
             )?,

@@ -216,6 +216,46 @@ pub(crate) fn bind_task(
     Ok(())
 }
 
+/// True for a new task of which nothing was said but its arguments, its priority and when it is due.
+pub(crate) fn is_plain(task: &Task) -> bool {
+    let life = &task.life;
+    task.source == Source::Manual
+        && task.tags.is_empty()
+        && Asked::of(task).is_none()
+        && task.idempotency_key.is_none()
+        && task.retry_of.is_none()
+        && task.progress.is_none()
+        && life.crashes == 0
+        && life.finished_at.is_none()
+        && life.result.is_none()
+        && life.error.is_none()
+}
+
+/// Binds what `enqueue_plain.sql` asks for.
+pub(crate) fn bind_plain(
+    statement: &mut Statement<'_>,
+    task: &Task,
+    func: i64,
+    life: &LifeRow<'_>,
+) -> Result<(), Fault> {
+    Binder::new(statement)
+        .next(&task.id.as_bytes()[..])?
+        .next(func)?
+        .next(life.status)?
+        .next(life.epoch)?
+        .next(life.attempt)?
+        .next(life.owner)?
+        .next(life.shelf)?
+        .next(task.priority)?
+        .next(life.run_at)?
+        .next(life.instance)?
+        .next(life.started_at)?
+        .next(number_of(&EXECUTORS, task.executor)?)?
+        .next(task.requeue_on_interrupt)?
+        .next(&*task.args)?;
+    Ok(())
+}
+
 /// The task in a row of [`TASK_COLUMNS`]; of arguments and result at most `payload_max` bytes.
 pub(crate) fn read_task(
     row: &Row<'_>,

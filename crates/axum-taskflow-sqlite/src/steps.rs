@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Statement};
 
 use crate::{
     apply::Apply,
+    connection::kept,
     fault::Fault,
     transaction::{Transaction, at_most},
 };
@@ -22,14 +23,17 @@ pub(crate) struct Steps<'c> {
 impl<'c> Steps<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            read: conn.prepare("SELECT version, value FROM record WHERE key = ?1")?,
-            next_version: conn
-                .prepare("UPDATE record_version SET last = last + 1 RETURNING last")?,
-            put: conn.prepare(
+            read: kept(conn, "SELECT version, value FROM record WHERE key = ?1")?,
+            next_version: kept(
+                conn,
+                "UPDATE record_version SET last = last + 1 RETURNING last",
+            )?,
+            put: kept(
+                conn,
                 "INSERT INTO record (key, version, value) VALUES (?1, ?2, ?3)
                  ON CONFLICT (key) DO UPDATE SET version = ?2, value = ?3",
             )?,
-            delete: conn.prepare("DELETE FROM record WHERE key = ?1")?,
+            delete: kept(conn, "DELETE FROM record WHERE key = ?1")?,
         })
     }
 

@@ -1,7 +1,7 @@
 //! The transaction that everything is written in, and the sums that are written once at its end.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum_taskflow_core::{Life, Timestamp};
+use axum_taskflow_core::{Life, TaskId, Timestamp};
 use rusqlite::{Connection, Statement};
 
-use crate::{fault::Fault, interned::Interned};
+use crate::{connection::kept, fault::Fault, interned::Interned};
 
 /// How long the writer waited for other processes. An atomic, in microseconds: written by the writer, read by anybody.
 #[derive(Clone, Debug, Default)]
@@ -29,17 +29,43 @@ impl LockWaits {
     }
 }
 
+/// Where the rows of live tasks lie that were written here, so that they are not looked for by their ids. A hint: the
+/// row is asked whether it is the one, since SQLite may give a row another rowid when somebody vacuums the file.
+#[derive(Debug, Default)]
+pub(crate) struct Rows(HashMap<TaskId, i64>);
+
+impl Rows {
+    /// How many are known // more: all are forgotten, and found by their ids
+    const MAX: usize = 16_384;
+
+    pub(crate) fn remember(&mut self, id: TaskId, rowid: i64) {
+        if self.0.len() >= Self::MAX {
+            self.0.clear();
+        }
+        self.0.insert(id, rowid);
+    }
+
+    pub(crate) fn get(&self, id: TaskId) -> Option<i64> {
+        self.0.get(&id).copied()
+    }
+
+    pub(crate) fn forget(&mut self, id: TaskId) {
+        self.0.remove(&id);
+    }
+}
+
 /// What the verbs of the writer share.
 #[derive(Debug)]
 pub(crate) struct Transaction<'c> {
     pub(crate) conn: &'c Connection,
     pub(crate) interned: Interned,
+    pub(crate) rows: Rows,
     /// The latest time that anything was written at: what was due then lies with the waiting tasks.
     pub(crate) latest: Timestamp,
     /// By function and status.
-    counts: HashMap<(i64, i64), i64>,
+    counts: BTreeMap<(i64, i64), i64>,
     /// By minute, function and status: how many, and how long they ran in milliseconds.
-    minutes: HashMap<(i64, i64, i64), (i64, i64)>,
+    minutes: BTreeMap<(i64, i64, i64), (i64, i64)>,
     waits: LockWaits,
     begin: Statement<'c>,
     commit: Statement<'c>,
@@ -53,19 +79,22 @@ impl<'c> Transaction<'c> {
         Ok(Self {
             conn,
             interned: Interned::default(),
+            rows: Rows::default(),
             latest: Timestamp::default(),
-            counts: HashMap::new(),
-            minutes: HashMap::new(),
+            counts: BTreeMap::new(),
+            minutes: BTreeMap::new(),
             waits,
             // Not deferred: a transaction that reads first and then finds another writer ahead must fail.
-            begin: conn.prepare("BEGIN IMMEDIATE")?,
-            commit: conn.prepare("COMMIT")?,
-            rollback: conn.prepare("ROLLBACK")?,
-            add_count: conn.prepare(
+            begin: kept(conn, "BEGIN IMMEDIATE")?,
+            commit: kept(conn, "COMMIT")?,
+            rollback: kept(conn, "ROLLBACK")?,
+            add_count: kept(
+                conn,
                 "INSERT INTO counter (func, status, n) VALUES (?1, ?2, ?3)
                  ON CONFLICT (func, status) DO UPDATE SET n = n + ?3",
             )?,
-            add_minute: conn.prepare(
+            add_minute: kept(
+                conn,
                 "INSERT INTO minute (at, func, status, n, run_ms) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (at, func, status) DO UPDATE SET n = n + ?4, run_ms = run_ms + ?5",
             )?,
@@ -81,10 +110,12 @@ impl<'c> Transaction<'c> {
     }
 
     pub(crate) fn commit(&mut self) -> Result<(), Fault> {
-        for ((func, status), n) in self.counts.drain().filter(|(_, n)| *n != 0) {
-            self.add_count.execute((func, status, n))?;
+        for ((func, status), n) in std::mem::take(&mut self.counts) {
+            if n != 0 {
+                self.add_count.execute((func, status, n))?;
+            }
         }
-        for ((at, func, status), (n, run_ms)) in self.minutes.drain() {
+        for ((at, func, status), (n, run_ms)) in std::mem::take(&mut self.minutes) {
             self.add_minute.execute((at, func, status, n, run_ms))?;
         }
         self.commit.raw_execute()?;
@@ -96,6 +127,7 @@ impl<'c> Transaction<'c> {
         self.counts.clear();
         self.minutes.clear();
         self.interned.clear();
+        self.rows.0.clear();
         // After some errors, such as a full disk, SQLite has undone it already.
         if !self.conn.is_autocommit() {
             self.rollback.raw_execute()?;

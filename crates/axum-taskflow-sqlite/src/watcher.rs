@@ -19,7 +19,7 @@ use axum_taskflow_core::Timestamp;
 use rusqlite::{Connection, Statement};
 use tokio::sync::watch;
 
-use crate::{claim, fault::Fault};
+use crate::{claim, connection::kept, fault::Fault};
 
 /// Between two looks while other processes use the file: half of it is what a task waits for them on average.
 const EVERY: Duration = Duration::from_millis(5);
@@ -75,11 +75,11 @@ pub(crate) struct Lookout<'c> {
 impl<'c> Lookout<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            data_version: conn.prepare("PRAGMA data_version")?,
-            waits: conn.prepare("SELECT 1 FROM task WHERE shelf = 1 LIMIT 1")?,
+            data_version: kept(conn, "PRAGMA data_version")?,
+            waits: kept(conn, "SELECT 1 FROM task WHERE shelf = 1 LIMIT 1")?,
             seen_version: 0,
             seen_due: None,
-            record_version: conn.prepare("SELECT last FROM record_version")?,
+            record_version: kept(conn, "SELECT last FROM record_version")?,
             seen_record: 0,
         })
     }

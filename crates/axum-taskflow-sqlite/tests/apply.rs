@@ -123,3 +123,41 @@ async fn a_task_that_talks_for_ever_keeps_its_last_lines() {
     assert_eq!(lines.len(), 11_000);
     assert!(lines.iter().all(|line| attempts.contains(&line.attempt)));
 }
+
+#[tokio::test]
+async fn changes_find_their_rows_when_somebody_has_moved_them() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let mut tasks = [(); 4].map(|()| boot.owned());
+    boot.add(&tasks.each_ref()).await;
+    for task in &mut tasks {
+        let start = Change::started(task, boot.me, NOW).unwrap();
+        task.life = start.life.clone();
+        boot.change(start).await;
+    }
+    let rowids = || -> Vec<i64> {
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        let mut rowids = conn.prepare("SELECT rowid FROM task ORDER BY id").unwrap();
+        let rowids = rowids.query_map([], |row| row.get(0)).unwrap();
+        rowids.map(Result::unwrap).collect()
+    };
+    assert_eq!(rowids(), [1, 2, 3, 4]);
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other
+        .execute_batch("DELETE FROM task WHERE rowid = 1; UPDATE task SET rowid = rowid - 1")
+        .unwrap();
+    assert_eq!(rowids(), [1, 2, 3], "where another task was before");
+
+    for task in &mut tasks[1..] {
+        let done = Outcome::Done(Some("1".into()));
+        let end = Change::finished(task, done, &RetryPolicy::default(), 0.0, NOW).unwrap();
+        task.life = end.life.clone();
+        assert_eq!(boot.change(end).await.changes, [Applied::Applied]);
+    }
+
+    for task in &tasks[1..] {
+        let stored = boot.backend.get(task.id).await.unwrap().unwrap();
+        assert_eq!(stored.life, task.life);
+    }
+}
