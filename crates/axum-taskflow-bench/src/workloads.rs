@@ -450,10 +450,11 @@ pub(crate) async fn produce(manager: &TaskManager, tasks: usize, requeue: bool) 
         let manager = manager.clone();
         producers.spawn(async move {
             for _ in 0..tasks / PRODUCERS {
-                manager
-                    .add_task(noop, argument())
-                    .requeue_on_interrupt(requeue)
-                    .await?;
+                let task = manager.add_task(noop, argument());
+                match requeue {
+                    true => task.requeue_on_interrupt(true).await?,
+                    false => task.await?, // nothing said, nothing stored
+                };
             }
             Ok::<(), axum_taskflow_core::Error>(())
         });

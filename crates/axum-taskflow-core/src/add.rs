@@ -416,6 +416,7 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
     {
         return Err(Error::shutting_down());
     }
+    engine.write_now();
     let left = engine.add_timeout.saturating_sub(begun.elapsed());
     match tokio::time::timeout(left, answer).await {
         Ok(answer) => answer.unwrap_or_else(|_| Err(Error::shutting_down())),

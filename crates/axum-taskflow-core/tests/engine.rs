@@ -3,10 +3,13 @@
 mod support;
 
 use std::{
+    future::{IntoFuture, poll_fn},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use axum_taskflow_core::{
     ListQuery, LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager,
     TaskOptions, TaskStatus, Timestamp, WaitError,
 };
-use support::{Backstage, Probe, config, ended, start};
+use support::{Backstage, Probe, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
 
@@ -343,7 +346,7 @@ async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() 
     gate.add_permits(1);
     let known = manager.add_task(waits, ()).await.unwrap();
     manager.wait::<()>(known).await.unwrap();
-    support::settled().await;
+    settled().await;
     let first = manager.add_task(waits, ()).await.unwrap();
     let second = manager.add_task(entered, ()).requeue_on_interrupt(true);
     let second = second.await.unwrap();
@@ -362,7 +365,7 @@ async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() 
     backstage.hold_starts(true);
     gate.add_permits(1);
     backstage.start_held().await;
-    support::settled().await;
+    settled().await;
     let n_begun = probe.total();
     backstage.hold_starts(false);
     manager.wait::<()>(first).await.unwrap();
@@ -385,14 +388,14 @@ async fn what_a_process_adds_that_was_taken_for_dead_runs_once_it_knows() {
     // A function that is new here may have tasks on disk, which come first.
     let known = manager.add_task(entered, ()).await.unwrap();
     manager.wait::<()>(known).await.unwrap();
-    support::settled().await;
+    settled().await;
     let former = manager.instance().id;
 
     backstage.hold_beats(true);
     tokio::time::advance(Duration::from_secs(6)).await;
     backstage.supersede_now(former).await;
     let id = manager.add_task(entered, ()).await.unwrap();
-    support::settled().await;
+    settled().await;
     let (stored, n_begun) = (backstage.task(id).await.life, probe.total());
     backstage.hold_beats(false);
     manager.wait::<()>(id).await.unwrap();
@@ -894,6 +897,7 @@ async fn many_callers_that_wait_at_once_cost_few_writes() {
     let manager = start(config).await;
     let writes_before = backstage.writes();
 
+    backstage.stall();
     let mut adds = tokio::task::JoinSet::new();
     for n in 0..1_000 {
         let manager = manager.clone();
@@ -902,10 +906,40 @@ async fn many_callers_that_wait_at_once_cost_few_writes() {
             manager.add_task(add, (n, n)).delay_by(later).await.unwrap()
         });
     }
+    settled().await;
+    backstage.go_on();
     adds.join_all().await;
 
     let writes = backstage.writes() - writes_before;
     assert!(writes < 50, "{writes} writes for 1,000 adds");
+}
+
+async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
+}
+
+#[tokio::test]
+async fn who_adds_while_nobody_writes_asks_the_store_himself() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+    let add = || manager.add_task(add, (1, 1)).into_future();
+
+    // Nobody else has a turn between these lines.
+    let answer_at_once = poll_once(&mut add()).await;
+    backstage.stall();
+    let writes_before = backstage.writes();
+    let mut adding = add();
+    let answer_later = poll_once(&mut adding).await;
+    let writes = backstage.writes() - writes_before;
+
+    assert!(answer_at_once.is_ready());
+    assert!(answer_later.is_pending());
+    assert_eq!(writes, 1);
+    backstage.go_on();
+    adding.await.unwrap();
 }
 
 #[tokio::test]
@@ -1541,7 +1575,7 @@ async fn while_outcomes_wait_that_are_large_no_further_task_starts() {
     gate.add_permits(1);
     let known = manager.add_task(large, 0).await.unwrap();
     manager.wait::<String>(known).await.unwrap();
-    support::settled().await;
+    settled().await;
     let first = manager.add_task(large, LARGE).await.unwrap();
     // Held in memory, and its start need not wait for the store.
     let next = manager.add_task(entered, ()).requeue_on_interrupt(true);

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{error, warn};
 
 use crate::{
-    backend::{Applied, AuditEntry, Backend, Batch, Enqueued, Note, Said, Written},
+    backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Enqueued, Note, Said, Written},
     change::Change,
     clock::Clock,
     error::{BackendError, Error, ErrorKind},
@@ -85,7 +85,9 @@ struct Queue {
     /// Only the last word of each task.
     progress: HashMap<TaskId, (Epoch, Progress)>,
     audit: Vec<(AuditEntry, oneshot::Sender<Result<(), Error>>)>,
-    writing: bool,
+    writer: Writer,
+    /// What a caller has begun to write, to be waited for by the journal.
+    begun: Option<Begun>,
     /// No new tasks any more.
     closed: bool,
 }
@@ -133,6 +135,22 @@ struct Entry {
     change: Change,
     then: Then,
 }
+
+/// Who writes. At most one batch is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Writer {
+    #[default]
+    Nobody,
+    Journal,
+    /// Somebody who added tasks while nobody wrote.
+    Caller,
+}
+
+/// A batch, and the store's answer to come.
+type Begun = (
+    Flight,
+    Pin<Box<dyn Future<Output = Result<Written, BackendError>> + Send>>,
+);
 
 /// A batch on its way, with those who wait for it.
 struct Flight {
@@ -188,7 +206,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Queues new tasks, to be stored in one batch. Needs a [`Journal::place`].
+    /// Queues new tasks, to be stored in one batch; [`Journal::begin`] is to follow at once. Needs a
+    /// [`Journal::place`].
     ///
     /// # Errors
     /// `then` back if no new tasks are taken any more.
@@ -212,9 +231,48 @@ impl Journal {
             caller,
             wanted,
         });
-        drop(queue); // Wake after unlocking: otherwise the writer would wake only to wait for us.
-        self.wake.notify_one();
         Ok(())
+    }
+
+    /// Writes what waits if nobody does, up to the point where the store has to be waited for; from there on the journal
+    /// goes on. So a store in memory has answered when this returns, and another one was asked before the journal is
+    /// awake. If somebody writes, he will take it. To be called without any lock, on the engine's runtime.
+    pub(crate) fn begin(&self, stored: impl Fn(&[Note])) {
+        let queue = self.queue();
+        if queue.writer != Writer::Nobody || queue.is_empty() {
+            return;
+        }
+        let flight = self.take_from(queue, BATCH_MAX, Writer::Caller);
+        crash_point!("journal::before-write");
+        let (backend, batch) = (self.backend.clone(), flight.batch.clone());
+        let mut writing: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { backend.write(batch).await });
+        let at_once = writing
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        match at_once {
+            Poll::Ready(Ok(written)) if flight.is_answered_by(&written) => {
+                crash_point!("journal::written");
+                self.answer(flight, &written, &stored);
+                let mut queue = self.queue();
+                queue.writer = Writer::Nobody;
+                if queue.is_empty() {
+                    drop(queue);
+                    return self.idle.notify_waiters();
+                }
+            }
+            Poll::Ready(outcome) => self.leave_to_journal(flight, std::future::ready(outcome)),
+            Poll::Pending => self.leave_to_journal(flight, writing),
+        }
+        self.wake.notify_one();
+    }
+
+    fn leave_to_journal(
+        &self,
+        flight: Flight,
+        writing: impl Future<Output = Result<Written, BackendError>> + Send + 'static,
+    ) {
+        self.queue().begun = Some((flight, Box::pin(writing)));
     }
 
     /// Queues a change; it is tried until it is stored or stale.
@@ -343,7 +401,7 @@ impl Journal {
         // Less than BATCH_MAX while a change is looked for that the store refuses for good.
         let mut changes_max = BATCH_MAX;
         loop {
-            let Some(flight) = self.take(changes_max) else {
+            let Some((flight, mut writing)) = self.next(changes_max) else {
                 if let Some((flight, written)) = unanswered.take() {
                     self.answer(flight, &written, &stored);
                 } else if self.rest() {
@@ -352,8 +410,6 @@ impl Journal {
                 }
                 continue;
             };
-            crash_point!("journal::before-write");
-            let mut writing = self.backend.write(flight.batch.clone());
             let at_once = poll_once(&mut writing).await;
             if let Some((flight, written)) = unanswered.take() {
                 self.answer(flight, &written, &stored);
@@ -407,17 +463,41 @@ impl Journal {
     /// True if there is nothing to do.
     fn rest(&self) -> bool {
         let mut queue = self.queue();
-        queue.writing = !queue.is_empty();
-        !queue.writing
+        if queue.writer == Writer::Caller {
+            return queue.begun.is_none(); // he will wake us
+        }
+        let is_empty = queue.is_empty();
+        queue.writer = match is_empty {
+            true => Writer::Nobody,
+            false => Writer::Journal,
+        };
+        is_empty
     }
 
-    /// The next batch; one of less than [`BATCH_MAX`] changes has nothing else in it.
-    fn take(&self, changes_max: usize) -> Option<Flight> {
+    /// What a caller has begun, or the next batch.
+    fn next(&self, changes_max: usize) -> Option<(Flight, BackendFuture<'_, Written>)> {
         let mut queue = self.queue();
-        if queue.is_empty() {
+        if let Some(begun) = queue.begun.take() {
+            queue.writer = Writer::Journal;
+            return Some(begun);
+        }
+        if queue.writer == Writer::Caller || queue.is_empty() {
             return None;
         }
-        queue.writing = true;
+        let flight = self.take_from(queue, changes_max, Writer::Journal);
+        crash_point!("journal::before-write");
+        let writing = self.backend.write(flight.batch.clone());
+        Some((flight, writing))
+    }
+
+    /// The next batch, for `writer`; one of less than [`BATCH_MAX`] changes has nothing else in it.
+    fn take_from(
+        &self,
+        mut queue: MutexGuard<'_, Queue>,
+        changes_max: usize,
+        writer: Writer,
+    ) -> Flight {
+        queue.writer = writer;
         let mut batch = Batch::at(self.clock.now());
         let mut flight = Flight {
             batch: Arc::default(),
@@ -494,7 +574,7 @@ impl Journal {
             );
         }
         flight.batch = Arc::new(batch);
-        Some(flight)
+        flight
     }
 
     fn answer(&self, flight: Flight, written: &Written, stored: &impl Fn(&[Note])) {
@@ -663,7 +743,7 @@ impl Queue {
     }
 
     fn is_idle(&self) -> bool {
-        !self.writing && self.is_empty()
+        self.writer == Writer::Nobody && self.is_empty()
     }
 }
 

@@ -469,6 +469,13 @@ impl Engine {
         self.dispatch();
     }
 
+    /// Writes what was added, if the journal rests: who adds need not wait until it is awake. It is the engine's work,
+    /// wherever the caller runs.
+    pub(crate) fn write_now(self: &Arc<Self>) {
+        let _in_runtime = self.runtime.enter();
+        self.journal.begin(|notes| self.batch_stored(notes));
+    }
+
     /// Hears when the task ends here. Register first, then look whether it has ended already.
     pub(crate) fn wait_for(&self, id: TaskId) -> Waiter<'_> {
         let (sender, receiver) = oneshot::channel();
