@@ -5,7 +5,9 @@ mod support;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use axum_taskflow_core::{Backend, Claim, Task, TaskId, Timestamp};
+use axum_taskflow_core::{
+    AheadQuery, Backend, Claim, FailureKind, ListQuery, Task, TaskId, TaskStatus, Timestamp,
+};
 use rusqlite::Connection;
 use support::{Boot, NOW};
 use tempfile::tempdir;
@@ -98,6 +100,57 @@ async fn a_value_of_another_type_is_a_row_that_cannot_be_read() {
     .unwrap();
 
     assert_eq!(claim(&boot, 1, NOW).await, [tasks[1].id]);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_shown_with_what_can_be_read_and_the_reason() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let mut tasks: Vec<Task> = (0..4).map(|_| task(&boot)).collect();
+    for task in &mut tasks {
+        task.priority = 7;
+        task.tags.insert("plan".to_owned(), "pro".to_owned());
+    }
+    tasks[2].life.run_at = NOW.saturating_add(Duration::from_secs(60));
+    boot.add(&tasks.iter().collect::<Vec<_>>()).await;
+    let conn = Connection::open(&path).unwrap();
+    for (task, newer) in tasks.iter().zip([
+        "source = 99",
+        "status = 99, shelf = NULL",
+        "options = '7'",
+        "func = 99, tags = '7', priority = 'high'",
+    ]) {
+        let sql = format!("UPDATE task SET {newer} WHERE id = ?1");
+        assert_eq!(conn.execute(&sql, [task.id.as_bytes()]).unwrap(), 1);
+    }
+
+    let page = boot.backend.list(ListQuery::default()).await.unwrap();
+    let later = NOW.saturating_add(Duration::from_secs(600));
+    let ahead = boot.backend.ahead(AheadQuery::until(later)).await;
+
+    let listed: Vec<TaskId> = page.tasks.iter().rev().map(|task| task.id).collect();
+    let stored: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
+    assert_eq!(listed, stored);
+    for (shown, why) in page.tasks.iter().rev().zip([
+        "source 99 is not known here",
+        "status 99 is not known here",
+        "a stored part of a task is unreadable",
+        "function 99 has no name",
+    ]) {
+        let error = shown.life.error.as_deref().unwrap();
+        assert_eq!(error.kind, FailureKind::Unreadable);
+        assert!(error.message.contains(why), "{error}");
+        assert_eq!(shown.life.status, TaskStatus::Pending);
+        let got = boot.backend.get(shown.id).await.unwrap();
+        assert_eq!(got.as_ref(), Some(shown));
+    }
+    for shown in &page.tasks[1..] {
+        assert_eq!((&*shown.name, shown.priority), ("f", 7));
+        assert_eq!(shown.tags, tasks[0].tags);
+    }
+    assert_eq!(&*page.tasks[0].name, "?");
+    assert_eq!(ahead.unwrap().tasks, [page.tasks[1].clone()]);
 }
 
 #[tokio::test]
