@@ -110,9 +110,10 @@ impl TaskManager {
             engine: Engine::start(config).await?,
         };
         if let Err(error) = manager.install(schedules).await {
-            manager.shutdown().await?;
+            let _ = manager.shutdown().await; // why it cannot start says more
             return Err(error);
         }
+        manager.engine.work();
         Ok(manager)
     }
 
