@@ -336,7 +336,7 @@ pub(crate) fn read_log_line(row: &Row<'_>) -> Result<LogLine, Fault> {
         seq: row.get(0)?,
         attempt: row.get(1)?,
         at: Timestamp::from_unix_ms(row.get(2)?),
-        level: meaning_of("log level", &LEVELS, row.get(3)?)?,
+        level: meaning_of("log level", &LEVELS, row.get(3)?).unwrap_or(LogLevel::Info), // a newer one
         message: row.get(4)?,
     })
 }
