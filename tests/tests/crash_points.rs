@@ -35,8 +35,13 @@ const WHILE_IT_WORKS: [&str; 8] = [
 ];
 const PASSED: [usize; 4] = [1, 2, 7, 23];
 
-/// Places of an instance that joins, after another one has died that had work.
-const WHILE_IT_JOINS: [&str; 2] = ["join::begun", "join::locked"];
+/// Places of an instance that joins, after another one has died that had work: that is its first transaction.
+const WHILE_IT_JOINS: [&str; 4] = [
+    "join::begun",
+    "join::locked",
+    "writer::before-commit",
+    "writer::committed",
+];
 /// Places of an instance that leaves, or of one that buries a dead one.
 const WHILE_IT_BURIES: [&str; 3] = ["bury::begun", "bury::written", "bury::unlocked"];
 /// Places that are come to once the log has some thousand pages.
