@@ -8,12 +8,15 @@ mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use axum_taskflow::{Backend, ListQuery, Sqlite};
+use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Caller, Service, Settings, effects, until};
@@ -31,6 +34,23 @@ const WHILE_IT_WORKS: [&str; 8] = [
     "executor::returned",
 ];
 const PASSED: [usize; 4] = [1, 2, 7, 23];
+
+/// Places of an instance that joins, after another one has died that had work: that is its first transaction.
+const WHILE_IT_JOINS: [&str; 4] = [
+    "join::begun",
+    "join::locked",
+    "writer::before-commit",
+    "writer::committed",
+];
+/// Places of an instance that leaves, or of one that buries a dead one.
+const WHILE_IT_BURIES: [&str; 3] = ["bury::begun", "bury::written", "bury::unlocked"];
+/// Places that are come to once the log has some thousand pages.
+const WHILE_THE_LOG_IS_CARRIED_OVER: [&str; 4] = [
+    "checkpoint::thread-begins",
+    "checkpoint::thread-ends",
+    "checkpoint::writer-begins",
+    "checkpoint::writer-ends",
+];
 
 /// What was accepted: the ids by the number of the order.
 type Accepted = BTreeMap<usize, BTreeSet<String>>;
@@ -106,6 +126,30 @@ async fn check(service: &Service, accepted: &Accepted, place: &str) {
     }
 }
 
+/// The locks of those who use the file, and of the dead whose locks nobody has cleared away.
+fn locks(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder.join("tasks.db-instances")).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// Another process starts and goes on: nothing is lost, the file is whole, and no lock of a dead one stays.
+async fn check_and_open(folder: &Path, accepted: &Accepted, place: &str) {
+    let service = Service::start(folder).await;
+    check(&service, accepted, place).await;
+    let own = format!("{}.lock", service.instance().await.as_str().unwrap());
+    until(&format!("{place}: only {own}"), async || {
+        (locks(folder) == [own.as_str()]).then_some(())
+    })
+    .await;
+    let conn = Connection::open(folder.join("tasks.db")).unwrap();
+    let whole: String = conn
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(whole, "ok", "{place}");
+}
+
 async fn end_at(point: &str, passed: usize) {
     let (place, folder) = (format!("{point} after {passed}"), tempdir().unwrap());
     let mut accepted = Accepted::new();
@@ -117,8 +161,7 @@ async fn end_at(point: &str, passed: usize) {
         assert!(status.signal().is_some(), "{place}: {status}");
     }
 
-    let service = Service::start(folder.path()).await;
-    check(&service, &accepted, &place).await;
+    check_and_open(folder.path(), &accepted, &place).await;
 }
 
 #[tokio::test]
@@ -132,7 +175,8 @@ async fn wherever_a_process_ends_while_it_works_nothing_accepted_is_lost_or_repe
 
 #[tokio::test]
 async fn wherever_a_process_ends_while_it_shuts_down_nothing_accepted_is_lost_or_repeated() {
-    for point in ["stop::begun", "stop::before-flush"] {
+    let places = ["stop::begun", "stop::before-flush", "leave::committed"];
+    for point in places.into_iter().chain(WHILE_IT_BURIES) {
         let folder = tempdir().unwrap();
         let mut accepted = Accepted::new();
         let service = Settings::default()
@@ -145,8 +189,78 @@ async fn wherever_a_process_ends_while_it_shuts_down_nothing_accepted_is_lost_or
         let status = service.ended().await;
         assert!(status.signal().is_some(), "{point}: {status}");
 
-        let service = Service::start(folder.path()).await;
-        check(&service, &accepted, point).await;
+        check_and_open(folder.path(), &accepted, point).await;
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_process_ends_while_the_log_is_carried_over_nothing_is_lost_and_the_file_is_whole()
+ {
+    for point in WHILE_THE_LOG_IS_CARRIED_OVER {
+        for passed in [0, 1] {
+            end_at(point, passed).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_process_ends_while_it_joins_or_buries_a_dead_one_no_lock_stays() {
+    for point in WHILE_IT_JOINS.into_iter().chain(WHILE_IT_BURIES) {
+        let folder = tempdir().unwrap();
+        let mut accepted = Accepted::new();
+        let dead = Settings::default().start(folder.path()).await;
+        order(&dead.caller, 60, &mut accepted).await;
+        dead.kill().await;
+
+        let dies = Settings::default().crash_at(point, 0);
+        if let Some(dies) = dies.try_start(folder.path()).await {
+            let status = dies.ended().await;
+            assert!(status.signal().is_some(), "{point}: {status}");
+        }
+
+        check_and_open(folder.path(), &accepted, point).await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_ends_while_it_makes_its_deleted_lock_again_leaves_none() {
+    let folder = tempdir().unwrap();
+    let mut accepted = Accepted::new();
+    let dies = Settings::default().crash_at("lock::made-again", 0);
+    let dies = dies.start(folder.path()).await;
+    order(&dies.caller, 60, &mut accepted).await;
+    for lock in locks(folder.path()) {
+        fs::remove_file(folder.path().join("tasks.db-instances").join(lock)).unwrap();
+    }
+    assert!(dies.ended().await.signal().is_some());
+
+    check_and_open(folder.path(), &accepted, "lock::made-again").await;
+}
+
+#[tokio::test]
+async fn a_process_that_ends_while_it_takes_another_for_dead_leaves_that_to_the_next() {
+    for point in ["supersede::written", "rescuer::found"] {
+        let folder = tempdir().unwrap();
+        let settings = Settings::default().takeover_after(Duration::from_secs(3));
+        let stopped = settings.clone().start(folder.path()).await;
+        let requeue = json!({ "requeue": true });
+        let id = stopped.add_with("waits", "door".into(), requeue).await;
+        stopped.effect(&id, "began").await;
+        let dies = settings.clone().crash_at(point, 0);
+        let dies = dies.start(folder.path()).await;
+
+        stopped.signal(Signal::STOP);
+        let status = dies.ended().await;
+        assert!(status.signal().is_some(), "{point}: {status}");
+        let next = settings.start(folder.path()).await;
+        next.open("door").await;
+
+        let task = next.seen_as(&id, &["success"]).await;
+        assert_eq!(task["instance"], next.instance().await, "{point}");
+        stopped.signal(Signal::CONT);
+        let later = stopped.add("effect", "later").await;
+        stopped.seen_as(&later, &["success"]).await;
+        assert_eq!(next.seen(&id).await, task, "{point}: nothing was written");
     }
 }
 
@@ -171,8 +285,7 @@ async fn a_rescuer_that_dies_in_the_middle_leaves_its_work_to_the_next() {
             "{point}: it had nothing to rescue"
         );
 
-        let service = Service::start(folder.path()).await;
-        check(&service, &accepted, point).await;
+        check_and_open(folder.path(), &accepted, point).await;
     }
 }
 

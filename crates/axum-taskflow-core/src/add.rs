@@ -477,7 +477,7 @@ async fn replace(
             return Ok(id); // the answer to an earlier try was lost
         }
         let now = engine.clock.now();
-        let change = match engine.backend.get(holder).await? {
+        let change = match engine.readable(holder).await? {
             Some(old) if old.life.status == TaskStatus::Pending => {
                 Change::cancelled(&old, now).ok()
             }

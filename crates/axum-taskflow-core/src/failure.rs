@@ -172,6 +172,9 @@ pub enum FailureKind {
     Crashed,
     /// This program cannot read the stored arguments; the task waits for one that can.
     Held,
+    /// This program cannot read all that is stored of the task, since a newer one wrote it: what is shown is what it can
+    /// read, and the task waits for a program that reads it. Never stored.
+    Unreadable,
 }
 
 /// What one message keeps at most, in bytes; the rest is cut off.

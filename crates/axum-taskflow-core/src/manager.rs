@@ -110,9 +110,10 @@ impl TaskManager {
             engine: Engine::start(config).await?,
         };
         if let Err(error) = manager.install(schedules).await {
-            manager.shutdown().await?;
+            let _ = manager.shutdown().await; // why it cannot start says more
             return Err(error);
         }
+        manager.engine.work();
         Ok(manager)
     }
 
@@ -470,7 +471,8 @@ impl TaskManager {
                 attempt.cancel();
                 return Ok(Cancelled::Asked);
             }
-            let task = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
+            let task = self.engine.readable(id).await?;
+            let task = task.ok_or_else(|| Error::not_found(id))?;
             match task.life.status {
                 TaskStatus::Pending => {
                     let now = self.engine.clock.now();
@@ -559,7 +561,8 @@ impl TaskManager {
     /// `NotFound` if there is no such task; `Conflict` if it is not failed, interrupted or cancelled, if its function
     /// is not known here, or if its idempotency key is taken by now.
     pub async fn retry(&self, id: TaskId) -> Result<TaskId, Error> {
-        let old = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
+        let old = self.engine.readable(id).await?;
+        let old = old.ok_or_else(|| Error::not_found(id))?;
         if !old.life.status.can_be_retried() {
             return Err(Error::conflict(format!(
                 "only failed, interrupted or cancelled tasks can be retried, and task {id} is {}",

@@ -14,9 +14,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Cancelled, Change, Clock, Config, Data, Duty, ErrorKind, Executor, Failure, FailureKind,
-    ListQuery, LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager,
-    TaskOptions, TaskStatus, Timestamp, WaitError,
+    Backend, Batch, Cancelled, Change, Clock, Config, Data, Duty, ErrorKind, Executor, Failure,
+    FailureKind, FailureReport, ListQuery, LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent,
+    TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp, WaitError,
 };
 use support::{Backstage, Probe, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
@@ -1134,8 +1134,7 @@ async fn a_function_without_the_attribute_whose_state_is_missing_fails_at_the_ca
 
 #[tokio::test]
 async fn a_renamed_function_finds_its_waiting_tasks() {
-    let backend: Arc<dyn axum_taskflow_core::Backend> =
-        Arc::new(axum_taskflow_core::Memory::default());
+    let backend: Arc<dyn Backend> = Arc::new(axum_taskflow_core::Memory::default());
     let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
     let with = |def: TaskDef| {
         let mut config = config();
@@ -1188,8 +1187,7 @@ async fn options_come_from_the_call_then_the_function_then_the_defaults() {
 #[tokio::test]
 async fn a_task_whose_arguments_cannot_be_read_is_held_and_says_why() {
     let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
-    let backend: Arc<dyn axum_taskflow_core::Backend> =
-        Arc::new(axum_taskflow_core::Memory::default());
+    let backend: Arc<dyn Backend> = Arc::new(axum_taskflow_core::Memory::default());
     let mut config = config();
     config.clock = clock.clone();
     config.backend = backend.clone();
@@ -1221,6 +1219,51 @@ async fn a_task_whose_arguments_cannot_be_read_is_held_and_says_why() {
     assert!(!manager.knows("somebody_elses"));
 }
 
+#[tokio::test]
+async fn a_task_that_the_store_reads_in_part_is_neither_cancelled_nor_repeated_nor_replaced() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let backend = Arc::new(axum_taskflow_core::Memory::default());
+    let mut config = config();
+    config.clock = clock.clone();
+    config.backend = backend.clone();
+    config.tasks = vec![TaskDef::new(add)];
+    let manager = start(config).await;
+    let replaces = || {
+        let add = manager.add_task(add, (1, 1)).run_key("one");
+        add.delay_by(Duration::from_secs(60))
+    };
+    let id = replaces().await.unwrap();
+    let mut task = manager.get(id).await.unwrap().unwrap();
+    // As a driver shows what a newer program wrote.
+    let unreadable = FailureReport::new(FailureKind::Unreadable, "source 99");
+    for status in [TaskStatus::Pending, TaskStatus::Failed] {
+        let mut change = Change::held(&task, "", task.life.run_at).unwrap();
+        change.life.status = status;
+        change.life.error = Some(unreadable.clone().into());
+        let mut batch = Batch::at(clock.now());
+        batch.changes.push(change);
+        backend.write(Arc::new(batch)).await.unwrap();
+        task = manager.get(id).await.unwrap().unwrap();
+
+        let refused = match status {
+            TaskStatus::Pending => [
+                manager.cancel(id).await.unwrap_err(),
+                replaces().await.unwrap_err(),
+            ],
+            _ => [
+                manager.retry(id).await.unwrap_err(),
+                manager.cancel(id).await.unwrap_err(),
+            ],
+        };
+
+        for error in refused {
+            assert_eq!(error.kind(), ErrorKind::Conflict);
+            assert!(error.to_string().contains("source 99"), "{error}");
+        }
+        assert_eq!(manager.get(id).await.unwrap(), Some(task.clone()));
+    }
+}
+
 /// Two programs that know one function by different arguments, as while a new version is rolled out.
 #[tokio::test]
 async fn a_task_that_one_program_cannot_read_is_run_by_another_at_once() {
@@ -1231,8 +1274,7 @@ async fn a_task_that_one_program_cannot_read_is_run_by_another_at_once() {
         "by number".to_owned()
     }
     let clock = Clock::system();
-    let backend: Arc<dyn axum_taskflow_core::Backend> =
-        Arc::new(axum_taskflow_core::Memory::default());
+    let backend: Arc<dyn Backend> = Arc::new(axum_taskflow_core::Memory::default());
     let config = |def: TaskDef| {
         let mut config = config();
         config.backend = backend.clone();
@@ -1269,8 +1311,7 @@ impl<'de> serde::Deserialize<'de> for PanicsWhenRead {
 async fn arguments_whose_type_panics_hold_their_task_and_harm_no_other() {
     async fn unreadable(_: PanicsWhenRead) {}
     let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
-    let backend: Arc<dyn axum_taskflow_core::Backend> =
-        Arc::new(axum_taskflow_core::Memory::default());
+    let backend: Arc<dyn Backend> = Arc::new(axum_taskflow_core::Memory::default());
     let id = support::stored(&backend, &clock, "unreadable", "[1]").await;
     let mut config = config();
     config.clock = clock;
@@ -1292,8 +1333,7 @@ async fn arguments_whose_type_panics_hold_their_task_and_harm_no_other() {
 #[tokio::test]
 async fn waiting_tasks_of_a_function_without_the_attribute_run_when_it_is_added_again() {
     let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
-    let backend: Arc<dyn axum_taskflow_core::Backend> =
-        Arc::new(axum_taskflow_core::Memory::default());
+    let backend: Arc<dyn Backend> = Arc::new(axum_taskflow_core::Memory::default());
     let path = std::any::type_name_of_val(&add);
     let waiting = support::stored(&backend, &clock, path, "[2,3]").await;
     let mut config = config();

@@ -16,9 +16,9 @@ use std::{
 use axum_taskflow_core::{
     AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, InstanceId, ListQuery,
     Memory, Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source,
-    Step, Task, TaskContext, TaskDef, TaskManager, TaskOptions, Timestamp,
+    Step, Task, TaskContext, TaskDef, TaskManager, TaskOptions, TaskStatus, Timestamp,
 };
-use support::{Backstage, config};
+use support::{Backstage, Link, config};
 use tokio::{sync::Notify, time::sleep};
 
 /// The beginning of a minute.
@@ -528,6 +528,29 @@ async fn a_schedule_that_cannot_be_kept_is_refused_with_its_place() {
     assert!(
         refused.to_string().contains("two schedules tick"),
         "{refused}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_cannot_store_its_schedules_has_begun_no_task() {
+    let site = Site::new();
+    let (store, stage) = Backstage::new();
+    let mut config = site.config(0, vec![each_second()]);
+    config.tasks[0] = TaskDef::new(tick).name("tick");
+    config.backend = store.clone();
+    let waits = support::stored(&store, &config.clock, "tick", "[]").await;
+    stage.link(Link::Hangs);
+
+    let start = tokio::spawn(TaskManager::start(config));
+    sleep(10 * SECOND).await;
+    stage.link(Link::Fails);
+
+    let refused = start.await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("the link fails"), "{refused}");
+    let task = stage.task(waits).await;
+    assert_eq!(
+        (task.life.status, task.life.attempt),
+        (TaskStatus::Pending, 0)
     );
 }
 

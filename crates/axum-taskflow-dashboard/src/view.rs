@@ -190,14 +190,19 @@ impl State {
 }
 
 fn is_held(life: &Life) -> bool {
-    matches!(&life.error, Some(error) if error.kind == FailureKind::Held)
+    matches!(&life.error, Some(error) if waits_for_another(error))
+}
+
+/// True if the error is that of a program that cannot read the task, and not of the task.
+fn waits_for_another(error: &FailureReport) -> bool {
+    matches!(error.kind, FailureKind::Held | FailureKind::Unreadable)
 }
 
 /// Why a pending task waits whatever the time is.
 fn held_reason(name: &str, life: &Life, can_run: bool) -> Option<String> {
     match &life.error {
         _ if life.status != TaskStatus::Pending => None,
-        Some(error) if error.kind == FailureKind::Held => Some(error.message.clone()),
+        Some(error) if waits_for_another(error) => Some(error.message.clone()),
         _ if can_run => None,
         _ => Some(format!(
             "no running instance knows a function called {name}"
@@ -555,7 +560,7 @@ impl Detail {
 
 fn error_text(task: &Task, can_run: bool) -> Option<ErrorText> {
     let error = task.life.error.as_deref();
-    let is_held = error.is_some_and(|error| error.kind == FailureKind::Held);
+    let is_held = error.is_some_and(waits_for_another);
     if let Some(why) = held_reason(&task.name, &task.life, can_run).filter(|_| !is_held) {
         return Some(ErrorText {
             title: "Why it waits",
@@ -564,7 +569,8 @@ fn error_text(task: &Task, can_run: bool) -> Option<ErrorText> {
     }
     let error = error?;
     let title = match (error.kind, task.life.status) {
-        (FailureKind::Held, _) => "Why it waits",
+        (FailureKind::Held, _) | (FailureKind::Unreadable, TaskStatus::Pending) => "Why it waits",
+        (FailureKind::Unreadable, _) => "Why it is shown in part",
         (FailureKind::Panic, _) => "Panic",
         (FailureKind::Timeout, _) => "Timeout",
         (FailureKind::Cancelled, _) => "Cancelled",

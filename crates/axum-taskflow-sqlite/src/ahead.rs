@@ -44,7 +44,7 @@ pub(crate) fn ahead(
     for (.., rowid) in places {
         let mut rows = read.query([rowid])?;
         if let Some(row) = rows.next()? {
-            let task = row::read_task(row, query.payload_max, conn, interned)?;
+            let task = row::show_task(row, query.payload_max, conn, interned)?;
             page.tasks.push(task);
         }
     }

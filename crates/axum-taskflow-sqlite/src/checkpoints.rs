@@ -103,10 +103,12 @@ impl Checkpoints {
                 let log = log.clone();
                 move || {
                     while woken.recv().is_ok() {
+                        crash_point!("checkpoint::thread-begins");
                         if let Err(fault) = log.carry_over(&conn) {
                             // The writer tries as well, and complains, once the log is large.
                             tracing::debug!(%fault, "the log was not carried over into the file");
                         }
+                        crash_point!("checkpoint::thread-ends");
                     }
                 }
             })?;
@@ -129,7 +131,9 @@ impl Checkpoints {
                 }
             }
             Next::Writer => {
+                crash_point!("checkpoint::writer-begins");
                 let outcome = self.log.carry_over(conn);
+                crash_point!("checkpoint::writer-ends");
                 if let Err(fault) = &outcome
                     && !self.is_failing
                 {

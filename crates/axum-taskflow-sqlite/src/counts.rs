@@ -13,9 +13,12 @@ pub(crate) fn counts(conn: &Connection, interned: &mut Interned) -> Result<Vec<C
     let mut rows = statement.query([])?;
     let mut counts = Vec::new();
     while let Some(row) = rows.next()? {
+        let Ok(status) = row::status_of(row.get(1)?) else {
+            continue; // of a newer program: the other sums are told all the same
+        };
         counts.push(Count {
             name: interned.name(conn, row.get(0)?)?,
-            status: row::status_of(row.get(1)?)?,
+            status,
             n: row::whole(row, 2)?,
         });
     }
@@ -33,10 +36,13 @@ pub(crate) fn series(
     let mut rows = statement.query([since.as_unix_ms()])?;
     let mut minutes = Vec::new();
     while let Some(row) = rows.next()? {
+        let Ok(status) = row::status_of(row.get(2)?) else {
+            continue; // as above
+        };
         minutes.push(Minute {
             at: Timestamp::from_unix_ms(row.get(0)?),
             name: interned.name(conn, row.get(1)?)?,
-            status: row::status_of(row.get(2)?)?,
+            status,
             n: row::whole(row, 3)?,
             run: Duration::from_millis(row::whole(row, 4)?),
         });

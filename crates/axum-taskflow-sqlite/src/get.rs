@@ -17,7 +17,7 @@ pub(crate) fn get(
     let Some(found) = rows.next()? else {
         return Ok(None);
     };
-    let mut task = row::read_task(found, usize::MAX, conn, interned)?;
+    let mut task = row::show_task(found, usize::MAX, conn, interned)?;
 
     let mut statement = conn.prepare_cached(
         "SELECT number, epoch, instance, started_at, finished_at, outcome, error
@@ -25,8 +25,11 @@ pub(crate) fn get(
     )?;
     let mut rows = statement.query([id.as_bytes()])?;
     while let Some(found) = rows.next()? {
-        task.past_attempts
-            .push(row::read_attempt(found, conn, interned)?);
+        match row::read_attempt(found, conn, interned) {
+            Ok(attempt) => task.past_attempts.push(attempt),
+            Err(Fault::Unreadable(_)) => {} // of a newer program: the rest is shown all the same
+            Err(fault) => return Err(fault),
+        }
     }
     Ok(Some(task))
 }

@@ -106,10 +106,11 @@ fn peer(row: &Row<'_>, locks: &LockFolder) -> Result<Peer, Fault> {
     instance.pid = row.get(3)?;
     // An instance of a program that knew the first schema only says nothing of these.
     instance.version = row.get::<_, Option<String>>(4)?.unwrap_or_default();
+    // Nor can everything be read that a newer one says; that it is there is what counts.
     if let Some(role) = row.get(5)? {
-        instance.role = row::role_of(role)?;
+        instance.role = row::role_of(role).unwrap_or_default();
     }
-    instance.functions = row::json(row, 6)?.unwrap_or_default();
+    instance.functions = row::json(row, 6).ok().flatten().unwrap_or_default();
     let beat_at = row::time(row, 7)?.unwrap_or(started_at);
     let superseded = row.get::<_, Option<i64>>(8)?.is_some();
     let alive = !superseded && !locks.is_dead(instance.id, Some(beat_at))?;

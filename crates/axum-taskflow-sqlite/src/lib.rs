@@ -21,6 +21,14 @@
 //! `tasks.db-instances`, with one lock file for each running process. A backup is made with SQLite's own means
 //! (`sqlite3 tasks.db ".backup copy.db"`), never by copying the file alone.
 
+/// Ends the process here if a test wants it (feature `failpoints`).
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| std::process::abort());
+    };
+}
+
 mod ahead;
 mod apply;
 mod audit;

@@ -259,7 +259,7 @@ fn fetch(
     for found in matches {
         let mut rows = statement.query([found.rowid])?;
         if let Some(row) = rows.next()? {
-            tasks.push(row::read_task(row, payload_max, conn, interned)?);
+            tasks.push(row::show_task(row, payload_max, conn, interned)?);
         }
     }
     Ok(tasks)

@@ -18,6 +18,9 @@ use crate::place;
 /// again ([`Locks::keep`]), and two of them are hardly more than a second apart.
 const SILENT_FOR: Duration = Duration::from_secs(4);
 
+/// The extension of a lock that is made again and has not its name yet.
+const NEW: &str = "new";
+
 /// Where the lock files of all instances of one database lie.
 #[derive(Clone, Debug)]
 pub(crate) struct LockFolder {
@@ -155,9 +158,10 @@ impl Locks {
             );
             fs::create_dir_all(&self.folder.path)?;
             // Locked before it has its name: whoever finds it must not take this instance for dead.
-            let new_path = path.with_extension("new");
+            let new_path = path.with_extension(NEW);
             let again = File::create(&new_path)?;
             again.try_lock()?;
+            crash_point!("lock::made-again");
             fs::rename(&new_path, &path)?;
             *file = again;
         }
@@ -176,12 +180,16 @@ impl Locks {
 
     /// Removes the file of an instance that is dead, or that is held here and owns nothing.
     pub(crate) fn remove(&mut self, id: InstanceId) -> io::Result<()> {
-        let removed = fs::remove_file(self.folder.path(id));
+        let path = self.folder.path(id);
+        let removed = [path.with_extension(NEW), path].map(fs::remove_file);
         self.release(id);
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for removed in removed {
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum_taskflow_core::{Prune, Pruned, Tags, TaskId, TaskStatus, Timestamp};
-use rusqlite::{Connection, Statement};
+use rusqlite::{Connection, Row, Statement};
 
 use crate::{
     connection::kept,
@@ -32,12 +32,25 @@ pub(crate) struct PruneVerb<'c> {
 
 /// What a task must tell before it is deleted.
 struct Old {
-    id: TaskId,
     func: i64,
-    status: i64,
+    status: TaskStatus,
     finished_at: Option<Timestamp>,
     tags: Tags,
     tracking_id: Option<Arc<str>>,
+}
+
+impl Old {
+    fn read(row: &Row<'_>) -> Result<Self, Fault> {
+        Ok(Self {
+            func: row.get(1)?,
+            status: row::status_of(row.get(2)?)?,
+            finished_at: row::time(row, 3)?,
+            tags: row::json(row, 4)?.unwrap_or_default(),
+            tracking_id: row::json::<Tracked>(row, 5)?
+                .unwrap_or_default()
+                .tracking_id,
+        })
+    }
 }
 
 impl<'c> PruneVerb<'c> {
@@ -92,12 +105,15 @@ impl<'c> PruneVerb<'c> {
         let limit = prune.limit.max(1);
         let old = self.oldest(prune, limit)?;
         let mut next = match old.last() {
-            Some(last) if old.len() == limit => Some(last.id),
+            Some((id, _)) if old.len() == limit => Some(*id),
             _ => None,
         };
         let (mut deleted, mut n_rows) = (0, 0);
-        for task in &old {
-            let before = match row::status_of(task.status)? {
+        for (id, task) in &old {
+            let Some(task) = task else {
+                continue; // whoever can read it deletes it, with all that hangs on it
+            };
+            let before = match task.status {
                 TaskStatus::Success | TaskStatus::Cancelled => prune.finished_before,
                 TaskStatus::Failed | TaskStatus::Interrupted => prune.failed_before,
                 _ => continue,
@@ -105,11 +121,11 @@ impl<'c> PruneVerb<'c> {
             if task.finished_at.is_none_or(|at| at >= before) {
                 continue;
             }
-            n_rows += self.delete(task)?;
-            tx.went(task.func, task.status);
+            n_rows += self.delete(*id, task)?;
+            tx.went(task.func, row::status_no(task.status)?);
             deleted += 1;
             if n_rows >= ROWS_MAX {
-                next = Some(task.id);
+                next = Some(*id);
                 break;
             }
         }
@@ -119,8 +135,9 @@ impl<'c> PruneVerb<'c> {
         Ok(Pruned { deleted, next })
     }
 
-    /// The next tasks that are old enough by their ids; nothing finishes before it is created.
-    fn oldest(&mut self, prune: &Prune, limit: usize) -> Result<Vec<Old>, Fault> {
+    /// The next tasks that are old enough by their ids; nothing finishes before it is created. Of one that this program
+    /// cannot read, only the id.
+    fn oldest(&mut self, prune: &Prune, limit: usize) -> Result<Vec<(TaskId, Option<Old>)>, Fault> {
         let from = prune.from.map_or([0; 16], |id| *id.as_bytes());
         let until = TaskId::floor(prune.finished_before.max(prune.failed_before));
         let mut rows = self
@@ -128,23 +145,18 @@ impl<'c> PruneVerb<'c> {
             .query((from, until.as_bytes(), at_most(limit)))?;
         let mut old = Vec::new();
         while let Some(row) = rows.next()? {
-            old.push(Old {
-                id: row::read_id(row, 0)?,
-                func: row.get(1)?,
-                status: row.get(2)?,
-                finished_at: row::time(row, 3)?,
-                tags: row::json(row, 4)?.unwrap_or_default(),
-                tracking_id: row::json::<Tracked>(row, 5)?
-                    .unwrap_or_default()
-                    .tracking_id,
-            });
+            let task = match Old::read(row) {
+                Err(Fault::Unreadable(_)) => None,
+                read => Some(read?),
+            };
+            old.push((row::read_id(row, 0)?, task));
         }
         Ok(old)
     }
 
     /// Deletes a task and what hangs on it; how many rows that were.
-    fn delete(&mut self, task: &Old) -> Result<usize, Fault> {
-        let id = task.id.as_bytes();
+    fn delete(&mut self, id: TaskId, task: &Old) -> Result<usize, Fault> {
+        let id = id.as_bytes();
         let mut n_rows = self.delete_attempts.execute([id])?;
         n_rows += self.delete_logs.execute([id])?;
         for (key, value) in &task.tags {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum_taskflow_core::{
-    Attempt, Epoch, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Role, Source,
-    Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp,
+    Attempt, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, Life, LogLevel, LogLine,
+    Progress, Role, Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp,
 };
 use rusqlite::{Connection, Row, Statement, ToSql, types::ValueRef};
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,7 @@ pub(crate) fn status_no(status: TaskStatus) -> Result<i64, Fault> {
 }
 
 pub(crate) fn status_of(no: i64) -> Result<TaskStatus, Fault> {
-    meaning_of(&STATUSES, no)
+    meaning_of("status", &STATUSES, no)
 }
 
 pub(crate) fn role_no(role: Role) -> Result<i64, Fault> {
@@ -63,7 +63,7 @@ pub(crate) fn role_no(role: Role) -> Result<i64, Fault> {
 }
 
 pub(crate) fn role_of(no: i64) -> Result<Role, Fault> {
-    meaning_of(&ROLES, no)
+    meaning_of("role", &ROLES, no)
 }
 
 pub(crate) fn level_no(level: LogLevel) -> Result<i64, Fault> {
@@ -267,8 +267,8 @@ pub(crate) fn read_task(
     let name = interned.name(conn, row.get(1)?)?;
     let mut task = Task::new(id, name, text(row, 14, payload_max)?.unwrap_or_default());
     task.priority = row.get(6)?;
-    task.source = meaning_of(&SOURCES, row.get(11)?)?;
-    task.executor = meaning_of(&EXECUTORS, row.get(12)?)?;
+    task.source = meaning_of("source", &SOURCES, row.get(11)?)?;
+    task.executor = meaning_of("executor", &EXECUTORS, row.get(12)?)?;
     task.requeue_on_interrupt = row.get(13)?;
     task.tags = json::<Tags>(row, 17)?.unwrap_or_default();
     task.options = json::<TaskOptions>(row, 18)?.unwrap_or_default();
@@ -302,6 +302,54 @@ pub(crate) fn read_task(
     Ok(task)
 }
 
+/// The same for somebody who looks. Of a row that this program cannot read, what can be read, and why the rest cannot.
+pub(crate) fn show_task(
+    row: &Row<'_>,
+    payload_max: usize,
+    conn: &Connection,
+    interned: &mut Interned,
+) -> Result<Task, Fault> {
+    match read_task(row, payload_max, conn, interned) {
+        Err(Fault::Unreadable(why)) => read_in_part(row, payload_max, &why, conn, interned),
+        read => read,
+    }
+}
+
+/// What is left out has its default. So a status that is not known is `pending`: it waits for who knows it.
+fn read_in_part(
+    row: &Row<'_>,
+    payload_max: usize,
+    why: &str,
+    conn: &Connection,
+    interned: &mut Interned,
+) -> Result<Task, Fault> {
+    fn part<T: rusqlite::types::FromSql + Default>(row: &Row<'_>, column: usize) -> T {
+        row.get(column).unwrap_or_default() // the reason is told already
+    }
+    let name = match row.get(1).map_err(Fault::from) {
+        Ok(no) => interned.name(conn, no),
+        Err(fault) => Err(fault),
+    };
+    let name = match name {
+        Err(Fault::Unreadable(_)) => Arc::from("?"),
+        name => name?,
+    };
+    let args = text(row, 14, payload_max).ok().flatten(); // as above
+    let mut task = Task::new(read_id(row, 0)?, name, args.unwrap_or_default());
+    task.priority = part(row, 6);
+    task.tags = json(row, 17).ok().flatten().unwrap_or_default(); // as above
+    task.life.status = status_of(part(row, 2)).unwrap_or(TaskStatus::Pending);
+    task.life.epoch = Epoch::from_u32(part(row, 3));
+    task.life.attempt = part(row, 4);
+    task.life.crashes = part(row, 22);
+    task.life.run_at = Timestamp::from_unix_ms(part(row, 7));
+    task.life.started_at = part::<Option<i64>>(row, 9).map(Timestamp::from_unix_ms);
+    task.life.finished_at = part::<Option<i64>>(row, 10).map(Timestamp::from_unix_ms);
+    let why = format!("this program cannot read what is stored of the task: {why}");
+    task.life.error = Some(FailureReport::new(FailureKind::Unreadable, why).into());
+    Ok(task)
+}
+
 /// The attempt in a row of `number, epoch, instance, started_at, finished_at, outcome, error`.
 pub(crate) fn read_attempt(
     row: &Row<'_>,
@@ -328,7 +376,7 @@ pub(crate) fn read_log_line(row: &Row<'_>) -> Result<LogLine, Fault> {
         seq: row.get(0)?,
         attempt: row.get(1)?,
         at: Timestamp::from_unix_ms(row.get(2)?),
-        level: meaning_of(&LEVELS, row.get(3)?)?,
+        level: meaning_of("log level", &LEVELS, row.get(3)?).unwrap_or(LogLevel::Info), // a newer one
         message: row.get(4)?,
     })
 }
@@ -388,9 +436,9 @@ fn number_of<T: Copy + PartialEq + std::fmt::Debug>(
         .ok_or_else(|| Fault::unreadable(format!("{value:?} has no place in this schema")))
 }
 
-fn meaning_of<T: Copy>(numbers: &[(T, i64)], no: i64) -> Result<T, Fault> {
+fn meaning_of<T: Copy>(what: &str, numbers: &[(T, i64)], no: i64) -> Result<T, Fault> {
     let found = numbers.iter().find(|(_, known)| *known == no);
     found
         .map(|(value, _)| *value)
-        .ok_or_else(|| Fault::unreadable(format!("{no} has no meaning in this schema")))
+        .ok_or_else(|| Fault::unreadable(format!("{what} {no} is not known here")))
 }

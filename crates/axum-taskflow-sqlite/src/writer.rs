@@ -42,14 +42,6 @@ use crate::{
     watcher::{Lookout, News, Watcher},
 };
 
-/// Ends the process here if a test wants it (feature `failpoints`).
-macro_rules! crash_point {
-    ($name:literal) => {
-        #[cfg(feature = "failpoints")]
-        fail::fail_point!($name, |_| std::process::abort());
-    };
-}
-
 /// How many requests may wait for the writer. When they are as many, the next caller waits before it may ask.
 const WAITING_MAX: usize = 1_024;
 /// How many requests share one transaction at most: the first of them waits for the last.
@@ -355,7 +347,9 @@ impl<'c> Session<'c> {
         if let Err(fault) = self.sweep() {
             tracing::warn!(%fault, "locks that dead processes have left behind cannot be cleared away");
         }
+        crash_point!("join::begun");
         self.locks.take(instance.id)?;
+        crash_point!("join::locked");
         self.tx.interned.join(self.tx.conn, instance)?;
         self.news.keep_company(self.instances.has_others()?);
         Ok(())
@@ -383,14 +377,19 @@ impl<'c> Session<'c> {
         id: InstanceId,
         seen_beat_at: Timestamp,
     ) -> Result<(), Fault> {
-        self.instances.supersede(id, seen_beat_at)
+        self.instances.supersede(id, seen_beat_at)?;
+        crash_point!("supersede::written");
+        Ok(())
     }
 
     /// Removes what is left of a dead instance to whom nothing belongs, or of one of ours.
     pub(crate) fn bury(&mut self, id: InstanceId) -> Result<(), Fault> {
+        crash_point!("bury::begun");
         self.locks.release(id);
         if self.instances.bury(&mut self.tx, id)? {
+            crash_point!("bury::written");
             self.locks.remove(id)?;
+            crash_point!("bury::unlocked");
         }
         self.news.keep_company(self.instances.has_others()?);
         Ok(())
@@ -560,7 +559,10 @@ impl<'c> Session<'c> {
     fn leave_as(&mut self, id: InstanceId) -> Result<(), Fault> {
         self.tx.begin()?;
         match self.bury(id).and_then(|()| self.tx.commit()) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                crash_point!("leave::committed");
+                Ok(())
+            }
             Err(fault) => self.tx.rollback().and(Err(fault)),
         }
     }

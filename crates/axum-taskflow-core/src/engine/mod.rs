@@ -149,7 +149,7 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Judges the settings, joins the backend, takes over from the dead, then starts the loops.
+    /// Judges the settings, joins the backend and takes over from the dead. It runs nothing before [`Self::work`].
     pub(crate) async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let engine = Arc::new(Self::build(config)?);
         let me = engine.instance();
@@ -167,13 +167,6 @@ impl Engine {
                 }
             }
         });
-        if me.role.runs_tasks() {
-            engine.loops.spawn(engine.clone().run_claimer());
-        }
-        engine.loops.spawn(engine.clone().run_listener());
-        engine.loops.spawn(engine.clone().run_rescuer());
-        engine.loops.spawn(engine.clone().run_pruner());
-        engine.loops.spawn(engine.clone().run_scheduler());
         engine.loops.close();
         engine.start_beating(joined_at).map_err(|error| {
             Error::new(
@@ -182,8 +175,20 @@ impl Engine {
             )
             .with_source(error)
         })?;
-        info!(store = %engine.backend.describe(), instance = %me.id, role = me.role.as_str(), "task manager started");
         Ok(engine)
+    }
+
+    /// Starts the loops: from now on nothing can go wrong that ends the start, and interrupts what has begun.
+    pub(crate) fn work(self: &Arc<Self>) {
+        let me = self.instance();
+        if me.role.runs_tasks() {
+            self.loops.spawn(self.clone().run_claimer());
+        }
+        self.loops.spawn(self.clone().run_listener());
+        self.loops.spawn(self.clone().run_rescuer());
+        self.loops.spawn(self.clone().run_pruner());
+        self.loops.spawn(self.clone().run_scheduler());
+        info!(store = %self.backend.describe(), instance = %me.id, role = me.role.as_str(), "task manager started");
     }
 
     fn build(mut config: Config) -> Result<Self, Error> {

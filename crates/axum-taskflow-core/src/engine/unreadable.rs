@@ -1,4 +1,4 @@
-//! Tasks whose arguments this program cannot read: they wait for an instance that can, and are not claimed again.
+//! Tasks that this program cannot read: they wait for an instance that can, and are not claimed again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::Timestamp, id::TaskId};
+use super::Engine;
+use crate::{clock::Timestamp, error::Error, failure::FailureKind, id::TaskId, task::Task};
 
 /// How many are remembered // more: they wait a minute between two tries
 const REMEMBERED_MAX: usize = 1_000;
@@ -42,6 +43,23 @@ impl Unreadable {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Timestamp>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// A task that is to be changed or repeated. Of one that the store can read only in part, the rest would be lost.
+    pub(crate) async fn readable(&self, id: TaskId) -> Result<Option<Task>, Error> {
+        let task = self.backend.get(id).await?;
+        let error = task.as_ref().and_then(|task| task.life.error.as_deref());
+        match error {
+            Some(error) if error.kind == FailureKind::Unreadable => {
+                let why = &error.message;
+                Err(Error::conflict(format!(
+                    "task {id} is left to another program: {why}"
+                )))
+            }
+            _ => Ok(task),
+        }
     }
 }
 

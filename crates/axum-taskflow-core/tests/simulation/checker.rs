@@ -8,11 +8,14 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, Batch, Change, Claim, Claimed, Enqueued, FailureKind, InstanceId, Life, Task, TaskId,
-    TaskStatus, Timestamp, Written,
+    Applied, Batch, Becomes, Change, Claim, Claimed, Enqueued, FailureKind, InstanceId, Life, Step,
+    Stepped, Task, TaskId, TaskStatus, Timestamp, Written,
 };
 
-use crate::world::{CRASHES_MAX, Deed, Function, LEASE_MS};
+use crate::{
+    schedules::{Slots, Timetable},
+    world::{CRASHES_MAX, Deed, Function, LEASE_MS},
+};
 
 /// Virtual milliseconds since the beginning.
 pub(crate) type Moment = u64;
@@ -35,6 +38,7 @@ pub(crate) struct Checker {
     /// All tasks that were ever stored with a key.
     keys: BTreeMap<String, Vec<TaskId>>,
     identities: BTreeMap<InstanceId, Identity>,
+    schedules: Vec<Slots>,
     /// Attempts inside their function, by process.
     inside: BTreeMap<usize, usize>,
     /// Since when a process has a free slot.
@@ -62,6 +66,12 @@ pub(crate) struct Seen {
     /// Somebody was told that it will never run.
     cancelled: bool,
     pub(crate) accepted: bool,
+}
+
+impl Seen {
+    fn ended_at(&self) -> Option<Moment> {
+        self.life.status.is_terminal().then_some(self.changed_at)
+    }
 }
 
 #[derive(Default)]
@@ -126,13 +136,14 @@ impl Who {
 }
 
 impl Checker {
-    pub(crate) fn new(seed: u64, deeds: Arc<[Deed]>) -> Self {
+    pub(crate) fn new(seed: u64, deeds: Arc<[Deed]>, timetables: &[Timetable]) -> Self {
         Self {
             seed,
             deeds,
             tasks: BTreeMap::new(),
             keys: BTreeMap::new(),
             identities: BTreeMap::new(),
+            schedules: timetables.iter().copied().map(Slots::of).collect(),
             inside: BTreeMap::new(),
             free_since: BTreeMap::new(),
             trace: VecDeque::new(),
@@ -188,12 +199,13 @@ impl Checker {
 
     // ---- instances -------------------------------------------------------------------------------------------
 
-    pub(crate) fn joined(&mut self, who: Who, id: InstanceId) {
+    /// By a call from then: for the instance its lease begins there.
+    pub(crate) fn joined(&mut self, who: Who, id: InstanceId, from: Moment) {
         self.step(&format!("p{} joins", who.process));
         let identity = Identity {
             process: who.process,
             beat_at: self.now,
-            beat_from: self.now,
+            beat_from: from,
             has_lapsed: false,
             gone_at: None,
         };
@@ -441,6 +453,45 @@ impl Checker {
         }
         for (change, applied) in batch.changes.iter().zip(&written.changes) {
             self.changed(who, change, *applied);
+        }
+    }
+
+    pub(crate) fn stepped(&mut self, who: Who, step: &Step, stepped: &Stepped) {
+        let p = who.process;
+        for record in &step.records {
+            let name = record.key.strip_prefix("schedule:");
+            let mut schedules = self.schedules.iter_mut();
+            let (Some(slots), Becomes::Value(value)) = (
+                schedules.find(|it| Some(it.of.name) == name),
+                &record.becomes,
+            ) else {
+                continue;
+            };
+            let name = slots.of.name;
+            if *stepped == Stepped::Stale {
+                self.count("stale step");
+                continue;
+            }
+            let tasks = &self.tasks;
+            let wrong = match slots.stepped(value, step, |id| tasks.get(&id)?.ended_at()) {
+                Ok(saw) => {
+                    saw.into_iter().for_each(|what| self.count(what));
+                    None
+                }
+                Err(wrong) => Some(wrong),
+            };
+            self.step(&format!(
+                "p{p} decides for schedule {name}: {} tasks",
+                step.tasks.len()
+            ));
+            if let Some(wrong) = wrong {
+                self.broken("P7", &format!("schedule {name} in p{p}: {wrong}"));
+            }
+        }
+        if let Stepped::Done { tasks, .. } = stepped {
+            for (task, enqueued) in step.tasks.iter().zip(tasks) {
+                self.enqueued(who, task, enqueued, step.now);
+            }
         }
     }
 
@@ -828,6 +879,15 @@ impl Checker {
         }
         if let Some(wrong) = wrong {
             self.broken("P6", &wrong);
+        }
+        if rescuer {
+            let look = |it: &Slots| {
+                let wrong = it.look(now, |id| self.tasks.get(&id)?.ended_at())?;
+                Some(format!("schedule {}: {wrong}", it.of.name))
+            };
+            if let Some(wrong) = self.schedules.iter().find_map(look) {
+                self.broken("P7", &wrong);
+            }
         }
     }
 

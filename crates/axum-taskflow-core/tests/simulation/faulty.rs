@@ -233,12 +233,12 @@ impl Backend for Faulty {
     }
 
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
-        let id = instance.id;
+        let (id, from) = (instance.id, self.process.world.now());
         let joined = self.call(Verb::Join, move |process| {
             now(process.world.memory.join(instance))?;
             process
                 .world
-                .check(|checker| checker.joined(process.who(), id));
+                .check(|checker| checker.joined(process.who(), id, from));
             Ok(())
         });
         Box::pin(async move {
@@ -327,7 +327,13 @@ impl Backend for Faulty {
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         self.call(Verb::Step, move |process| {
-            now(process.world.memory.step(step.clone()))
+            let stepped = now(process.world.memory.step(step.clone()))?;
+            process.world.written.notify_waiters();
+            let who = process.who();
+            process
+                .world
+                .check(|checker| checker.stepped(who, &step, &stepped));
+            Ok(stepped)
         })
     }
 

@@ -7,6 +7,7 @@
 mod checker;
 mod faulty;
 mod scenario;
+mod schedules;
 mod world;
 
 use std::{
@@ -101,7 +102,7 @@ fn every_promise_holds_in_every_seed() {
 }
 
 /// What must have happened somewhere in a hundred seeds.
-const ALL: [&str; 22] = [
+const ALL: [&str; 28] = [
     "add refused",
     "cancelled",
     "cancelled before it began",
@@ -119,6 +120,12 @@ const ALL: [&str; 22] = [
     "lost answer",
     "poisoned",
     "released",
+    "slot fired",
+    "slot made up for",
+    "slot missed",
+    "slot overlapped",
+    "slot queued",
+    "stale step",
     "stale write",
     "stalled call",
     "success",
@@ -131,7 +138,7 @@ fn a_seed_that_is_played_again_takes_the_same_steps() {
     for seed in 0..10 {
         let (first, second) = (play(seed), play(seed));
 
-        assert!(first.n_steps > 100, "{first:?}");
+        assert!(first.n_steps > 50, "{first:?}");
         assert_eq!(first.fingerprint, second.fingerprint, "seed {seed}");
     }
 }

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     checker::{Checker, Moment, Who},
     faulty::Faulty,
+    schedules::Timetable,
 };
 
 /// When the world begins.
@@ -39,6 +40,8 @@ pub(crate) struct World {
     pub(crate) memory: Memory,
     pub(crate) liveness: Liveness,
     pub(crate) deeds: Arc<[Deed]>,
+    /// Schedules of all programs; the first deeds are those of their tasks.
+    pub(crate) timetables: Vec<Timetable>,
     /// All chance that is not the engine's. A std mutex: held for one draw.
     rng: Mutex<Rng>,
     /// A std mutex: held for one look or one note.
@@ -154,12 +157,21 @@ pub(crate) struct Process {
 impl World {
     pub(crate) fn new(seed: u64, mut rng: Rng, liveness: Liveness) -> Arc<Self> {
         let n_deeds = rng.usize(15..45);
-        let deeds: Arc<[Deed]> = (0..n_deeds).map(|_| Deed::drawn(&mut rng)).collect();
+        let names = ["one", "two"];
+        let n_timetables = rng.usize(0..=names.len());
+        let of_timetables = (0..n_timetables).map(|_| Deed::drawn(&mut rng).scheduled());
+        let mut deeds: Vec<Deed> = of_timetables.collect();
+        deeds.extend((0..n_deeds).map(|_| Deed::drawn(&mut rng)));
+        let deeds: Arc<[Deed]> = deeds.into();
+        let timetables: Vec<Timetable> = (0..n_timetables)
+            .map(|n| Timetable::drawn(&mut rng, names[n], n))
+            .collect();
         Arc::new(Self {
             memory: Memory::default(),
             liveness,
-            checker: Mutex::new(Checker::new(seed, deeds.clone())),
+            checker: Mutex::new(Checker::new(seed, deeds.clone(), &timetables)),
             deeds,
+            timetables,
             rng: Mutex::new(rng),
             places: Mutex::default(),
             all: Mutex::default(),
@@ -349,6 +361,19 @@ impl Deed {
     }
 }
 
+impl Deed {
+    /// As one of a schedule, which makes many tasks of it: it has no key and kills nobody.
+    fn scheduled(self) -> Self {
+        Self {
+            function: Function::Work,
+            key: None,
+            delay_ms: 0,
+            kills: false,
+            ..self
+        }
+    }
+}
+
 impl Process {
     fn new(world: &Arc<World>, settings: Settings) -> Arc<Self> {
         let mut all = world.all.lock().unwrap();
@@ -395,6 +420,10 @@ impl Process {
             true => TaskDef::new(shape).name("shape"),
             false => TaskDef::new(old_shape).name("shape"),
         });
+        let timetables = self.world.timetables.iter();
+        config.schedules = timetables
+            .map(|it| it.schedule(&self.world.deeds[it.deed]))
+            .collect();
         config.state(self.clone());
         config
     }

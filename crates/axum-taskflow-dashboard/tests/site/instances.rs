@@ -212,6 +212,14 @@ async fn a_task_is_held_only_if_no_living_instance_that_runs_tasks_knows_its_fun
             .await,
             json!("why"),
         ),
+        (
+            // As a store shows what a newer program wrote.
+            site.stored("of_nobody", |task| {
+                task.life.error = report(FailureKind::Unreadable);
+            })
+            .await,
+            json!("why"),
+        ),
         (site.waiting().await, json!(null)),
     ] {
         let task = site.get(&format!("/tasks/{id}")).await.json();
