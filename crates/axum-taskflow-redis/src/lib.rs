@@ -326,7 +326,7 @@ impl RedisOptions {
                 let clients = clients.collect::<Result<Vec<Client>, _>>()?;
                 let sources = clients
                     .into_iter()
-                    .map(|client| Source::One(Box::new(client)));
+                    .map(|client| Source::Node(Box::new(client)));
                 Ok(sources.collect())
             }
         }

@@ -229,6 +229,10 @@ impl Link {
         &self.session
     }
 
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.way, Way::Cluster(_))
+    }
+
     /// A call of a script that only reads, or that may arrive late.
     pub(crate) fn call(&self, script: &'static Script) -> Call {
         let mut cmd = redis::cmd("EVALSHA");
@@ -287,7 +291,7 @@ impl Link {
                 }
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
                 // name of the server may lead elsewhere by now.
-                if !matches!(self.way, Way::Cluster(_)) {
+                if !self.is_cluster() {
                     self.let_go_of(used).await;
                 }
                 explain(failure)

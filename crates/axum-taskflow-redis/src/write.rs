@@ -96,6 +96,7 @@ impl<'a> Words<'a> {
     async fn send(self, link: &Link) -> Result<Value, BackendError> {
         let mut call = link.call_in_time(&WRITE);
         call.replicated().arg(self.packed);
+        call.arg(u8::from(link.is_cluster()));
         link.send(&call).await
     }
 }
