@@ -44,7 +44,7 @@ use redis::{Client, IntoConnectionInfo, TlsCertificates, Value, cluster::Cluster
 use uuid::Uuid;
 
 use crate::{
-    link::{BEAT, CLAIM, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE_REST, SUPERSEDE, Way},
+    link::{BEAT, CLAIM, HELD, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE_REST, SUPERSEDE, Way},
     news::{News, Source},
     trim::{Old, Trimmer},
 };
@@ -214,6 +214,7 @@ impl RedisOptions {
             lease: self.lease,
             joined: Mutex::default(),
             claims: tokio::sync::Mutex::default(),
+            server: Mutex::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -371,8 +372,19 @@ pub struct Redis {
     joined: Mutex<BTreeSet<InstanceId>>,
     /// What each owner has claimed. An async mutex: held during a claim.
     claims: tokio::sync::Mutex<HashMap<InstanceId, Claims>>,
+    /// Who answered the last beat. A std mutex: held for one look.
+    server: Mutex<Server>,
     /// An atomic: set once, read by each call.
     closed: AtomicBool,
+}
+
+/// Who answers.
+#[derive(Default)]
+struct Server {
+    /// What the server calls its run: another one after a restart, and that of a replica which took its place.
+    run: String,
+    /// How often it was another one than before. It may have lost what was written last.
+    changes: u64,
 }
 
 /// The numbers of claims: an answer may be lost, and then the next claim has to bring what that one took.
@@ -410,7 +422,12 @@ impl Redis {
             .arg(instance.started_at.as_unix_ms())
             .arg(self.lease_ms())
             .arg(format!("1 {}", Uuid::now_v7()));
-        let meta = answer::text(self.tasks.send(&call).await?)?;
+        let answers = answer::list(self.tasks.send(&call).await?)?;
+        let Some([meta, run]) = answer::groups::<2>(answers).next() else {
+            return Err(answer::strange());
+        };
+        self.is_answered_by(answer::text(run)?);
+        let meta = answer::text(meta)?;
         if !meta.starts_with("1 ") {
             return Err(BackendError::refused(format!(
                 "the tasks in {} have the format {meta:?}, and this program knows 1; they are left as they are",
@@ -475,6 +492,63 @@ impl Redis {
         };
         numbers.heard = numbers.made;
         Ok(claimed)
+    }
+
+    async fn beat_as(&self, id: InstanceId, now: Timestamp) -> Result<Standing, BackendError> {
+        self.is_open()?;
+        let mut call = self.beats.call(&BEAT);
+        call.arg(id.to_string())
+            .arg(now.as_unix_ms())
+            .arg(self.lease_ms());
+        let answers = answer::list(self.beats.send(&call).await?)?;
+        let Some([standing, run]) = answer::groups::<2>(answers).next() else {
+            return Err(answer::strange());
+        };
+        self.is_answered_by(answer::text(run)?);
+        match answer::number(standing)? {
+            1 => Ok(Standing::Alive),
+            -1 => {
+                tracing::error!(
+                    "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
+                );
+                Ok(Standing::Superseded)
+            }
+            _ => Ok(Standing::Superseded),
+        }
+    }
+
+    fn is_answered_by(&self, run: String) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if server.run != run {
+            server.changes += u64::from(!server.run.is_empty());
+            server.run = run;
+        }
+    }
+
+    /// In parts, each of which keeps the server for a moment only.
+    async fn held_by(&self, owner: InstanceId) -> Result<Vec<TaskId>, BackendError> {
+        self.is_open()?;
+        // Held, so that no claim is under way.
+        let claims = self.claims.lock().await;
+        let heard = claims.get(&owner).map_or(0, |numbers| numbers.heard);
+        let (mut held, mut from) = (Vec::new(), "-".to_owned());
+        loop {
+            let mut call = self.tasks.call(&HELD);
+            call.arg(owner.to_string())
+                .arg(&from)
+                .arg(TASKS_MAX)
+                .arg(heard);
+            let mut answers = answer::list(self.tasks.send(&call).await?)?.into_iter();
+            let last = answer::text(answers.next().ok_or_else(answer::strange)?)?;
+            for id in answers {
+                let id = answer::text(id)?;
+                held.push(id.parse().map_err(|_| record::strange("id", &id))?);
+            }
+            if last.is_empty() {
+                return Ok(held);
+            }
+            from = format!("({last}");
+        }
     }
 
     async fn all_instances(&self) -> Result<Vec<Peer>, BackendError> {
@@ -560,23 +634,7 @@ impl Backend for Redis {
     }
 
     fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
-        Box::pin(async move {
-            self.is_open()?;
-            let mut call = self.beats.call(&BEAT);
-            call.arg(id.to_string())
-                .arg(now.as_unix_ms())
-                .arg(self.lease_ms());
-            match answer::number(self.beats.send(&call).await?)? {
-                1 => Ok(Standing::Alive),
-                -1 => {
-                    tracing::error!(
-                        "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
-                    );
-                    Ok(Standing::Superseded)
-                }
-                _ => Ok(Standing::Superseded),
-            }
-        })
+        Box::pin(self.beat_as(id, now))
     }
 
     fn lease(&self) -> Option<Duration> {
@@ -647,6 +705,15 @@ impl Backend for Redis {
             call.arg(limit.min(TASKS_MAX));
             tasks_of(answer::list(self.tasks.send(&call).await?)?)
         })
+    }
+
+    fn went_back(&self) -> u64 {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        server.changes
+    }
+
+    fn held(&self, owner: InstanceId) -> BackendFuture<'_, Vec<TaskId>> {
+        Box::pin(self.held_by(owner))
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {

@@ -49,6 +49,7 @@ script!(BEAT, "lua/beat.lua");
 script!(CLAIM, "lua/claim.lua");
 script!(COUNTS, "lua/counts.lua");
 script!(GET, "lua/get.lua");
+script!(HELD, "lua/held.lua");
 script!(INSTANCES, "lua/instances.lua");
 script!(JOIN, "lua/join.lua");
 script!(LEAVE, "lua/leave.lua");

@@ -147,6 +147,11 @@ local function publish(message, is_cluster)
     redis.call(how, P .. 'news', message)
 end
 
+-- What names this run of the server: another one after a restart, and on a replica that took its place.
+local function run_of_server()
+    return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+end
+
 local function bury_later(id)
     redis.call('ZADD', P .. 'x', redis.call('TIME')[1], id)
     redis.call('SADD', P .. 'xo', id)
