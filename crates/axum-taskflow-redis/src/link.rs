@@ -183,6 +183,8 @@ pub(crate) struct Call {
     may_repeat: bool,
     /// It must not arrive after others that were made since.
     in_time: bool,
+    /// What the server needs for it beside what it needs for any.
+    more_time: Duration,
     /// It writes: it counts only when the replicas have it that were asked for.
     replicated: bool,
 }
@@ -191,6 +193,12 @@ impl Call {
     /// It counts only when enough replicas have what it has written.
     pub(crate) fn replicated(&mut self) -> &mut Self {
         self.replicated = true;
+        self
+    }
+
+    /// It has the deadline of any call, and so much more.
+    pub(crate) fn with_more_time(&mut self, time: Duration) -> &mut Self {
+        self.more_time = time;
         self
     }
 
@@ -245,6 +253,7 @@ impl Link {
             generation,
             may_repeat: true,
             in_time: false,
+            more_time: Duration::ZERO,
             replicated: false,
         }
     }
@@ -278,7 +287,8 @@ impl Link {
                 _ => answer,
             }
         };
-        let failure = match tokio::time::timeout(self.deadline, calling).await {
+        let deadline = self.deadline + call.more_time;
+        let failure = match tokio::time::timeout(deadline, calling).await {
             Ok(Ok((value, n_replicas))) => {
                 return match n_replicas < self.min_replicas && call.replicated {
                     true => Err(self.too_few(n_replicas)),
@@ -300,7 +310,7 @@ impl Link {
             Err(_) => {
                 // The other end may be gone without a word: a new connection finds out.
                 self.let_go_of(used).await;
-                self.too_late()
+                too_late(deadline)
             }
         };
         // What was sent may arrive, or has arrived.
@@ -349,7 +359,8 @@ impl Link {
         if self.min_replicas == 0 || !call.replicated {
             return Ok((ask(connection, cmd).await?, 0));
         }
-        let wait_ms = u64::try_from(self.deadline.as_millis() / 3).unwrap_or(u64::MAX); // twice, if the script is not known
+        let wait = (self.deadline + call.more_time) / 3; // twice, if the script is not known
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let mut both = redis::pipe();
         both.add_command(cmd.clone());
         both.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);
@@ -369,11 +380,6 @@ impl Link {
         ))
     }
 
-    fn too_late(&self) -> BackendError {
-        let deadline = self.deadline;
-        BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
-    }
-
     /// The next call makes a connection of its own, unless somebody did so meanwhile.
     async fn let_go_of(&self, used: Option<u64>) {
         let mut current = self.connection.lock().await;
@@ -388,7 +394,7 @@ impl Link {
         };
         match tokio::time::timeout(self.deadline, asking).await {
             Ok(answer) => answer.map_err(explain),
-            Err(_) => Err(self.too_late()),
+            Err(_) => Err(too_late(self.deadline)),
         }
     }
 
@@ -422,6 +428,10 @@ impl Link {
             opening.abort();
         }
     }
+}
+
+fn too_late(deadline: Duration) -> BackendError {
+    BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
 }
 
 /// The answer, or the error that the server gave as one.
