@@ -40,7 +40,12 @@ use axum_taskflow_core::{
     Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
     RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
-use redis::{Client, IntoConnectionInfo, TlsCertificates, Value, cluster::ClusterClient, sentinel};
+use redis::{
+    Client, ConnectionAddr, IntoConnectionInfo, TlsCertificates, TlsMode, Value,
+    cluster::ClusterClient,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+    sentinel::{self, SentinelClientBuilder},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -59,6 +64,8 @@ const REST_MAX: usize = 1_000;
 pub struct RedisOptions {
     urls: Vec<String>,
     sentinel: Option<String>,
+    sentinel_user: Option<(String, String)>,
+    sentinel_tls: Option<bool>,
     cluster: bool,
     prefix: String,
     lease: Duration,
@@ -88,6 +95,8 @@ impl RedisOptions {
         Self {
             urls: vec![url.into()],
             sentinel: None,
+            sentinel_user: None,
+            sentinel_tls: None,
             cluster: false,
             prefix: "taskflow".to_owned(),
             lease: Duration::from_secs(10),
@@ -118,6 +127,20 @@ impl RedisOptions {
     #[must_use]
     pub fn sentinel(mut self, master_name: impl Into<String>) -> Self {
         self.sentinel = Some(master_name.into());
+        self
+    }
+
+    /// How the sentinels want to be asked, if not by anybody: a password without a user is that of the user `default`.
+    #[must_use]
+    pub fn sentinel_user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.sentinel_user = Some((name.into(), password.into()));
+        self
+    }
+
+    /// Whether the sentinels speak TLS, if that is not as their urls say. The first url says whether the server does.
+    #[must_use]
+    pub fn sentinel_tls(mut self, speak: bool) -> Self {
+        self.sentinel_tls = Some(speak);
         self
     }
 
@@ -242,8 +265,9 @@ impl RedisOptions {
         if self.cluster && self.sentinel.is_some() {
             return Some("a cluster has no sentinels".to_owned());
         }
-        if self.root_certificate.is_some() && self.sentinel.is_some() {
-            return Some("a certificate of your own cannot be used with sentinels".to_owned());
+        if (self.sentinel_user.is_some() || self.sentinel_tls.is_some()) && self.sentinel.is_none()
+        {
+            return Some("how to speak to sentinels was said, and not `sentinel(name)`".to_owned());
         }
         if self.urls.len() > 1 && !self.cluster && self.sentinel.is_none() {
             return Some("several urls need `cluster()` or `sentinel(name)`".to_owned());
@@ -252,7 +276,8 @@ impl RedisOptions {
     }
 
     fn way(&self) -> Result<Way, BackendError> {
-        if self.urls.iter().any(|url| url.starts_with("rediss:"))
+        let is_tls = |url: &String| url.starts_with("rediss:");
+        if (self.urls.iter().any(is_tls) || self.sentinel_tls == Some(true))
             && rustls::crypto::CryptoProvider::get_default().is_none()
         {
             // The client takes the process's choice, and panics if there is none. An error: somebody was faster.
@@ -262,7 +287,7 @@ impl RedisOptions {
             let mut client = ClusterClient::builder(self.urls.clone())
                 .connection_timeout(self.deadline)
                 .response_timeout(self.deadline + write::BULK_TIME_MAX) // ours is shorter but for those
-                .tcp_settings(tcp());
+                .tcp_settings(self.tcp());
             if let Some(certificates) = self.certificates() {
                 client = client.certs(certificates);
             }
@@ -279,7 +304,7 @@ impl RedisOptions {
     fn client(&self, url: &str) -> Result<Client, BackendError> {
         let info = url.into_connection_info();
         let client = info
-            .map(|info| info.set_tcp_settings(tcp()))
+            .map(|info| info.set_tcp_settings(self.tcp()))
             .and_then(|info| match self.certificates() {
                 Some(certificates) => Client::build_with_tls(info, certificates),
                 None => Client::open(info),
@@ -296,27 +321,60 @@ impl RedisOptions {
     }
 
     fn sentinel_client(&self, name: &str) -> Result<sentinel::SentinelClient, redis::RedisError> {
-        let first = self.urls[0].as_str().into_connection_info()?;
-        let of_server = first.redis_settings().clone();
-        let is_tls = matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. });
-        let mut node = sentinel::SentinelNodeConnectionInfo::default()
-            .set_redis_connection_info(of_server)
-            .set_tcp_settings(tcp());
-        if is_tls {
-            node = node.set_tls_mode(redis::TlsMode::Secure);
-        }
-        let mut sentinels = Vec::new();
+        let (mut addresses, mut first) = (Vec::new(), None);
         for url in &self.urls {
-            // The database and the password are the server's, not the sentinels'.
             let info = url.as_str().into_connection_info()?;
-            sentinels.push(info.set_redis_settings(redis::RedisConnectionInfo::default()));
+            addresses.push(self.of_sentinel(info.addr()));
+            first.get_or_insert(info);
         }
-        sentinel::SentinelClient::build(
-            sentinels,
-            name,
-            Some(node),
-            sentinel::SentinelServerType::Master,
-        )
+        let is_tls = |it: &ConnectionAddr| matches!(it, ConnectionAddr::TcpTls { .. });
+        let sentinels_speak_tls = addresses.iter().any(is_tls);
+        let mut client =
+            SentinelClientBuilder::new(addresses, name, sentinel::SentinelServerType::Master)?
+                .set_client_to_redis_tcp_settings(self.tcp())
+                .set_client_to_sentinel_tcp_settings(self.tcp());
+        // User, password and database of the first url are the server's.
+        if let Some(server) = first {
+            let settings = server.redis_settings();
+            client = client.set_client_to_redis_db(settings.db());
+            if let Some(user) = settings.username() {
+                client = client.set_client_to_redis_username(user);
+            }
+            if let Some(password) = settings.password() {
+                client = client.set_client_to_redis_password(password);
+            }
+            if is_tls(server.addr()) {
+                client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
+            }
+        }
+        if let Some((user, password)) = &self.sentinel_user {
+            client = client
+                .set_client_to_sentinel_username(user)
+                .set_client_to_sentinel_password(password);
+        }
+        if let Some(certificates) = self.certificates() {
+            client = client.set_client_to_redis_certificates(certificates.clone());
+            if sentinels_speak_tls {
+                client = client.set_client_to_sentinel_certificates(certificates);
+            }
+        }
+        client.build()
+    }
+
+    /// As its url says, unless `sentinel_tls` says otherwise.
+    fn of_sentinel(&self, addr: &ConnectionAddr) -> ConnectionAddr {
+        match (addr.clone(), self.sentinel_tls) {
+            (ConnectionAddr::TcpTls { host, port, .. }, Some(false)) => {
+                ConnectionAddr::Tcp(host, port)
+            }
+            (ConnectionAddr::Tcp(host, port), Some(true)) => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            (as_it_is, _) => as_it_is,
+        }
     }
 
     fn sources(&self, way: &Way) -> Result<Vec<Source>, BackendError> {
@@ -332,6 +390,20 @@ impl RedisOptions {
                 Ok(sources.collect())
             }
         }
+    }
+
+    /// A call is sent at once, also if the one before it was not answered yet. The system looks after connections, too: one
+    /// that carries nothing and leads nowhere, as after a firewall has forgotten it, is found out within a lease.
+    fn tcp(&self) -> TcpSettings {
+        let keepalive = TcpKeepalive::new().with_time(self.lease / 2);
+        #[cfg(any(target_os = "linux", target_os = "macos", target_os = "windows"))]
+        let keepalive = keepalive.with_interval(self.lease / 8).with_retries(3);
+        let settings = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive);
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let settings = settings.set_user_timeout(self.lease);
+        settings
     }
 
     fn wrong_url(&self, error: redis::RedisError) -> BackendError {
@@ -351,11 +423,6 @@ impl RedisOptions {
             .collect();
         format!("redis {} {{{}}}", hosts.join(","), self.prefix)
     }
-}
-
-/// A call is sent at once, also if the one before it was not answered yet.
-fn tcp() -> redis::io::tcp::TcpSettings {
-    redis::io::tcp::TcpSettings::default().set_nodelay(true)
 }
 
 /// Tasks in Redis.
