@@ -349,7 +349,9 @@ impl Link {
         }
     }
 
-    /// `WAIT` counts what was written on its own connection, so it goes with the script.
+    /// `WAIT` counts what was written on its own connection, so it goes with the script. Redis 7.2 and Valkey count for the
+    /// last command that wrote: a script that is repeated on a new connection finds its work done, and writes nothing. So
+    /// something is written in any case.
     async fn ask_script(
         &self,
         connection: &mut Connection,
@@ -363,13 +365,15 @@ impl Link {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let mut both = redis::pipe();
         both.add_command(cmd.clone());
+        let written = format!("{}:wait", self.prefix);
+        both.cmd("SET").arg(written).arg("").arg("EX").arg(60);
         both.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);
         let mut answers = connection
-            .req_packed_commands(&both, 0, 2)
+            .req_packed_commands(&both, 0, 3)
             .await?
             .into_iter();
         let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
-        let (answer, n) = (next()?, next()?);
+        let (answer, _, n) = (next()?, next()?, next()?);
         Ok((answer, redis::from_redis_value(n)?))
     }
 

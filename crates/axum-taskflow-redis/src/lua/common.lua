@@ -16,6 +16,7 @@
 --                           these may still hold tasks
 --   v:SESSION cl:OWNER h meta   which calls of a process count, what claims took whose answers may be lost, the latest
 --                               time that anything was due at, which store this is
+--   wait                        nothing: written so that a connection has something to wait for
 local P = KEYS[1] .. ':'
 
 -- At most this many values to one command: Lua's stack is small.
