@@ -108,6 +108,20 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// superseded. Asked often: if nobody died, it costs next to nothing.
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>>;
 
+    /// How often the store may have gone back to an earlier state while this was open: its server was restarted without
+    /// the last writes, or a replica that did not have them stands in for it. Looked at several times a second; 0 for
+    /// ever if a store cannot go back while an instance lives.
+    fn went_back(&self) -> u64 {
+        0
+    }
+
+    /// The live tasks that `owner` holds, by what is stored; not those of a claim whose answer was lost, which another
+    /// claim will bring. Asked after the store [went back](Backend::went_back), and only then.
+    fn held(&self, owner: InstanceId) -> BackendFuture<'_, Vec<TaskId>> {
+        let _ = owner; // a store that never goes back is not asked
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     /// One task with its past attempts: at least the last 1,000.
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>>;
 

@@ -173,6 +173,10 @@ impl Backend for Memory {
         self.answer(move |store| store.orphans(limit))
     }
 
+    fn held(&self, owner: InstanceId) -> BackendFuture<'_, Vec<TaskId>> {
+        self.answer(move |store| store.held(owner))
+    }
+
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
         self.answer(move |store| store.get(id))
     }

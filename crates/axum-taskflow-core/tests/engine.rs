@@ -14,9 +14,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Batch, Cancelled, Change, Clock, Config, Data, Duty, ErrorKind, Executor, Failure,
-    FailureKind, FailureReport, ListQuery, LogLevel, Source, Task, TaskContext, TaskDef, TaskEvent,
-    TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp, WaitError,
+    Backend, Batch, Cancelled, Change, Clock, Config, Data, Duty, Epoch, ErrorKind, Executor,
+    Failure, FailureKind, FailureReport, Life, ListQuery, LogLevel, Source, Task, TaskContext,
+    TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp, WaitError,
 };
 use support::{Backstage, Probe, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
@@ -436,6 +436,156 @@ async fn a_superseded_attempt_cannot_write_an_outcome() {
         backstage.task(id).await.life.status,
         TaskStatus::Interrupted
     );
+}
+
+/// The task as it was before its attempt began, held by whoever ran it.
+fn before_its_start(task: &Task) -> Life {
+    let mut life = Task::new(task.id, &*task.name, "[]").life;
+    life.owner = task.life.instance;
+    life
+}
+
+#[tokio::test]
+async fn what_came_of_an_attempt_is_stored_although_the_store_has_lost_its_start() {
+    async fn gated(
+        Data(probe): Data<Probe>,
+        Data(begun): Data<Arc<Notify>>,
+        Data(gate): Data<Arc<Semaphore>>,
+    ) -> u32 {
+        probe.enter();
+        begun.notify_one();
+        gate.acquire().await.unwrap().forget();
+        7
+    }
+    let (backend, backstage) = Backstage::new();
+    let (probe, begun) = (Probe::default(), Arc::new(Notify::new()));
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.state(probe.clone());
+    config.state(begun.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(gated, ()).await.unwrap();
+    begun.notified().await;
+
+    let task = backstage.task(id).await;
+    backstage.set_back(&task, before_its_start(&task)).await;
+    gate.add_permits(1);
+
+    let result = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(result.unwrap().unwrap(), 7);
+    assert_eq!(probe.total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_says_is_ours_after_it_went_back_is_let_go_of_if_nothing_runs_of_it() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.state(probe.clone());
+    let manager = start(config).await;
+    let add = async |may_be_repeated| {
+        let task = manager.add_task(entered, ());
+        let id = task.requeue_on_interrupt(may_be_repeated).await.unwrap();
+        manager.wait::<()>(id).await.unwrap();
+        backstage.task(id).await
+    };
+    let begun = |task: &Task| {
+        let mut life = before_its_start(task).begun(task.life.instance.unwrap(), manager.now());
+        life.owner = task.life.instance;
+        life
+    };
+    let (waited, ran, repeatable) = (add(false).await, add(false).await, add(true).await);
+
+    backstage.set_back(&waited, before_its_start(&waited)).await;
+    backstage.set_back(&ran, begun(&ran)).await;
+    backstage.set_back(&repeatable, begun(&repeatable)).await;
+    backstage.tell_that_it_went_back();
+
+    let is = async |task: &Task, status| {
+        let is_so = async || (backstage.task(task.id).await.life.status == status).then_some(());
+        support::until(is_so).await;
+    };
+    is(&waited, TaskStatus::Success).await;
+    is(&repeatable, TaskStatus::Success).await;
+    is(&ran, TaskStatus::Interrupted).await;
+    assert_eq!(probe.total(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_here_when_the_store_went_back_is_not_let_go_of() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.state(Probe::default());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    backstage.store(&task).await;
+    backstage.hold_claims(true);
+    let manager = start(config).await;
+    backstage.claim_held().await;
+
+    backstage.tell_that_it_went_back();
+    tokio::time::sleep(Duration::from_secs(1)).await; // on paused time: a look
+    backstage.hold_claims(false);
+
+    manager.wait::<()>(task.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_whose_start_is_stale_since_the_store_went_back_is_started_again() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.state(Probe::default());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    // One that a process died of: its start is a write of its own.
+    let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    task.life.crashes = 1;
+    task.life.epoch = Epoch::ZERO.next().next();
+    backstage.hold_starts(true);
+    backstage.store(&task).await;
+    let manager = start(config).await;
+    backstage.start_held().await;
+
+    let mut before = task.life.clone();
+    (before.owner, before.epoch) = (Some(manager.instance().id), Epoch::ZERO);
+    backstage.set_back(&task, before).await;
+    backstage.hold_starts(false);
+
+    let ran = tokio::time::timeout(SOON, manager.wait::<()>(task.id)).await;
+    ran.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_goes_on_when_the_store_went_back() {
+    async fn gated(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<Semaphore>>) {
+        begun.notify_one();
+        gate.acquire().await.unwrap().forget();
+    }
+    let (backend, backstage) = Backstage::new();
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.state(begun.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(gated, ()).await.unwrap();
+    begun.notified().await;
+    let task = backstage.task(id).await;
+
+    backstage.tell_that_it_went_back();
+    tokio::time::sleep(Duration::from_secs(20)).await; // on paused time: many looks
+    let stored = backstage.task(id).await;
+    gate.add_permits(1);
+    manager.wait::<()>(id).await.unwrap();
+
+    assert_eq!(stored, task);
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,11 +40,16 @@ use axum_taskflow_core::{
     Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
     RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
-use redis::{Client, IntoConnectionInfo, TlsCertificates, Value, cluster::ClusterClient, sentinel};
+use redis::{
+    Client, ConnectionAddr, IntoConnectionInfo, TlsCertificates, TlsMode, Value,
+    cluster::ClusterClient,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+    sentinel::{self, SentinelClientBuilder},
+};
 use uuid::Uuid;
 
 use crate::{
-    link::{BEAT, CLAIM, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE_REST, SUPERSEDE, Way},
+    link::{BEAT, CLAIM, HELD, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE_REST, SUPERSEDE, Way},
     news::{News, Source},
     trim::{Old, Trimmer},
 };
@@ -59,6 +64,8 @@ const REST_MAX: usize = 1_000;
 pub struct RedisOptions {
     urls: Vec<String>,
     sentinel: Option<String>,
+    sentinel_user: Option<(String, String)>,
+    sentinel_tls: Option<bool>,
     cluster: bool,
     prefix: String,
     lease: Duration,
@@ -88,6 +95,8 @@ impl RedisOptions {
         Self {
             urls: vec![url.into()],
             sentinel: None,
+            sentinel_user: None,
+            sentinel_tls: None,
             cluster: false,
             prefix: "taskflow".to_owned(),
             lease: Duration::from_secs(10),
@@ -121,6 +130,20 @@ impl RedisOptions {
         self
     }
 
+    /// How the sentinels want to be asked, if not by anybody: a password without a user is that of the user `default`.
+    #[must_use]
+    pub fn sentinel_user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.sentinel_user = Some((name.into(), password.into()));
+        self
+    }
+
+    /// Whether the sentinels speak TLS, if that is not as their urls say. The first url says whether the server does.
+    #[must_use]
+    pub fn sentinel_tls(mut self, speak: bool) -> Self {
+        self.sentinel_tls = Some(speak);
+        self
+    }
+
     /// What all keys begin with, in braces; `taskflow` if nothing is said. Applications that share a server need one
     /// each.
     #[must_use]
@@ -139,7 +162,8 @@ impl RedisOptions {
         self
     }
 
-    /// How long the server may take for one answer; two seconds if nothing is said.
+    /// How long the server may take for one answer; two seconds if nothing is said. A bulk may take 0.1 ms longer for
+    /// each task beyond the first thousand, and ten seconds longer at most.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -214,6 +238,7 @@ impl RedisOptions {
             lease: self.lease,
             joined: Mutex::default(),
             claims: tokio::sync::Mutex::default(),
+            server: Mutex::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -240,8 +265,9 @@ impl RedisOptions {
         if self.cluster && self.sentinel.is_some() {
             return Some("a cluster has no sentinels".to_owned());
         }
-        if self.root_certificate.is_some() && self.sentinel.is_some() {
-            return Some("a certificate of your own cannot be used with sentinels".to_owned());
+        if (self.sentinel_user.is_some() || self.sentinel_tls.is_some()) && self.sentinel.is_none()
+        {
+            return Some("how to speak to sentinels was said, and not `sentinel(name)`".to_owned());
         }
         if self.urls.len() > 1 && !self.cluster && self.sentinel.is_none() {
             return Some("several urls need `cluster()` or `sentinel(name)`".to_owned());
@@ -250,7 +276,8 @@ impl RedisOptions {
     }
 
     fn way(&self) -> Result<Way, BackendError> {
-        if self.urls.iter().any(|url| url.starts_with("rediss:"))
+        let is_tls = |url: &String| url.starts_with("rediss:");
+        if (self.urls.iter().any(is_tls) || self.sentinel_tls == Some(true))
             && rustls::crypto::CryptoProvider::get_default().is_none()
         {
             // The client takes the process's choice, and panics if there is none. An error: somebody was faster.
@@ -259,8 +286,8 @@ impl RedisOptions {
         if self.cluster {
             let mut client = ClusterClient::builder(self.urls.clone())
                 .connection_timeout(self.deadline)
-                .response_timeout(self.deadline)
-                .tcp_settings(tcp());
+                .response_timeout(self.deadline + write::BULK_TIME_MAX) // ours is shorter but for those
+                .tcp_settings(self.tcp());
             if let Some(certificates) = self.certificates() {
                 client = client.certs(certificates);
             }
@@ -277,7 +304,7 @@ impl RedisOptions {
     fn client(&self, url: &str) -> Result<Client, BackendError> {
         let info = url.into_connection_info();
         let client = info
-            .map(|info| info.set_tcp_settings(tcp()))
+            .map(|info| info.set_tcp_settings(self.tcp()))
             .and_then(|info| match self.certificates() {
                 Some(certificates) => Client::build_with_tls(info, certificates),
                 None => Client::open(info),
@@ -294,27 +321,60 @@ impl RedisOptions {
     }
 
     fn sentinel_client(&self, name: &str) -> Result<sentinel::SentinelClient, redis::RedisError> {
-        let first = self.urls[0].as_str().into_connection_info()?;
-        let of_server = first.redis_settings().clone();
-        let is_tls = matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. });
-        let mut node = sentinel::SentinelNodeConnectionInfo::default()
-            .set_redis_connection_info(of_server)
-            .set_tcp_settings(tcp());
-        if is_tls {
-            node = node.set_tls_mode(redis::TlsMode::Secure);
-        }
-        let mut sentinels = Vec::new();
+        let (mut addresses, mut first) = (Vec::new(), None);
         for url in &self.urls {
-            // The database and the password are the server's, not the sentinels'.
             let info = url.as_str().into_connection_info()?;
-            sentinels.push(info.set_redis_settings(redis::RedisConnectionInfo::default()));
+            addresses.push(self.of_sentinel(info.addr()));
+            first.get_or_insert(info);
         }
-        sentinel::SentinelClient::build(
-            sentinels,
-            name,
-            Some(node),
-            sentinel::SentinelServerType::Master,
-        )
+        let is_tls = |it: &ConnectionAddr| matches!(it, ConnectionAddr::TcpTls { .. });
+        let sentinels_speak_tls = addresses.iter().any(is_tls);
+        let mut client =
+            SentinelClientBuilder::new(addresses, name, sentinel::SentinelServerType::Master)?
+                .set_client_to_redis_tcp_settings(self.tcp())
+                .set_client_to_sentinel_tcp_settings(self.tcp());
+        // User, password and database of the first url are the server's.
+        if let Some(server) = first {
+            let settings = server.redis_settings();
+            client = client.set_client_to_redis_db(settings.db());
+            if let Some(user) = settings.username() {
+                client = client.set_client_to_redis_username(user);
+            }
+            if let Some(password) = settings.password() {
+                client = client.set_client_to_redis_password(password);
+            }
+            if is_tls(server.addr()) {
+                client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
+            }
+        }
+        if let Some((user, password)) = &self.sentinel_user {
+            client = client
+                .set_client_to_sentinel_username(user)
+                .set_client_to_sentinel_password(password);
+        }
+        if let Some(certificates) = self.certificates() {
+            client = client.set_client_to_redis_certificates(certificates.clone());
+            if sentinels_speak_tls {
+                client = client.set_client_to_sentinel_certificates(certificates);
+            }
+        }
+        client.build()
+    }
+
+    /// As its url says, unless `sentinel_tls` says otherwise.
+    fn of_sentinel(&self, addr: &ConnectionAddr) -> ConnectionAddr {
+        match (addr.clone(), self.sentinel_tls) {
+            (ConnectionAddr::TcpTls { host, port, .. }, Some(false)) => {
+                ConnectionAddr::Tcp(host, port)
+            }
+            (ConnectionAddr::Tcp(host, port), Some(true)) => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            (as_it_is, _) => as_it_is,
+        }
     }
 
     fn sources(&self, way: &Way) -> Result<Vec<Source>, BackendError> {
@@ -326,10 +386,24 @@ impl RedisOptions {
                 let clients = clients.collect::<Result<Vec<Client>, _>>()?;
                 let sources = clients
                     .into_iter()
-                    .map(|client| Source::One(Box::new(client)));
+                    .map(|client| Source::Node(Box::new(client)));
                 Ok(sources.collect())
             }
         }
+    }
+
+    /// A call is sent at once, also if the one before it was not answered yet. The system looks after connections, too: one
+    /// that carries nothing and leads nowhere, as after a firewall has forgotten it, is found out within a lease.
+    fn tcp(&self) -> TcpSettings {
+        let keepalive = TcpKeepalive::new().with_time(self.lease / 2);
+        #[cfg(any(target_os = "linux", target_os = "macos", target_os = "windows"))]
+        let keepalive = keepalive.with_interval(self.lease / 8).with_retries(3);
+        let settings = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive);
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let settings = settings.set_user_timeout(self.lease);
+        settings
     }
 
     fn wrong_url(&self, error: redis::RedisError) -> BackendError {
@@ -351,11 +425,6 @@ impl RedisOptions {
     }
 }
 
-/// A call is sent at once, also if the one before it was not answered yet.
-fn tcp() -> redis::io::tcp::TcpSettings {
-    redis::io::tcp::TcpSettings::default().set_nodelay(true)
-}
-
 /// Tasks in Redis.
 pub struct Redis {
     place: String,
@@ -371,8 +440,19 @@ pub struct Redis {
     joined: Mutex<BTreeSet<InstanceId>>,
     /// What each owner has claimed. An async mutex: held during a claim.
     claims: tokio::sync::Mutex<HashMap<InstanceId, Claims>>,
+    /// Who answered the last beat. A std mutex: held for one look.
+    server: Mutex<Server>,
     /// An atomic: set once, read by each call.
     closed: AtomicBool,
+}
+
+/// Who answers.
+#[derive(Default)]
+struct Server {
+    /// What the server calls its run: another one after a restart, and that of a replica which took its place.
+    run: String,
+    /// How often it was another one than before. It may have lost what was written last.
+    changes: u64,
 }
 
 /// The numbers of claims: an answer may be lost, and then the next claim has to bring what that one took.
@@ -410,7 +490,12 @@ impl Redis {
             .arg(instance.started_at.as_unix_ms())
             .arg(self.lease_ms())
             .arg(format!("1 {}", Uuid::now_v7()));
-        let meta = answer::text(self.tasks.send(&call).await?)?;
+        let answers = answer::list(self.tasks.send(&call).await?)?;
+        let Some([meta, run]) = answer::groups::<2>(answers).next() else {
+            return Err(answer::strange());
+        };
+        self.is_answered_by(answer::text(run)?);
+        let meta = answer::text(meta)?;
         if !meta.starts_with("1 ") {
             return Err(BackendError::refused(format!(
                 "the tasks in {} have the format {meta:?}, and this program knows 1; they are left as they are",
@@ -475,6 +560,63 @@ impl Redis {
         };
         numbers.heard = numbers.made;
         Ok(claimed)
+    }
+
+    async fn beat_as(&self, id: InstanceId, now: Timestamp) -> Result<Standing, BackendError> {
+        self.is_open()?;
+        let mut call = self.beats.call(&BEAT);
+        call.arg(id.to_string())
+            .arg(now.as_unix_ms())
+            .arg(self.lease_ms());
+        let answers = answer::list(self.beats.send(&call).await?)?;
+        let Some([standing, run]) = answer::groups::<2>(answers).next() else {
+            return Err(answer::strange());
+        };
+        self.is_answered_by(answer::text(run)?);
+        match answer::number(standing)? {
+            1 => Ok(Standing::Alive),
+            -1 => {
+                tracing::error!(
+                    "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
+                );
+                Ok(Standing::Superseded)
+            }
+            _ => Ok(Standing::Superseded),
+        }
+    }
+
+    fn is_answered_by(&self, run: String) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if server.run != run {
+            server.changes += u64::from(!server.run.is_empty());
+            server.run = run;
+        }
+    }
+
+    /// In parts, each of which keeps the server for a moment only.
+    async fn held_by(&self, owner: InstanceId) -> Result<Vec<TaskId>, BackendError> {
+        self.is_open()?;
+        // Held, so that no claim is under way.
+        let claims = self.claims.lock().await;
+        let heard = claims.get(&owner).map_or(0, |numbers| numbers.heard);
+        let (mut held, mut from) = (Vec::new(), "-".to_owned());
+        loop {
+            let mut call = self.tasks.call(&HELD);
+            call.arg(owner.to_string())
+                .arg(&from)
+                .arg(TASKS_MAX)
+                .arg(heard);
+            let mut answers = answer::list(self.tasks.send(&call).await?)?.into_iter();
+            let last = answer::text(answers.next().ok_or_else(answer::strange)?)?;
+            for id in answers {
+                let id = answer::text(id)?;
+                held.push(id.parse().map_err(|_| record::strange("id", &id))?);
+            }
+            if last.is_empty() {
+                return Ok(held);
+            }
+            from = format!("({last}");
+        }
     }
 
     async fn all_instances(&self) -> Result<Vec<Peer>, BackendError> {
@@ -564,23 +706,7 @@ impl Backend for Redis {
     }
 
     fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
-        Box::pin(async move {
-            self.is_open()?;
-            let mut call = self.beats.call(&BEAT);
-            call.arg(id.to_string())
-                .arg(now.as_unix_ms())
-                .arg(self.lease_ms());
-            match answer::number(self.beats.send(&call).await?)? {
-                1 => Ok(Standing::Alive),
-                -1 => {
-                    tracing::error!(
-                        "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
-                    );
-                    Ok(Standing::Superseded)
-                }
-                _ => Ok(Standing::Superseded),
-            }
-        })
+        Box::pin(self.beat_as(id, now))
     }
 
     fn lease(&self) -> Option<Duration> {
@@ -651,6 +777,15 @@ impl Backend for Redis {
             call.arg(limit.min(TASKS_MAX));
             tasks_of(answer::list(self.tasks.send(&call).await?)?)
         })
+    }
+
+    fn went_back(&self) -> u64 {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        server.changes
+    }
+
+    fn held(&self, owner: InstanceId) -> BackendFuture<'_, Vec<TaskId>> {
+        Box::pin(self.held_by(owner))
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {

@@ -49,6 +49,7 @@ script!(BEAT, "lua/beat.lua");
 script!(CLAIM, "lua/claim.lua");
 script!(COUNTS, "lua/counts.lua");
 script!(GET, "lua/get.lua");
+script!(HELD, "lua/held.lua");
 script!(INSTANCES, "lua/instances.lua");
 script!(JOIN, "lua/join.lua");
 script!(LEAVE, "lua/leave.lua");
@@ -182,6 +183,8 @@ pub(crate) struct Call {
     may_repeat: bool,
     /// It must not arrive after others that were made since.
     in_time: bool,
+    /// What the server needs for it beside what it needs for any.
+    more_time: Duration,
     /// It writes: it counts only when the replicas have it that were asked for.
     replicated: bool,
 }
@@ -190,6 +193,12 @@ impl Call {
     /// It counts only when enough replicas have what it has written.
     pub(crate) fn replicated(&mut self) -> &mut Self {
         self.replicated = true;
+        self
+    }
+
+    /// It has the deadline of any call, and so much more.
+    pub(crate) fn with_more_time(&mut self, time: Duration) -> &mut Self {
+        self.more_time = time;
         self
     }
 
@@ -229,6 +238,10 @@ impl Link {
         &self.session
     }
 
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.way, Way::Cluster(_))
+    }
+
     /// A call of a script that only reads, or that may arrive late.
     pub(crate) fn call(&self, script: &'static Script) -> Call {
         let mut cmd = redis::cmd("EVALSHA");
@@ -240,6 +253,7 @@ impl Link {
             generation,
             may_repeat: true,
             in_time: false,
+            more_time: Duration::ZERO,
             replicated: false,
         }
     }
@@ -273,7 +287,8 @@ impl Link {
                 _ => answer,
             }
         };
-        let failure = match tokio::time::timeout(self.deadline, calling).await {
+        let deadline = self.deadline + call.more_time;
+        let failure = match tokio::time::timeout(deadline, calling).await {
             Ok(Ok((value, n_replicas))) => {
                 return match n_replicas < self.min_replicas && call.replicated {
                     true => Err(self.too_few(n_replicas)),
@@ -287,7 +302,7 @@ impl Link {
                 }
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
                 // name of the server may lead elsewhere by now.
-                if !matches!(self.way, Way::Cluster(_)) {
+                if !self.is_cluster() {
                     self.let_go_of(used).await;
                 }
                 explain(failure)
@@ -295,7 +310,7 @@ impl Link {
             Err(_) => {
                 // The other end may be gone without a word: a new connection finds out.
                 self.let_go_of(used).await;
-                self.too_late()
+                too_late(deadline)
             }
         };
         // What was sent may arrive, or has arrived.
@@ -334,7 +349,9 @@ impl Link {
         }
     }
 
-    /// `WAIT` counts what was written on its own connection, so it goes with the script.
+    /// `WAIT` counts what was written on its own connection, so it goes with the script. Redis 7.2 and Valkey count for the
+    /// last command that wrote: a script that is repeated on a new connection finds its work done, and writes nothing. So
+    /// something is written in any case.
     async fn ask_script(
         &self,
         connection: &mut Connection,
@@ -344,16 +361,19 @@ impl Link {
         if self.min_replicas == 0 || !call.replicated {
             return Ok((ask(connection, cmd).await?, 0));
         }
-        let wait_ms = u64::try_from(self.deadline.as_millis() / 3).unwrap_or(u64::MAX); // twice, if the script is not known
+        let wait = (self.deadline + call.more_time) / 3; // twice, if the script is not known
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let mut both = redis::pipe();
         both.add_command(cmd.clone());
+        let written = format!("{}:wait", self.prefix);
+        both.cmd("SET").arg(written).arg("").arg("EX").arg(60);
         both.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);
         let mut answers = connection
-            .req_packed_commands(&both, 0, 2)
+            .req_packed_commands(&both, 0, 3)
             .await?
             .into_iter();
         let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
-        let (answer, n) = (next()?, next()?);
+        let (answer, _, n) = (next()?, next()?, next()?);
         Ok((answer, redis::from_redis_value(n)?))
     }
 
@@ -362,11 +382,6 @@ impl Link {
             "{n} replicas of Redis have the last write, and {} were asked for",
             self.min_replicas
         ))
-    }
-
-    fn too_late(&self) -> BackendError {
-        let deadline = self.deadline;
-        BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
     }
 
     /// The next call makes a connection of its own, unless somebody did so meanwhile.
@@ -383,7 +398,7 @@ impl Link {
         };
         match tokio::time::timeout(self.deadline, asking).await {
             Ok(answer) => answer.map_err(explain),
-            Err(_) => Err(self.too_late()),
+            Err(_) => Err(too_late(self.deadline)),
         }
     }
 
@@ -417,6 +432,10 @@ impl Link {
             opening.abort();
         }
     }
+}
+
+fn too_late(deadline: Duration) -> BackendError {
+    BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
 }
 
 /// The answer, or the error that the server gave as one.

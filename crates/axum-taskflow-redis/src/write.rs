@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt::{self, Write as _},
     sync::Arc,
+    time::Duration,
 };
 
 use axum_taskflow_core::{
@@ -22,6 +23,14 @@ const MINUTE_MS: i64 = 60_000;
 
 /// At most so many tasks at once: the script gives four words of each to one command, and Lua's stack is small.
 const ALIKE_MAX: usize = 500;
+
+/// What each new task beyond these adds to the deadline: all of a bulk are there or none, so they come as one call. It
+/// takes a third to two thirds of this; the rest is for the link, and for a server that is slower.
+const BULK: usize = 1_000;
+const TIME_PER_TASK: Duration = Duration::from_micros(100);
+
+/// The longest time that a bulk of the engine's may take beside any other call's.
+pub(crate) const BULK_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What the script is told, as one argument: lists in MessagePack
 /// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)).
@@ -93,9 +102,12 @@ impl<'a> Words<'a> {
         Ok(self)
     }
 
-    async fn send(self, link: &Link) -> Result<Value, BackendError> {
+    async fn send(self, link: &Link, n_tasks: usize) -> Result<Value, BackendError> {
         let mut call = link.call_in_time(&WRITE);
+        let more = u32::try_from(n_tasks.saturating_sub(BULK)).unwrap_or(u32::MAX);
+        call.with_more_time(TIME_PER_TASK.saturating_mul(more).min(BULK_TIME_MAX));
         call.replicated().arg(self.packed);
+        call.arg(u8::from(link.is_cluster()));
         link.send(&call).await
     }
 }
@@ -112,7 +124,7 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
     }
     add_entries(&mut words, &batch.audit)?;
     words.list(0);
-    let [refused, stale, _] = read_answer(words.send(link).await?)?;
+    let [refused, stale, _] = read_answer(words.send(link, batch.tasks.len()).await?)?;
     let mut changes = vec![Applied::Applied; batch.changes.len()];
     for number in stale {
         *at(&mut changes, number)? = Applied::Stale;
@@ -139,7 +151,7 @@ pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendErr
             Becomes::Gone => words.text("-"),
         };
     }
-    let answer = words.send(link).await?;
+    let answer = words.send(link, step.tasks.len()).await?;
     if matches!(answer, Value::Nil | Value::Boolean(false)) {
         return Ok(Stepped::Stale);
     }

@@ -10,10 +10,25 @@ use axum_taskflow_core::{
     conformance::{self, Opened},
 };
 use axum_taskflow_redis::RedisOptions;
-use servers::RedisCluster;
+use servers::{RedisCluster, RedisServer};
 use support::Store;
 
-static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| RedisCluster::start(6));
+static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
+    let node = RedisServer::builder().user("tasks", "secret", &rules());
+    RedisCluster::start_with(6, node)
+});
+
+/// What the guide lets a user do, of the prefix `hints`.
+fn rules() -> String {
+    let guide = include_str!("../../../docs/redis.md");
+    let more = "+cluster +spublish +ssubscribe";
+    assert!(guide.contains(&format!("`{more}`")));
+    let of_single = guide
+        .lines()
+        .find_map(|line| line.strip_prefix("ACL SETUSER tasks on >secret "));
+    let rules = of_single.expect("the guide tells the rules");
+    format!("{rules} {more}").replace("taskflow", "hints")
+}
 
 fn options(prefix: &str) -> RedisOptions {
     let mut urls = CLUSTER.urls().into_iter();
@@ -43,6 +58,32 @@ fn verbs_mean_the_same_in_a_cluster() {
             let options = options(&format!("check-{n}-{store}"));
             Opened::new(options.open().await.unwrap())
         });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_stay_with_the_node_that_has_the_slot() {
+    let owner = CLUSTER.master_of("{hints}:meta");
+    // The only node that is known at first is another master.
+    let mut masters = CLUSTER.nodes()[..3].iter();
+    let node = masters.find(|node| node.port() != owner.port()).unwrap();
+    let open = || {
+        let options = RedisOptions::new(node.url_as("tasks", "secret")).cluster();
+        Store::open(options.prefix("hints"))
+    };
+    let (store, other) = (open().await, open().await);
+    let since = |seen| tokio::time::timeout(Duration::from_secs(20), store.backend.changed(seen));
+    let subscribed = since(0).await.unwrap().unwrap();
+
+    other.add(&other.task()).await;
+
+    assert!(since(subscribed).await.is_ok());
+    let channels = owner.command(&["PUBSUB", "SHARDCHANNELS", "{hints}:*"]);
+    assert_eq!(channels, "{hints}:news");
+    for node in CLUSTER.nodes() {
+        assert_eq!(node.command(&["PUBSUB", "CHANNELS", "*"]), "");
+        let bus = node.command(&["CLUSTER", "INFO"]);
+        assert!(!bus.contains("messages_publish_sent"), "{bus}");
     }
 }
 

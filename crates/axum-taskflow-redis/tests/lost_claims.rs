@@ -111,6 +111,20 @@ async fn what_was_brought_is_not_brought_again_after_a_claim_whose_answer_was_lo
     assert_eq!(brought, [2, 3]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_claim_took_is_held_by_nobody_until_it_is_brought() {
+    let bench = Bench::with(3).await;
+    assert_eq!(bench.claim(1).await.unwrap(), [0]);
+    bench.claim_in_vain(1).await;
+
+    let before = bench.store.held(bench.me).await.unwrap();
+    assert_eq!(bench.claim(9).await.unwrap(), [1, 2]);
+    let after = bench.store.held(bench.me).await.unwrap();
+
+    assert_eq!(before, bench.added[..1]);
+    assert_eq!(after, bench.added);
+}
+
 #[test]
 fn other_servers_do_the_same() {
     servers::test_with_others(&["other_servers_do_the_same"]);

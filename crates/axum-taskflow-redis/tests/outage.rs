@@ -124,6 +124,22 @@ async fn a_server_that_does_not_answer_is_given_up_in_time_and_no_late_call_coun
 }
 
 #[tokio::test]
+async fn a_bulk_has_the_time_that_it_needs_and_is_there_as_a_whole() {
+    let site = Site::open(|options| options.deadline(Duration::from_millis(100))).await;
+    let mut batch = Batch::at(NOW);
+    batch.tasks = (0..30_000).map(|_| Arc::new(site.task(10))).collect();
+    let last = batch.tasks[29_999].clone();
+
+    let written = site.store.write(Arc::new(batch)).await.unwrap();
+
+    assert!(written.tasks.iter().all(|it| *it == Enqueued::Created));
+    assert_eq!(
+        site.store.get(last.id).await.unwrap().as_ref(),
+        Some(&*last)
+    );
+}
+
+#[tokio::test]
 async fn without_the_replicas_that_were_asked_for_a_write_does_not_count() {
     let site = Site::open(|options| options.min_replicas(1)).await;
 

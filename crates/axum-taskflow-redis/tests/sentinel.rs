@@ -43,3 +43,34 @@ async fn after_a_failover_tasks_go_to_the_new_master_which_has_what_was_replicat
             .is_ok()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_may_have_a_password_of_their_own_and_a_certificate_that_is_trusted() {
+    let start = || Sentinel::start_guarded("secret", "other-secret");
+    let sentinel = tokio::task::spawn_blocking(start).await.unwrap();
+    let url = format!("rediss://:secret@{}/", sentinel.sentinels()[0].address());
+    let certificates: Vec<&str> = [&sentinel.sentinels()[0], &sentinel.servers()[0]]
+        .map(|server| server.certificate().unwrap())
+        .into();
+    let trusting = RedisOptions::new(url)
+        .sentinel(sentinel.master_name())
+        .root_certificate(certificates.concat());
+    let options = trusting.clone().sentinel_user("default", "other-secret");
+
+    let store = Store::open(options.clone()).await;
+    let other = Store::open(options.clone()).await;
+    let since = |seen| tokio::time::timeout(Duration::from_secs(20), store.backend.changed(seen));
+    let subscribed = since(0).await.unwrap().unwrap();
+    let task = other.task();
+    other.add(&task).await;
+
+    assert!(store.is_stored(task.id).await);
+    assert!(since(subscribed).await.is_ok());
+    assert!(trusting.open().await.is_err(), "without the password");
+    for wrong in [
+        options.clone().sentinel_tls(false),
+        options.root_certificate(certificates[1]),
+    ] {
+        assert!(wrong.open().await.is_err());
+    }
+}

@@ -87,6 +87,42 @@ async fn connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other
 }
 
 #[tokio::test]
+async fn the_system_looks_whether_a_silent_server_is_still_there() {
+    let server = RedisServer::start();
+    let store = Store::open(RedisOptions::new(server.url())).await;
+    store.backend.beat(store.me, support::NOW).await.unwrap();
+    let hears = store.backend.changed(0);
+    tokio::time::timeout(Duration::from_secs(20), hears)
+        .await
+        .unwrap()
+        .unwrap();
+
+    let begun = Instant::now();
+    while timers(server.port()) != ["02"; 3] {
+        let timers = timers(server.port());
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "of tasks, beats and hints: {timers:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What the system waits for on the connections to a port: "02" is the next look whether the other end is there.
+fn timers(port: u16) -> Vec<String> {
+    // proc(5): number, local and remote address, state (01: established), queues, timer and when it fires.
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{port:04X}");
+    let words = connections
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    words
+        .filter(|words| words[2].ends_with(&port) && words[3] == "01")
+        .map(|words| words[5].split(':').next().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
 async fn databases_and_prefixes_are_apart_and_nothing_lies_outside() {
     let server = RedisServer::start();
     let url = server.url();
@@ -136,6 +172,8 @@ async fn options_that_do_not_fit_are_refused() {
         (options().deadline(ms(9_000)), "deadline"),
         (options().node("redis://127.0.0.1:2/"), "cluster()"),
         (options().cluster().sentinel("m"), "sentinels"),
+        (options().sentinel_user("ada", "secret"), "sentinel(name)"),
+        (options().sentinel_tls(true), "sentinel(name)"),
         (RedisOptions::new("http://example.org"), "no address"),
         (RedisOptions::new("nonsense"), "no address"),
     ] {

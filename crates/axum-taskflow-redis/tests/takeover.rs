@@ -6,7 +6,9 @@ mod support;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use axum_taskflow_core::{Backend, Batch, Change, Claim, Task, TaskId, TaskStatus};
+use axum_taskflow_core::{
+    Backend, Batch, Change, Claim, IdempotencyKey, ListQuery, Task, TaskId, TaskStatus,
+};
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 use support::{NOW, Store};
@@ -58,6 +60,79 @@ async fn a_claim_of_large_tasks_brings_some_and_says_that_there_are_more() {
     }
 
     assert!(n_claims > 1);
+}
+
+#[tokio::test]
+async fn many_due_tasks_that_nobody_here_knows_keep_no_other_waiting() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let mut batch = Batch::at(NOW);
+    let later = NOW.saturating_add(std::time::Duration::from_secs(60));
+    let ahead = |name: &str| {
+        let mut task = Task::new(store.task().id, name, "[]");
+        task.life.run_at = later;
+        Arc::new(task)
+    };
+    batch.tasks = (0..2_500).map(|_| ahead("unknown")).collect();
+    let known = ahead("f");
+    batch.tasks.push(known.clone());
+    store.backend.write(Arc::new(batch)).await.unwrap();
+
+    let mut n_claims = 0;
+    let claimed = loop {
+        let claim = Claim {
+            owner: store.me,
+            names: vec!["f".into()].into(),
+            except: Arc::default(),
+            limit: 4,
+            now: later,
+        };
+        let claimed = store.backend.claim(claim).await.unwrap();
+        n_claims += 1;
+        if !claimed.tasks.is_empty() {
+            break claimed.tasks;
+        }
+        // Otherwise the next claim would come when something else is due.
+        assert_eq!(claimed.next_due, Some(later), "after {n_claims}");
+    };
+
+    assert_eq!(claimed[0].id, known.id);
+    assert!(n_claims <= 4, "{n_claims}");
+}
+
+#[tokio::test]
+async fn a_task_that_was_not_made_is_in_no_list() {
+    let server = RedisServer::start();
+    let store = store(&server).await;
+    let mut batch = Batch::at(NOW);
+    for _ in 0..3 {
+        let mut task = store.task();
+        task.idempotency_key = Some(IdempotencyKey {
+            key: "one".to_owned(),
+            ttl: std::time::Duration::ZERO,
+        });
+        task.tags = [("plan".to_owned(), "pro".to_owned())]
+            .into_iter()
+            .collect();
+        task.tracking_id = Some("request".into());
+        batch.tasks.push(Arc::new(task));
+    }
+    let made = batch.tasks[0].id;
+
+    store.backend.write(Arc::new(batch)).await.unwrap();
+
+    let sets = server.command(&["KEYS", "{taskflow}:[yfo]:*"]);
+    for set in sets.lines().chain(["{taskflow}:all"]) {
+        let ids = server.command(&["ZRANGE", set, "0", "-1"]);
+        assert_eq!(ids, made.to_string(), "{set}");
+    }
+    let of_tags = sets.lines().filter(|set| set.contains(":y:")).count();
+    assert_eq!(of_tags, 3, "plan, plan=pro, and of the request");
+    let mut query = ListQuery::default();
+    query.tag = Some(("plan".to_owned(), Some("pro".to_owned())));
+    query.limit = 1;
+    let page = store.backend.list(query).await.unwrap();
+    assert_eq!(page.tasks.len(), 1, "the first page has it");
 }
 
 #[tokio::test]

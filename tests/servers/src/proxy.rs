@@ -42,8 +42,17 @@ enum Flow {
     Cut,
 }
 
+enum Act {
+    /// All connections, and new ones.
+    Let(Flow),
+    /// Those that are open, and not new ones.
+    Freeze,
+    /// New ones lead there.
+    Lead(String),
+}
+
 struct Order {
-    flow: Flow,
+    act: Act,
     /// Told when the order is carried out.
     done: std::sync::mpsc::Sender<io::Result<()>>,
 }
@@ -88,25 +97,35 @@ impl Proxy {
 
     /// Closes all connections and refuses new ones. On return both have happened.
     pub fn cut(&self) {
-        self.order(Flow::Cut);
+        self.order(Act::Let(Flow::Cut));
     }
 
     /// Passes nothing on, in neither direction, not even that one side has closed. Connections stay, and new ones are
     /// accepted and hear nothing.
     pub fn stall(&self) {
-        self.order(Flow::Stalled);
+        self.order(Act::Let(Flow::Stalled));
     }
 
-    /// Passes bytes on again. What was held back during a stall arrives now.
+    /// Passes nothing on of the connections that are open, as a firewall does that has forgotten them. New ones work.
+    pub fn freeze(&self) {
+        self.order(Act::Freeze);
+    }
+
+    /// Passes bytes on again. What was held back during a stall or since a freeze arrives now.
     pub fn heal(&self) {
-        self.order(Flow::Open);
+        self.order(Act::Let(Flow::Open));
     }
 
-    fn order(&self, flow: Flow) {
+    /// Leads new connections to another address, as a name does that was given to another server.
+    pub fn lead_to(&self, address: &str) {
+        self.order(Act::Lead(address.to_owned()));
+    }
+
+    fn order(&self, act: Act) {
         let (done, is_done) = std::sync::mpsc::channel();
         let orders = self.orders.as_ref().expect("there until it is dropped");
         // An error here means that the thread is gone, and shows below.
-        let _ = orders.send(Order { flow, done });
+        let _ = orders.send(Order { act, done });
         is_done
             .recv()
             .expect("the proxy's thread runs")
@@ -137,23 +156,43 @@ fn listen() -> (Port, StdListener) {
 }
 
 /// Runs until there is nobody left who could give orders.
-async fn serve(listener: StdListener, target: String, mut orders: mpsc::UnboundedReceiver<Order>) {
+async fn serve(
+    listener: StdListener,
+    mut target: String,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) {
     let address = listener.local_addr().expect("it is bound");
     let mut listener = TcpListener::from_std(listener).ok();
-    let flow = watch::Sender::new(Flow::Open);
+    let mut flow = watch::Sender::new(Flow::Open);
+    // Of connections that were frozen.
+    let mut frozen: Vec<watch::Sender<Flow>> = Vec::new();
     let mut connections = JoinSet::new();
 
     loop {
         tokio::select! {
             order = orders.recv() => {
                 let Some(order) = order else { return };
-                flow.send_replace(order.flow);
                 let mut result = Ok(());
-                if order.flow == Flow::Cut {
-                    listener = None;
-                    connections.shutdown().await;
-                } else if listener.is_none() {
-                    result = TcpListener::bind(address).await.map(|bound| listener = Some(bound));
+                match order.act {
+                    Act::Let(to) => {
+                        flow.send_replace(to);
+                        for flow in &frozen {
+                            flow.send_replace(to);
+                        }
+                        if to == Flow::Cut {
+                            listener = None;
+                            connections.shutdown().await;
+                        } else if listener.is_none() {
+                            result = TcpListener::bind(address).await.map(|bound| listener = Some(bound));
+                        }
+                    }
+                    Act::Freeze => {
+                        let of_new = watch::Sender::new(*flow.borrow());
+                        let of_old = std::mem::replace(&mut flow, of_new);
+                        of_old.send_replace(Flow::Stalled);
+                        frozen.push(of_old);
+                    }
+                    Act::Lead(to) => target = to,
                 }
                 let _ = order.done.send(result); // it waits for us
             }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    HOST, RedisServer, ServerBuilder,
+    HOST, RedisServer, ServerBuilder, certificate,
     replica::{is_in_step, replication},
     wait::until,
 };
@@ -75,6 +75,34 @@ impl Sentinel {
         for one in &sentinel.sentinels {
             one.command(HASTE);
         }
+        sentinel.wait_ok();
+        sentinel
+    }
+
+    /// A master without a replica and one sentinel. Both speak TLS and nothing else, and each has a password of its own.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_guarded(password: &str, password_of_sentinel: &str) -> Self {
+        let master = RedisServer::builder().tls().password(password).start();
+        let certificate = master.folder().join(certificate::CERTIFICATE);
+        let sentinel = RedisServer::builder()
+            .sentinel()
+            .tls()
+            .password(password_of_sentinel)
+            .setting("tls-replication", "yes") // how it speaks to the master
+            .setting("tls-ca-cert-file", &certificate.to_string_lossy())
+            .setting(
+                "sentinel monitor",
+                &format!("{NAME} {HOST} {} 1", master.port()),
+            )
+            .setting("sentinel auth-pass", &format!("{NAME} {password}"))
+            .start();
+        let sentinel = Self {
+            sentinels: vec![sentinel],
+            servers: vec![master],
+        };
         sentinel.wait_ok();
         sentinel
     }

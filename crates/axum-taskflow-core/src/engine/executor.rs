@@ -256,7 +256,10 @@ impl Engine {
         let then = Box::new(move |_: &Change, applied| match applied {
             Applied::Applied => engine.begin_now(beginning),
             // Cancelled, or taken by somebody else, before it began.
-            Applied::Stale => engine.begin_never(&beginning),
+            Applied::Stale => {
+                engine.begin_never(&beginning);
+                engine.start_was_stale(&beginning.change);
+            }
         });
         self.journal.change(change, then);
     }
@@ -319,10 +322,14 @@ impl Engine {
         match finished {
             Ok(change) if task.requeue_on_interrupt => {
                 let engine = self.clone();
-                let then = Box::new(move |change: &Change, applied| engine.stored(change, applied));
+                let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
                 self.journal.end(change, then);
             }
-            Ok(change) => self.store(change),
+            Ok(change) => {
+                let engine = self.clone();
+                let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
+                self.journal.change(change, then);
+            }
             Err(refused) => warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
         }
         self.ready.free_slot(task);

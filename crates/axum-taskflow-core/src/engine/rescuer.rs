@@ -1,6 +1,11 @@
-//! Takes over from the dead: their tasks are let go of, or ended.
+//! Takes over from the dead: their tasks are let go of, or ended. And from ourselves, if the store has gone back to an
+//! earlier state and says that we hold what we do not.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -12,8 +17,9 @@ use crate::{
     clock::Timestamp,
     error::BackendError,
     health::Duty,
-    id::InstanceId,
+    id::{Epoch, InstanceId, TaskId},
     status::TaskStatus,
+    task::Task,
 };
 
 /// Between two looks for the dead: their tasks are to run again within a second.
@@ -25,6 +31,11 @@ const BATCH_MAX: usize = 1_000;
 const SUSPECTS_APART: Duration = Duration::from_millis(50);
 const SUSPECTS_APART_MAX: Duration = Duration::from_secs(10);
 const DIED: &str = "the process died while this ran";
+
+const LOST: &str =
+    "the task store went back to an earlier state, and does not know any more what came of this";
+/// Between two looks at what the store says is ours: what is on its way to or from the store has arrived.
+const LOOKS_APART: Duration = Duration::from_secs(3);
 
 /// Between two looks at the others, and between two beats of our own: after more than this, they may have been unable
 /// to beat for the same reason.
@@ -90,9 +101,21 @@ impl Watched {
     }
 }
 
+/// What the store says is ours, and nothing runs of it here.
+#[derive(Default)]
+struct Forgotten {
+    /// How often the store had gone back at the last look.
+    went_back: u64,
+    /// When to look again.
+    next: Option<Instant>,
+    /// How the tasks stood at the last look.
+    seen: HashMap<TaskId, (TaskStatus, Epoch)>,
+}
+
 impl Engine {
     pub(crate) async fn run_rescuer(self: Arc<Self>) {
         let mut watched = Watched::since(Instant::now(), self.beaten_at());
+        let mut forgotten = Forgotten::default();
         loop {
             tokio::select! {
                 biased;
@@ -104,7 +127,7 @@ impl Engine {
                     self.supersede_once(&mut watched, limit).await?;
                 }
                 while self.rescue_once(self.clock.now()).await? {}
-                Ok(())
+                self.rescue_own(&mut forgotten).await
             };
             let rescued: Result<(), BackendError> = rescued.await;
             match rescued {
@@ -117,6 +140,99 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// After the store went back: lets go of what it says is ours and we do not run, as a rescuer would if we were dead.
+    /// The store's word counts: what had begun by that is interrupted, or pending again if it may be repeated.
+    async fn rescue_own(self: &Arc<Self>, forgotten: &mut Forgotten) -> Result<(), BackendError> {
+        let went_back = self.backend.went_back();
+        if went_back != forgotten.went_back {
+            forgotten.went_back = went_back;
+            forgotten.next = Some(Instant::now());
+        }
+        if forgotten.next.is_none_or(|next| next > Instant::now()) {
+            return Ok(());
+        }
+        // What has not begun is for all again, so that none of what is found is about to begin here.
+        self.let_others_have(self.ready.forget());
+        self.look_on_disk();
+        let mut found = HashMap::new();
+        for id in self.backend.held(self.me()).await? {
+            let runs = self.running().contains_key(&id);
+            let stored = match runs {
+                true => None, // its end is written over what is stored
+                false => self.backend.get(id).await?,
+            };
+            let Some(task) = stored.filter(|task| task.life.owner == Some(self.me())) else {
+                continue;
+            };
+            let stands = (task.life.status, task.life.epoch);
+            if forgotten.seen.get(&id) == Some(&stands) {
+                self.let_go_of_own(&task);
+            } else {
+                found.insert(id, stands);
+            }
+        }
+        forgotten.next = (!found.is_empty()).then(|| Instant::now() + LOOKS_APART);
+        forgotten.seen = found;
+        Ok(())
+    }
+
+    fn let_go_of_own(self: &Arc<Self>, task: &Task) {
+        warn!(task = %task.id, function = %task.name, status = %task.life.status, "{LOST}");
+        let change = match task.life.status {
+            TaskStatus::Running => Change::interrupted(task, LOST, self.clock.now()),
+            _ => Change::released(task),
+        };
+        match change {
+            Ok(change) => self.store(change),
+            Err(refused) => warn!(task = %task.id, %refused, "a task that is held is finished"),
+        }
+    }
+
+    /// What follows from the end of an attempt. One that is stale since the store went back is written over what the
+    /// store has now: it is known what came of the attempt, and nobody else can have begun another one.
+    pub(crate) fn ended(self: &Arc<Self>, change: &Change, applied: Applied) {
+        if applied == Applied::Applied {
+            return self.stored(change, applied);
+        }
+        let (engine, mut change) = (self.clone(), change.clone());
+        tokio::spawn(async move {
+            match engine.before(&change).await {
+                Some(task) => {
+                    change.expects = (task.life.status, task.life.epoch);
+                    engine.store(change);
+                }
+                None => engine.stored(&change, Applied::Stale),
+            }
+        });
+    }
+
+    /// The start of a task was stale. If that is since the store went back, the task is let go of.
+    pub(crate) fn start_was_stale(self: &Arc<Self>, change: &Change) {
+        let (engine, change) = (self.clone(), change.clone());
+        tokio::spawn(async move {
+            if let Some(task) = engine.before(&change).await
+                && task.life.owner.is_some()
+            {
+                engine.let_go_of_own(&task);
+            } // one of nobody is there for all
+        });
+    }
+
+    /// The task as it is stored, if that is how it was before what a change expects, with us or with nobody: epochs only
+    /// grow, unless the store has gone back.
+    async fn before(&self, change: &Change) -> Option<Task> {
+        let task = match self.backend.get(change.id).await {
+            Ok(task) => task?,
+            Err(failure) => {
+                warn!(task = %change.id, error = %failure, "cannot look why a change of a task is stale");
+                return None;
+            }
+        };
+        let life = &task.life;
+        let is_before = life.epoch < change.expects.1 && !life.status.is_terminal();
+        (is_before && (life.owner.is_none() || life.owner == change.life.instance)).then_some(task)
     }
 
     /// Takes those for dead that live and do not respond.

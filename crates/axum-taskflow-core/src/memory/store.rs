@@ -277,6 +277,12 @@ impl Store {
             .collect()
     }
 
+    pub(super) fn held(&self, owner: InstanceId) -> Vec<TaskId> {
+        let (first, last) = (TaskId::from_bytes([0; 16]), TaskId::from_bytes([0xff; 16]));
+        let held = self.places.owned.range((owner, first)..=(owner, last));
+        held.map(|(_, id)| *id).collect()
+    }
+
     pub(super) fn get(&self, id: TaskId) -> Option<Task> {
         let row = self.rows.get(&id)?;
         let mut task = row.task(id);

@@ -13,7 +13,7 @@ use std::{
 use axum_taskflow_core::{
     AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch,
     Change, Claim, Claimed, Clock, Config, Count, Enqueued, EventStream, IdSource, Instance,
-    InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record,
+    InstanceId, Life, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record,
     RecordChange, RecordQuery, Standing, Step, Stepped, Task, TaskEvent, TaskId, TaskManager,
     TaskStatus, Timestamp, Written,
 };
@@ -148,6 +148,8 @@ struct Stage {
     beating: AtomicBool,
     beats: AtomicUsize,
     failed_once_more: Notify,
+    /// How often what is stored was set back.
+    went_back: AtomicUsize,
     gate: Semaphore,
     /// Writes that start an attempt wait while this is set.
     holding_starts: watch::Sender<bool>,
@@ -194,6 +196,7 @@ impl Backstage {
             beating: AtomicBool::new(false),
             beats: AtomicUsize::new(0),
             failed_once_more: Notify::new(),
+            went_back: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             holding_starts: watch::Sender::new(false),
             starts_held: AtomicUsize::new(0),
@@ -355,6 +358,20 @@ impl Backstage {
         assert_eq!(written.changes, [Applied::Applied]);
     }
 
+    /// Sets a task back to an earlier life, as a store does that has lost its last writes; nobody is told yet.
+    pub(crate) async fn set_back(&self, task: &Task, life: Life) {
+        let now = self.task(task.id).await.life;
+        let mut change = Change::released(&Task::new(task.id, &*task.name, "[]")).unwrap();
+        change.expects = (now.status, now.epoch);
+        change.life = life;
+        self.write_behind(change).await;
+    }
+
+    /// The engine may know from now on that something was set back.
+    pub(crate) fn tell_that_it_went_back(&self) {
+        self.0.went_back.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Takes an instance for dead, by its last beat.
     pub(crate) async fn supersede_now(&self, id: InstanceId) {
         let peers = self.0.memory.instances().await.unwrap();
@@ -491,6 +508,14 @@ impl Backend for Backstage {
             }
             claimed
         })
+    }
+
+    fn went_back(&self) -> u64 {
+        self.0.went_back.load(Ordering::SeqCst) as u64
+    }
+
+    fn held(&self, owner: InstanceId) -> BackendFuture<'_, Vec<TaskId>> {
+        self.0.memory.held(owner)
     }
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {

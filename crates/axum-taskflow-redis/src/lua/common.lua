@@ -16,6 +16,7 @@
 --                           these may still hold tasks
 --   v:SESSION cl:OWNER h meta   which calls of a process count, what claims took whose answers may be lost, the latest
 --                               time that anything was due at, which store this is
+--   wait                        nothing: written so that a connection has something to wait for
 local P = KEYS[1] .. ':'
 
 -- At most this many values to one command: Lua's stack is small.
@@ -138,6 +139,18 @@ end
 local function is_gone(id)
     return redis.call('ZSCORE', P .. 'x', id) or redis.call('EXISTS', P .. 'i:' .. id) == 0
         or redis.call('HEXISTS', P .. 'i', id) == 0
+end
+
+-- Tells other instances that something waits. In a cluster a message goes to all nodes, unless it is one of a slot;
+-- Redis 6.2 does not know those, and does not tell scripts its version either.
+local function publish(message, is_cluster)
+    local how = is_cluster == '1' and redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH'
+    redis.call(how, P .. 'news', message)
+end
+
+-- What names this run of the server: another one after a restart, and on a replica that took its place.
+local function run_of_server()
+    return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 end
 
 local function bury_later(id)

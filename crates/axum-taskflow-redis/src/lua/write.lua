@@ -17,6 +17,7 @@
 --   notes:   id, epoch, "L"line for sorting or "P", JSON
 --   audit:   id and JSON in one
 --   records: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
+-- and behind them 1 if this is a cluster.
 -- Answers with what is not as it was asked for: the number and the holder (id and function) of the key for each task
 -- that was not made, and the numbers of the changes that are stale; and with the version of each record. A step that is
 -- stale is answered with nothing. A batch may arrive again, whole or in part: what was done is left as it is, and
@@ -372,6 +373,6 @@ if something_waits then
     if now > tonumber(redis.call('GET', P .. 'h') or '0') then
         redis.call('SET', P .. 'h', words[1])
     end
-    redis.call('PUBLISH', P .. 'news', ARGV[1]) -- who need not be told
+    publish(ARGV[1], ARGV[4]) -- who need not be told
 end
 return { refused, stale, versions }

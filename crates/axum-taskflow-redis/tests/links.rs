@@ -1,0 +1,133 @@
+//! Links that break without a word, lead elsewhere, or deliver late what was given up.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use axum_taskflow_core::Backend;
+use axum_taskflow_redis::RedisOptions;
+use servers::{Proxy, RedisServer};
+use support::Store;
+
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < DEADLINE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn start_with_replica() -> (RedisServer, RedisServer) {
+    let server = RedisServer::start();
+    let follow = format!("127.0.0.1 {}", server.port());
+    let replica = RedisServer::builder().setting("replicaof", &follow);
+    (server, replica.start())
+}
+
+async fn in_step(server: &RedisServer) {
+    until("the replica is there", async || {
+        let info = server.command(&["INFO", "replication"]);
+        info.contains("state=online")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_became_a_replica_is_left_for_where_its_name_leads_now() {
+    let (server, other) = start_with_replica();
+    in_step(&server).await;
+    let proxy = Proxy::to(&server.address());
+    let store = Store::open(RedisOptions::new(proxy.url(&server.url())).min_replicas(1)).await;
+    let task = store.task();
+    store.add(&task).await;
+    let has_joined = async || other.command(&["EXISTS", "{taskflow}:meta"]) == "1";
+    until("the replica has all", has_joined).await;
+    let store = Store::open(RedisOptions::new(proxy.url(&server.url()))).await;
+
+    other.command(&["REPLICAOF", "NO", "ONE"]);
+    server.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
+    proxy.lead_to(&other.address());
+
+    let error = store.try_add(&store.task()).await.unwrap_err();
+    assert!(error.to_string().contains("is a replica"), "{error}");
+    store.works_again().await;
+    assert!(store.is_stored(task.id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_whose_link_is_dead_is_noticed_and_made_again() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(&server.address());
+    let store = Store::open(RedisOptions::new(proxy.url(&server.url()))).await;
+    let other = Store::open(RedisOptions::new(server.url())).await;
+    let since = |seen| tokio::time::timeout(DEADLINE, store.backend.changed(seen));
+    let subscribed = since(0).await.unwrap().unwrap();
+
+    proxy.freeze();
+
+    let again = since(subscribed).await.unwrap().unwrap();
+    other.add(&other.task()).await;
+    assert!(since(again).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_given_up_and_arrives_after_the_next_one_changes_nothing() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(&server.address());
+    let options = RedisOptions::new(proxy.url(&server.url())).deadline(Duration::from_secs(1));
+    let store = Store::open(options).await;
+    let (before, given_up, next) = (store.task(), store.task(), store.task());
+    store.add(&before).await;
+
+    proxy.freeze();
+    assert!(store.try_add(&given_up).await.is_err());
+    store.add(&next).await;
+    proxy.heal();
+
+    until("it arrives", async || {
+        let refused = server
+            .command(&["INFO", "errorstats"])
+            .contains("errorstat_LATE");
+        refused || store.is_stored(given_up.id).await
+    })
+    .await;
+    assert!(!store.is_stored(given_up.id).await);
+    assert!(store.is_stored(next.id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_repeated_on_a_new_connection_waits_for_its_replicas_there_too() {
+    let (server, replica) = start_with_replica();
+    in_step(&server).await;
+    let options = RedisOptions::new(server.url()).min_replicas(1);
+    let store = Store::open(options.deadline(Duration::from_secs(5))).await;
+    store.add(&store.task()).await;
+
+    replica.stop();
+    let task = store.task();
+    let cuts = async {
+        until("it waits for the replica", async || {
+            server
+                .command(&["INFO", "clients"])
+                .contains("blocked_clients:1")
+        })
+        .await;
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    };
+    let (added, ()) = tokio::join!(store.try_add(&task), cuts);
+
+    // Nothing was written on that connection: all was there already.
+    let error = added.unwrap_err().to_string();
+    assert!(error.contains("0 replicas of Redis"), "{error}");
+    assert!(store.is_stored(task.id).await);
+}
+
+#[test]
+fn other_servers_do_the_same() {
+    servers::test_with_others(&["other_servers_do_the_same"]);
+}

@@ -1,0 +1,115 @@
+//! A server that is restarted without its last writes, in less than a lease: whoever lives goes on as what is stored.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum_taskflow_core::{Config, Data, TaskId, TaskManager, TaskStatus};
+use axum_taskflow_redis::RedisOptions;
+use servers::RedisServer;
+use tokio::sync::Semaphore;
+
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Lets tasks go on, and counts those that have begun.
+#[derive(Default)]
+struct Gates {
+    open: [Gate; 3],
+}
+
+struct Gate {
+    tickets: Semaphore,
+    n_begun: AtomicUsize,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            tickets: Semaphore::new(0),
+            n_begun: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Gates {
+    fn n_begun(&self, n: usize) -> usize {
+        self.open[n].n_begun.load(Ordering::SeqCst)
+    }
+}
+
+async fn gated(Data(gates): Data<Arc<Gates>>, n: usize) {
+    let gate = &gates.open[n];
+    gate.n_begun.fetch_add(1, Ordering::SeqCst);
+    gate.tickets.acquire().await.unwrap().forget();
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < DEADLINE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn is(manager: &TaskManager, id: TaskId, status: TaskStatus) {
+    until(status.as_str(), async || {
+        let task = manager.get(id).await;
+        task.is_ok_and(|task| task.unwrap().life.status == status)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_writes_of_a_server_said_is_made_good_while_their_instance_lives() {
+    let server = RedisServer::start();
+    let gates = Arc::new(Gates::default());
+    let mut config = Config::default();
+    config.collect = false;
+    config.concurrency = 1;
+    config.backend = Arc::new(RedisOptions::new(server.url()).open().await.unwrap());
+    config.state(gates.clone());
+    let manager = TaskManager::start(config).await.unwrap();
+    // What is new may have tasks in the store, which come first.
+    gates.open[0].tickets.add_permits(1);
+    let known = manager.add_task(gated, (0,)).await.unwrap();
+    manager.wait::<()>(known).await.unwrap();
+    let mut added = Vec::new();
+    for n in 0..3 {
+        added.push(manager.add_task(gated, (n,)).await.unwrap());
+    }
+    let [ended, run, runs] = added[..] else {
+        unreachable!("three were added")
+    };
+    until("the first one begins", async || gates.n_begun(0) == 2).await;
+    server.command(&["SAVE"]);
+    gates.open[0].tickets.add_permits(1);
+    gates.open[1].tickets.add_permits(1);
+    until("the third one begins", async || gates.n_begun(2) == 1).await;
+    is(&manager, run, TaskStatus::Success).await;
+
+    tokio::task::block_in_place(|| server.restart());
+
+    // It had begun, and must not be repeated.
+    is(&manager, ended, TaskStatus::Interrupted).await;
+    // It ran meanwhile, and what came of it is known.
+    gates.open[2].tickets.add_permits(1);
+    is(&manager, runs, TaskStatus::Success).await;
+    // By all that is known it had not begun.
+    gates.open[1].tickets.add_permits(1);
+    is(&manager, run, TaskStatus::Success).await;
+    let n_begun = [0, 1, 2].map(|n| gates.n_begun(n));
+    assert_eq!(n_begun, [2, 2, 1]);
+    manager.shutdown().await.unwrap();
+}
+
+#[test]
+fn other_servers_do_the_same() {
+    servers::test_with_others(&["other_servers_do_the_same"]);
+}
