@@ -27,12 +27,6 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// What it is and where, for log lines and the page: `sqlite tasks.db`.
     fn describe(&self) -> String;
 
-    /// How many batches may be [written](Backend::write) at once, if all but one hold nothing but new tasks. Those may
-    /// come to the store in any order. More than one pays where a batch has a way to go.
-    fn flights(&self) -> usize {
-        1
-    }
-
     /// Makes `instance` known, so that tasks can belong to it. Called before everything else, and again with a new
     /// id if the former one was [superseded](Backend::supersede).
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()>;

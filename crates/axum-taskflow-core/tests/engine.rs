@@ -1064,57 +1064,6 @@ async fn many_callers_that_wait_at_once_cost_few_writes() {
     assert!(writes < 50, "{writes} writes for 1,000 adds");
 }
 
-#[tokio::test]
-async fn new_tasks_are_written_beside_a_batch_if_the_store_takes_several() {
-    let (backend, backstage) = Backstage::new();
-    backstage.take_flights(2);
-    let mut config = config();
-    config.backend = backend;
-    config.concurrency = 1;
-    let manager = start(config).await;
-    settled().await;
-    let adds = |n| {
-        let mut adds = tokio::task::JoinSet::new();
-        for n in 0..n {
-            let manager = manager.clone();
-            let later = Duration::from_secs(3_600);
-            adds.spawn(async move { manager.add_task(add, (n, n)).delay_by(later).await });
-        }
-        adds
-    };
-    backstage.stall();
-    let writes_before = backstage.writes();
-
-    let first = adds(1);
-    settled().await;
-    let few = adds(10);
-    settled().await;
-    assert_eq!(backstage.writes() - writes_before, 1, "not worth a batch");
-    let many = adds(30);
-    settled().await;
-    let more = adds(30);
-    settled().await;
-    assert_eq!(backstage.writes() - writes_before, 2, "no more than two");
-    backstage.go_on();
-
-    for adds in [first, few, many, more] {
-        for added in adds.join_all().await {
-            added.unwrap();
-        }
-    }
-    assert_eq!(backstage.writes() - writes_before, 3);
-    backstage.stall();
-    let last = adds(40);
-    settled().await;
-    backstage.fail(true);
-    backstage.go_on();
-    for added in last.join_all().await {
-        assert_eq!(added.unwrap_err().kind(), ErrorKind::Unavailable);
-    }
-    backstage.fail(false);
-    manager.shutdown().await.unwrap();
-}
-
 async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
     poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
 }

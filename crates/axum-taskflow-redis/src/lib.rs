@@ -697,10 +697,6 @@ impl Backend for Redis {
         self.place.clone()
     }
 
-    fn flights(&self) -> usize {
-        4
-    }
-
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
         Box::pin(async move { self.join_as(&instance).await })
     }

@@ -40,8 +40,6 @@ pub(crate) type Caller = oneshot::Sender<Result<Vec<Enqueued>, Error>>;
 const BATCH_MAX: usize = 512;
 /// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// So many callers that wait are worth a batch of their own beside the one that is under way.
-const BESIDE_MIN: usize = 16;
 /// Log lines in one batch, each of at most 8 KiB.
 const NOTES_OF_A_BATCH: usize = 2_000;
 /// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
@@ -67,8 +65,6 @@ pub(crate) struct Journal {
     /// Free places for new tasks // none: add_task waits, so the handler slows down, up to its deadline
     places: Semaphore,
     places_max: usize,
-    /// Batches that may be under way at once.
-    flights_max: usize,
     /// Changes that wait. An atomic: written under the queue's lock, read for each task without it.
     n_changes: AtomicUsize,
     /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
@@ -90,8 +86,6 @@ struct Queue {
     progress: HashMap<TaskId, (Epoch, Progress)>,
     audit: Vec<(AuditEntry, oneshot::Sender<Result<(), Error>>)>,
     writer: Writer,
-    /// Batches of new tasks that are under way beside it.
-    beside: usize,
     /// What a caller has begun to write, to be waited for by the journal.
     begun: Option<Begun>,
     /// No new tasks any more.
@@ -142,8 +136,7 @@ struct Entry {
     then: Then,
 }
 
-/// Who writes. At most one batch is under way that holds changes, so that none is written before one that it follows
-/// from.
+/// Who writes. At most one batch is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Writer {
     #[default]
@@ -160,7 +153,7 @@ type Begun = (
 );
 
 /// A batch on its way, with those who wait for it.
-pub(crate) struct Flight {
+struct Flight {
     batch: Arc<Batch>,
     adds: Vec<(usize, ThenAdded, Caller)>,
     thens: Vec<Then>,
@@ -176,7 +169,6 @@ impl Journal {
     ) -> Self {
         Self {
             troubles,
-            flights_max: backend.flights(),
             backend,
             clock,
             queue: Mutex::default(),
@@ -273,37 +265,6 @@ impl Journal {
             Poll::Pending => self.leave_to_journal(flight, writing),
         }
         self.wake.notify_one();
-    }
-
-    /// New tasks to be written by [`Journal::fly`] beside the batch that is under way, if the store takes several and
-    /// enough wait.
-    pub(crate) fn beside(&self) -> Option<Flight> {
-        if self.flights_max < 2 {
-            return None;
-        }
-        let mut queue = self.queue();
-        let is_worth_it = queue.adds.len() >= BESIDE_MIN && queue.writer != Writer::Nobody;
-        if !is_worth_it || queue.beside + 1 >= self.flights_max {
-            return None;
-        }
-        queue.beside += 1;
-        let n = queue.adds_of_a_batch();
-        let adds = first(&mut queue.adds, n);
-        drop(queue);
-        Some(self.boarded(Batch::at(self.clock.now()), adds))
-    }
-
-    /// Writes what [`Journal::beside`] gave. It has no second try: who added it is told.
-    pub(crate) async fn fly(&self, flight: Flight, stored: impl Fn(&[Note]) + Send) {
-        match self.backend.write(flight.batch.clone()).await {
-            Ok(written) if flight.is_answered_by(&written) => {
-                self.answer(flight, &written, &stored);
-            }
-            Ok(_) => self.give_back(flight, wrong_number(), Duration::ZERO),
-            Err(failure) => self.give_back(flight, failure, Duration::ZERO),
-        }
-        self.queue().beside -= 1;
-        self.idle.notify_waiters();
     }
 
     fn leave_to_journal(
@@ -465,7 +426,8 @@ impl Journal {
             crash_point!("journal::written");
             match outcome {
                 Ok(written) if !flight.is_answered_by(&written) => {
-                    self.give_back(flight, wrong_number(), RETRY_MAX);
+                    let wrong = "the store gave fewer or more answers than it was asked for";
+                    self.give_back(flight, BackendError::refused(wrong), RETRY_MAX);
                     tokio::time::sleep(RETRY_MAX).await;
                 }
                 Ok(written) => {
@@ -537,7 +499,12 @@ impl Journal {
     ) -> Flight {
         queue.writer = writer;
         let mut batch = Batch::at(self.clock.now());
-        let mut audits = Vec::new();
+        let mut flight = Flight {
+            batch: Arc::default(),
+            adds: Vec::new(),
+            thens: Vec::new(),
+            audits: Vec::new(),
+        };
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
         let n_adds = if only_changes {
             0
@@ -573,35 +540,13 @@ impl Journal {
         if !only_changes {
             for (entry, sender) in queue.audit.drain(..) {
                 batch.audit.push(entry);
-                audits.push(sender);
+                flight.audits.push(sender);
             }
         }
         // The rest without the lock: whoever queues meanwhile need not wait.
         drop(queue);
-        let mut thens = Vec::with_capacity(n);
-        batch.changes.reserve(n);
-        for Entry { change, then } in changes {
-            batch.changes.push(change);
-            thens.push(then);
-        }
-        if dropped > 0 {
-            warn!(
-                dropped,
-                "log lines of tasks were dropped: the task store is too slow or fails"
-            );
-        }
-        let flight = self.boarded(batch, adds);
-        Flight {
-            thens,
-            audits,
-            ..flight
-        }
-    }
-
-    /// A batch with new tasks, but for those whose callers have given up.
-    fn boarded(&self, mut batch: Batch, adds: VecDeque<Add>) -> Flight {
-        let mut callers = Vec::with_capacity(adds.len());
         batch.tasks.reserve(adds.len());
+        flight.adds.reserve(adds.len());
         for Add {
             tasks,
             then,
@@ -610,7 +555,7 @@ impl Journal {
         } in adds
         {
             if wanted.take() {
-                callers.push((tasks.len(), then, caller));
+                flight.adds.push((tasks.len(), then, caller));
                 batch.tasks.extend(tasks);
             } else {
                 self.places
@@ -618,12 +563,18 @@ impl Journal {
                 drop(then); // what was promised to these tasks is broken, and that looks into the queue
             }
         }
-        Flight {
-            batch: Arc::new(batch),
-            adds: callers,
-            thens: Vec::new(),
-            audits: Vec::new(),
+        (batch.changes, flight.thens) = changes
+            .into_iter()
+            .map(|Entry { change, then }| (change, then))
+            .unzip();
+        if dropped > 0 {
+            warn!(
+                dropped,
+                "log lines of tasks were dropped: the task store is too slow or fails"
+            );
         }
+        flight.batch = Arc::new(batch);
+        flight
     }
 
     fn answer(&self, flight: Flight, written: &Written, stored: &impl Fn(&[Note])) {
@@ -792,7 +743,7 @@ impl Queue {
     }
 
     fn is_idle(&self) -> bool {
-        self.writer == Writer::Nobody && self.beside == 0 && self.is_empty()
+        self.writer == Writer::Nobody && self.is_empty()
     }
 }
 
@@ -829,11 +780,6 @@ async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<
         Poll::Pending => Poll::Ready(None),
     })
     .await
-}
-
-/// What the store is told that does not keep to its contract.
-fn wrong_number() -> BackendError {
-    BackendError::refused("the store gave fewer or more answers than it was asked for")
 }
 
 /// The error of a caller whose write failed together with others'.

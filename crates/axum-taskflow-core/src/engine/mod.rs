@@ -474,18 +474,11 @@ impl Engine {
         self.dispatch();
     }
 
-    /// Writes what was added, if the journal rests or the store takes it beside what is written: who adds need not wait until it is awake. It is the engine's work,
+    /// Writes what was added, if the journal rests: who adds need not wait until it is awake. It is the engine's work,
     /// wherever the caller runs.
     pub(crate) fn write_now(self: &Arc<Self>) {
         let _in_runtime = self.runtime.enter();
         self.journal.begin(|notes| self.batch_stored(notes));
-        if let Some(flight) = self.journal.beside() {
-            let engine = self.clone();
-            tokio::spawn(async move {
-                let stored = |notes: &[Note]| engine.batch_stored(notes);
-                engine.journal.fly(flight, stored).await;
-            });
-        }
     }
 
     /// Hears when the task ends here. Register first, then look whether it has ended already.

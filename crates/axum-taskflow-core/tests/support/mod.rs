@@ -139,8 +139,6 @@ pub(crate) struct Backstage(Arc<Stage>);
 #[derive(Debug)]
 struct Stage {
     memory: Memory,
-    /// Batches that may be under way at once.
-    flights: AtomicUsize,
     writes: AtomicUsize,
     failed: AtomicUsize,
     failing: AtomicBool,
@@ -189,7 +187,6 @@ impl Backstage {
     pub(crate) fn new() -> (Arc<dyn Backend>, Self) {
         let stage = Self(Arc::new(Stage {
             memory: Memory::default(),
-            flights: AtomicUsize::new(1),
             writes: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
@@ -213,11 +210,6 @@ impl Backstage {
             link: watch::Sender::new(Link::Works),
         }));
         (Arc::new(stage.clone()), stage)
-    }
-
-    /// To be said before a manager starts.
-    pub(crate) fn take_flights(&self, n: usize) {
-        self.0.flights.store(n, Ordering::SeqCst);
     }
 
     pub(crate) fn writes(&self) -> usize {
@@ -396,10 +388,6 @@ impl Backstage {
 impl Backend for Backstage {
     fn describe(&self) -> String {
         "a store for tests".to_owned()
-    }
-
-    fn flights(&self) -> usize {
-        self.0.flights.load(Ordering::SeqCst)
     }
 
     fn join(&self, instance: Instance) -> BackendFuture<'_, ()> {
