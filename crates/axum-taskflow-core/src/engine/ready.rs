@@ -449,7 +449,7 @@ mod tests {
             task(&ids, 0),
             task(&ids, 5),
         );
-        late.life.run_at = NOW.saturating_add(std::time::Duration::from_secs(1));
+        late.life.run_at = NOW.saturating_add(Duration::from_secs(1));
         let wanted = [high.id, first.id, second.id, late.id, low.id];
         let _ = ready.end_claim(Executor::Async, vec![late, low, first, second, high]);
 
@@ -733,7 +733,7 @@ mod tests {
     fn a_task_of_the_future_is_not_held() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(10));
         let mut later = task(&ids, 0);
-        later.life.run_at = NOW.saturating_add(std::time::Duration::from_millis(1));
+        later.life.run_at = NOW.saturating_add(Duration::from_millis(1));
 
         assert_eq!(ready.promise(&later, NOW), Promise::Nothing);
     }
