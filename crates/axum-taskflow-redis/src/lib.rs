@@ -392,8 +392,8 @@ impl RedisOptions {
         }
     }
 
-    /// A call is sent at once, also if the one before it was not answered yet. The system looks after connections, too: one
-    /// that carries nothing and leads nowhere, as after a firewall has forgotten it, is found out within a lease.
+    /// A call is sent at once, also if the one before it was not answered yet. The system looks after connections, too:
+    /// one that carries nothing and leads nowhere, as after a firewall has forgotten it, is found out within a lease.
     fn tcp(&self) -> TcpSettings {
         let keepalive = TcpKeepalive::new().with_time(self.lease / 2);
         #[cfg(any(target_os = "linux", target_os = "macos", target_os = "windows"))]

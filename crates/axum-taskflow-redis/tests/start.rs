@@ -71,6 +71,10 @@ async fn a_user_with_the_rules_of_the_guide_can_do_everything() {
         .start();
     works(RedisOptions::new(server.url_as("tasks", "secret"))).await;
 
+    let store = Store::open(RedisOptions::new(server.url_as("tasks", "secret"))).await;
+    let hears = tokio::time::timeout(Duration::from_secs(20), store.backend.changed(0));
+    assert!(hears.await.is_ok());
+
     let elsewhere = RedisOptions::new(server.url_as("tasks", "secret")).prefix("other");
     let store = elsewhere.open().await.unwrap();
     let error = store.orphans(1).await.unwrap_err().to_string();
