@@ -91,6 +91,18 @@ async fn connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other
 }
 
 #[tokio::test]
+async fn the_shortest_lease_works() {
+    let server = RedisServer::start();
+    let second = Duration::from_secs(1);
+    works(
+        RedisOptions::new(server.url())
+            .lease(second)
+            .deadline(second / 2),
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn the_system_looks_whether_a_silent_server_is_still_there() {
     let server = RedisServer::start();
     let store = Store::open(RedisOptions::new(server.url())).await;
