@@ -392,12 +392,13 @@ impl RedisOptions {
         }
     }
 
-    /// A call is sent at once, also if the one before it was not answered yet. The system looks after connections, too: one
-    /// that carries nothing and leads nowhere, as after a firewall has forgotten it, is found out within a lease.
+    /// A call is sent at once, also if the one before it was not answered yet. The system looks after connections, too:
+    /// one that carries nothing and leads nowhere, as after a firewall has forgotten it, is found out within a lease.
     fn tcp(&self) -> TcpSettings {
-        let keepalive = TcpKeepalive::new().with_time(self.lease / 2);
+        let part = |n: u32| (self.lease / n).max(Duration::from_secs(1)); // the system counts whole seconds
+        let keepalive = TcpKeepalive::new().with_time(part(2));
         #[cfg(any(target_os = "linux", target_os = "macos", target_os = "windows"))]
-        let keepalive = keepalive.with_interval(self.lease / 8).with_retries(3);
+        let keepalive = keepalive.with_interval(part(8)).with_retries(3);
         let settings = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(keepalive);

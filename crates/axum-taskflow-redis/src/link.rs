@@ -349,9 +349,9 @@ impl Link {
         }
     }
 
-    /// `WAIT` counts what was written on its own connection, so it goes with the script. Redis 7.2 and Valkey count for the
-    /// last command that wrote: a script that is repeated on a new connection finds its work done, and writes nothing. So
-    /// something is written in any case.
+    /// `WAIT` counts what was written on its own connection, so it goes with the script. To Redis 7.2 and Valkey only
+    /// commands count that wrote: a script that is repeated on a new connection finds its work done, and writes nothing.
+    /// So something is written in any case.
     async fn ask_script(
         &self,
         connection: &mut Connection,

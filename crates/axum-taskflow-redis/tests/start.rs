@@ -71,6 +71,10 @@ async fn a_user_with_the_rules_of_the_guide_can_do_everything() {
         .start();
     works(RedisOptions::new(server.url_as("tasks", "secret"))).await;
 
+    let store = Store::open(RedisOptions::new(server.url_as("tasks", "secret"))).await;
+    let hears = tokio::time::timeout(Duration::from_secs(20), store.backend.changed(0));
+    assert!(hears.await.is_ok());
+
     let elsewhere = RedisOptions::new(server.url_as("tasks", "secret")).prefix("other");
     let store = elsewhere.open().await.unwrap();
     let error = store.orphans(1).await.unwrap_err().to_string();
@@ -84,6 +88,18 @@ async fn connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other
 
     works(RedisOptions::new(server.url()).root_certificate(pem)).await;
     refused(RedisOptions::new(server.url())).await;
+}
+
+#[tokio::test]
+async fn the_shortest_lease_works() {
+    let server = RedisServer::start();
+    let second = Duration::from_secs(1);
+    works(
+        RedisOptions::new(server.url())
+            .lease(second)
+            .deadline(second / 2),
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ impl Engine {
         }
     }
 
-    /// After the store went back: lets go of what it says is ours and we do not run, as a rescuer would if we were dead.
+    /// After the store went back: lets go of what it says is ours and we do not run, as others would if we were dead.
     /// The store's word counts: what had begun by that is interrupted, or pending again if it may be repeated.
     async fn rescue_own(self: &Arc<Self>, forgotten: &mut Forgotten) -> Result<(), BackendError> {
         let went_back = self.backend.went_back();
@@ -220,8 +220,8 @@ impl Engine {
         });
     }
 
-    /// The task as it is stored, if that is how it was before what a change expects, with us or with nobody: epochs only
-    /// grow, unless the store has gone back.
+    /// The task as it is stored, if that is how it was before what a change expects, with us or with nobody: epochs
+    /// only grow, unless the store has gone back.
     async fn before(&self, change: &Change) -> Option<Task> {
         let task = match self.backend.get(change.id).await {
             Ok(task) => task?,

@@ -1,5 +1,5 @@
--- A part of what an instance holds: Backend::held. ARGV: owner, from where as ZRANGEBYLEX takes it, how many at most, the
--- number of the owner's last claim whose answer was heard. Answers with the last id that was looked at or nothing, then
+-- A part of what an instance holds: Backend::held. ARGV: owner, from where as ZRANGEBYLEX takes it, how many at most,
+-- the number of the owner's last claim whose answer was heard. Answers with the last id that was looked at or nothing, then
 -- ids. What a claim took whose answer was lost is left out: the next claim brings it.
 local owner, heard = ARGV[1], tonumber(ARGV[4])
 local on_its_way = {}
