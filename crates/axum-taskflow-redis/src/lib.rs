@@ -29,16 +29,16 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use axum_taskflow_core::{
-    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed,
-    Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
-    RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
+    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim,
+    Claimed, Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned,
+    Record, RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 use redis::{
     Client, ConnectionAddr, IntoConnectionInfo, TlsCertificates, TlsMode, Value,
@@ -238,6 +238,7 @@ impl RedisOptions {
             lease: self.lease,
             joined: Mutex::default(),
             claims: tokio::sync::Mutex::default(),
+            unreadable: Mutex::default(),
             server: Mutex::default(),
             closed: AtomicBool::new(false),
         })
@@ -441,6 +442,8 @@ pub struct Redis {
     joined: Mutex<BTreeSet<InstanceId>>,
     /// What each owner has claimed. An async mutex: held during a claim.
     claims: tokio::sync::Mutex<HashMap<InstanceId, Claims>>,
+    /// Tasks that this program cannot read, and until when each is left to others. A std mutex: held for one look.
+    unreadable: Mutex<HashMap<TaskId, Timestamp>>,
     /// Who answered the last beat. A std mutex: held for one look.
     server: Mutex<Server>,
     /// An atomic: set once, read by each call.
@@ -539,9 +542,15 @@ impl Redis {
             .arg(claim.now.as_unix_ms())
             .arg(claim.limit.min(TASKS_MAX))
             .arg(numbers.made)
-            .arg(numbers.heard)
-            .arg(claim.except.len());
-        for id in &*claim.except {
+            .arg(numbers.heard);
+        let except: Vec<TaskId> = {
+            let mut unreadable = self.unreadable();
+            unreadable.retain(|_, until| *until > claim.now);
+            let own = unreadable.keys().filter(|id| !claim.except.contains(id));
+            claim.except.iter().chain(own).copied().collect()
+        };
+        call.arg(except.len());
+        for id in except {
             call.arg(id.to_string());
         }
         for name in &*claim.names {
@@ -552,15 +561,55 @@ impl Redis {
             Some(next_due) => answer::text(next_due)?,
             None => String::new(),
         };
-        let claimed = Claimed {
-            tasks: tasks_of(answers)?,
-            next_due: match &*next_due {
-                "" => None,
-                next_due => Some(Timestamp::from_unix_ms(record::number(next_due)?)),
-            },
+        let found = Found::of(answers)?;
+        let mut next_due = match &*next_due {
+            "" => None,
+            next_due => Some(Timestamp::from_unix_ms(record::number(next_due)?)),
         };
+        if !found.unreadable.is_empty() {
+            self.leave_to_others(&found.unreadable, claim.now).await?;
+            next_due = Some(claim.now); // they stood in the way of others
+        }
         numbers.heard = numbers.made;
-        Ok(claimed)
+        Ok(Claimed {
+            tasks: found.tasks,
+            next_due,
+        })
+    }
+
+    /// Gives back what a claim has brought and this program cannot read, with the reason.
+    async fn leave_to_others(&self, tasks: &[Task], now: Timestamp) -> Result<(), BackendError> {
+        /// Then they are tried again: somebody may have repaired them.
+        const FOR: Duration = Duration::from_secs(600);
+        /// How many are remembered // more: they wait a minute between two tries
+        const MAX: usize = 1_000;
+        const AGAIN_IN: Duration = Duration::from_secs(60);
+        let mut batch = Batch::at(now);
+        for task in tasks {
+            let why = why_unreadable(task);
+            tracing::error!(task = %task.id, why, "a stored task waits for a program that can read it");
+            let mut unreadable = self.unreadable();
+            let again_at = if unreadable.len() < MAX {
+                unreadable.insert(task.id, now.saturating_add(FOR));
+                now // at once, by anybody else
+            } else {
+                now.saturating_add(AGAIN_IN)
+            };
+            match Change::held(task, why, again_at) {
+                Ok(change) => batch.changes.push(change),
+                Err(refused) => {
+                    tracing::warn!(task = %task.id, %refused, "a finished task was claimed");
+                }
+            }
+        }
+        write::write(&self.tasks, &batch).await?;
+        Ok(())
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, HashMap<TaskId, Timestamp>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn beat_as(&self, id: InstanceId, now: Timestamp) -> Result<Standing, BackendError> {
@@ -678,19 +727,36 @@ impl Redis {
 }
 
 /// Tasks as scripts give them: id, life, body, progress.
-fn tasks_of(answers: impl IntoIterator<Item = Value>) -> Result<Vec<Task>, BackendError> {
-    let mut tasks = Vec::new();
-    for [id, life, body, progress] in answer::groups::<4>(answers) {
-        let progress = answer::text_or_nothing(progress)?;
-        tasks.push(record::task(
-            &answer::text(id)?,
-            &answer::text(life)?,
-            &answer::text(body)?,
-            progress.as_deref(),
-            usize::MAX,
-        )?);
+/// Tasks that a script has given.
+#[derive(Default)]
+struct Found {
+    tasks: Vec<Task>,
+    /// Those that this program cannot read, in part.
+    unreadable: Vec<Task>,
+}
+
+impl Found {
+    fn of(answers: impl IntoIterator<Item = Value>) -> Result<Self, BackendError> {
+        let mut found = Self::default();
+        for [id, life, body, progress] in answer::groups::<4>(answers) {
+            let (id, life, body) = (answer::text(id)?, answer::text(life)?, answer::text(body)?);
+            let progress = answer::text_or_nothing(progress)?;
+            match record::task(&id, &life, &body, progress.as_deref(), usize::MAX) {
+                Ok(task) => found.tasks.push(task),
+                // One that cannot be read must not keep all others waiting.
+                Err(why) => {
+                    let task = record::in_part(&id, &life, &body, 0, &why)?;
+                    found.unreadable.push(task);
+                }
+            }
+        }
+        Ok(found)
     }
-    Ok(tasks)
+}
+
+fn why_unreadable(task: &Task) -> &str {
+    let why = task.life.error.as_deref();
+    why.map_or("", |report| &report.message)
 }
 
 impl Backend for Redis {
@@ -772,7 +838,12 @@ impl Backend for Redis {
             self.is_open()?;
             let mut call = self.tasks.call(&ORPHANS);
             call.arg(limit.min(TASKS_MAX));
-            tasks_of(answer::list(self.tasks.send(&call).await?)?)
+            let found = Found::of(answer::list(self.tasks.send(&call).await?)?)?;
+            for task in &found.unreadable {
+                let why = why_unreadable(task);
+                tracing::debug!(task = %task.id, why, "the task of a dead process waits for a program that can read it");
+            }
+            Ok(found.tasks)
         })
     }
 

@@ -40,10 +40,11 @@ pub(crate) async fn get(link: &Link, id: TaskId) -> Result<Option<Task>, Backend
     let (life, body) = (answer::text(life)?, answer::text(body)?);
     let progress = answer::text_or_nothing(progress)?;
     let id = id.to_string();
-    let mut task = record::task(&id, &life, &body, progress.as_deref(), usize::MAX)?;
+    let mut task = record::shown(&id, &life, &body, progress.as_deref(), usize::MAX)?;
     for attempt in answer::list(attempts)? {
-        task.past_attempts
-            .push(record::from_json::<Attempt>(&answer::text(attempt)?)?);
+        // One of a newer program is left out: the rest is shown all the same.
+        let attempt = record::from_json::<Attempt>(&answer::text(attempt)?);
+        task.past_attempts.extend(attempt);
     }
     Ok(Some(task))
 }
@@ -98,7 +99,7 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
                 answer::text_that_may_be_cut(body)?,
             );
             let progress = answer::text_or_nothing(progress)?;
-            let task = record::task(&id, &life, &body, progress.as_deref(), query.payload_max)?;
+            let task = record::shown(&id, &life, &body, progress.as_deref(), query.payload_max)?;
             before = Some(task.id);
             looked_at += 1;
             if fits(&task, query) {
@@ -149,7 +150,7 @@ pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, 
             let (id, life) = (answer::text(id)?, answer::text(life)?);
             let body = answer::text_that_may_be_cut(body)?;
             let progress = answer::text_or_nothing(progress)?;
-            let task = record::task(&id, &life, &body, progress.as_deref(), query.payload_max)?;
+            let task = record::shown(&id, &life, &body, progress.as_deref(), query.payload_max)?;
             page.tasks.push(task);
         }
         if n_seen < n {

@@ -6,8 +6,8 @@
 use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
-    BackendError, Epoch, Executor, FailureReport, IdempotencyKey, InstanceId, Life, Source, Tags,
-    Task, TaskId, TaskOptions, TaskStatus, Timestamp,
+    BackendError, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, InstanceId, Life,
+    Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -189,6 +189,55 @@ pub(crate) fn task(
     task.executor = meta.executor;
     task.life = read_life(life, payload_max)?;
     task.progress = progress.map(from_json).transpose()?;
+    Ok(task)
+}
+
+/// The same for somebody who looks. Of one that this program cannot read, what can be read, and why the rest cannot.
+pub(crate) fn shown(
+    id: &str,
+    life: &str,
+    body: &str,
+    progress: Option<&str>,
+    payload_max: usize,
+) -> Result<Task, BackendError> {
+    match task(id, life, body, progress, payload_max) {
+        Err(why) => in_part(id, life, body, payload_max, &why),
+        read => read,
+    }
+}
+
+/// What is left out has its default. So a status that is not known is `pending`: it waits for who knows it.
+///
+/// # Errors
+/// If not even the id can be read.
+pub(crate) fn in_part(
+    id: &str,
+    life: &str,
+    body: &str,
+    payload_max: usize,
+    why: &BackendError,
+) -> Result<Task, BackendError> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: Arc<str>,
+    }
+    let id: TaskId = id.parse().map_err(|_| strange("id", id))?;
+    let mut parts = body.splitn(3, '\n');
+    let (priority, meta, args) = (parts.next(), parts.next(), parts.next());
+    let named = meta.and_then(|meta| from_json::<Named>(meta).ok()); // the reason is told already, as below
+    let name = named.map_or_else(|| Arc::from("?"), |named| named.name);
+    let mut task = Task::new(id, name, cut(args.unwrap_or_default(), payload_max));
+    let priority = priority.and_then(|digits| i64::from_str_radix(digits, 16).ok());
+    task.priority = priority
+        .and_then(|n| i32::try_from(i64::from(i32::MAX) - n).ok())
+        .unwrap_or_default();
+    if let Ok(life) = read_life(life, payload_max) {
+        task.life = life;
+    } else if let Some(Ok(status)) = life.split(' ').next().map(str::parse) {
+        task.life.status = status;
+    }
+    let why = format!("this program cannot read what is stored of the task: {why}");
+    task.life.error = Some(Arc::new(FailureReport::new(FailureKind::Unreadable, why)));
     Ok(task)
 }
 
