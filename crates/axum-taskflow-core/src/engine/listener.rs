@@ -22,7 +22,7 @@ impl Engine {
             match changed {
                 Ok(n) => {
                     seen = n;
-                    self.look_on_disk();
+                    self.look_for_others();
                     self.tell_holds();
                 }
                 Err(failure) => {

@@ -505,7 +505,15 @@ impl Engine {
         self.n_waiters.store(waiters.len(), Ordering::SeqCst);
     }
 
-    /// Other instances, or earlier processes, may have left something that waits.
+    /// Another instance has left something that waits.
+    fn look_for_others(&self) {
+        for executor in [Executor::Async, Executor::Thread] {
+            self.ready.others_left(executor);
+        }
+        self.claimer_wake.notify_one();
+    }
+
+    /// Other instances, or earlier processes, may have left something that waits, nobody knows how much.
     pub(crate) fn look_on_disk(&self) {
         for executor in [Executor::Async, Executor::Thread] {
             self.ready.more_on_disk(executor);

@@ -40,8 +40,14 @@ pub(crate) struct Ready {
 /// Suspects that are held beside what has slots // more: they take the slots of others, and no more are claimed
 const SUSPECTS_MAX: usize = 16;
 
-/// Other instances may have left tasks on disk, or an earlier process.
+/// Nobody knows how many tasks are on disk.
 const UNKNOWN: usize = usize::MAX;
+
+/// What a lane knew of it when a claim began.
+struct OnDisk {
+    n: usize,
+    others_left: bool,
+}
 
 /// A std mutex around each: held for one step of a heap.
 struct Lane {
@@ -55,8 +61,10 @@ struct Lane {
     limit: usize,
     /// Tasks that could run and wait on disk: as many were left there since a claim found no more, or [`UNKNOWN`].
     on_disk: usize,
-    /// A claim is under way, and so many were on disk before. What it brings comes before new tasks.
-    claiming: Option<usize>,
+    /// Other instances may have left tasks there, too.
+    others_left: bool,
+    /// A claim is under way, and so it stood before. What it brings comes before new tasks.
+    claiming: Option<OnDisk>,
     /// New tasks that come after those on disk. They are stored as ours all the same: otherwise a lane that was full
     /// once would go on writing each task there and claiming it for as long as tasks are added.
     late: Vec<Arc<Task>>,
@@ -154,6 +162,7 @@ impl Ready {
                 reserved: 0,
                 limit,
                 on_disk: UNKNOWN,
+                others_left: false,
                 claiming: None,
                 late: Vec::new(),
                 suspects: 0,
@@ -224,6 +233,13 @@ impl Ready {
         self.lane(executor).on_disk = UNKNOWN;
     }
 
+    /// Remembers that another instance has left a task which could run. Of many it is the first claim that knows.
+    pub(crate) fn others_left(&self, executor: Executor) {
+        let mut lane = self.lane(executor);
+        lane.on_disk = lane.on_disk.max(1);
+        lane.others_left = true;
+    }
+
     /// Remembers that one more task which could run waits on disk.
     pub(crate) fn one_more_on_disk(&self, executor: Executor) {
         let mut lane = self.lane(executor);
@@ -240,7 +256,10 @@ impl Ready {
     /// known to be on disk.
     pub(crate) fn begin_claim(&self, executor: Executor) -> usize {
         let mut lane = self.lane(executor);
-        lane.claiming = Some(std::mem::take(&mut lane.on_disk));
+        lane.claiming = Some(OnDisk {
+            n: std::mem::take(&mut lane.on_disk),
+            others_left: std::mem::take(&mut lane.others_left),
+        });
         lane.reserved = lane.idle();
         lane.reserved
     }
@@ -251,8 +270,13 @@ impl Ready {
         let mut lane = self.lane(executor);
         let (before, limit) = (lane.claiming.take(), std::mem::take(&mut lane.reserved));
         if tasks.len() == limit {
-            let rest = before.unwrap_or(UNKNOWN).saturating_sub(limit);
-            lane.on_disk = lane.on_disk.saturating_add(rest.max(1));
+            let is_large = 2 * limit >= lane.limit;
+            let rest = match before {
+                Some(before) if before.others_left && is_large => UNKNOWN,
+                Some(before) => before.n.saturating_sub(limit).max(1),
+                None => UNKNOWN,
+            };
+            lane.on_disk = lane.on_disk.saturating_add(rest);
         }
         if !self.may_start() {
             let late = std::mem::take(&mut lane.late);
@@ -557,6 +581,21 @@ mod tests {
         let _ = ready.end_claim(Executor::Async, two.to_vec());
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, first);
+    }
+
+    #[test]
+    fn a_hint_of_others_sends_no_new_task_to_disk_until_a_claim_has_found_many() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(4));
+        let promised = || ready.promise(&task(&ids, 0), NOW);
+        ready.others_left(Executor::Async);
+
+        assert_eq!(promised(), Promise::Place);
+        assert_eq!(ready.next(Executor::Async), Next::Claim);
+        assert_eq!(ready.begin_claim(Executor::Async), 4);
+        let found = [(); 4].map(|()| task(&ids, 0)).to_vec();
+        let _ = ready.end_claim(Executor::Async, found);
+
+        assert_eq!(promised(), Promise::Nothing, "there may be many more");
     }
 
     #[test]
