@@ -1054,17 +1054,25 @@ async fn what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused(si
     let players: Vec<Player> = (0..2)
         .map(|_| Player::start(&name, site, "leader that writes on"))
         .collect();
-    let first = last_lead(site, None).await;
-    until("it writes", async || {
-        let lines = lines(site);
-        let mut added = lines.iter().filter(|line| line.what == "added");
-        added.any(|line| line.epoch == first.epoch).then_some(())
-    })
-    .await;
-    let stopped = players.iter().find(|it| it.pid() == first.pid).unwrap();
-    stopped.signal(Signal::STOP);
-
-    let second = last_lead(site, Some(first.pid)).await;
+    let (first, stopped, second) = loop {
+        let n_before = lines(site).len();
+        let first = until("who leads writes", async || {
+            let lines = lines(site);
+            let leader = lines.iter().rfind(|line| line.what == "leads")?;
+            let mut added = lines[n_before..].iter().filter(|line| line.what == "added");
+            added
+                .any(|line| line.epoch == leader.epoch)
+                .then(|| leader.clone())
+        })
+        .await;
+        let stopped = players.iter().find(|it| it.pid() == first.pid).unwrap();
+        stopped.signal(Signal::STOP);
+        match tokio::time::timeout(site.takeover() * 3, last_lead(site, Some(first.pid))).await {
+            Ok(second) => break (first, stopped, second),
+            // In the middle of a write: then nobody else can write to the file, and nobody leads.
+            Err(_) => stopped.signal(Signal::CONT),
+        }
+    };
     sleep(Duration::from_millis(200)).await;
     stopped.signal(Signal::CONT);
     until("it is refused", async || {
