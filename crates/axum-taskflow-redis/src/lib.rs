@@ -588,6 +588,9 @@ impl Redis {
         for task in tasks {
             let why = why_unreadable(task);
             tracing::error!(task = %task.id, why, "a stored task waits for a program that can read it");
+            if &*task.name == record::NO_NAME {
+                continue; // it could be put nowhere; those who take over from us may know more
+            }
             let mut unreadable = self.unreadable();
             let again_at = if unreadable.len() < MAX {
                 unreadable.insert(task.id, now.saturating_add(FOR));

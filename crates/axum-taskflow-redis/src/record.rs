@@ -192,6 +192,9 @@ pub(crate) fn task(
     Ok(task)
 }
 
+/// Stands for a function's name that cannot be read.
+pub(crate) const NO_NAME: &str = "?";
+
 /// The same for somebody who looks. Of one that this program cannot read, what can be read, and why the rest cannot.
 pub(crate) fn shown(
     id: &str,
@@ -225,13 +228,14 @@ pub(crate) fn in_part(
     let mut parts = body.splitn(3, '\n');
     let (priority, meta, args) = (parts.next(), parts.next(), parts.next());
     let named = meta.and_then(|meta| from_json::<Named>(meta).ok()); // the reason is told already, as below
-    let name = named.map_or_else(|| Arc::from("?"), |named| named.name);
+    let name = named.map_or_else(|| Arc::from(NO_NAME), |named| named.name);
     let mut task = Task::new(id, name, cut(args.unwrap_or_default(), payload_max));
     let priority = priority.and_then(|digits| i64::from_str_radix(digits, 16).ok());
     task.priority = priority
         .and_then(|n| i32::try_from(i64::from(i32::MAX) - n).ok())
         .unwrap_or_default();
-    if let Ok(life) = read_life(life, payload_max) {
+    let words = life.lines().next().unwrap_or_default();
+    if let Ok(life) = read_words(words) {
         task.life = life;
     } else if let Some(Ok(status)) = life.split(' ').next().map(str::parse) {
         task.life.status = status;
@@ -247,7 +251,23 @@ fn read_life(text: &str, payload_max: usize) -> Result<Life, BackendError> {
     else {
         return Err(strange("state of a task", text));
     };
-    let words: Vec<&str> = words.split(' ').collect();
+    Ok(Life {
+        error: match error {
+            "" => None,
+            error => Some(Arc::new(from_json::<FailureReport>(error)?)),
+        },
+        // JSON is never empty.
+        result: match result {
+            "" => None,
+            result => Some(cut(result, payload_max).into()),
+        },
+        ..read_words(words)?
+    })
+}
+
+/// The first line, without error and result.
+fn read_words(line: &str) -> Result<Life, BackendError> {
+    let words: Vec<&str> = line.split(' ').collect();
     let [
         status,
         epoch,
@@ -260,7 +280,7 @@ fn read_life(text: &str, payload_max: usize) -> Result<Life, BackendError> {
         finished_at,
     ] = words[..]
     else {
-        return Err(strange("state of a task", text));
+        return Err(strange("state of a task", line));
     };
     Ok(Life {
         status: status
@@ -274,15 +294,8 @@ fn read_life(text: &str, payload_max: usize) -> Result<Life, BackendError> {
         run_at: Timestamp::from_unix_ms(number(run_at)?),
         started_at: word(started_at).map(read_time).transpose()?,
         finished_at: word(finished_at).map(read_time).transpose()?,
-        error: match error {
-            "" => None,
-            error => Some(Arc::new(from_json::<FailureReport>(error)?)),
-        },
-        // JSON is never empty.
-        result: match result {
-            "" => None,
-            result => Some(cut(result, payload_max).into()),
-        },
+        error: None,
+        result: None,
     })
 }
 

@@ -100,3 +100,39 @@ async fn a_task_that_cannot_be_read_is_shown_and_given_back_and_harms_no_other()
     assert_eq!(got.len(), 1);
     assert_eq!(got[0].id, tasks[0].id);
 }
+
+#[tokio::test]
+async fn an_error_that_cannot_be_read_keeps_no_task_with_the_one_who_cannot() {
+    let server = RedisServer::start();
+    let options = RedisOptions::new(server.url()).lease(Duration::from_secs(600));
+    let store = options.prefix("p").open().await.unwrap();
+    let ids = IdSource::default();
+    let me = ids.instance(NOW);
+    store.join(Instance::new(me, NOW)).await.unwrap();
+    let task = Task::new(ids.task(NOW), "f", "[1]");
+    let mut batch = Batch::at(NOW);
+    batch.tasks.push(Arc::new(task.clone()));
+    store.write(Arc::new(batch)).await.unwrap();
+    let key = format!("{{p}}:l:{}", task.id);
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut link = client.get_multiplexed_async_connection().await.unwrap();
+    // A process died of it before, and what it was told then is of a kind that only a newer program knows.
+    let at = NOW.as_unix_ms();
+    let life = format!("pending 0 - 1 1 {at} - - -\n{{\"kind\":\"newer\",\"message\":\"m\"}}\n");
+    let set = redis::cmd("SET").arg(&key).arg(&life).clone();
+    let () = set.query_async(&mut link).await.unwrap();
+    let claim = Claim {
+        owner: me,
+        names: Arc::new(["f".into()]),
+        except: Arc::default(),
+        limit: 2,
+        now: NOW,
+    };
+
+    let claimed = store.claim(claim).await.unwrap();
+
+    let get = redis::cmd("GET").arg(&key).clone();
+    let left: String = get.query_async(&mut link).await.unwrap();
+    assert_eq!(claimed.tasks.len(), 0);
+    assert!(left.starts_with("pending 1 - 1 1 "), "{left}");
+}

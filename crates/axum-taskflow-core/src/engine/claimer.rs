@@ -111,6 +111,7 @@ impl Engine {
                     self.claim_ended(executor, Vec::new());
                     // Both: what was forgotten above may be the other's.
                     self.more_on_disk();
+                    self.dispatch(); // what waited for the claim
                     return Err(failure);
                 }
             };

@@ -160,6 +160,22 @@ struct Flight {
     audits: Vec<oneshot::Sender<Result<(), Error>>>,
 }
 
+/// If the code of a store or of a subscriber panics where a caller writes, the journal goes on all the same.
+struct Unwinding<'a>(&'a Journal);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut queue = self.0.queue();
+            if queue.begun.is_none() {
+                queue.writer = Writer::Nobody;
+            }
+            drop(queue);
+            self.0.wake.notify_one();
+        }
+    }
+}
+
 impl Journal {
     pub(crate) fn new(
         backend: Arc<dyn Backend>,
@@ -243,6 +259,7 @@ impl Journal {
             return;
         }
         let flight = self.take_from(queue, BATCH_MAX, Writer::Caller);
+        let _unwinding = Unwinding(self);
         crash_point!("journal::before-write");
         let (backend, batch) = (self.backend.clone(), flight.batch.clone());
         let mut writing: Pin<Box<dyn Future<Output = _> + Send>> =
@@ -441,7 +458,7 @@ impl Journal {
                 Err(failure) if failure.is_refused() && !flight.thens.is_empty() => {
                     // One of the changes may be at fault, and must not keep all others waiting for ever.
                     let n = flight.thens.len();
-                    if n == 1 && changes_max < BATCH_MAX {
+                    if n == 1 && changes_max < BATCH_MAX && flight.has_only_changes() {
                         self.drop_refused(flight, &failure);
                     } else {
                         self.give_back(flight, failure, Duration::ZERO);
@@ -703,6 +720,10 @@ impl Journal {
 }
 
 impl Flight {
+    fn has_only_changes(&self) -> bool {
+        self.adds.is_empty() && self.audits.is_empty() && self.batch.notes.is_empty()
+    }
+
     fn is_answered_by(&self, written: &Written) -> bool {
         (self.batch.tasks.len(), self.batch.changes.len())
             == (written.tasks.len(), written.changes.len())

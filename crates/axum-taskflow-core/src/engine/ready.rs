@@ -269,15 +269,21 @@ impl Ready {
     pub(crate) fn end_claim(&self, executor: Executor, tasks: Vec<Task>) -> Brought {
         let mut lane = self.lane(executor);
         let (before, limit) = (lane.claiming.take(), std::mem::take(&mut lane.reserved));
-        if tasks.len() == limit {
+        let is_full = tasks.len() == limit;
+        if is_full {
+            let before = before.unwrap_or(OnDisk {
+                n: UNKNOWN,
+                others_left: false,
+            });
             let is_large = 2 * limit >= lane.limit;
-            let rest = match before {
-                Some(before) if before.others_left && is_large => UNKNOWN,
-                Some(before) => before.n.saturating_sub(limit).max(1),
-                None => UNKNOWN,
+            let rest = match before.others_left && is_large {
+                true => UNKNOWN,
+                false => before.n.saturating_sub(limit).max(1),
             };
             lane.on_disk = lane.on_disk.saturating_add(rest);
+            lane.others_left |= before.others_left;
         }
+        let last_brought = tasks.iter().map(order).max();
         if !self.may_start() {
             let late = std::mem::take(&mut lane.late);
             let given_back = tasks.into_iter().map(Arc::new).chain(late).collect();
@@ -293,11 +299,17 @@ impl Ready {
         lane.suspects += waiting.iter().filter(|task| self.is_suspect(task)).count();
         let waiting = waiting.into_iter().map(Arc::new);
         lane.held.extend(waiting.map(|task| (order(&task), task)));
-        // Unless they have to wait for another claim; but what comes after them is not to overtake them.
-        if lane.on_disk == 0 || lane.free() == 0 {
-            let late = std::mem::take(&mut lane.late).into_iter();
-            lane.held.extend(late.map(|task| (order(&task), task)));
-        }
+        // What came before them has been brought, unless the claim had room for no more: then those have to wait for
+        // another one that come after all that it has brought. But they are not overtaken by what is newer.
+        let all = !is_full || lane.free() == 0;
+        let late = std::mem::take(&mut lane.late);
+        let (joining, late) = late
+            .into_iter()
+            .partition(|task| all || last_brought.is_some_and(|last| order(task) < last));
+        lane.late = late;
+        let joining: Vec<Arc<Task>> = joining;
+        lane.held
+            .extend(joining.into_iter().map(|task| (order(&task), task)));
         Brought {
             begun,
             given_back: Vec::new(),
@@ -581,6 +593,37 @@ mod tests {
         let _ = ready.end_claim(Executor::Async, two.to_vec());
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, first);
+    }
+
+    #[test]
+    fn a_new_task_is_not_overtaken_by_what_others_leave_for_ever() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(4));
+        let new = task(&ids, 0);
+        ready.others_left(Executor::Async);
+        assert_eq!(ready.promise(&new, NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
+
+        // There is always more than a claim can bring, and it is newer.
+        assert_eq!(ready.begin_claim(Executor::Async), 4);
+        let found = [(); 4].map(|()| task(&ids, 0)).to_vec();
+        let _ = ready.end_claim(Executor::Async, found);
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
+    }
+
+    #[test]
+    fn a_claim_that_found_the_end_frees_new_tasks_although_more_was_left_meanwhile() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(4));
+        let new = task(&ids, 0);
+        ready.others_left(Executor::Async);
+        assert_eq!(ready.promise(&new, NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
+
+        ready.begin_claim(Executor::Async);
+        ready.others_left(Executor::Async);
+        let _ = ready.end_claim(Executor::Async, Vec::new());
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
     }
 
     #[test]

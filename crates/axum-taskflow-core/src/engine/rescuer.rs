@@ -223,11 +223,16 @@ impl Engine {
     /// The task as it is stored, if that is how it was before what a change expects, with us or with nobody: epochs
     /// only grow, unless the store has gone back.
     async fn before(&self, change: &Change) -> Option<Task> {
-        let task = match self.backend.get(change.id).await {
-            Ok(task) => task?,
-            Err(failure) => {
-                warn!(task = %change.id, error = %failure, "cannot look why a change of a task is stale");
-                return None;
+        let task = loop {
+            match self.backend.get(change.id).await {
+                Ok(task) => break task?,
+                Err(failure) => {
+                    warn!(task = %change.id, error = %failure, "cannot look why a change of a task is stale");
+                    tokio::select! {
+                        () = self.stopped.cancelled() => return None,
+                        () = tokio::time::sleep(jittered(super::LOOP_RETRY)) => {}
+                    }
+                }
             }
         };
         let life = &task.life;
