@@ -299,13 +299,12 @@ impl Ready {
         lane.suspects += waiting.iter().filter(|task| self.is_suspect(task)).count();
         let waiting = waiting.into_iter().map(Arc::new);
         lane.held.extend(waiting.map(|task| (order(&task), task)));
-        // What came before them has been brought, unless the claim had room for no more: then those have to wait for
-        // another one that come after all that it has brought. But they are not overtaken by what is newer.
-        let all = !is_full || lane.free() == 0;
+        // What comes before them has been brought, unless the claim had room for no more: then those wait for another
+        // one that come after all that it has brought.
         let late = std::mem::take(&mut lane.late);
         let (joining, late) = late
             .into_iter()
-            .partition(|task| all || last_brought.is_some_and(|last| order(task) < last));
+            .partition(|task| !is_full || last_brought.is_some_and(|last| order(task) < last));
         lane.late = late;
         let joining: Vec<Arc<Task>> = joining;
         lane.held
