@@ -363,7 +363,7 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         task.requeue_on_interrupt = resolved.requeue_on_interrupt.unwrap_or(false);
         task.tags.clone_from(&said.tags);
         task.idempotency_key.clone_from(&key);
-        task.options = said.options.clone();
+        task.options = said.options.of_attempts();
         tracking.give_to(&mut task);
         task.executor = def.executor;
         task.source = said.source.unwrap_or(Source::Manual);

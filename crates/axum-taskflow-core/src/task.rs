@@ -36,7 +36,8 @@ pub struct Task {
     pub requeue_on_interrupt: bool,
     /// The caller's key: while it is taken, no second task is made.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// What the caller asked for beyond the function's own options.
+    /// What the caller asked for its attempts, beyond the function's own options. What is a field of the task itself,
+    /// such as its priority, is not here once more.
     pub options: TaskOptions,
     /// Where it came from.
     pub source: Source,
@@ -216,6 +217,17 @@ impl TaskOptions {
             priority: self.priority.or(defaults.priority),
             requeue_on_interrupt: self.requeue_on_interrupt.or(defaults.requeue_on_interrupt),
             idempotency_ttl: self.idempotency_ttl.or(defaults.idempotency_ttl),
+        }
+    }
+
+    /// Those that a task does not hold itself: its priority, whether it may be repeated, and how long its key is kept
+    /// are parts of it, so they need not be stored twice.
+    pub(crate) fn of_attempts(&self) -> Self {
+        Self {
+            priority: None,
+            requeue_on_interrupt: None,
+            idempotency_ttl: None,
+            ..self.clone()
         }
     }
 

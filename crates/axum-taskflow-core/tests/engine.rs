@@ -1281,6 +1281,29 @@ async fn options_come_from_the_call_then_the_function_then_the_defaults() {
     }
 }
 
+#[tokio::test]
+async fn what_a_task_holds_itself_is_not_among_its_options_too() {
+    let manager = start(config()).await;
+
+    let id = manager
+        .add_task(add, (1, 2))
+        .priority(3)
+        .requeue_on_interrupt(true)
+        .retries(4)
+        .idempotency_key("once")
+        .idempotency_ttl(Duration::from_secs(5))
+        .await
+        .unwrap();
+
+    let task = manager.get(id).await.unwrap().unwrap();
+    let key = task.idempotency_key.unwrap();
+    assert_eq!((task.priority, task.requeue_on_interrupt), (3, true));
+    assert_eq!(key.ttl, Duration::from_secs(5));
+    let mut retries = TaskOptions::default();
+    retries.retries = Some(4);
+    assert_eq!(task.options, retries);
+}
+
 // ---- unknown, unreadable -------------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -214,6 +214,26 @@ pub(super) async fn pages_of_any_size_show_each_task_once(bench: &Bench<'_>) {
     }
 }
 
+/// For stores that keep the tasks of each function apart.
+pub(super) async fn tasks_of_rare_and_of_busy_functions_stand_where_they_belong(bench: &Bench<'_>) {
+    let mut tasks = Vec::new();
+    for (name, n) in [("busy", 70), ("rare", 1), ("new", 45), ("rare", 2)] {
+        tasks.extend((0..n).map(|_| bench.task(name)));
+        tasks.push(bench.task("busy"));
+    }
+    bench.add(&tasks).await;
+
+    for limit in [1, 3, 10, 1_000] {
+        let query = ListQuery { limit, ..all() };
+        assert_eq!(bench.walk_ids(query).await, newest_first(&tasks));
+    }
+    for n in 1..=tasks.len() {
+        let query = ListQuery { limit: n, ..all() };
+        let page = bench.backend.list(query).await.expect("a page");
+        assert_eq!(ids(&page.tasks), newest_first(&tasks)[..n]);
+    }
+}
+
 pub(super) async fn before_and_after_leave_out_their_own_ids(bench: &Bench<'_>) {
     let tasks = mixed(bench).await;
     let id = |n: usize| Some(tasks[n].id);

@@ -317,6 +317,7 @@ macro_rules! __conformance_checks {
             filters_follow_a_task_through_its_life
             names_tags_and_tracking_ids_are_compared_byte_for_byte
             pages_of_any_size_show_each_task_once
+            tasks_of_rare_and_of_busy_functions_stand_where_they_belong
             before_and_after_leave_out_their_own_ids
             paging_goes_on_where_it_was_while_tasks_come_and_go
             payloads_are_cut_at_a_character
@@ -355,6 +356,7 @@ macro_rules! __conformance_checks {
             success_and_failure_have_times_of_their_own
             live_tasks_are_never_deleted
             a_part_is_bounded_and_a_round_ends
+            a_round_reaches_what_is_old_of_all_functions
             a_deleted_task_leaves_nothing
             deletion_leaves_the_series_alone
             old_minutes_and_audit_entries_are_deleted

@@ -136,6 +136,29 @@ pub(super) async fn a_part_is_bounded_and_a_round_ends(bench: &Bench<'_>) {
     assert_eq!((over.deleted, over.next), (0, None));
 }
 
+/// For stores that keep the tasks of each function apart.
+pub(super) async fn a_round_reaches_what_is_old_of_all_functions(bench: &Bench<'_>) {
+    let mut live = 0;
+    for (name, n) in [("busy", 30), ("rare", 1), ("new", 20), ("rare", 2)] {
+        for _ in 0..n {
+            let mut task = bench.task(name);
+            bench.add_one(&task).await;
+            bench.start(&mut task).await;
+            bench.succeed(&mut task).await;
+        }
+        bench.add_one(&bench.task(name)).await;
+        live += 1;
+    }
+
+    let old = Prune {
+        limit: 7,
+        ..tasks_before(bench.after(SECOND))
+    };
+    assert_eq!(bench.prune(old).await, 53);
+
+    assert_eq!(statuses(bench).await, vec![TaskStatus::Pending; live]);
+}
+
 pub(super) async fn a_deleted_task_leaves_nothing(bench: &Bench<'_>) {
     let mut task = bench.task("f");
     task.tags.insert("a".to_owned(), "b".to_owned());

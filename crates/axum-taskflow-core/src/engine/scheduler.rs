@@ -304,7 +304,7 @@ impl Engine {
         task.tags.clone_from(&definition.tags);
         task.tags
             .insert(SCHEDULE_TAG.to_owned(), schedule.to_owned());
-        task.options = definition.options.clone();
+        task.options = definition.options.of_attempts();
         task.executor = def.executor;
         task.source = Source::Scheduled;
         task

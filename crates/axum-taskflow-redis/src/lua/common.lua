@@ -4,8 +4,8 @@
 --   l:ID     how far it has come: status epoch owner attempt crashes run_at instance started_at finished_at,
 --            a line with its error as JSON, its result.
 --   q:ID p:ID g:ID          its progress, its past attempts, its log lines
---   all f:NAME s:STATUS y:TAG o:OWNER   ids, sorted: of everything, of a function, of those that ended badly, of a
---                                       tag (y:@TRACKING: of a request), of what somebody (or "-", nobody) holds
+--   f:NAME s:STATUS y:TAG o:OWNER   ids, sorted: of a function (each task is in one of these), of those that ended
+--                                   badly, of a tag (y:@TRACKING: of a request), of what somebody (or "-", nobody) holds
 --   w:NAME wn a             what nobody holds: due, by function and in the order in which it is to run; the functions
 --                           that have any; ahead, by time
 --   k:KEY                   the task that has an idempotency key, until when, its function
@@ -119,6 +119,52 @@ local function write_marks()
             redis.call('HDEL', P .. 'c', field)
         end
     end
+end
+
+-- The sets in which all tasks are, each in one of them.
+local function sets_of_all()
+    local sets, seen = {}, {}
+    for _, field in ipairs(redis.call('HKEYS', P .. 'c')) do
+        local name = string.match(field, '^%a+ (.*)$')
+        if not seen[name] then
+            seen[name] = true
+            sets[#sets + 1] = 'f:' .. name
+        end
+    end
+    return sets
+end
+
+-- The first ids of several sets that have none in common, or the last ones if it is a command that goes back.
+local function first_ids(command, sets, from, to, limit)
+    local function comes_before(one, other)
+        if command == 'ZREVRANGEBYLEX' then
+            one, other = other, one
+        end
+        return one < other
+    end
+    local ids, part = {}, #sets > 1 and math.ceil(2 * limit / #sets) or limit
+    while #ids < limit do
+        local found, bound = {}, nil
+        for _, name in ipairs(sets) do
+            local some = redis.call(command, P .. name, from, to, 'LIMIT', 0, part)
+            for _, id in ipairs(some) do found[#found + 1] = id end
+            if #some == part and not (bound and comes_before(bound, some[part])) then
+                bound = some[part] -- of this set there may be more, which comes after it
+            end
+        end
+        table.sort(found, comes_before)
+        for _, id in ipairs(found) do
+            if #ids == limit or bound and comes_before(bound, id) then
+                break
+            end
+            ids[#ids + 1] = id
+        end
+        if not bound then
+            break
+        end
+        from, part = '(' .. bound, math.min(limit, part * 2)
+    end
+    return ids
 end
 
 -- Where a task lies that waits for anybody: among those that are due, or ahead.

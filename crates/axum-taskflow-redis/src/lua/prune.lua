@@ -16,7 +16,8 @@ if ARGV[6] ~= '' then
         return { 0, '', 0 }
     end
 end
-local ids = redis.call('ZRANGEBYLEX', P .. 'all', ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[5])
+local limit = tonumber(ARGV[5])
+local ids = first_ids('ZRANGEBYLEX', sets_of_all(), ARGV[3], ARGV[4], limit)
 local lives = get_all('l:', ids)
 local to_delete, deleted = {}, 0
 for n, id in ipairs(ids) do
@@ -40,7 +41,6 @@ for n, id in ipairs(ids) do
             end
             count(status, meta.name, -1)
         end
-        mark('all', id, false)
         mark('s:' .. status, id, false)
         for _, kind in ipairs({ 't:', 'l:', 'q:', 'p:', 'g:' }) do
             to_delete[#to_delete + 1] = P .. kind .. id
@@ -51,7 +51,7 @@ end
 each_chunk(to_delete, function(...) redis.call('UNLINK', ...) end)
 write_marks()
 local last = ''
-if #ids > 0 and #ids == tonumber(ARGV[5]) then
+if #ids > 0 and #ids == limit then
     last = ids[#ids]
 end
 return { deleted, last, too_many and deleted < too_many and 1 or 0 }

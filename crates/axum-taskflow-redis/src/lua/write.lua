@@ -137,7 +137,6 @@ local function add_block(name, status, owner_set, waits_in, values, members, pla
         end
         redis.call('MSET', unpack(values))
     end
-    redis.call('ZADD', P .. 'all', unpack(members))
     redis.call('ZADD', P .. 'f:' .. name, unpack(members))
     redis.call('ZADD', P .. owner_set, unpack(members))
     owners[owner_set] = true
