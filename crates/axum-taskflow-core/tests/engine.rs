@@ -18,7 +18,7 @@ use axum_taskflow_core::{
     Failure, FailureKind, FailureReport, Life, ListQuery, LogLevel, Source, Task, TaskContext,
     TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp, WaitError,
 };
-use support::{Backstage, Probe, config, ended, settled, start};
+use support::{Backstage, Probe, Spoilt, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
 
@@ -534,6 +534,34 @@ async fn what_is_on_its_way_here_when_the_store_went_back_is_not_let_go_of() {
     backstage.hold_claims(false);
 
     manager.wait::<()>(task.id).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_tasks_that_waited_for_a_claim_start_as_soon_as_it_fails() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.tasks = vec![TaskDef::new(add).name("add")];
+    backstage.hold_claims(true);
+    let manager = start(config).await;
+    backstage.claim_held().await;
+    let id = manager.add_task(add, (1, 2)).await.unwrap();
+    let life = backstage.task(id).await.life;
+    let waits_here = (TaskStatus::Pending, Some(manager.instance().id));
+    assert_eq!((life.status, life.owner), waits_here);
+
+    backstage.fail_claims();
+    let failed_at = tokio::time::Instant::now();
+    backstage.hold_claims(false);
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+
+    assert_eq!(sum.expect("no further claim is needed").unwrap(), 3);
+    let waited = failed_at.elapsed();
+    assert!(
+        waited < Duration::from_millis(500), // on paused time
+        "not when the next claim has failed, too: {waited:?}"
+    );
 }
 
 #[tokio::test]
@@ -1873,6 +1901,89 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     })
     .await;
     backstage.hold_beats(false);
+}
+
+async fn seven(Data(probe): Data<Probe>, Data(gate): Data<Arc<Semaphore>>) -> u32 {
+    probe.enter();
+    gate.acquire().await.expect("never closed").forget();
+    7
+}
+
+#[tokio::test]
+async fn an_end_is_kept_although_a_new_task_beside_it_is_refused_for_good() {
+    async fn unstorable() {}
+    async fn unwelcome() {}
+    let (backend, backstage) = Backstage::new();
+    let (probe, gate) = (Probe::default(), Arc::new(Semaphore::new(0)));
+    let mut config = config();
+    config.backend = backend;
+    config.state(probe.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(seven, ()).await.unwrap();
+    support::until(async || (probe.inside() == 1).then_some(())).await;
+    // From here on the journal looks for a change that is at fault, and writes one at a time.
+    backstage.refuse_ends_of("unstorable");
+    manager.add_task(unstorable, ()).await.unwrap();
+    support::until(async || (backstage.spoilt().len() == 2).then_some(())).await;
+
+    backstage.refuse_new("unwelcome");
+    gate.add_permits(1);
+    // Its turn comes after that of the function and before that of the journal.
+    let adding = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.add_task(unwelcome, ()).await }
+    });
+    let refused = adding.await.unwrap().unwrap_err();
+
+    assert_eq!(backstage.spoilt()[2..], [Spoilt { new: 1, changes: 1 }]);
+    let result = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(result.expect("its end is stored").unwrap(), 7);
+    assert_eq!(backstage.task(id).await.life.status, TaskStatus::Success);
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_store_that_panics_is_an_outage_and_loses_nothing() {
+    let (backend, backstage) = Backstage::new();
+    let (probe, gate) = (Probe::default(), Arc::new(Semaphore::new(0)));
+    let mut config = config();
+    config.backend = backend;
+    config.queue_max = 1;
+    config.state(probe.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let first = manager.add_task(seven, ()).await.unwrap();
+    support::until(async || (probe.inside() == 1).then_some(())).await;
+    let second = manager.add_task(seven, ()).await.unwrap();
+    support::until(async || (probe.inside() == 2).then_some(())).await;
+    let add = || {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.add_task(add, (1, 1)).await })
+    };
+
+    // Where a caller writes, together with an end: his turn comes after that of the function and before that of the
+    // journal. Then where the journal writes.
+    backstage.panic_in_writes(1);
+    gate.add_permits(1);
+    let told = add().await.unwrap().unwrap_err();
+    let first = tokio::time::timeout(SOON, manager.wait::<u32>(first)).await;
+    backstage.panic_in_writes(1);
+    gate.add_permits(1);
+    let second = tokio::time::timeout(SOON, manager.wait::<u32>(second)).await;
+
+    let end = Spoilt { new: 0, changes: 1 };
+    assert_eq!(backstage.spoilt(), [Spoilt { new: 1, ..end }, end]);
+    assert_eq!(told.kind(), ErrorKind::Unavailable);
+    assert!(told.to_string().ends_with("the store panicked: on demand"));
+    assert_eq!(first.expect("its end is stored").unwrap(), 7);
+    assert_eq!(second.expect("its end is stored").unwrap(), 7);
+    // Nor does it take the only place in the queue.
+    let id = add().await.unwrap().unwrap();
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(sum.expect("it goes on").unwrap(), 2);
+    let stopped = tokio::time::timeout(SOON, manager.shutdown()).await;
+    stopped.expect("nothing runs any more").unwrap();
 }
 
 // ---- shutting down -------------------------------------------------------------------------------------------

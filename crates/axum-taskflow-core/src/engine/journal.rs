@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -18,6 +18,7 @@ use std::{
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{error, warn};
 
+use super::panics;
 use crate::{
     backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Enqueued, Note, Said, Written},
     change::Change,
@@ -147,10 +148,7 @@ enum Writer {
 }
 
 /// A batch, and the store's answer to come.
-type Begun = (
-    Flight,
-    Pin<Box<dyn Future<Output = Result<Written, BackendError>> + Send>>,
-);
+type Begun = (Flight, BackendFuture<'static, Written>);
 
 /// A batch on its way, with those who wait for it.
 struct Flight {
@@ -160,7 +158,7 @@ struct Flight {
     audits: Vec<oneshot::Sender<Result<(), Error>>>,
 }
 
-/// If the code of a store or of a subscriber panics where a caller writes, the journal goes on all the same.
+/// If the code of a subscriber panics where a caller writes, the journal goes on all the same.
 struct Unwinding<'a>(&'a Journal);
 
 impl Drop for Unwinding<'_> {
@@ -258,12 +256,10 @@ impl Journal {
         if queue.writer != Writer::Nobody || queue.is_empty() {
             return;
         }
-        let flight = self.take_from(queue, BATCH_MAX, Writer::Caller);
         let _unwinding = Unwinding(self);
+        let flight = self.take_from(queue, BATCH_MAX, Writer::Caller);
         crash_point!("journal::before-write");
-        let (backend, batch) = (self.backend.clone(), flight.batch.clone());
-        let mut writing: Pin<Box<dyn Future<Output = _> + Send>> =
-            Box::pin(async move { backend.write(batch).await });
+        let mut writing = self.write(&flight);
         let at_once = writing
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
@@ -290,6 +286,19 @@ impl Journal {
         writing: impl Future<Output = Result<Written, BackendError>> + Send + 'static,
     ) {
         self.queue().begun = Some((flight, Box::pin(writing)));
+    }
+
+    /// Asks the store. That its code panics is an outage: nothing is lost that was to be written.
+    fn write(&self, flight: &Flight) -> BackendFuture<'static, Written> {
+        let (backend, batch) = (self.backend.clone(), flight.batch.clone());
+        Box::pin(async move {
+            let mut writing = pin!(async move { backend.write(batch).await });
+            let written = panics::catch_async(&mut writing).await;
+            written.unwrap_or_else(|report| {
+                let what = format!("the store {}", report.message);
+                Err(BackendError::unavailable(what))
+            })
+        })
     }
 
     /// Queues a change; it is tried until it is stored or stale.
@@ -492,7 +501,7 @@ impl Journal {
     }
 
     /// What a caller has begun, or the next batch.
-    fn next(&self, changes_max: usize) -> Option<(Flight, BackendFuture<'_, Written>)> {
+    fn next(&self, changes_max: usize) -> Option<Begun> {
         let mut queue = self.queue();
         if let Some(begun) = queue.begun.take() {
             queue.writer = Writer::Journal;
@@ -503,7 +512,7 @@ impl Journal {
         }
         let flight = self.take_from(queue, changes_max, Writer::Journal);
         crash_point!("journal::before-write");
-        let writing = self.backend.write(flight.batch.clone());
+        let writing = self.write(&flight);
         Some((flight, writing))
     }
 
@@ -815,7 +824,9 @@ pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{change::Outcome, clock::Timestamp, id::IdSource, retry::RetryPolicy};
+    use crate::{
+        change::Outcome, clock::Timestamp, id::IdSource, memory::Memory, retry::RetryPolicy,
+    };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
     const MEGABYTE: usize = 1 << 20;
@@ -856,5 +867,26 @@ mod tests {
         assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
         assert_eq!(of(MEGABYTE, 20), (4, 4));
         assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
+    }
+
+    #[tokio::test]
+    async fn a_panic_where_a_caller_writes_stops_neither_the_journal_nor_the_callers_after_it() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        let add = async |then: ThenAdded| {
+            journal.place(1, Duration::ZERO).await.unwrap();
+            let (caller, answer) = oneshot::channel();
+            let Add { tasks, wanted, .. } = add(&ids, 40);
+            assert!(journal.add(tasks, wanted, then, caller).is_ok());
+            (panics::catch(|| journal.begin(|_| ())), answer)
+        };
+
+        let (panicked, _) = add(Box::new(|_| panic!("on demand"))).await;
+        let (begun, mut answer) = add(Box::new(|written| Ok(written.unwrap().to_vec()))).await;
+
+        assert!(panicked.is_err());
+        assert!(begun.is_ok());
+        assert_eq!(answer.try_recv().unwrap().unwrap(), [Enqueued::Created]);
+        assert!(journal.is_idle());
     }
 }

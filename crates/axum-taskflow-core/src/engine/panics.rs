@@ -1,4 +1,4 @@
-//! Catches panics of functions, with their message, place and stack.
+//! Catches panics of functions and stores, with their message, place and stack.
 
 use std::{
     any::Any,
@@ -66,9 +66,9 @@ pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, FailureReport> {
 
 /// Polls `work` to its end; after a panic it is not polled again.
 pub(crate) async fn catch_async<T>(
-    work: &mut Pin<Box<dyn Future<Output = T> + Send>>,
+    work: &mut (impl Future<Output = T> + Unpin),
 ) -> Result<T, FailureReport> {
-    poll_fn(|cx| match catch(|| work.as_mut().poll(cx)) {
+    poll_fn(|cx| match catch(|| Pin::new(&mut *work).poll(cx)) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
         Err(report) => Poll::Ready(Err(report)),

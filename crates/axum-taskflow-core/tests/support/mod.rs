@@ -155,6 +155,8 @@ struct Stage {
     /// As above for claims, which have been made by then.
     holding_claims: watch::Sender<bool>,
     claims_held: AtomicUsize,
+    /// Claims are made and not answered.
+    failing_claims: AtomicBool,
     /// Beats wait while this is set.
     holding_beats: watch::Sender<bool>,
     /// As above for reads of one task.
@@ -163,7 +165,13 @@ struct Stage {
     /// So many writes are done and not answered.
     lost_answers: AtomicUsize,
     /// A batch that brings a task of this function to its end is refused for good.
-    refused: Mutex<Option<&'static str>>,
+    refused_ends: Mutex<Option<&'static str>>,
+    /// As above for one that brings a new task of it.
+    refused_new: Mutex<Option<&'static str>>,
+    /// So many writes panic.
+    panics: AtomicUsize,
+    /// What was in each write that was refused or panicked.
+    spoilt: Mutex<Vec<Spoilt>>,
     /// Steps, claims and looks at records fail too.
     out: AtomicBool,
     failed_calls: AtomicUsize,
@@ -171,6 +179,13 @@ struct Stage {
     stale_steps: AtomicUsize,
     /// What becomes of records and steps.
     link: watch::Sender<Link>,
+}
+
+/// How many there were of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spoilt {
+    pub(crate) new: usize,
+    pub(crate) changes: usize,
 }
 
 /// How records and steps are answered.
@@ -199,11 +214,15 @@ impl Backstage {
             starts_held: AtomicUsize::new(0),
             holding_claims: watch::Sender::new(false),
             claims_held: AtomicUsize::new(0),
+            failing_claims: AtomicBool::new(false),
             holding_beats: watch::Sender::new(false),
             holding_reads: watch::Sender::new(false),
             closed: AtomicBool::new(false),
             lost_answers: AtomicUsize::new(0),
-            refused: Mutex::default(),
+            refused_ends: Mutex::default(),
+            refused_new: Mutex::default(),
+            panics: AtomicUsize::new(0),
+            spoilt: Mutex::default(),
             out: AtomicBool::new(false),
             failed_calls: AtomicUsize::new(0),
             stale_steps: AtomicUsize::new(0),
@@ -260,6 +279,11 @@ impl Backstage {
         until(async || (self.0.claims_held.load(Ordering::SeqCst) > 0).then_some(())).await;
     }
 
+    /// Also that which is held.
+    pub(crate) fn fail_claims(&self) {
+        self.0.failing_claims.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn hold_beats(&self, hold: bool) {
         self.0.holding_beats.send_replace(hold);
     }
@@ -303,7 +327,20 @@ impl Backstage {
     }
 
     pub(crate) fn refuse_ends_of(&self, function: &'static str) {
-        *self.0.refused.lock().unwrap() = Some(function);
+        *self.0.refused_ends.lock().unwrap() = Some(function);
+    }
+
+    pub(crate) fn refuse_new(&self, function: &'static str) {
+        *self.0.refused_new.lock().unwrap() = Some(function);
+    }
+
+    pub(crate) fn panic_in_writes(&self, n: usize) {
+        self.0.panics.store(n, Ordering::SeqCst);
+    }
+
+    /// What was in the writes that were refused or panicked, in their order.
+    pub(crate) fn spoilt(&self) -> Vec<Spoilt> {
+        self.0.spoilt.lock().unwrap().clone()
     }
 
     pub(crate) fn link(&self, link: Link) {
@@ -433,18 +470,30 @@ impl Backend for Backstage {
                 self.0.failed_once_more.notify_waiters();
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
-            let refused = *self.0.refused.lock().unwrap();
-            if let Some(function) = refused
-                && batch.changes.iter().any(|change| {
-                    change.name.contains(function) && change.life.status.is_terminal()
-                })
-            {
+            let spoilt = Spoilt {
+                new: batch.tasks.len(),
+                changes: batch.changes.len(),
+            };
+            let one_less = |n: usize| n.checked_sub(1);
+            let panics = &self.0.panics;
+            let panics = panics.try_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+            if panics.is_ok() {
+                self.0.spoilt.lock().unwrap().push(spoilt);
+                panic!("on demand");
+            }
+            let ends = *self.0.refused_ends.lock().unwrap();
+            let ends = batch.changes.iter().any(|change| {
+                change.life.status.is_terminal() && ends.is_some_and(|it| change.name.contains(it))
+            });
+            let new = *self.0.refused_new.lock().unwrap();
+            let mut tasks = batch.tasks.iter();
+            if ends || tasks.any(|task| new.is_some_and(|it| task.name.contains(it))) {
+                self.0.spoilt.lock().unwrap().push(spoilt);
                 return Err(BackendError::refused("this will never be stored"));
             }
             let written = self.0.memory.write(batch).await;
-            let lose = |n: usize| n.checked_sub(1);
             let lost = &self.0.lost_answers;
-            match lost.try_update(Ordering::SeqCst, Ordering::SeqCst, lose) {
+            match lost.try_update(Ordering::SeqCst, Ordering::SeqCst, one_less) {
                 Ok(_) => Err(BackendError::unavailable("the answer was lost")),
                 Err(_) => written,
             }
@@ -493,6 +542,9 @@ impl Backend for Backstage {
                 self.0.claims_held.fetch_add(1, Ordering::SeqCst);
                 let mut holding = self.0.holding_claims.subscribe();
                 holding.wait_for(|holding| !holding).await.unwrap();
+            }
+            if self.0.failing_claims.load(Ordering::SeqCst) {
+                return Err(BackendError::unavailable("claims fail on demand"));
             }
             claimed
         })
