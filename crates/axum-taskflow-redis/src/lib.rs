@@ -19,6 +19,7 @@
 mod answer;
 mod link;
 mod news;
+mod orphans;
 mod read;
 mod record;
 mod server;
@@ -49,8 +50,9 @@ use redis::{
 use uuid::Uuid;
 
 use crate::{
-    link::{BEAT, CLAIM, HELD, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE_REST, SUPERSEDE, Way},
+    link::{BEAT, CLAIM, HELD, INSTANCES, JOIN, LEAVE, Link, PRUNE_REST, SUPERSEDE, Way},
     news::{News, Source},
+    orphans::Orphans,
     trim::{Old, Trimmer},
 };
 
@@ -239,6 +241,7 @@ impl RedisOptions {
             joined: Mutex::default(),
             claims: tokio::sync::Mutex::default(),
             unreadable: Mutex::default(),
+            orphans: Orphans::default(),
             server: Mutex::default(),
             closed: AtomicBool::new(false),
         })
@@ -444,6 +447,7 @@ pub struct Redis {
     claims: tokio::sync::Mutex<HashMap<InstanceId, Claims>>,
     /// Tasks that this program cannot read, and until when each is left to others. A std mutex: held for one look.
     unreadable: Mutex<HashMap<TaskId, Timestamp>>,
+    orphans: Orphans,
     /// Who answered the last beat. A std mutex: held for one look.
     server: Mutex<Server>,
     /// An atomic: set once, read by each call.
@@ -839,14 +843,7 @@ impl Backend for Redis {
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
         Box::pin(async move {
             self.is_open()?;
-            let mut call = self.tasks.call(&ORPHANS);
-            call.arg(limit.min(TASKS_MAX));
-            let found = Found::of(answer::list(self.tasks.send(&call).await?)?)?;
-            for task in &found.unreadable {
-                let why = why_unreadable(task);
-                tracing::debug!(task = %task.id, why, "the task of a dead process waits for a program that can read it");
-            }
-            Ok(found.tasks)
+            self.orphans.find(&self.tasks, limit).await
         })
     }
 
