@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::{Engine, jittered};
 use crate::{
     backend::{Applied, Batch, Peer},
-    change::Change,
+    change::{Change, HeldBy},
     clock::Timestamp,
     error::BackendError,
     health::Duty,
@@ -191,7 +191,7 @@ impl Engine {
     }
 
     /// What follows from the end of an attempt. One that is stale since the store went back is written over what the
-    /// store has now: it is known what came of the attempt, and nobody else can have begun another one.
+    /// store has now, for it is known what came of the attempt; unless somebody else has the task by then.
     pub(crate) fn ended(self: &Arc<Self>, change: &Change, applied: Applied) {
         if applied == Applied::Applied {
             return self.stored(change, applied);
@@ -201,6 +201,8 @@ impl Engine {
             match engine.before(&change).await {
                 Some(task) => {
                     change.expects = (task.life.status, task.life.epoch);
+                    // Who claims a task that a process died of changes nothing but this.
+                    change.held_by = HeldBy::now(task.life.owner);
                     engine.store(change);
                 }
                 None => engine.stored(&change, Applied::Stale),
