@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     future::{IntoFuture, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -507,6 +507,54 @@ async fn what_came_of_an_attempt_is_stored_although_the_store_has_lost_its_start
     let result = tokio::time::timeout(SOON, it.manager.wait::<u32>(it.task.id)).await;
     assert_eq!(result.unwrap().unwrap(), 7);
     assert_eq!(it.probe.total(), 1);
+}
+
+#[tokio::test]
+async fn what_came_of_an_attempt_is_stored_at_a_shutdown_although_the_store_has_lost_its_start() {
+    let it = Begun::new().await;
+    let before = before_its_start(&it.task);
+
+    it.end_is_stale(before).await;
+    let mut shutdown = pin!(it.manager.shutdown());
+    waits(&mut shutdown).await;
+    it.backstage.hold_reads(false);
+    shutdown.await.unwrap();
+
+    let life = it.backstage.task(it.task.id).await.life;
+    assert_eq!(life.status, TaskStatus::Success);
+}
+
+#[tokio::test]
+async fn an_end_that_is_stale_when_a_drain_stores_it_is_looked_after_and_stored() {
+    let it = Begun::new().await;
+    let before = before_its_start(&it.task);
+    it.backstage.set_back(&it.task, before).await;
+    it.backstage.hold_reads(true);
+    it.backstage.stall();
+    let n_writes = it.backstage.writes();
+
+    let written_once_more = async |n_writes: usize| {
+        support::until(async || (it.backstage.writes() > n_writes).then_some(())).await;
+    };
+
+    // The function has returned, and its end is on its way; only then is it stale.
+    it.gate.add_permits(1);
+    written_once_more(n_writes).await;
+    let mut drained = pin!(it.manager.drain());
+    waits(&mut drained).await;
+    it.backstage.go_on();
+    it.backstage.read_held().await;
+    waits(&mut drained).await;
+    it.backstage.stall();
+    let n_writes = it.backstage.writes();
+    it.backstage.hold_reads(false);
+    written_once_more(n_writes).await;
+    waits(&mut drained).await;
+    it.backstage.go_on();
+    drained.await;
+
+    let life = it.backstage.task(it.task.id).await.life;
+    assert_eq!(life.status, TaskStatus::Success);
 }
 
 #[tokio::test]
@@ -1116,6 +1164,14 @@ async fn many_callers_that_wait_at_once_cost_few_writes() {
 
     let writes = backstage.writes() - writes_before;
     assert!(writes < 50, "{writes} writes for 1,000 adds");
+}
+
+/// It is not done, whatever can go on here has gone on.
+async fn waits<T>(future: &mut (impl Future<Output = T> + Unpin)) {
+    for _ in 0..100 {
+        assert!(poll_once(future).await.is_pending());
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
