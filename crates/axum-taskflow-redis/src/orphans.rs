@@ -7,13 +7,12 @@ use std::{
 };
 
 use axum_taskflow_core::{BackendError, Task};
-use redis::Value;
 use tokio::time::Instant;
 
 use crate::{
     TASKS_MAX, answer,
     link::{Link, ORPHANS},
-    record,
+    record::Stored,
 };
 
 /// Then those that could not be read are read again: somebody may have repaired them.
@@ -51,14 +50,15 @@ impl Orphans {
         let mut orphans = Vec::new();
         for [owner, tasks] in answer::groups::<2>(answers) {
             let (owner, n_before) = (answer::text(owner)?, orphans.len());
-            for [id, parts @ ..] in answer::groups::<4>(answer::list(tasks)?) {
-                let id = answer::text(id)?;
-                match read(&id, parts) {
+            for [id, life, body, progress] in answer::groups::<4>(answer::list(tasks)?) {
+                let read = Stored::of([id.clone(), life, body, progress]);
+                // An error also if there is text that is none: the others are to be read all the same.
+                match read.and_then(|stored| stored.task(usize::MAX)) {
                     Ok(task) => orphans.push(task),
                     Err(why) => {
                         let is_first = orphans.len() == n_before; // behind one for us nothing is passed
                         let owner = is_first.then_some(&owner);
-                        self.unreadable().note(id, owner, &why);
+                        self.unreadable().note(answer::text(id)?, owner, &why);
                     }
                 }
             }
@@ -91,12 +91,4 @@ impl Unreadable {
             self.passed.insert(owner.clone(), Passed { id, until });
         }
     }
-}
-
-/// An error also if there is text that is none: the others are to be read all the same.
-fn read(id: &str, [life, body, progress]: [Value; 3]) -> Result<Task, BackendError> {
-    let (life, body) = (answer::text(life)?, answer::text(body)?);
-    let progress = answer::text(progress)?;
-    let progress = Some(&*progress).filter(|progress| !progress.is_empty());
-    record::task(id, &life, &body, progress, usize::MAX)
 }

@@ -1,6 +1,6 @@
 -- Finds tasks whose owner is gone: Backend::orphans. ARGV: how many at most, then owners, each with an id behind which its
 -- tasks are looked for. Answers with owners, each with a list: of each of its tasks, by id, the id, life, body and
--- progress. What is not there of a task is nothing.
+-- progress. A life or a body that is not there is empty.
 --
 -- Who did not beat for its lease is gone from here on, whatever it does later.
 local ids = redis.call('HKEYS', P .. 'i')
@@ -52,6 +52,6 @@ for n, id in ipairs(orphans) do
     tasks[#tasks + 1] = id
     tasks[#tasks + 1] = lives[n] or ''
     tasks[#tasks + 1] = bodies[n] or ''
-    tasks[#tasks + 1] = progress[n] or ''
+    tasks[#tasks + 1] = progress[n]
 end
 return answer
