@@ -64,9 +64,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - A key is taken without an end when its task is stored. [`KeyFate::Freed`](crate::KeyFate) frees it, and
     ///   [`KeyFate::KeptUntil`](crate::KeyFate) gives it an end: from that time on ([`Batch::now`] is not earlier)
     ///   it is free. Both only touch a key that still belongs to the changed task, and only if the change applies.
-    /// - A change whose expectation does not hold, or whose task is not stored, is [`Applied::Stale`] and changes
-    ///   nothing. But if its [`life`](Change::life) is what is stored already, it is [`Applied::Applied`] and changes
-    ///   nothing either: it was written before, and the answer was lost.
+    /// - A change whose expectation ([`expects`](Change::expects), [`held_by`](Change::held_by)) does not hold, or whose
+    ///   task is not stored, is [`Applied::Stale`] and changes nothing. But if its [`life`](Change::life) is what is
+    ///   stored already, it is [`Applied::Applied`] and changes nothing either: it was written before, and the answer
+    ///   was lost.
     /// - A note counts if the task, after the changes above, still has the note's epoch, whatever its status; else
     ///   it is dropped. So are a log line whose epoch and `seq` the task has already, and an audit entry whose id
     ///   is known: a batch that is written twice doubles nothing.

@@ -42,12 +42,41 @@ pub struct Change {
     pub tracking_id: Option<Arc<str>>,
     /// The status and epoch that the stored task must have; else the change is [`Applied::Stale`](crate::Applied).
     pub expects: (TaskStatus, Epoch),
+    /// Who must hold the stored task beside that, as above. Most changes leave it open: epochs only grow, and whoever
+    /// takes a task from its holder raises it.
+    pub held_by: HeldBy,
     /// What is stored from now on.
     pub life: Life,
     /// An attempt that ended and is not the last, to be kept apart.
     pub ended: Option<Attempt>,
     /// What becomes of the task's idempotency key, if it has one.
     pub key: KeyFate,
+}
+
+/// Who must hold a task for a change of it to apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeldBy {
+    /// Whoever it is.
+    #[default]
+    Anybody,
+    /// Nobody.
+    Nobody,
+    /// This instance.
+    Instance(InstanceId),
+}
+
+impl HeldBy {
+    /// The one who holds a task now, by its [`owner`](Life::owner).
+    #[must_use]
+    pub fn now(owner: Option<InstanceId>) -> Self {
+        owner.map_or(Self::Nobody, Self::Instance)
+    }
+
+    /// True if a task with this [`owner`](Life::owner) is held so.
+    #[must_use]
+    pub fn is(self, owner: Option<InstanceId>) -> bool {
+        self == Self::Anybody || self == Self::now(owner)
+    }
 }
 
 /// What becomes of an idempotency key when its task changes.
@@ -251,6 +280,7 @@ impl Change {
             name: task.name.clone(),
             tracking_id: task.tracking_id.clone(),
             expects: (task.life.status, task.life.epoch),
+            held_by: HeldBy::Anybody,
             life,
             ended: None,
             key: KeyFate::Stays,

@@ -55,7 +55,7 @@ pub use crate::{
         Claimed, Count, Enqueued, Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned,
         Record, RecordChange, RecordQuery, Role, Said, Standing, Step, Stepped, Written,
     },
-    change::{Change, KeyFate, Outcome},
+    change::{Change, HeldBy, KeyFate, Outcome},
     clock::{Clock, Timestamp},
     config::Config,
     context::{Data, FromTask, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Need, States, TaskContext},

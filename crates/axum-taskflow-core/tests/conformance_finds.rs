@@ -12,9 +12,9 @@ use std::{
 
 use axum_taskflow_core::{
     AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendFuture, Batch, Claim, Claimed,
-    Count, Instance, InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned,
-    Record, RecordQuery, Said, Standing, Step, Stepped, Task, TaskId, TaskStatus, Timestamp,
-    Written,
+    Count, HeldBy, Instance, InstanceId, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune,
+    Pruned, Record, RecordQuery, Said, Standing, Step, Stepped, Task, TaskId, TaskStatus,
+    Timestamp, Written,
     conformance::{self, Opened},
 };
 
@@ -61,6 +61,7 @@ flaws! {
     calls_stale_changes_applied: "apply::a_change_from_another_status_or_epoch_is_stale" model;
     calls_what_is_written_again_stale: "apply::a_change_that_is_written_again_is_applied_and_changes_nothing";
     ignores_epochs: "apply::a_superseded_attempt_cannot_write_an_outcome" model;
+    ignores_holders: "apply::a_change_of_a_task_that_another_one_holds_is_stale_if_it_matters" model;
     keeps_no_past_attempts: "apply::an_attempt_that_is_not_the_last_is_kept" model;
     shows_past_attempts_in_lists: "apply::an_attempt_that_is_not_the_last_is_kept" model;
     takes_notes_of_any_epoch: "notes::a_note_of_another_epoch_is_dropped" model;
@@ -147,6 +148,9 @@ impl Flawed {
                 && let Some(task) = self.memory.get(change.id).await?
             {
                 change.expects.1 = task.life.epoch;
+            }
+            if self.has(Flaw::ignores_holders) {
+                change.held_by = HeldBy::Anybody;
             }
             if self.has(Flaw::keeps_no_past_attempts) {
                 change.ended = None;

@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     future::{IntoFuture, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,8 +15,9 @@ use std::{
 
 use axum_taskflow_core::{
     Backend, Batch, Cancelled, Change, Clock, Config, Data, Duty, Epoch, ErrorKind, Executor,
-    Failure, FailureKind, FailureReport, Life, ListQuery, LogLevel, Source, Task, TaskContext,
-    TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp, WaitError,
+    Failure, FailureKind, FailureReport, IdSource, Life, ListQuery, LogLevel, Source, Task,
+    TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
+    WaitError,
 };
 use support::{Backstage, Probe, Spoilt, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
@@ -359,7 +360,7 @@ async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() 
     let mut of_others = held.clone();
     of_others.life = released.life.clone();
     backstage.write_behind(released).await;
-    let other = axum_taskflow_core::IdSource::default().instance(manager.now());
+    let other = IdSource::default().instance(manager.now());
     let by_others = Change::started(&of_others, other, manager.now()).unwrap();
     backstage.write_behind(by_others).await;
     backstage.hold_starts(true);
@@ -445,37 +446,138 @@ fn before_its_start(task: &Task) -> Life {
     life
 }
 
+/// A task that has begun and goes on as soon as the gate lets it.
+struct Begun {
+    manager: TaskManager,
+    backstage: Backstage,
+    task: Task,
+    probe: Probe,
+    gate: Arc<Semaphore>,
+}
+
+impl Begun {
+    async fn new() -> Self {
+        async fn gated(
+            Data(probe): Data<Probe>,
+            Data(begun): Data<Arc<Notify>>,
+            Data(gate): Data<Arc<Semaphore>>,
+        ) -> u32 {
+            probe.enter();
+            begun.notify_one();
+            gate.acquire().await.expect("it is never closed").forget();
+            7
+        }
+        let (backend, backstage) = Backstage::new();
+        let (probe, begun) = (Probe::default(), Arc::new(Notify::new()));
+        let gate = Arc::new(Semaphore::new(0));
+        let mut config = config();
+        config.backend = backend;
+        config.state(probe.clone());
+        config.state(begun.clone());
+        config.state(gate.clone());
+        let manager = start(config).await;
+        let id = manager.add_task(gated, ()).await.expect("it is added");
+        begun.notified().await;
+        Self {
+            task: backstage.task(id).await,
+            manager,
+            backstage,
+            probe,
+            gate,
+        }
+    }
+
+    /// The store loses that it has begun, and the function returns; then it is looked why its end is stale.
+    async fn end_is_stale(&self, before: Life) {
+        self.backstage.set_back(&self.task, before).await;
+        self.backstage.hold_reads(true);
+        self.gate.add_permits(1);
+        self.backstage.read_held().await;
+    }
+}
+
 #[tokio::test]
 async fn what_came_of_an_attempt_is_stored_although_the_store_has_lost_its_start() {
-    async fn gated(
-        Data(probe): Data<Probe>,
-        Data(begun): Data<Arc<Notify>>,
-        Data(gate): Data<Arc<Semaphore>>,
-    ) -> u32 {
-        probe.enter();
-        begun.notify_one();
-        gate.acquire().await.unwrap().forget();
-        7
-    }
-    let (backend, backstage) = Backstage::new();
-    let (probe, begun) = (Probe::default(), Arc::new(Notify::new()));
-    let gate = Arc::new(Semaphore::new(0));
-    let mut config = config();
-    config.backend = backend;
-    config.state(probe.clone());
-    config.state(begun.clone());
-    config.state(gate.clone());
-    let manager = start(config).await;
-    let id = manager.add_task(gated, ()).await.unwrap();
-    begun.notified().await;
+    let it = Begun::new().await;
 
-    let task = backstage.task(id).await;
-    backstage.set_back(&task, before_its_start(&task)).await;
-    gate.add_permits(1);
+    let before = before_its_start(&it.task);
+    it.backstage.set_back(&it.task, before).await;
+    it.gate.add_permits(1);
 
-    let result = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    let result = tokio::time::timeout(SOON, it.manager.wait::<u32>(it.task.id)).await;
     assert_eq!(result.unwrap().unwrap(), 7);
-    assert_eq!(probe.total(), 1);
+    assert_eq!(it.probe.total(), 1);
+}
+
+#[tokio::test]
+async fn what_came_of_an_attempt_is_stored_at_a_shutdown_although_the_store_has_lost_its_start() {
+    let it = Begun::new().await;
+    let before = before_its_start(&it.task);
+
+    it.end_is_stale(before).await;
+    let mut shutdown = pin!(it.manager.shutdown());
+    waits(&mut shutdown).await;
+    it.backstage.hold_reads(false);
+    shutdown.await.unwrap();
+
+    let life = it.backstage.task(it.task.id).await.life;
+    assert_eq!(life.status, TaskStatus::Success);
+}
+
+#[tokio::test]
+async fn an_end_that_is_stale_when_a_drain_stores_it_is_looked_after_and_stored() {
+    let it = Begun::new().await;
+    let before = before_its_start(&it.task);
+    it.backstage.set_back(&it.task, before).await;
+    it.backstage.hold_reads(true);
+    it.backstage.stall();
+    let n_writes = it.backstage.writes();
+
+    let written_once_more = async |n_writes: usize| {
+        support::until(async || (it.backstage.writes() > n_writes).then_some(())).await;
+    };
+
+    // The function has returned, and its end is on its way; only then is it stale.
+    it.gate.add_permits(1);
+    written_once_more(n_writes).await;
+    let mut drained = pin!(it.manager.drain());
+    waits(&mut drained).await;
+    it.backstage.go_on();
+    it.backstage.read_held().await;
+    waits(&mut drained).await;
+    it.backstage.stall();
+    let n_writes = it.backstage.writes();
+    it.backstage.hold_reads(false);
+    written_once_more(n_writes).await;
+    waits(&mut drained).await;
+    it.backstage.go_on();
+    drained.await;
+
+    let life = it.backstage.task(it.task.id).await.life;
+    assert_eq!(life.status, TaskStatus::Success);
+}
+
+#[tokio::test]
+async fn what_came_of_an_attempt_is_dropped_if_somebody_else_has_the_task_since_the_store_went_back()
+ {
+    let it = Begun::new().await;
+    let other = IdSource::default().instance(it.manager.now());
+    let mut before = before_its_start(&it.task);
+    (before.owner, before.crashes) = (None, 1); // whoever claims it changes nothing but the owner
+    let mut claimed = before.clone();
+    claimed.owner = Some(other);
+
+    // Claimed after the look, and before the end is written once more.
+    it.end_is_stale(before).await;
+    it.backstage.stall();
+    let n_writes = it.backstage.writes();
+    it.backstage.hold_reads(false);
+    support::until(async || (it.backstage.writes() > n_writes).then_some(())).await;
+    it.backstage.set_back(&it.task, claimed.clone()).await;
+    it.backstage.go_on();
+
+    support::until(async || (it.manager.stale_results() > 0).then_some(())).await;
+    assert_eq!(it.backstage.task(it.task.id).await.life, claimed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1090,6 +1192,14 @@ async fn many_callers_that_wait_at_once_cost_few_writes() {
 
     let writes = backstage.writes() - writes_before;
     assert!(writes < 50, "{writes} writes for 1,000 adds");
+}
+
+/// It is not done, whatever can go on here has gone on.
+async fn waits<T>(future: &mut (impl Future<Output = T> + Unpin)) {
+    for _ in 0..100 {
+        assert!(poll_once(future).await.is_pending());
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {

@@ -17,8 +17,10 @@
 //! ```
 
 mod answer;
+mod claim;
 mod link;
 mod news;
+mod orphans;
 mod read;
 mod record;
 mod server;
@@ -26,22 +28,22 @@ mod trim;
 mod write;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use axum_taskflow_core::{
-    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim,
-    Claimed, Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned,
-    Record, RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
+    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed,
+    Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
+    RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 use redis::{
-    Client, ConnectionAddr, IntoConnectionInfo, TlsCertificates, TlsMode, Value,
+    Client, ConnectionAddr, IntoConnectionInfo, TlsCertificates, TlsMode,
     cluster::ClusterClient,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
     sentinel::{self, SentinelClientBuilder},
@@ -49,8 +51,10 @@ use redis::{
 use uuid::Uuid;
 
 use crate::{
-    link::{BEAT, CLAIM, HELD, INSTANCES, JOIN, LEAVE, Link, ORPHANS, PRUNE_REST, SUPERSEDE, Way},
+    claim::Claims,
+    link::{BEAT, INSTANCES, JOIN, LEAVE, Link, PRUNE_REST, SUPERSEDE, Way},
     news::{News, Source},
+    orphans::Orphans,
     trim::{Old, Trimmer},
 };
 
@@ -237,8 +241,8 @@ impl RedisOptions {
             tasks,
             lease: self.lease,
             joined: Mutex::default(),
-            claims: tokio::sync::Mutex::default(),
-            unreadable: Mutex::default(),
+            claims: Claims::default(),
+            orphans: Orphans::default(),
             server: Mutex::default(),
             closed: AtomicBool::new(false),
         })
@@ -440,10 +444,8 @@ pub struct Redis {
     trimmer: Trimmer,
     /// The instances of this process. A std mutex: held for one look.
     joined: Mutex<BTreeSet<InstanceId>>,
-    /// What each owner has claimed. An async mutex: held during a claim.
-    claims: tokio::sync::Mutex<HashMap<InstanceId, Claims>>,
-    /// Tasks that this program cannot read, and until when each is left to others. A std mutex: held for one look.
-    unreadable: Mutex<HashMap<TaskId, Timestamp>>,
+    claims: Claims,
+    orphans: Orphans,
     /// Who answered the last beat. A std mutex: held for one look.
     server: Mutex<Server>,
     /// An atomic: set once, read by each call.
@@ -457,15 +459,6 @@ struct Server {
     run: String,
     /// How often it was another one than before. It may have lost what was written last.
     changes: u64,
-}
-
-/// The numbers of claims: an answer may be lost, and then the next claim has to bring what that one took.
-#[derive(Default)]
-struct Claims {
-    /// The last one that was made.
-    made: u64,
-    /// The last one whose answer was heard.
-    heard: u64,
 }
 
 impl fmt::Debug for Redis {
@@ -529,92 +522,6 @@ impl Redis {
         Ok(())
     }
 
-    async fn claim_some(&self, claim: &Claim) -> Result<Claimed, BackendError> {
-        self.is_open()?;
-        let mut claims = self.claims.lock().await;
-        let numbers = claims.entry(claim.owner).or_default();
-        // Before it is sent: whoever waits for it may leave.
-        numbers.made += 1;
-        let mut call = self.tasks.call_in_time(&CLAIM);
-        call.once()
-            .replicated()
-            .arg(claim.owner.to_string())
-            .arg(claim.now.as_unix_ms())
-            .arg(claim.limit.min(TASKS_MAX))
-            .arg(numbers.made)
-            .arg(numbers.heard);
-        let except: Vec<TaskId> = {
-            let mut unreadable = self.unreadable();
-            unreadable.retain(|_, until| *until > claim.now);
-            let own = unreadable.keys().filter(|id| !claim.except.contains(id));
-            claim.except.iter().chain(own).copied().collect()
-        };
-        call.arg(except.len());
-        for id in except {
-            call.arg(id.to_string());
-        }
-        for name in &*claim.names {
-            call.arg(&**name);
-        }
-        let mut answers = answer::list(self.tasks.send(&call).await?)?.into_iter();
-        let next_due = match answers.next() {
-            Some(next_due) => answer::text(next_due)?,
-            None => String::new(),
-        };
-        let found = Found::of(answers)?;
-        let mut next_due = match &*next_due {
-            "" => None,
-            next_due => Some(Timestamp::from_unix_ms(record::number(next_due)?)),
-        };
-        if !found.unreadable.is_empty() {
-            self.leave_to_others(&found.unreadable, claim.now).await?;
-            next_due = Some(claim.now); // they stood in the way of others
-        }
-        numbers.heard = numbers.made;
-        Ok(Claimed {
-            tasks: found.tasks,
-            next_due,
-        })
-    }
-
-    /// Gives back what a claim has brought and this program cannot read, with the reason.
-    async fn leave_to_others(&self, tasks: &[Task], now: Timestamp) -> Result<(), BackendError> {
-        /// Then they are tried again: somebody may have repaired them.
-        const FOR: Duration = Duration::from_secs(600);
-        /// How many are remembered // more: they wait a minute between two tries
-        const MAX: usize = 1_000;
-        const AGAIN_IN: Duration = Duration::from_secs(60);
-        let mut batch = Batch::at(now);
-        for task in tasks {
-            let why = why_unreadable(task);
-            tracing::error!(task = %task.id, why, "a stored task waits for a program that can read it");
-            if &*task.name == record::NO_NAME {
-                continue; // it could be put nowhere; those who take over from us may know more
-            }
-            let mut unreadable = self.unreadable();
-            let again_at = if unreadable.len() < MAX {
-                unreadable.insert(task.id, now.saturating_add(FOR));
-                now // at once, by anybody else
-            } else {
-                now.saturating_add(AGAIN_IN)
-            };
-            match Change::held(task, why, again_at) {
-                Ok(change) => batch.changes.push(change),
-                Err(refused) => {
-                    tracing::warn!(task = %task.id, %refused, "a finished task was claimed");
-                }
-            }
-        }
-        write::write(&self.tasks, &batch).await?;
-        Ok(())
-    }
-
-    fn unreadable(&self) -> MutexGuard<'_, HashMap<TaskId, Timestamp>> {
-        self.unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn beat_as(&self, id: InstanceId, now: Timestamp) -> Result<Standing, BackendError> {
         self.is_open()?;
         let mut call = self.beats.call(&BEAT);
@@ -643,32 +550,6 @@ impl Redis {
         if server.run != run {
             server.changes += u64::from(!server.run.is_empty());
             server.run = run;
-        }
-    }
-
-    /// In parts, each of which keeps the server for a moment only.
-    async fn held_by(&self, owner: InstanceId) -> Result<Vec<TaskId>, BackendError> {
-        self.is_open()?;
-        // Held, so that no claim is under way.
-        let claims = self.claims.lock().await;
-        let heard = claims.get(&owner).map_or(0, |numbers| numbers.heard);
-        let (mut held, mut from) = (Vec::new(), "-".to_owned());
-        loop {
-            let mut call = self.tasks.call(&HELD);
-            call.arg(owner.to_string())
-                .arg(&from)
-                .arg(TASKS_MAX)
-                .arg(heard);
-            let mut answers = answer::list(self.tasks.send(&call).await?)?.into_iter();
-            let last = answer::text(answers.next().ok_or_else(answer::strange)?)?;
-            for id in answers {
-                let id = answer::text(id)?;
-                held.push(id.parse().map_err(|_| record::strange("id", &id))?);
-            }
-            if last.is_empty() {
-                return Ok(held);
-            }
-            from = format!("({last}");
         }
     }
 
@@ -727,39 +608,6 @@ impl Redis {
             next: next.transpose()?,
         })
     }
-}
-
-/// Tasks as scripts give them: id, life, body, progress.
-/// Tasks that a script has given.
-#[derive(Default)]
-struct Found {
-    tasks: Vec<Task>,
-    /// Those that this program cannot read, in part.
-    unreadable: Vec<Task>,
-}
-
-impl Found {
-    fn of(answers: impl IntoIterator<Item = Value>) -> Result<Self, BackendError> {
-        let mut found = Self::default();
-        for [id, life, body, progress] in answer::groups::<4>(answers) {
-            let (id, life, body) = (answer::text(id)?, answer::text(life)?, answer::text(body)?);
-            let progress = answer::text_or_nothing(progress)?;
-            match record::task(&id, &life, &body, progress.as_deref(), usize::MAX) {
-                Ok(task) => found.tasks.push(task),
-                // One that cannot be read must not keep all others waiting.
-                Err(why) => {
-                    let task = record::in_part(&id, &life, &body, 0, &why)?;
-                    found.unreadable.push(task);
-                }
-            }
-        }
-        Ok(found)
-    }
-}
-
-fn why_unreadable(task: &Task) -> &str {
-    let why = task.life.error.as_deref();
-    why.map_or("", |report| &report.message)
 }
 
 impl Backend for Redis {
@@ -833,20 +681,16 @@ impl Backend for Redis {
     }
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
-        Box::pin(async move { self.claim_some(&claim).await })
+        Box::pin(async move {
+            self.is_open()?;
+            self.claims.claim(&self.tasks, &claim).await
+        })
     }
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
         Box::pin(async move {
             self.is_open()?;
-            let mut call = self.tasks.call(&ORPHANS);
-            call.arg(limit.min(TASKS_MAX));
-            let found = Found::of(answer::list(self.tasks.send(&call).await?)?)?;
-            for task in &found.unreadable {
-                let why = why_unreadable(task);
-                tracing::debug!(task = %task.id, why, "the task of a dead process waits for a program that can read it");
-            }
-            Ok(found.tasks)
+            self.orphans.find(&self.tasks, limit).await
         })
     }
 
@@ -856,7 +700,10 @@ impl Backend for Redis {
     }
 
     fn held(&self, owner: InstanceId) -> BackendFuture<'_, Vec<TaskId>> {
-        Box::pin(self.held_by(owner))
+        Box::pin(async move {
+            self.is_open()?;
+            self.claims.held(&self.tasks, owner).await
+        })
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {

@@ -11,7 +11,7 @@ use redis::Value;
 use crate::{
     answer,
     link::{AHEAD, AUDIT, COUNTS, GET, LIST, LOGS, Link, RECORDS, SERIES},
-    record,
+    record::{self, Stored},
 };
 
 /// How many tasks are looked at for one page: those of a filter without a set of its own may be rare.
@@ -37,10 +37,8 @@ pub(crate) async fn get(link: &Link, id: TaskId) -> Result<Option<Task>, Backend
     let Some([life, body, progress, attempts]) = answer::groups::<4>(parts).next() else {
         return Ok(None);
     };
-    let (life, body) = (answer::text(life)?, answer::text(body)?);
-    let progress = answer::text_or_nothing(progress)?;
-    let id = id.to_string();
-    let mut task = record::shown(&id, &life, &body, progress.as_deref(), usize::MAX)?;
+    let id = Value::SimpleString(id.to_string());
+    let mut task = Stored::of([id, life, body, progress])?.shown(usize::MAX)?;
     for attempt in answer::list(attempts)? {
         // One of a newer program is left out: the rest is shown all the same.
         let attempt = record::from_json::<Attempt>(&answer::text(attempt)?);
@@ -88,18 +86,12 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
             .arg(query.payload_max.min(PART_BYTES));
         let part = answer::list(link.send(&call).await?)?;
         let mut n_seen = 0;
-        for [id, life, body, progress] in answer::groups::<4>(part) {
+        for parts in answer::groups::<4>(part) {
             n_seen += 1;
             if page.tasks.len() == query.limit {
                 continue;
             }
-            let id = answer::text(id)?;
-            let (life, body) = (
-                answer::text_that_may_be_cut(life)?,
-                answer::text_that_may_be_cut(body)?,
-            );
-            let progress = answer::text_or_nothing(progress)?;
-            let task = record::shown(&id, &life, &body, progress.as_deref(), query.payload_max)?;
+            let task = Stored::cut(parts)?.shown(query.payload_max)?;
             before = Some(task.id);
             looked_at += 1;
             if fits(&task, query) {
@@ -144,14 +136,11 @@ pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, 
             return Ok(page);
         }
         let mut n_seen = 0;
-        for [place, id, life, body, progress] in answer::groups::<5>(part) {
+        for [place, parts @ ..] in answer::groups::<5>(part) {
             n_seen += 1;
             first = format!("({}", answer::text(place)?);
-            let (id, life) = (answer::text(id)?, answer::text(life)?);
-            let body = answer::text_that_may_be_cut(body)?;
-            let progress = answer::text_or_nothing(progress)?;
-            let task = record::shown(&id, &life, &body, progress.as_deref(), query.payload_max)?;
-            page.tasks.push(task);
+            page.tasks
+                .push(Stored::cut(parts)?.shown(query.payload_max)?);
         }
         if n_seen < n {
             return Ok(page); // this was the end

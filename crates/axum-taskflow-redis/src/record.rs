@@ -9,8 +9,11 @@ use axum_taskflow_core::{
     BackendError, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, InstanceId, Life,
     Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp,
 };
+use redis::Value;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
+
+use crate::answer;
 
 /// The second line of what a task is.
 #[derive(Serialize, Deserialize)]
@@ -156,94 +159,115 @@ impl<T: std::fmt::Display> std::fmt::Display for Word<T> {
     }
 }
 
-/// A task from what is stored of it; arguments and result are cut to `payload_max`.
-pub(crate) fn task(
-    id: &str,
-    life: &str,
-    body: &str,
-    progress: Option<&str>,
-    payload_max: usize,
-) -> Result<Task, BackendError> {
-    let id: TaskId = id.parse().map_err(|_| strange("id", id))?;
-    let mut parts = body.splitn(3, '\n');
-    let (Some(priority), Some(meta), Some(args)) = (parts.next(), parts.next(), parts.next())
-    else {
-        return Err(strange("task", body));
-    };
-    let priority = i64::from_str_radix(priority, 16).map_err(|_| strange("priority", priority))?;
-    let meta: Meta<'static> = from_json(meta)?;
-    let mut task = Task::new(id, meta.name, cut(args, payload_max));
-    task.priority = i32::try_from(i64::from(i32::MAX) - priority)
-        .map_err(|_| strange("priority", &priority.to_string()))?;
-    task.tags = meta.tags.into_owned();
-    task.requeue_on_interrupt = meta.requeue_on_interrupt;
-    task.idempotency_key = meta.key.map(|(key, ttl)| IdempotencyKey {
-        key: key.into_owned(),
-        ttl,
-    });
-    task.options = meta.options.into_owned();
-    task.source = meta.source;
-    task.retry_of = meta.retry_of;
-    task.tracking_id = meta.tracking_id;
-    task.trace_context = meta.trace_context;
-    task.executor = meta.executor;
-    task.life = read_life(life, payload_max)?;
-    task.progress = progress.map(from_json).transpose()?;
-    Ok(task)
+/// What is stored of a task.
+pub(crate) struct Stored {
+    id: String,
+    life: String,
+    body: String,
+    progress: Option<String>,
+}
+
+impl Stored {
+    /// Id, life, body and progress as scripts give them.
+    pub(crate) fn of([id, life, body, progress]: [Value; 4]) -> Result<Self, BackendError> {
+        Ok(Self {
+            id: answer::text(id)?,
+            life: answer::text(life)?,
+            body: answer::text(body)?,
+            progress: answer::text_or_nothing(progress)?,
+        })
+    }
+
+    /// The same, of a life and a body that may be cut anywhere.
+    pub(crate) fn cut([id, life, body, progress]: [Value; 4]) -> Result<Self, BackendError> {
+        Ok(Self {
+            id: answer::text(id)?,
+            life: answer::text_that_may_be_cut(life)?,
+            body: answer::text_that_may_be_cut(body)?,
+            progress: answer::text_or_nothing(progress)?,
+        })
+    }
+
+    /// The task; arguments and result are cut to `payload_max`.
+    pub(crate) fn task(&self, payload_max: usize) -> Result<Task, BackendError> {
+        let id = self.id()?;
+        let mut parts = self.body.splitn(3, '\n');
+        let (Some(priority), Some(meta), Some(args)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(strange("task", &self.body));
+        };
+        let priority =
+            i64::from_str_radix(priority, 16).map_err(|_| strange("priority", priority))?;
+        let meta: Meta<'static> = from_json(meta)?;
+        let mut task = Task::new(id, meta.name, cut(args, payload_max));
+        task.priority = i32::try_from(i64::from(i32::MAX) - priority)
+            .map_err(|_| strange("priority", &priority.to_string()))?;
+        task.tags = meta.tags.into_owned();
+        task.requeue_on_interrupt = meta.requeue_on_interrupt;
+        task.idempotency_key = meta.key.map(|(key, ttl)| IdempotencyKey {
+            key: key.into_owned(),
+            ttl,
+        });
+        task.options = meta.options.into_owned();
+        task.source = meta.source;
+        task.retry_of = meta.retry_of;
+        task.tracking_id = meta.tracking_id;
+        task.trace_context = meta.trace_context;
+        task.executor = meta.executor;
+        task.life = read_life(&self.life, payload_max)?;
+        task.progress = self.progress.as_deref().map(from_json).transpose()?;
+        Ok(task)
+    }
+
+    /// The same for somebody who looks. Of one that this program cannot read, what can be read, and why the rest cannot.
+    pub(crate) fn shown(&self, payload_max: usize) -> Result<Task, BackendError> {
+        match self.task(payload_max) {
+            Err(why) => self.in_part(payload_max, &why),
+            read => read,
+        }
+    }
+
+    /// What is left out has its default. So a status that is not known is `pending`: it waits for who knows it.
+    ///
+    /// # Errors
+    /// If not even the id can be read.
+    pub(crate) fn in_part(
+        &self,
+        payload_max: usize,
+        why: &BackendError,
+    ) -> Result<Task, BackendError> {
+        #[derive(Deserialize)]
+        struct Named {
+            name: Arc<str>,
+        }
+        let id = self.id()?;
+        let mut parts = self.body.splitn(3, '\n');
+        let (priority, meta, args) = (parts.next(), parts.next(), parts.next());
+        let named = meta.and_then(|meta| from_json::<Named>(meta).ok()); // the reason is told already, as below
+        let name = named.map_or_else(|| Arc::from(NO_NAME), |named| named.name);
+        let mut task = Task::new(id, name, cut(args.unwrap_or_default(), payload_max));
+        let priority = priority.and_then(|digits| i64::from_str_radix(digits, 16).ok());
+        task.priority = priority
+            .and_then(|n| i32::try_from(i64::from(i32::MAX) - n).ok())
+            .unwrap_or_default();
+        let words = self.life.lines().next().unwrap_or_default();
+        if let Ok(life) = read_words(words) {
+            task.life = life;
+        } else if let Some(Ok(status)) = self.life.split(' ').next().map(str::parse) {
+            task.life.status = status;
+        }
+        let why = format!("this program cannot read what is stored of the task: {why}");
+        task.life.error = Some(Arc::new(FailureReport::new(FailureKind::Unreadable, why)));
+        Ok(task)
+    }
+
+    fn id(&self) -> Result<TaskId, BackendError> {
+        self.id.parse().map_err(|_| strange("id", &self.id))
+    }
 }
 
 /// Stands for a function's name that cannot be read.
 pub(crate) const NO_NAME: &str = "?";
-
-/// The same for somebody who looks. Of one that this program cannot read, what can be read, and why the rest cannot.
-pub(crate) fn shown(
-    id: &str,
-    life: &str,
-    body: &str,
-    progress: Option<&str>,
-    payload_max: usize,
-) -> Result<Task, BackendError> {
-    match task(id, life, body, progress, payload_max) {
-        Err(why) => in_part(id, life, body, payload_max, &why),
-        read => read,
-    }
-}
-
-/// What is left out has its default. So a status that is not known is `pending`: it waits for who knows it.
-///
-/// # Errors
-/// If not even the id can be read.
-pub(crate) fn in_part(
-    id: &str,
-    life: &str,
-    body: &str,
-    payload_max: usize,
-    why: &BackendError,
-) -> Result<Task, BackendError> {
-    #[derive(Deserialize)]
-    struct Named {
-        name: Arc<str>,
-    }
-    let id: TaskId = id.parse().map_err(|_| strange("id", id))?;
-    let mut parts = body.splitn(3, '\n');
-    let (priority, meta, args) = (parts.next(), parts.next(), parts.next());
-    let named = meta.and_then(|meta| from_json::<Named>(meta).ok()); // the reason is told already, as below
-    let name = named.map_or_else(|| Arc::from(NO_NAME), |named| named.name);
-    let mut task = Task::new(id, name, cut(args.unwrap_or_default(), payload_max));
-    let priority = priority.and_then(|digits| i64::from_str_radix(digits, 16).ok());
-    task.priority = priority
-        .and_then(|n| i32::try_from(i64::from(i32::MAX) - n).ok())
-        .unwrap_or_default();
-    let words = life.lines().next().unwrap_or_default();
-    if let Ok(life) = read_words(words) {
-        task.life = life;
-    } else if let Some(Ok(status)) = life.split(' ').next().map(str::parse) {
-        task.life.status = status;
-    }
-    let why = format!("this program cannot read what is stored of the task: {why}");
-    task.life.error = Some(Arc::new(FailureReport::new(FailureKind::Unreadable, why)));
-    Ok(task)
-}
 
 fn read_life(text: &str, payload_max: usize) -> Result<Life, BackendError> {
     let mut lines = text.splitn(3, '\n');

@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, AuditEntry, BackendError, Batch, Becomes, Change, Enqueued, Epoch, InstanceId,
+    Applied, AuditEntry, BackendError, Batch, Becomes, Change, Enqueued, Epoch, HeldBy, InstanceId,
     KeyFate, Life, Note, Said, Step, Stepped, Task, TaskId, TaskStatus, Timestamp, Written,
 };
 use redis::Value;
@@ -327,6 +327,7 @@ impl<'a> Move<'a> {
             TaskStatus::Success => true,
             _ => false,
         };
+        let is_plain = is_plain && change.held_by == HeldBy::Anybody;
         (is_plain && change.ended.is_none() && change.key == KeyFate::Stays).then(|| Self {
             name: &change.name,
             expects: change.expects,
@@ -363,7 +364,7 @@ fn add_moves<'a>(
         for changes in changes.chunks(ALIKE_MAX) {
             words
                 .list(8)
-                .arg(expected(alike.expects))
+                .arg(expected(alike.expects, HeldBy::Anybody))
                 .arg(alike.holder)
                 .text(alike.name)
                 .text(alike.status.as_str());
@@ -385,8 +386,13 @@ fn add_moves<'a>(
     Ok(rest)
 }
 
-fn expected((status, epoch): (TaskStatus, Epoch)) -> String {
-    format!("{status} {epoch} ")
+/// What the stored life must begin with.
+fn expected((status, epoch): (TaskStatus, Epoch), holder: HeldBy) -> String {
+    match holder {
+        HeldBy::Anybody => format!("{status} {epoch} "),
+        HeldBy::Nobody => format!("{status} {epoch} - "),
+        HeldBy::Instance(id) => format!("{status} {epoch} {id} "),
+    }
 }
 
 /// The minute in which a task ended, if it has, and how many milliseconds it ran.
@@ -422,7 +428,7 @@ fn add_changes(
         words
             .number(*n as u64)
             .arg(change.id)
-            .arg(expected(change.expects))
+            .arg(expected(change.expects, change.held_by))
             .life(life)?
             .text(&change.name)
             .text(&attempt)

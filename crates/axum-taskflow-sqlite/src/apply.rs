@@ -1,11 +1,14 @@
 //! Compare and set: what a task becomes was decided elsewhere.
 
-use axum_taskflow_core::{Applied, Attempt, Change, KeyFate, TaskId, TaskStatus, Timestamp};
+use axum_taskflow_core::{
+    Applied, Attempt, Change, HeldBy, KeyFate, TaskId, TaskStatus, Timestamp,
+};
 use rusqlite::{Connection, Statement};
 
 use crate::{
     connection::kept,
     fault::Fault,
+    interned::NOBODY,
     row::{self, Binder, LifeRow},
     transaction::Transaction,
 };
@@ -23,6 +26,7 @@ pub(crate) struct Apply<'c> {
     succeeded: Statement<'c>,
     was_applied: Statement<'c>,
     stands: Statement<'c>,
+    is_held_by: Statement<'c>,
     free_key: Statement<'c>,
     keep_key: Statement<'c>,
     keep_attempt: Statement<'c>,
@@ -37,6 +41,7 @@ impl<'c> Apply<'c> {
             succeeded: kept(conn, include_str!("apply_succeeded.sql"))?,
             was_applied: kept(conn, include_str!("apply_again.sql"))?,
             stands: kept(conn, "SELECT 1 FROM task WHERE id = ?1 AND status = ?2 AND epoch = ?3")?,
+            is_held_by: kept(conn, "SELECT 1 FROM task WHERE id = ?1 AND coalesce(owner, 0) = ?2")?,
             free_key: kept(conn, "DELETE FROM idempotency WHERE key = ?1 AND task = ?2")?,
             keep_key: kept(conn, "UPDATE idempotency SET until = ?3 WHERE key = ?1 AND task = ?2")?,
             keep_attempt: kept(conn,
@@ -56,17 +61,21 @@ impl<'c> Apply<'c> {
         let func = tx.interned.function(tx.conn, &change.name)?;
         let life = LifeRow::new(&change.life, now, tx.conn, &mut tx.interned)?;
         let before = row::status_no(change.expects.0)?;
+        let is_held_so = self.is_held_so(tx, change)?;
         let likely = match change.life.status {
             TaskStatus::Running => Some(&mut self.started),
             TaskStatus::Success => Some(&mut self.succeeded),
             _ => None,
         };
         let applied = match likely.zip(tx.rows.get(change.id)) {
-            Some((statement, rowid)) => update(statement, change, before, &life, rowid)?,
-            None => false,
+            Some((statement, rowid)) if is_held_so => {
+                update(statement, change, before, &life, rowid)?
+            }
+            _ => false,
         };
         let crashes = life.crashes.into();
-        let applied = applied || update(&mut self.any, change, before, &life, crashes)?;
+        let applied =
+            applied || is_held_so && update(&mut self.any, change, before, &life, crashes)?;
         if change.life.status != TaskStatus::Running {
             tx.rows.forget(change.id);
         }
@@ -100,12 +109,24 @@ impl<'c> Apply<'c> {
     }
 
     /// True if the task stands where the change expects it.
-    pub(crate) fn would_apply(&mut self, change: &Change) -> Result<bool, Fault> {
+    pub(crate) fn would_apply(
+        &mut self,
+        tx: &mut Transaction<'c>,
+        change: &Change,
+    ) -> Result<bool, Fault> {
         let (status, epoch) = change.expects;
-        let id = change.id.as_bytes();
-        Ok(self
-            .stands
-            .exists((id, row::status_no(status)?, epoch.get()))?)
+        let expected = (change.id.as_bytes(), row::status_no(status)?, epoch.get());
+        Ok(self.stands.exists(expected)? && self.is_held_so(tx, change)?)
+    }
+
+    /// A look of its own: hardly any change asks for it, and the others must not pay for it.
+    fn is_held_so(&mut self, tx: &mut Transaction<'c>, change: &Change) -> Result<bool, Fault> {
+        let holder = match change.held_by {
+            HeldBy::Anybody => return Ok(true),
+            HeldBy::Nobody => NOBODY,
+            HeldBy::Instance(id) => tx.interned.instance(tx.conn, id)?,
+        };
+        Ok(self.is_held_by.exists((change.id.as_bytes(), holder))?)
     }
 
     /// True if the task is as the change would leave it.

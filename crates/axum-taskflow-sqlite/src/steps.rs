@@ -85,7 +85,7 @@ impl<'c> Steps<'c> {
             };
         }
         for change in &step.changes {
-            is_new &= apply.would_apply(change)?;
+            is_new &= apply.would_apply(tx, change)?;
             was_taken &= apply.was_applied(tx, change, step.now)?;
         }
         Ok((is_new || was_taken).then_some(is_new))

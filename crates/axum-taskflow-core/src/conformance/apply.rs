@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use super::bench::{Bench, failed};
 use crate::{
-    backend::{Applied, ListQuery},
-    change::{Change, Outcome},
+    backend::{Applied, ListQuery, Step, Stepped},
+    change::{Change, HeldBy, Outcome},
     clock::Timestamp,
     failure::{FailureKind, FailureReport},
     id::Epoch,
     retry::RetryPolicy,
-    status::TaskStatus,
+    status::{Refused, TaskStatus},
     task::Task,
 };
 
@@ -141,6 +141,65 @@ pub(super) async fn a_change_from_another_status_or_epoch_is_stale(bench: &Bench
     assert_eq!(bench.apply(ahead).await, Applied::Stale);
 
     bench.expect(&task).await;
+}
+
+pub(super) async fn a_change_of_a_task_that_another_one_holds_is_stale_if_it_matters(
+    bench: &Bench<'_>,
+) {
+    let (me, other) = (bench.me, bench.peer().await);
+    let (mut mine, mut nobodys) = (bench.owned("f"), bench.task("f"));
+    bench.add(&[mine.clone(), nobodys.clone()]).await;
+    let mut ran = bench.owned("f");
+    bench.add_one(&ran).await;
+    bench.start(&mut ran).await;
+    let of = |change: Result<Change, Refused>, holder| {
+        let mut change = change.expect("the status allows it");
+        change.held_by = holder;
+        change
+    };
+    let start = |task: &Task, holder| of(Change::started(task, me, bench.now()), holder);
+    let end = |task: &Task, holder| {
+        let done = Outcome::Done(Some("7".into()));
+        let policy = RetryPolicy::default();
+        of(
+            Change::finished(task, done, &policy, 0.0, bench.now()),
+            holder,
+        )
+    };
+    let is = HeldBy::Instance;
+
+    // What most tasks see, a start and an end with success, as anything else.
+    for change in [
+        start(&mine, HeldBy::Nobody),
+        start(&mine, is(other)),
+        start(&nobodys, is(me)),
+        end(&ran, HeldBy::Nobody),
+        end(&ran, is(other)),
+        of(Change::released(&mine), is(bench.stranger())),
+        of(Change::cancelled(&nobodys, bench.now()), is(other)),
+    ] {
+        assert_eq!(bench.apply(change.clone()).await, Applied::Stale);
+        let mut step = Step::at(bench.now());
+        step.changes.push(change);
+        assert_eq!(bench.step(step).await, Stepped::Stale);
+    }
+    for task in [&mine, &nobodys, &ran] {
+        bench.expect(task).await;
+    }
+
+    let (begun, ended) = (start(&mine, is(me)), end(&ran, is(me)));
+    let released = of(Change::released(&nobodys), HeldBy::Nobody);
+    for (task, change) in [
+        (&mut mine, begun),
+        (&mut ran, ended),
+        (&mut nobodys, released),
+    ] {
+        assert_eq!(bench.apply(change.clone()).await, Applied::Applied);
+        // It was written before, whoever holds it now.
+        assert_eq!(bench.apply(change.clone()).await, Applied::Applied);
+        task.life = change.life;
+        bench.expect(task).await;
+    }
 }
 
 pub(super) async fn of_changes_that_are_written_again_in_part_only_the_rest_is_done(

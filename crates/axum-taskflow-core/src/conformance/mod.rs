@@ -238,6 +238,7 @@ macro_rules! __conformance_checks {
             changes_apply_in_their_order_within_a_batch
             a_start_and_an_end_can_be_one_change
             a_change_from_another_status_or_epoch_is_stale
+            a_change_of_a_task_that_another_one_holds_is_stale_if_it_matters
             of_changes_that_are_written_again_in_part_only_the_rest_is_done
             a_change_that_is_written_again_is_applied_and_changes_nothing
             a_change_of_a_task_that_is_not_stored_is_stale

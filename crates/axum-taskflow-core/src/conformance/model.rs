@@ -22,7 +22,7 @@ use crate::{
         self, AheadPage, AheadQuery, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim,
         Count, ListQuery, Minute, Note, Prune, Record, RecordChange, RecordQuery, Said, Stepped,
     },
-    change::{Change, Outcome},
+    change::{Change, HeldBy, Outcome},
     clock::Timestamp,
     failure::{Failure, FailureKind, FailureReport},
     id::{InstanceId, TaskId},
@@ -104,6 +104,8 @@ enum Move {
     },
     Cancel,
     Release,
+    /// Only if this one holds it, or nobody.
+    ReleaseOf(Option<usize>),
     Hold(Duration),
     End(End),
     /// Start and end in one change.
@@ -503,6 +505,10 @@ impl History<'_> {
             Move::Start { by } => Change::started(task, self.owners[*by], now),
             Move::Cancel => Change::cancelled(task, now),
             Move::Release => Change::released(task),
+            Move::ReleaseOf(holder) => Change::released(task).map(|mut change| {
+                change.held_by = HeldBy::now(holder.map(|holder| self.owners[holder]));
+                change
+            }),
             Move::Hold(wait) => Change::held(task, "cannot be read", self.bench.after(*wait)),
             Move::End(end) => self.end(task, *end),
             Move::Whole(end) => Change::started(task, self.owners[0], now).and_then(|mut whole| {
@@ -739,6 +745,7 @@ fn action() -> impl Strategy<Value = Move> {
         1 => end().prop_map(Move::Whole),
         1 => Just(Move::Cancel),
         1 => Just(Move::Release),
+        1 => prop::option::of(0..3_usize).prop_map(Move::ReleaseOf),
         1 => time().prop_map(Move::Hold),
     ]
 }

@@ -116,7 +116,7 @@ pub(crate) struct Engine {
     draining: AtomicBool,
     /// Fires when a shutdown is to wait no longer.
     hurry: CancellationToken,
-    /// The loops that end by themselves when `stopping` fires.
+    /// The loops that end by themselves when `stopping` fires, and looks why a change was stale.
     loops: TaskTracker,
     /// Fires when shutdown begins.
     pub(crate) stopping: CancellationToken,
@@ -331,7 +331,13 @@ impl Engine {
         crash_point!("stop::before-flush");
         // A claim that was under way brings tasks that others may have.
         let ended = within(FLUSH_TIMEOUT, self.loops.wait()).await;
-        if !(within(FLUSH_TIMEOUT, self.journal.flushed()).await && ended) {
+        let stored = async {
+            self.journal.flushed().await;
+            // An end that was stale by then is looked after, and may be written once more.
+            self.loops.wait().await;
+            self.journal.flushed().await;
+        };
+        if !(within(FLUSH_TIMEOUT, stored).await && ended) {
             error!(
                 unwritten = self.journal.changes_waiting(),
                 "the task store did not take everything before the end: the next start finds these tasks as they were stored"

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::{Engine, jittered};
 use crate::{
     backend::{Applied, Batch, Peer},
-    change::Change,
+    change::{Change, HeldBy},
     clock::Timestamp,
     error::BackendError,
     health::Duty,
@@ -191,16 +191,18 @@ impl Engine {
     }
 
     /// What follows from the end of an attempt. One that is stale since the store went back is written over what the
-    /// store has now: it is known what came of the attempt, and nobody else can have begun another one.
+    /// store has now, for it is known what came of the attempt; unless somebody else has the task by then.
     pub(crate) fn ended(self: &Arc<Self>, change: &Change, applied: Applied) {
         if applied == Applied::Applied {
             return self.stored(change, applied);
         }
         let (engine, mut change) = (self.clone(), change.clone());
-        tokio::spawn(async move {
+        self.loops.spawn(async move {
             match engine.before(&change).await {
                 Some(task) => {
                     change.expects = (task.life.status, task.life.epoch);
+                    // Who claims a task that a process died of changes nothing but this.
+                    change.held_by = HeldBy::now(task.life.owner);
                     engine.store(change);
                 }
                 None => engine.stored(&change, Applied::Stale),
@@ -211,7 +213,7 @@ impl Engine {
     /// The start of a task was stale. If that is since the store went back, the task is let go of.
     pub(crate) fn start_was_stale(self: &Arc<Self>, change: &Change) {
         let (engine, change) = (self.clone(), change.clone());
-        tokio::spawn(async move {
+        self.loops.spawn(async move {
             if let Some(task) = engine.before(&change).await
                 && task.life.owner.is_some()
             {

@@ -167,10 +167,8 @@ impl Store {
     }
 
     fn stands(&self, change: &Change) -> bool {
-        self.rows.get(&change.id).is_some_and(|row| {
-            let Life { status, epoch, .. } = row.life;
-            (status, epoch) == change.expects
-        })
+        let row = self.rows.get(&change.id);
+        row.is_some_and(|row| is_expected(&row.life, change))
     }
 
     fn was_applied(&self, change: &Change) -> bool {
@@ -182,8 +180,7 @@ impl Store {
         let Some(row) = self.rows.get_mut(&change.id) else {
             return Applied::Stale;
         };
-        let Life { status, epoch, .. } = row.life;
-        if (status, epoch) != change.expects {
+        if !is_expected(&row.life, change) {
             return match row.life == change.life {
                 true => Applied::Applied,
                 false => Applied::Stale,
@@ -452,6 +449,10 @@ impl Places {
                 .remove(&row.name, row.priority, life.run_at, id);
         }
     }
+}
+
+fn is_expected(life: &Life, change: &Change) -> bool {
+    (life.status, life.epoch) == change.expects && change.held_by.is(life.owner)
 }
 
 /// Adds a task that came to its end to the minute of it.

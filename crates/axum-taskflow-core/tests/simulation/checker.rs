@@ -589,7 +589,8 @@ impl Checker {
             return;
         };
         let (n, before, after) = (seen.n, seen.life.clone(), &change.life);
-        let stands = (before.status, before.epoch) == change.expects;
+        let stands =
+            (before.status, before.epoch) == change.expects && change.held_by.is(before.owner);
         let written_before = !stands && before == *after;
         let should = match stands || written_before {
             true => Applied::Applied,

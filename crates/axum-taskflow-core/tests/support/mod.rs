@@ -161,6 +161,7 @@ struct Stage {
     holding_beats: watch::Sender<bool>,
     /// As above for reads of one task.
     holding_reads: watch::Sender<bool>,
+    reads_held: AtomicUsize,
     closed: AtomicBool,
     /// So many writes are done and not answered.
     lost_answers: AtomicUsize,
@@ -217,6 +218,7 @@ impl Backstage {
             failing_claims: AtomicBool::new(false),
             holding_beats: watch::Sender::new(false),
             holding_reads: watch::Sender::new(false),
+            reads_held: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             lost_answers: AtomicUsize::new(0),
             refused_ends: Mutex::default(),
@@ -290,6 +292,11 @@ impl Backstage {
 
     pub(crate) fn hold_reads(&self, hold: bool) {
         self.0.holding_reads.send_replace(hold);
+    }
+
+    /// Returns once a read of a task waits.
+    pub(crate) async fn read_held(&self) {
+        until(async || (self.0.reads_held.load(Ordering::SeqCst) > 0).then_some(())).await;
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -565,6 +572,8 @@ impl Backend for Backstage {
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
         Box::pin(async move {
             let mut holding = self.0.holding_reads.subscribe();
+            let held = usize::from(*holding.borrow());
+            self.0.reads_held.fetch_add(held, Ordering::SeqCst);
             holding.wait_for(|holding| !holding).await.unwrap();
             self.0.memory.get(id).await
         })

@@ -1,4 +1,6 @@
--- Finds tasks whose owner is gone: Backend::orphans. ARGV: how many at most. Answers as claim.lua, without the time.
+-- Finds tasks whose owner is gone: Backend::orphans. ARGV: how many at most, then owners, each with an id behind which its
+-- tasks are looked for. Answers with owners, each with a list: of each of its tasks, by id, the id, life, body and
+-- progress. A life or a body that is not there is empty.
 --
 -- Who did not beat for its lease is gone from here on, whatever it does later.
 local ids = redis.call('HKEYS', P .. 'i')
@@ -13,13 +15,15 @@ if alive < #ids then
         end
     end
 end
-local limit = tonumber(ARGV[1])
-local orphans, bytes = {}, 0
+local limit, behind = tonumber(ARGV[1]), {}
+for at = 2, #ARGV, 2 do behind[ARGV[at]] = '(' .. ARGV[at + 1] end
+local orphans, owners, bytes = {}, {}, 0
 for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
     if #orphans >= limit then
         break
     end
-    local part = redis.call('ZRANGE', P .. 'o:' .. owner, 0, limit - #orphans - 1)
+    local from = behind[owner] or '-'
+    local part = redis.call('ZRANGEBYLEX', P .. 'o:' .. owner, from, '+', 'LIMIT', 0, limit - #orphans)
     for _, id in ipairs(part) do
         bytes = bytes + redis.call('STRLEN', P .. 't:' .. id)
         if #orphans > 0 and bytes > BYTES_MAX then
@@ -27,8 +31,9 @@ for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
             break
         end
         orphans[#orphans + 1] = id
+        owners[#orphans] = owner
     end
-    if #part == 0 and limit > 0 then
+    if #part == 0 and redis.call('EXISTS', P .. 'o:' .. owner) == 0 then
         redis.call('SREM', P .. 'xo', owner)
         redis.call('SREM', P .. 'os', owner)
         redis.call('HDEL', P .. 'i', owner)
@@ -39,11 +44,14 @@ end
 local lives, bodies, progress = get_all('l:', orphans), get_all('t:', orphans), get_all('q:', orphans)
 local answer = {}
 for n, id in ipairs(orphans) do
-    if lives[n] and bodies[n] then
-        answer[#answer + 1] = id
-        answer[#answer + 1] = lives[n]
-        answer[#answer + 1] = bodies[n]
-        answer[#answer + 1] = progress[n]
+    if owners[n] ~= owners[n - 1] then
+        answer[#answer + 1] = owners[n]
+        answer[#answer + 1] = {}
     end
+    local tasks = answer[#answer]
+    tasks[#tasks + 1] = id
+    tasks[#tasks + 1] = lives[n] or ''
+    tasks[#tasks + 1] = bodies[n] or ''
+    tasks[#tasks + 1] = progress[n]
 end
 return answer

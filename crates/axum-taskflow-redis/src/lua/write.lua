@@ -10,10 +10,10 @@
 --            ("STATUS EPOCH "), who probably holds them, function, status, set of the owner or nothing if they have
 --            ended, minute of a terminal one or nothing. Then lists: l-key, life of each; number among the changes,
 --            milliseconds of each
---   changes: number among the changes, id, what is expected of the life, life, function, past attempt as JSON or
---            nothing, fate of the key ("F"KEY freed, "K"UNTIL" "KEY kept, or nothing), minute and milliseconds of a
---            terminal one, status, set of the owner or nothing, time for sorting if it waits for anybody. Done after
---            the moves
+--   changes: number among the changes, id, what is expected of the life (as above; behind it "OWNER " if that
+--            matters), life, function, past attempt as JSON or nothing, fate of the key ("F"KEY freed, "K"UNTIL" "KEY
+--            kept, or nothing), minute and milliseconds of a terminal one, status, set of the owner or nothing, time
+--            for sorting if it waits for anybody. Done after the moves
 --   notes:   id, epoch, "L"line for sorting or "P", JSON
 --   audit:   id and JSON in one
 --   records: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)

@@ -1,0 +1,186 @@
+//! What instances claim, and what they hold; and tasks among that which this program cannot read.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum_taskflow_core::{
+    BackendError, Batch, Change, Claim, Claimed, InstanceId, Task, TaskId, Timestamp,
+};
+use redis::Value;
+
+use crate::{
+    TASKS_MAX, answer,
+    link::{CLAIM, HELD, Link},
+    record::{self, Stored},
+    write,
+};
+
+#[derive(Default)]
+pub(crate) struct Claims {
+    /// What each owner has claimed. An async mutex: held during a claim.
+    numbers: tokio::sync::Mutex<HashMap<InstanceId, Numbers>>,
+    /// Tasks that this program cannot read, and until when each is left to others. A std mutex: held for one look.
+    unreadable: Mutex<HashMap<TaskId, Timestamp>>,
+}
+
+/// The numbers of claims: an answer may be lost, and then the next claim has to bring what that one took.
+#[derive(Default)]
+struct Numbers {
+    /// The last one that was made.
+    made: u64,
+    /// The last one whose answer was heard.
+    heard: u64,
+}
+
+impl Claims {
+    pub(crate) async fn claim(&self, link: &Link, claim: &Claim) -> Result<Claimed, BackendError> {
+        let mut numbers = self.numbers.lock().await;
+        let numbers = numbers.entry(claim.owner).or_default();
+        // Before it is sent: whoever waits for it may leave.
+        numbers.made += 1;
+        let mut call = link.call_in_time(&CLAIM);
+        call.once()
+            .replicated()
+            .arg(claim.owner.to_string())
+            .arg(claim.now.as_unix_ms())
+            .arg(claim.limit.min(TASKS_MAX))
+            .arg(numbers.made)
+            .arg(numbers.heard);
+        let except: Vec<TaskId> = {
+            let mut unreadable = self.unreadable();
+            unreadable.retain(|_, until| *until > claim.now);
+            let own = unreadable.keys().filter(|id| !claim.except.contains(id));
+            claim.except.iter().chain(own).copied().collect()
+        };
+        call.arg(except.len());
+        for id in except {
+            call.arg(id.to_string());
+        }
+        for name in &*claim.names {
+            call.arg(&**name);
+        }
+        let mut answers = answer::list(link.send(&call).await?)?.into_iter();
+        let next_due = match answers.next() {
+            Some(next_due) => answer::text(next_due)?,
+            None => String::new(),
+        };
+        let found = Found::of(answers)?;
+        let mut next_due = match &*next_due {
+            "" => None,
+            next_due => Some(Timestamp::from_unix_ms(record::number(next_due)?)),
+        };
+        if !found.unreadable.is_empty() {
+            self.leave_to_others(link, &found.unreadable, claim.now)
+                .await?;
+            next_due = Some(claim.now); // they stood in the way of others
+        }
+        numbers.heard = numbers.made;
+        Ok(Claimed {
+            tasks: found.tasks,
+            next_due,
+        })
+    }
+
+    /// In parts, each of which keeps the server for a moment only.
+    pub(crate) async fn held(
+        &self,
+        link: &Link,
+        owner: InstanceId,
+    ) -> Result<Vec<TaskId>, BackendError> {
+        // Held, so that no claim is under way.
+        let numbers = self.numbers.lock().await;
+        let heard = numbers.get(&owner).map_or(0, |numbers| numbers.heard);
+        let (mut held, mut from) = (Vec::new(), "-".to_owned());
+        loop {
+            let mut call = link.call(&HELD);
+            call.arg(owner.to_string())
+                .arg(&from)
+                .arg(TASKS_MAX)
+                .arg(heard);
+            let mut answers = answer::list(link.send(&call).await?)?.into_iter();
+            let last = answer::text(answers.next().ok_or_else(answer::strange)?)?;
+            for id in answers {
+                let id = answer::text(id)?;
+                held.push(id.parse().map_err(|_| record::strange("id", &id))?);
+            }
+            if last.is_empty() {
+                return Ok(held);
+            }
+            from = format!("({last}");
+        }
+    }
+
+    /// Gives back what a claim has brought and this program cannot read, with the reason.
+    async fn leave_to_others(
+        &self,
+        link: &Link,
+        tasks: &[Task],
+        now: Timestamp,
+    ) -> Result<(), BackendError> {
+        /// Then they are tried again: somebody may have repaired them.
+        const FOR: Duration = Duration::from_secs(600);
+        /// How many are remembered // more: they wait a minute between two tries
+        const MAX: usize = 1_000;
+        const AGAIN_IN: Duration = Duration::from_secs(60);
+        let mut batch = Batch::at(now);
+        for task in tasks {
+            let why = why_unreadable(task);
+            tracing::error!(task = %task.id, why, "a stored task waits for a program that can read it");
+            if &*task.name == record::NO_NAME {
+                continue; // it could be put nowhere; those who take over from us may know more
+            }
+            let mut unreadable = self.unreadable();
+            let again_at = if unreadable.len() < MAX {
+                unreadable.insert(task.id, now.saturating_add(FOR));
+                now // at once, by anybody else
+            } else {
+                now.saturating_add(AGAIN_IN)
+            };
+            match Change::held(task, why, again_at) {
+                Ok(change) => batch.changes.push(change),
+                Err(refused) => {
+                    tracing::warn!(task = %task.id, %refused, "a finished task was claimed");
+                }
+            }
+        }
+        write::write(link, &batch).await?;
+        Ok(())
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, HashMap<TaskId, Timestamp>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tasks that a script has given.
+#[derive(Default)]
+struct Found {
+    tasks: Vec<Task>,
+    /// Those that this program cannot read, in part.
+    unreadable: Vec<Task>,
+}
+
+impl Found {
+    fn of(answers: impl IntoIterator<Item = Value>) -> Result<Self, BackendError> {
+        let mut found = Self::default();
+        for parts in answer::groups::<4>(answers) {
+            let stored = Stored::of(parts)?;
+            match stored.task(usize::MAX) {
+                Ok(task) => found.tasks.push(task),
+                // One that cannot be read must not keep all others waiting.
+                Err(why) => found.unreadable.push(stored.in_part(0, &why)?),
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn why_unreadable(task: &Task) -> &str {
+    let why = task.life.error.as_deref();
+    why.map_or("", |report| &report.message)
+}
