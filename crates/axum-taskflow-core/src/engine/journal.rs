@@ -274,18 +274,12 @@ impl Journal {
                     return self.idle.notify_waiters();
                 }
             }
-            Poll::Ready(outcome) => self.leave_to_journal(flight, std::future::ready(outcome)),
-            Poll::Pending => self.leave_to_journal(flight, writing),
+            Poll::Ready(outcome) => {
+                self.queue().begun = Some((flight, Box::pin(std::future::ready(outcome))));
+            }
+            Poll::Pending => self.queue().begun = Some((flight, writing)),
         }
         self.wake.notify_one();
-    }
-
-    fn leave_to_journal(
-        &self,
-        flight: Flight,
-        writing: impl Future<Output = Result<Written, BackendError>> + Send + 'static,
-    ) {
-        self.queue().begun = Some((flight, Box::pin(writing)));
     }
 
     /// Asks the store. That its code panics is an outage: nothing is lost that was to be written.
