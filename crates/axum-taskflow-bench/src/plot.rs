@@ -149,6 +149,7 @@ fn curve(
     let style = (FONT, 13).into_font().color(&GREY);
     let mut chart = ChartBuilder::on(area)
         .margin(6)
+        .margin_right(24) // the last number of the axis stands in the middle below its mark
         .caption(title, style.clone())
         .x_label_area_size(22)
         .y_label_area_size(60)

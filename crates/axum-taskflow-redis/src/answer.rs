@@ -34,17 +34,29 @@ pub(crate) fn text_or_nothing(value: Value) -> Result<Option<String>, BackendErr
     }
 }
 
-/// Text that was cut anywhere.
-pub(crate) fn text_that_may_be_cut(value: Value) -> Result<String, BackendError> {
-    let Value::BulkString(mut bytes) = value else {
-        return text(value);
-    };
-    if let Err(error) = std::str::from_utf8(&bytes)
+/// Text, and true; or what can be read of it, and false.
+pub(crate) fn text_in_part(value: Value) -> Result<(String, bool), BackendError> {
+    match value {
+        Value::BulkString(bytes) => Ok(match String::from_utf8(bytes) {
+            Ok(text) => (text, true),
+            Err(error) => (
+                String::from_utf8_lossy(error.as_bytes()).into_owned(),
+                false,
+            ),
+        }),
+        value => Ok((text(value)?, true)),
+    }
+}
+
+/// Without the beginning of a character at the end of text that was cut anywhere.
+pub(crate) fn whole_characters(mut value: Value) -> Value {
+    if let Value::BulkString(bytes) = &mut value
+        && let Err(error) = std::str::from_utf8(bytes)
         && error.error_len().is_none()
     {
-        bytes.truncate(error.valid_up_to()); // in the middle of the last character
+        bytes.truncate(error.valid_up_to());
     }
-    text(Value::BulkString(bytes))
+    value
 }
 
 pub(crate) fn number(value: Value) -> Result<i64, BackendError> {

@@ -165,32 +165,36 @@ pub(crate) struct Stored {
     life: String,
     body: String,
     progress: Option<String>,
+    /// Nothing of it is other than UTF-8.
+    is_text: bool,
 }
 
 impl Stored {
     /// Id, life, body and progress as scripts give them.
     pub(crate) fn of([id, life, body, progress]: [Value; 4]) -> Result<Self, BackendError> {
+        let (life, is_life) = answer::text_in_part(life)?;
+        let (body, is_body) = answer::text_in_part(body)?;
         Ok(Self {
             id: answer::text(id)?,
-            life: answer::text(life)?,
-            body: answer::text(body)?,
+            life,
+            body,
             progress: answer::text_or_nothing(progress)?,
+            is_text: is_life && is_body,
         })
     }
 
     /// The same, of a life and a body that may be cut anywhere.
     pub(crate) fn cut([id, life, body, progress]: [Value; 4]) -> Result<Self, BackendError> {
-        Ok(Self {
-            id: answer::text(id)?,
-            life: answer::text_that_may_be_cut(life)?,
-            body: answer::text_that_may_be_cut(body)?,
-            progress: answer::text_or_nothing(progress)?,
-        })
+        let [life, body] = [life, body].map(answer::whole_characters);
+        Self::of([id, life, body, progress])
     }
 
     /// The task; arguments and result are cut to `payload_max`.
     pub(crate) fn task(&self, payload_max: usize) -> Result<Task, BackendError> {
         let id = self.id()?;
+        if !self.is_text {
+            return Err(BackendError::unavailable("it is not UTF-8"));
+        }
         let mut parts = self.body.splitn(3, '\n');
         let (Some(priority), Some(meta), Some(args)) = (parts.next(), parts.next(), parts.next())
         else {

@@ -111,6 +111,41 @@ async fn a_task_that_cannot_be_read_is_shown_and_given_back_and_harms_no_other()
 }
 
 #[tokio::test]
+async fn what_is_no_text_keeps_no_other_waiting() {
+    let server = RedisServer::start();
+    let options = RedisOptions::new(server.url()).lease(Duration::from_secs(600));
+    let store = options.prefix("p").open().await.unwrap();
+    let ids = IdSource::default();
+    let me = ids.instance(NOW);
+    store.join(Instance::new(me, NOW)).await.unwrap();
+    let tasks = [(); 2].map(|()| Task::new(ids.task(NOW), "f", "[1]"));
+    let mut batch = Batch::at(NOW);
+    batch.tasks = tasks.iter().cloned().map(Arc::new).collect();
+    store.write(Arc::new(batch)).await.unwrap();
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut link = client.get_multiplexed_async_connection().await.unwrap();
+    let key = format!("{{p}}:t:{}", tasks[0].id);
+    let damage = redis::cmd("APPEND").arg(key).arg(&b"\xff"[..]).clone();
+    let _: usize = damage.query_async(&mut link).await.unwrap();
+    let claim = Claim {
+        owner: me,
+        names: Arc::new(["f".into()]),
+        except: Arc::default(),
+        limit: 2,
+        now: NOW,
+    };
+
+    let claimed = store.claim(claim).await.unwrap().tasks;
+    let listed = store.list(ListQuery::default()).await.unwrap().tasks;
+
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].id, tasks[1].id);
+    let error = listed[1].life.error.as_deref().unwrap();
+    assert_eq!(error.kind, FailureKind::Unreadable);
+    assert!(error.message.contains("UTF-8"), "{}", error.message);
+}
+
+#[tokio::test]
 async fn an_error_that_cannot_be_read_keeps_no_task_with_the_one_who_cannot() {
     let server = RedisServer::start();
     let options = RedisOptions::new(server.url()).lease(Duration::from_secs(600));
