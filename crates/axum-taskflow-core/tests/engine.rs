@@ -1437,8 +1437,10 @@ async fn what_a_task_holds_itself_is_not_among_its_options_too() {
     let key = task.idempotency_key.unwrap();
     assert_eq!((task.priority, task.requeue_on_interrupt), (3, true));
     assert_eq!(key.ttl, Duration::from_secs(5));
-    let mut retries = TaskOptions::default();
-    retries.retries = Some(4);
+    let retries = TaskOptions {
+        retries: Some(4),
+        ..TaskOptions::default()
+    };
     assert_eq!(task.options, retries);
 }
 
