@@ -174,12 +174,13 @@ impl Stored {
     pub(crate) fn of([id, life, body, progress]: [Value; 4]) -> Result<Self, BackendError> {
         let (life, is_life) = answer::text_in_part(life)?;
         let (body, is_body) = answer::text_in_part(body)?;
+        let progress = answer::text_or_nothing(progress);
         Ok(Self {
             id: answer::text(id)?,
             life,
             body,
-            progress: answer::text_or_nothing(progress)?,
-            is_text: is_life && is_body,
+            is_text: is_life && is_body && progress.is_ok(),
+            progress: progress.unwrap_or_default(),
         })
     }
 

@@ -152,13 +152,14 @@ local function first_ids(command, sets, from, to, limit)
                 bound = some[part] -- of this set there may be more, which comes after it
             end
         end
-        table.sort(found, comes_before)
+        local next_ids = {}
         for _, id in ipairs(found) do
-            if #ids == limit or bound and comes_before(bound, id) then
-                break
+            if not (bound and comes_before(bound, id)) then
+                next_ids[#next_ids + 1] = id
             end
-            ids[#ids + 1] = id
         end
+        table.sort(next_ids, comes_before)
+        for n = 1, math.min(#next_ids, limit - #ids) do ids[#ids + 1] = next_ids[n] end
         if not bound then
             break
         end
