@@ -97,7 +97,7 @@ impl Change {
     /// [`Refused`] if the task is not pending.
     pub fn started(task: &Task, instance: InstanceId, now: Timestamp) -> Result<Self, Refused> {
         task.life.status.on(Cause::Started)?;
-        Ok(Self::of(task, task.life.begun(instance, now)))
+        Ok(Self::of(task, task.life.begun(task.id, instance, now)))
     }
 
     /// The beginning of an attempt that a claim has stored.

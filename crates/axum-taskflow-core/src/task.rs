@@ -142,9 +142,11 @@ impl Life {
         }
     }
 
-    /// This life with its next attempt begun by `instance`: what [`Backend::claim`](crate::Backend::claim) stores.
+    /// This life of the task `id` with its next attempt begun by `instance`: what
+    /// [`Backend::claim`](crate::Backend::claim) stores. By no clock it begins before the task was created: the
+    /// creator's clock may be ahead, and a claim may be older than what it takes.
     #[must_use]
-    pub fn begun(&self, instance: InstanceId, now: Timestamp) -> Self {
+    pub fn begun(&self, id: TaskId, instance: InstanceId, now: Timestamp) -> Self {
         Self {
             status: TaskStatus::Running,
             epoch: self.epoch.next(),
@@ -153,7 +155,7 @@ impl Life {
             owner: Some(instance),
             instance: Some(instance),
             run_at: self.run_at,
-            started_at: Some(now),
+            started_at: Some(now.max(id.created_at())),
             finished_at: None,
             error: None,
             result: None,

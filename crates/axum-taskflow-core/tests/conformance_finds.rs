@@ -364,7 +364,7 @@ impl Backend for Flawed {
                 }
                 Flaw::begins_what_processes_died_of => {
                     for task in claimed.tasks.iter_mut().filter(|it| it.life.crashes > 0) {
-                        task.life = task.life.begun(owner, now);
+                        task.life = task.life.begun(task.id, owner, now);
                     }
                 }
                 Flaw::tells_no_owner => {

@@ -596,8 +596,9 @@ async fn what_the_store_says_is_ours_after_it_went_back_is_let_go_of_if_nothing_
         backstage.task(id).await
     };
     let begun = |task: &Task| {
-        let mut life = before_its_start(task).begun(task.life.instance.unwrap(), manager.now());
-        life.owner = task.life.instance;
+        let instance = task.life.instance.unwrap();
+        let mut life = before_its_start(task).begun(task.id, instance, manager.now());
+        life.owner = Some(instance);
         life
     };
     let (waited, ran, repeatable) = (add(false).await, add(false).await, add(true).await);

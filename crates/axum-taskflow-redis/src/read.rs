@@ -67,13 +67,8 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
             // Is there anything after it? One more look, at one task.
             let mut call = link.call(&LIST);
             call.arg(&set).arg(&newest).arg(&oldest).arg(1).arg(0);
-            let rest = answer::list(link.send(&call).await?)?;
-            page.next = match rest.is_empty() {
-                true => None,
-                false => before
-                    .or(query.before)
-                    .or(Some(TaskId::from_bytes([0xff; 16]))),
-            };
+            let (last, _) = part(link.send(&call).await?)?;
+            page.next = last.and(before.or(Some(TaskId::from_bytes([0xff; 16]))));
             return Ok(page);
         }
         // With a filter more are looked at than are needed.
@@ -84,24 +79,33 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
             .arg(&oldest)
             .arg(n)
             .arg(query.payload_max.min(PART_BYTES));
-        let part = answer::list(link.send(&call).await?)?;
-        let mut n_seen = 0;
-        for parts in answer::groups::<4>(part) {
-            n_seen += 1;
-            if page.tasks.len() == query.limit {
-                continue;
-            }
+        let (last, tasks) = part(link.send(&call).await?)?;
+        for parts in answer::groups::<4>(tasks) {
             let task = Stored::cut(parts)?.shown(query.payload_max)?;
             before = Some(task.id);
-            looked_at += 1;
             if fits(&task, query) {
                 page.tasks.push(task);
+                if page.tasks.len() == query.limit {
+                    break;
+                }
             }
         }
-        if n_seen < n && page.tasks.len() < query.limit {
-            return Ok(page); // this was the end
+        looked_at += n;
+        if page.tasks.len() < query.limit {
+            let Some(last) = last else {
+                return Ok(page); // this was the end
+            };
+            before = Some(record::task_id(&last)?);
         }
     }
+}
+
+/// A part of a list as the scripts give it: where the next part begins, if there is one, and the tasks. There may be fewer
+/// than were asked for: damage can leave an id in a set, and nothing else of the task.
+fn part(answer: Value) -> Result<(Option<String>, std::vec::IntoIter<Value>), BackendError> {
+    let mut values = answer::list(answer)?.into_iter();
+    let last = answer::text(values.next().ok_or_else(answer::strange)?)?;
+    Ok(((!last.is_empty()).then_some(last), values))
 }
 
 pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, BackendError> {
@@ -128,23 +132,21 @@ pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, 
             .arg(&last)
             .arg(n)
             .arg(query.payload_max.min(PART_BYTES));
-        let part = answer::list(link.send(&call).await?)?;
+        let (last, tasks) = part(link.send(&call).await?)?;
         if missing == 0 {
-            if !part.is_empty() && query.limit > 0 {
+            if last.is_some() && query.limit > 0 {
                 page.next = Some(first.split_off(1));
             }
             return Ok(page);
         }
-        let mut n_seen = 0;
-        for [place, parts @ ..] in answer::groups::<5>(part) {
-            n_seen += 1;
-            first = format!("({}", answer::text(place)?);
+        for [_place, parts @ ..] in answer::groups::<5>(tasks) {
             page.tasks
                 .push(Stored::cut(parts)?.shown(query.payload_max)?);
         }
-        if n_seen < n {
+        let Some(last) = last else {
             return Ok(page); // this was the end
-        }
+        };
+        first = format!("({last}");
     }
 }
 

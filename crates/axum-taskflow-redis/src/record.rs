@@ -249,7 +249,11 @@ impl Stored {
         let mut parts = self.body.splitn(3, '\n');
         let (priority, meta, args) = (parts.next(), parts.next(), parts.next());
         let named = meta.and_then(|meta| from_json::<Named>(meta).ok()); // the reason is told already, as below
-        let name = named.map_or_else(|| Arc::from(NO_NAME), |named| named.name);
+        // Of a name in which bytes were replaced no task is known, and none is to be counted.
+        let is_whole =
+            |name: &Arc<str>| self.is_text || !name.contains(char::REPLACEMENT_CHARACTER);
+        let name = named.map(|named| named.name).filter(is_whole);
+        let name = name.unwrap_or_else(|| Arc::from(NO_NAME));
         let mut task = Task::new(id, name, cut(args.unwrap_or_default(), payload_max));
         let priority = priority.and_then(|digits| i64::from_str_radix(digits, 16).ok());
         task.priority = priority
@@ -267,7 +271,7 @@ impl Stored {
     }
 
     fn id(&self) -> Result<TaskId, BackendError> {
-        self.id.parse().map_err(|_| strange("id", &self.id))
+        task_id(&self.id)
     }
 }
 
@@ -339,6 +343,10 @@ fn word(word: &str) -> Option<&str> {
 
 pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Result<T, BackendError> {
     text.parse().map_err(|_| strange("number", text))
+}
+
+pub(crate) fn task_id(text: &str) -> Result<TaskId, BackendError> {
+    text.parse().map_err(|_| strange("id", text))
 }
 
 pub(crate) fn read_instance(text: &str) -> Result<InstanceId, BackendError> {

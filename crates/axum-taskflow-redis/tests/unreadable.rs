@@ -12,60 +12,66 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Batch, Change, Claim, FailureKind, IdSource, Instance, ListQuery, Task, TaskId,
-    TaskStatus,
+    AheadQuery, Backend, Batch, Change, Claim, Claimed, FailureKind, ListQuery, Outcome, Prune,
+    RetryPolicy, Task, TaskId, TaskStatus,
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 use support::{NOW, Store};
 use tracing::{Event, Level, Metadata, span};
 
-#[tokio::test]
-async fn a_task_that_cannot_be_read_is_shown_and_given_back_and_harms_no_other() {
-    let server = RedisServer::start();
-    let store = RedisOptions::new(server.url())
-        .lease(Duration::from_secs(600))
-        .prefix("p")
-        .open()
-        .await
-        .unwrap();
-    let ids = IdSource::default();
-    let me = ids.instance(NOW);
-    store.join(Instance::new(me, NOW)).await.unwrap();
-    let mut tasks = [(); 3].map(|()| Task::new(ids.task(NOW), "f", "[1]"));
-    tasks[0].priority = 7;
-    let mut batch = Batch::at(NOW);
-    batch.tasks = tasks.iter().cloned().map(Arc::new).collect();
-    store.write(Arc::new(batch)).await.unwrap();
-    let key = format!("{{p}}:t:{}", tasks[0].id);
-    let mut link = redis::Client::open(server.url())
-        .unwrap()
-        .get_multiplexed_async_connection()
-        .await
-        .unwrap();
-    let body: String = redis::cmd("GET")
-        .arg(&key)
-        .query_async(&mut link)
-        .await
-        .unwrap();
-    let newer = body.replacen('{', r#"{"executor":"gpu","#, 1);
-    let set = redis::cmd("SET").arg(&key).arg(&newer).clone();
-    let () = set.query_async(&mut link).await.unwrap();
-    let claim = || {
+/// A store whose instances live as long as the test.
+async fn open(server: &RedisServer) -> Store {
+    Store::open(RedisOptions::new(server.url()).lease(Duration::from_secs(600))).await
+}
+
+fn key(kind: char, id: TaskId) -> String {
+    format!("{{taskflow}}:{kind}:{id}")
+}
+
+/// Puts a byte behind the value that is no UTF-8.
+fn damage(server: &RedisServer, key: &str) {
+    server.command(&[
+        "EVAL",
+        "return redis.call('APPEND', KEYS[1], '\\255')",
+        "1",
+        key,
+    ]);
+}
+
+impl Store {
+    async fn claim(&self) -> Claimed {
         let claim = Claim {
-            owner: me,
+            owner: self.me,
             names: Arc::new(["f".into()]),
             except: Arc::default(),
             limit: 2,
             now: NOW,
         };
-        store.claim(claim)
-    };
+        self.backend.claim(claim).await.unwrap()
+    }
+}
 
-    let claimed = claim().await.unwrap();
-    let next = claim().await.unwrap();
-    let shown = store.get(tasks[0].id).await.unwrap().unwrap();
-    let listed = store.list(ListQuery::default()).await.unwrap().tasks;
+fn ids(tasks: &[Task]) -> Vec<TaskId> {
+    tasks.iter().map(|task| task.id).collect()
+}
+
+#[tokio::test]
+async fn a_task_that_cannot_be_read_is_shown_and_given_back_and_harms_no_other() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let mut tasks = [(); 3].map(|()| store.task());
+    tasks[0].priority = 7;
+    store.add_all(&tasks).await;
+    let place = key('t', tasks[0].id);
+    let body = server.command(&["GET", &place]);
+    let newer = body.replacen('{', r#"{"executor":"gpu","#, 1);
+    server.command(&["SET", &place, &newer]);
+
+    let claimed = store.claim().await;
+    let next = store.claim().await;
+    let shown = store.backend.get(tasks[0].id).await.unwrap().unwrap();
+    let listed = store.backend.list(ListQuery::default()).await.unwrap();
 
     // It came first, and one of the others with it; then the last one.
     assert_eq!(claimed.tasks.len(), 1);
@@ -74,10 +80,10 @@ async fn a_task_that_cannot_be_read_is_shown_and_given_back_and_harms_no_other()
     let mut brought = [claimed.tasks[0].id, next.tasks[0].id];
     brought.sort_unstable();
     assert_eq!(brought, [tasks[1].id, tasks[2].id]);
-    assert_eq!(listed.len(), 3);
-    for task in [&shown, &listed[2]] {
+    assert_eq!(listed.tasks.len(), 3);
+    for task in [&shown, &listed.tasks[2]] {
         assert_eq!((task.id, &*task.name), (tasks[0].id, "f"));
-        assert_eq!((&*task.args, task.priority), ("[1]", 7));
+        assert_eq!((&*task.args, task.priority), ("[]", 7));
         assert_eq!(task.life.status, TaskStatus::Pending);
         let error = task.life.error.as_deref().unwrap();
         assert_eq!(error.kind, FailureKind::Unreadable);
@@ -85,100 +91,133 @@ async fn a_task_that_cannot_be_read_is_shown_and_given_back_and_harms_no_other()
     }
 
     // A program that can read it gets it at once.
-    let () = redis::cmd("SET")
-        .arg(&key)
-        .arg(&body)
-        .query_async(&mut link)
-        .await
-        .unwrap();
-    let other = RedisOptions::new(server.url())
-        .prefix("p")
-        .open()
-        .await
-        .unwrap();
-    let you = ids.instance(NOW);
-    other.join(Instance::new(you, NOW)).await.unwrap();
-    let claim = Claim {
-        owner: you,
-        names: Arc::new(["f".into()]),
-        except: Arc::default(),
-        limit: 9,
-        now: NOW,
-    };
-    let got = other.claim(claim).await.unwrap().tasks;
-    assert_eq!(got.len(), 1);
-    assert_eq!(got[0].id, tasks[0].id);
+    server.command(&["SET", &place, &body]);
+    let got = open(&server).await.claim().await.tasks;
+    assert_eq!(ids(&got), [tasks[0].id]);
 }
 
 #[tokio::test]
 async fn what_is_no_text_keeps_no_other_waiting() {
     let server = RedisServer::start();
-    let options = RedisOptions::new(server.url()).lease(Duration::from_secs(600));
-    let store = options.prefix("p").open().await.unwrap();
-    let ids = IdSource::default();
-    let me = ids.instance(NOW);
-    store.join(Instance::new(me, NOW)).await.unwrap();
-    let tasks = [(); 2].map(|()| Task::new(ids.task(NOW), "f", "[1]"));
-    let mut batch = Batch::at(NOW);
-    batch.tasks = tasks.iter().cloned().map(Arc::new).collect();
-    store.write(Arc::new(batch)).await.unwrap();
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut link = client.get_multiplexed_async_connection().await.unwrap();
-    let key = format!("{{p}}:t:{}", tasks[0].id);
-    let damage = redis::cmd("APPEND").arg(key).arg(&b"\xff"[..]).clone();
-    let _: usize = damage.query_async(&mut link).await.unwrap();
-    let claim = Claim {
-        owner: me,
-        names: Arc::new(["f".into()]),
-        except: Arc::default(),
-        limit: 2,
-        now: NOW,
-    };
+    let store = open(&server).await;
+    for kind in ['t', 'q'] {
+        let tasks = [(); 2].map(|()| store.task());
+        store.add_all(&tasks).await;
+        damage(&server, &key(kind, tasks[0].id));
 
-    let claimed = store.claim(claim).await.unwrap().tasks;
-    let listed = store.list(ListQuery::default()).await.unwrap().tasks;
+        let claimed = store.claim().await.tasks;
+        let listed = store.backend.list(ListQuery::default()).await.unwrap();
 
-    assert_eq!(claimed.len(), 1);
-    assert_eq!(claimed[0].id, tasks[1].id);
-    let error = listed[1].life.error.as_deref().unwrap();
-    assert_eq!(error.kind, FailureKind::Unreadable);
-    assert!(error.message.contains("UTF-8"), "{}", error.message);
+        assert_eq!(ids(&claimed), [tasks[1].id], "{kind}");
+        let error = listed.tasks[1].life.error.as_deref().unwrap();
+        assert_eq!(error.kind, FailureKind::Unreadable);
+        assert!(error.message.contains("UTF-8"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn a_task_whose_function_is_damaged_is_counted_for_no_other_function() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let task = store.task();
+    store.add(&task).await;
+    let place = key('t', task.id);
+    let name = "local is = redis.call('GET', KEYS[1]) return redis.call('SET', KEYS[1], (is:gsub('\"f\"', '\"\\255\"')))";
+    server.command(&["EVAL", name, "1", &place]);
+
+    let claimed = store.claim().await.tasks;
+    let shown = store.backend.get(task.id).await.unwrap().unwrap();
+    let counts = store.backend.counts().await.unwrap();
+
+    assert_eq!(claimed, []);
+    assert_eq!(&*shown.name, "?");
+    let names: Vec<&str> = counts.iter().map(|count| &*count.name).collect();
+    assert_eq!(names, ["f"]);
 }
 
 #[tokio::test]
 async fn an_error_that_cannot_be_read_keeps_no_task_with_the_one_who_cannot() {
     let server = RedisServer::start();
-    let options = RedisOptions::new(server.url()).lease(Duration::from_secs(600));
-    let store = options.prefix("p").open().await.unwrap();
-    let ids = IdSource::default();
-    let me = ids.instance(NOW);
-    store.join(Instance::new(me, NOW)).await.unwrap();
-    let task = Task::new(ids.task(NOW), "f", "[1]");
-    let mut batch = Batch::at(NOW);
-    batch.tasks.push(Arc::new(task.clone()));
-    store.write(Arc::new(batch)).await.unwrap();
-    let key = format!("{{p}}:l:{}", task.id);
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut link = client.get_multiplexed_async_connection().await.unwrap();
+    let store = open(&server).await;
+    let task = store.task();
+    store.add(&task).await;
     // A process died of it before, and what it was told then is of a kind that only a newer program knows.
     let at = NOW.as_unix_ms();
     let life = format!("pending 0 - 1 1 {at} - - -\n{{\"kind\":\"newer\",\"message\":\"m\"}}\n");
-    let set = redis::cmd("SET").arg(&key).arg(&life).clone();
-    let () = set.query_async(&mut link).await.unwrap();
-    let claim = Claim {
-        owner: me,
-        names: Arc::new(["f".into()]),
-        except: Arc::default(),
-        limit: 2,
-        now: NOW,
-    };
+    server.command(&["SET", &key('l', task.id), &life]);
 
-    let claimed = store.claim(claim).await.unwrap();
+    let claimed = store.claim().await;
 
-    let get = redis::cmd("GET").arg(&key).clone();
-    let left: String = get.query_async(&mut link).await.unwrap();
+    let left = server.command(&["GET", &key('l', task.id)]);
     assert_eq!(claimed.tasks.len(), 0);
     assert!(left.starts_with("pending 1 - 1 1 "), "{left}");
+}
+
+/// Ends a task as if it had run.
+async fn end(store: &Store, task: &Task) {
+    assert!(store.start(task).await);
+    let task = store.backend.get(task.id).await.unwrap().unwrap();
+    let mut batch = Batch::at(NOW);
+    let policy = RetryPolicy::default();
+    let end = Change::finished(&task, Outcome::Done(None), &policy, 0.0, NOW);
+    batch.changes.push(end.unwrap());
+    store.backend.write(Arc::new(batch)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_not_deleted_and_hides_nothing_from_lists_and_deletion() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let tasks = [(); 4].map(|()| store.owned());
+    store.add_all(&tasks).await;
+    for task in &tasks {
+        end(&store, task).await;
+    }
+    // Of one the description is damaged, of one it is gone, and of one its state.
+    server.command(&["SET", &key('t', tasks[1].id), "7fffffff\nno JSON\n[]"]);
+    server.command(&["DEL", &key('t', tasks[2].id)]);
+    server.command(&["DEL", &key('l', tasks[3].id)]);
+    let list = async |limit| {
+        let mut query = ListQuery::default();
+        query.limit = limit;
+        let page = store.backend.list(query).await.unwrap();
+        ids(&page.tasks)
+    };
+
+    let (first, all) = (list(1).await, list(9).await);
+    let later = NOW.saturating_add(Duration::from_secs(60));
+    let prune = Prune {
+        finished_before: later,
+        failed_before: later,
+        series_before: NOW,
+        from: None,
+        limit: 9,
+    };
+    let pruned = store.backend.prune(prune).await.unwrap();
+    let left = list(9).await;
+
+    assert_eq!(first, [tasks[1].id], "of two newer ones a part is gone");
+    assert_eq!(all, [tasks[1].id, tasks[0].id]);
+    assert_eq!(pruned.deleted, 1);
+    assert_eq!(left, [tasks[1].id]);
+}
+
+#[tokio::test]
+async fn what_is_gone_in_part_hides_nothing_that_is_due_after_it() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let mut tasks = [(); 2].map(|()| store.task());
+    for (n, task) in (1..).zip(&mut tasks) {
+        task.life.run_at = NOW.saturating_add(Duration::from_secs(n));
+    }
+    store.add_all(&tasks).await;
+    server.command(&["DEL", &key('t', tasks[0].id)]);
+
+    let mut query = AheadQuery::until(NOW.saturating_add(Duration::from_secs(60)));
+    query.limit = 1;
+    let page = store.backend.ahead(query).await.unwrap();
+
+    assert_eq!(ids(&page.tasks), [tasks[1].id]);
 }
 
 /// Counts what is logged as an error in this thread.
@@ -225,14 +264,12 @@ async fn release(store: &Store, ids: &[TaskId]) {
 #[tokio::test]
 async fn what_cannot_be_read_of_the_dead_hides_no_other_and_is_taken_over_by_who_can_read_it() {
     let server = RedisServer::start();
-    let open = || Store::open(RedisOptions::new(server.url()).lease(Duration::from_secs(600)));
-    let (dead, old, new) = (open().await, open().await, open().await);
-    let tasks: Vec<Task> = (0..8).map(|_| dead.owned()).collect();
-    for task in &tasks {
-        dead.add(task).await;
-    }
-    let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
-    let key = |kind: char, n: usize| format!("{{taskflow}}:{kind}:{}", ids[n]);
+    let [dead, old, new] = [(); 3].map(|()| open(&server));
+    let (dead, old, new) = (dead.await, old.await, new.await);
+    let tasks = [(); 8].map(|()| dead.owned());
+    dead.add_all(&tasks).await;
+    let ids = ids(&tasks);
+    let key = |kind: char, n: usize| key(kind, ids[n]);
     let stored = [0, 1, 2, 3, 5, 6].map(|n| (n, server.command(&["GET", &key('t', n)])));
     for (n, body) in &stored {
         let newer = body.replacen('{', r#"{"executor":"gpu","#, 1);

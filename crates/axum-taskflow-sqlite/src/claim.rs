@@ -201,7 +201,7 @@ impl<'c> ClaimVerb<'c> {
     ) -> Result<(), Fault> {
         let func = tx.interned.function(tx.conn, &task.name)?;
         tx.went(func, row::status_no(task.life.status)?);
-        task.life = task.life.begun(claim.owner, claim.now);
+        task.life = task.life.begun(task.id, claim.owner, claim.now);
         let life = LifeRow::new(&task.life, claim.now, tx.conn, &mut tx.interned)?;
         self.begin.execute((
             rowid,

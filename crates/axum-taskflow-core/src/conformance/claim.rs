@@ -19,7 +19,22 @@ pub(super) async fn a_claimed_task_belongs_to_the_claimer(bench: &Bench<'_>) {
 
     let claimed = bench.claim(&["f"], 9).await.tasks;
 
-    task.life = task.life.begun(bench.me, bench.now());
+    task.life = task.life.begun(task.id, bench.me, bench.now());
+    assert_eq!(claimed, [task.clone()]);
+    bench.expect(&task).await;
+}
+
+pub(super) async fn a_clock_that_runs_late_begins_no_task_before_it_was_created(bench: &Bench<'_>) {
+    let mut task = bench.task("f");
+    let mut claim = bench.claim_of(&["f"], 9);
+    claim.now = bench.now().saturating_sub(SECOND);
+    task.life.run_at = claim.now;
+    bench.add_one(&task).await;
+
+    let claimed = bench.backend.claim(claim).await.expect("claimed").tasks;
+
+    task.life = task.life.begun(task.id, bench.me, bench.now());
+    assert_eq!(task.life.started_at, Some(task.created_at()));
     assert_eq!(claimed, [task.clone()]);
     bench.expect(&task).await;
 }
@@ -48,7 +63,7 @@ pub(super) async fn what_a_process_died_of_is_claimed_and_not_begun(bench: &Benc
     let claimed = bench.claim(&["f"], 9).await.tasks;
 
     suspect.life.owner = Some(bench.me);
-    innocent.life = innocent.life.begun(bench.me, bench.now());
+    innocent.life = innocent.life.begun(innocent.id, bench.me, bench.now());
     let without_attempts = Task {
         past_attempts: Vec::new(),
         ..suspect.clone()
@@ -234,7 +249,7 @@ pub(super) async fn a_task_that_was_let_go_is_claimed_again(bench: &Bench<'_>) {
         let change = Change::released(&owned);
         bench.change(&mut owned, change).await;
         let claimed = bench.claim(&["f"], 9).await.tasks;
-        owned.life = owned.life.begun(bench.me, bench.now());
+        owned.life = owned.life.begun(owned.id, bench.me, bench.now());
         assert_eq!(claimed, [owned.clone()]);
     }
 }
@@ -254,7 +269,7 @@ pub(super) async fn a_task_between_two_attempts_is_claimed_when_it_is_due(bench:
     );
     bench.advance(SECOND);
     let claimed = bench.claim(&["f"], 9).await;
-    let claimed_life = retried.life.begun(bench.me, bench.now());
+    let claimed_life = retried.life.begun(retried.id, bench.me, bench.now());
     assert_eq!(claimed.next_due, Some(held.life.run_at));
     bench.advance(SECOND);
 

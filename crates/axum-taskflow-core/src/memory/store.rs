@@ -247,7 +247,7 @@ impl Store {
             let row = self.rows.get_mut(&id).expect("what waits is stored");
             let mut life = row.life.clone();
             if life.crashes == 0 {
-                life = life.begun(claim.owner, claim.now);
+                life = life.begun(id, claim.owner, claim.now);
             } else {
                 life.owner = Some(claim.owner);
             }

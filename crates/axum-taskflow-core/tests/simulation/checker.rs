@@ -791,7 +791,7 @@ impl Checker {
             let free = seen.life.status == TaskStatus::Pending && seen.life.owner.is_none();
             let due = seen.life.run_at <= claim.now;
             seen.life = match seen.life.crashes {
-                0 => seen.life.begun(claim.owner, claim.now),
+                0 => seen.life.begun(task.id, claim.owner, claim.now),
                 _ => Life {
                     owner: Some(claim.owner),
                     ..seen.life.clone()

@@ -120,6 +120,8 @@ if #ids < limit then
         mark('w:' .. name, place, false)
     end
     local found = get_all('l:', taken)
+    -- What an id begins with is when its task was created: none begins before that, by whichever clock.
+    local now_in_ids = string.format('%08x-%04x', math.floor(now / 65536), now % 65536)
     local to_set, held, begun = {}, {}, {}
     for n, id in ipairs(taken) do
         local life = found[n]
@@ -127,7 +129,12 @@ if #ids < limit then
             local _, epoch, _, attempt, crashes, run_at = read_life(life)
             if crashes == '0' then
                 epoch, attempt = math.min(epoch + 1, 4294967295), math.min(attempt + 1, 4294967295)
-                life = table.concat({ 'running', epoch, owner, attempt, crashes, run_at, owner, ARGV[4], '-\n\n' }, ' ')
+                local started_at = ARGV[4]
+                if string.sub(id, 1, 13) > now_in_ids then
+                    local high, low = string.sub(id, 1, 8), string.sub(id, 10, 13)
+                    started_at = string.format('%.0f', tonumber(high, 16) * 65536 + tonumber(low, 16))
+                end
+                life = table.concat({ 'running', epoch, owner, attempt, crashes, run_at, owner, started_at, '-\n\n' }, ' ')
                 begun[names[n]] = (begun[names[n]] or 0) + 1
             else
                 life = string.gsub(life, '^(%a+ %d+) %S+', '%1 ' .. owner)

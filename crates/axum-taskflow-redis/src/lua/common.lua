@@ -134,36 +134,59 @@ local function sets_of_all()
     return sets
 end
 
--- The first ids of several sets that have none in common, or the last ones if it is a command that goes back.
+-- The first ids of several sets that have none in common, or the last ones if it is a command that goes back. The sets
+-- are merged: the one whose next id comes first is on top of a heap. Of each no more is read than its share, and of one
+-- that gives more, the double each time.
 local function first_ids(command, sets, from, to, limit)
-    local function comes_before(one, other)
-        if command == 'ZREVRANGEBYLEX' then
-            one, other = other, one
-        end
-        return one < other
+    if #sets == 1 then
+        return redis.call(command, P .. sets[1], from, to, 'LIMIT', 0, limit)
     end
-    local ids, part = {}, #sets > 1 and math.ceil(2 * limit / #sets) or limit
-    while #ids < limit do
-        local found, bound = {}, nil
-        for _, name in ipairs(sets) do
-            local some = redis.call(command, P .. name, from, to, 'LIMIT', 0, part)
-            for _, id in ipairs(some) do found[#found + 1] = id end
-            if #some == part and not (bound and comes_before(bound, some[part])) then
-                bound = some[part] -- of this set there may be more, which comes after it
+    local goes_back = command == 'ZREVRANGEBYLEX'
+    local function comes_before(one, other)
+        if goes_back then
+            return one.first > other.first
+        end
+        return one.first < other.first
+    end
+    local function read(queue)
+        queue.ids = redis.call(command, P .. queue.set, queue.from, to, 'LIMIT', 0, queue.part)
+        queue.at, queue.first = 1, queue.ids[1]
+    end
+    local heap = {}
+    for _, set in ipairs(sets) do
+        local queue = { set = set, from = from, part = math.ceil(limit / #sets) }
+        read(queue)
+        if queue.first then
+            heap[#heap + 1] = queue
+        end
+    end
+    table.sort(heap, comes_before)
+    local ids, size = {}, #heap
+    while #ids < limit and size > 0 do
+        local queue = heap[1]
+        ids[#ids + 1] = queue.first
+        queue.at = queue.at + 1
+        if queue.at > queue.part then
+            queue.from, queue.part = '(' .. queue.first, math.min(limit - #ids, queue.part * 2)
+            read(queue)
+        else
+            queue.first = queue.ids[queue.at]
+        end
+        if not queue.first then
+            queue = heap[size]
+            heap[size], size = nil, size - 1
+        end
+        local at, child = 1, 2
+        while child <= size do
+            if child < size and comes_before(heap[child + 1], heap[child]) then
+                child = child + 1
             end
-        end
-        local next_ids = {}
-        for _, id in ipairs(found) do
-            if not (bound and comes_before(bound, id)) then
-                next_ids[#next_ids + 1] = id
+            if not comes_before(heap[child], queue) then
+                break
             end
+            heap[at], at, child = heap[child], child, child * 2
         end
-        table.sort(next_ids, comes_before)
-        for n = 1, math.min(#next_ids, limit - #ids) do ids[#ids + 1] = next_ids[n] end
-        if not bound then
-            break
-        end
-        from, part = '(' .. bound, math.min(limit, part * 2)
+        heap[at] = queue
     end
     return ids
 end

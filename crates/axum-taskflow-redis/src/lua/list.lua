@@ -1,6 +1,7 @@
 -- A part of a list, newest first: Backend::list. ARGV: set ("f:NAME", "s:STATUS", "y:TAG", "all", or "pending" and
 -- "running" for what somebody or nobody holds), from and to as ZRANGEBYLEX takes them, how many, and of how many bytes
--- arguments and results are needed. Answers for each with id, life, body and progress.
+-- arguments and results are needed. Answers with the last id that was looked at, or nothing if there is none behind it, and
+-- for each with id, life, body and progress.
 local set, newest, oldest, limit, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local sets = { set }
 if set == 'all' then
@@ -15,8 +16,9 @@ elseif set == 'pending' or set == 'running' then
     end
 end
 
-local answer = {}
-for _, id in ipairs(first_ids('ZREVRANGEBYLEX', sets, newest, oldest, limit)) do
+local ids = first_ids('ZREVRANGEBYLEX', sets, newest, oldest, limit)
+local answer = { #ids == limit and ids[limit] or '' }
+for _, id in ipairs(ids) do
     local life, body = beginning(P .. 'l:' .. id, bytes), beginning(P .. 't:' .. id, bytes)
     if life ~= '' and body ~= '' then
         answer[#answer + 1] = id

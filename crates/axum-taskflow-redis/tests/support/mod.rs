@@ -56,6 +56,12 @@ impl Store {
         self.try_add(task).await.unwrap();
     }
 
+    pub(crate) async fn add_all(&self, tasks: &[Task]) {
+        let mut batch = Batch::at(NOW);
+        batch.tasks = tasks.iter().cloned().map(Arc::new).collect();
+        self.backend.write(Arc::new(batch)).await.unwrap();
+    }
+
     /// Starts the task as this instance would; true if that was stored.
     pub(crate) async fn start(&self, task: &Task) -> bool {
         let mut batch = Batch::at(NOW);
