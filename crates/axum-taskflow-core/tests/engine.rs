@@ -19,7 +19,7 @@ use axum_taskflow_core::{
     TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
     WaitError,
 };
-use support::{Backstage, Probe, Spoilt, config, ended, settled, start};
+use support::{Backstage, Probe, Said, Spoilt, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
 
@@ -667,29 +667,69 @@ async fn new_tasks_that_waited_for_a_claim_start_as_soon_as_it_fails() {
     );
 }
 
+/// A task whose start is on its way to the store.
+struct Starting {
+    manager: TaskManager,
+    backstage: Backstage,
+    task: Task,
+}
+
+impl Starting {
+    async fn new() -> Self {
+        let (backend, backstage) = Backstage::new();
+        let mut config = config();
+        config.backend = backend;
+        config.state(Probe::default());
+        config.tasks = vec![TaskDef::new(entered).name("entered")];
+        // One that a process died of: its start is a write of its own.
+        let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+        task.life.crashes = 1;
+        task.life.epoch = Epoch::ZERO.next().next();
+        backstage.hold_starts(true);
+        backstage.store(&task).await;
+        let manager = start(config).await;
+        backstage.start_held().await;
+        Self {
+            manager,
+            backstage,
+            task,
+        }
+    }
+
+    /// The store loses its last writes before it takes the start.
+    async fn is_stale(&self) {
+        let mut before = self.task.life.clone();
+        (before.owner, before.epoch) = (Some(self.manager.instance().id), Epoch::ZERO);
+        self.backstage.set_back(&self.task, before).await;
+        self.backstage.hold_starts(false);
+    }
+}
+
 #[tokio::test]
 async fn a_task_whose_start_is_stale_since_the_store_went_back_is_started_again() {
-    let (backend, backstage) = Backstage::new();
-    let mut config = config();
-    config.backend = backend;
-    config.state(Probe::default());
-    config.tasks = vec![TaskDef::new(entered).name("entered")];
-    // One that a process died of: its start is a write of its own.
-    let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
-    task.life.crashes = 1;
-    task.life.epoch = Epoch::ZERO.next().next();
-    backstage.hold_starts(true);
-    backstage.store(&task).await;
-    let manager = start(config).await;
-    backstage.start_held().await;
+    let it = Starting::new().await;
 
-    let mut before = task.life.clone();
-    (before.owner, before.epoch) = (Some(manager.instance().id), Epoch::ZERO);
-    backstage.set_back(&task, before).await;
-    backstage.hold_starts(false);
+    it.is_stale().await;
 
-    let ran = tokio::time::timeout(SOON, manager.wait::<()>(task.id)).await;
+    let ran = tokio::time::timeout(SOON, it.manager.wait::<()>(it.task.id)).await;
     ran.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_task_whose_start_is_stale_when_a_drain_stores_it_is_left_to_others() {
+    let it = Starting::new().await;
+    it.backstage.hold_reads(true);
+
+    let mut drained = pin!(it.manager.drain());
+    waits(&mut drained).await;
+    it.is_stale().await;
+    it.backstage.read_held().await;
+    waits(&mut drained).await;
+    it.backstage.hold_reads(false);
+    drained.await;
+
+    let life = it.backstage.task(it.task.id).await.life;
+    assert_eq!((life.status, life.owner), (TaskStatus::Pending, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -2213,42 +2253,167 @@ async fn after_the_deadline_running_tasks_are_interrupted_or_pending_again() {
         .unwrap();
 }
 
-#[tokio::test]
-async fn a_plain_function_that_does_not_return_is_for_no_other_process_until_it_does() {
-    fn blocks(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<std::sync::Barrier>>) {
-        begun.notify_one();
-        gate.wait();
-    }
-    let (begun, gate) = (
-        Arc::new(Notify::new()),
-        Arc::new(std::sync::Barrier::new(2)),
-    );
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_the_store_does_not_answer_is_not_taken_for_something_that_it_did_not_take() {
+    let (said, _log) = Said::here();
     let (backend, backstage) = Backstage::new();
     let mut config = config();
-    config.backend = backend;
-    config.shutdown_timeout = Duration::from_millis(50);
-    config.state(begun.clone());
-    config.state(gate.clone());
+    config.backend = backend.clone();
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.tasks = vec![TaskDef::new(add).name("add")];
+    let id = support::stored(&backend, &config.clock, "add", "[1,2]").await;
+    backstage.hold_claims(true);
     let manager = start(config).await;
-    let id = manager.add_task(blocks, ()).requeue_on_interrupt(true);
-    let id = id.await.unwrap();
-    begun.notified().await;
+    backstage.claim_held().await;
 
-    manager.shutdown().await.unwrap();
+    manager.drain().await;
 
-    let life = backstage.task(id).await.life;
-    let me = manager.instance().id;
+    assert_eq!((said.n(NOT_ANSWERED), said.n(NOT_TAKEN)), (1, 0));
+    // What it brings later is for others all the same.
+    backstage.hold_claims(false);
+    support::until(async || {
+        let life = backstage.task(id).await.life;
+        ((life.status, life.owner) == (TaskStatus::Pending, None)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_once_for_a_look_that_the_store_does_not_answer_and_says_what_is_missing() {
+    let (said, _log) = Said::here();
+    let it = Begun::new().await;
+    it.end_is_stale(before_its_start(&it.task)).await;
+
+    let begun_at = tokio::time::Instant::now();
+    it.manager.drain().await;
+
+    let waited = begun_at.elapsed();
+    assert!(
+        waited < Duration::from_secs(8), // on paused time: 5 s for all that is to be stored
+        "not once more as if it were a claim: {waited:?}"
+    );
+    assert_eq!((said.n(NOT_ANSWERED), said.n(NOT_TAKEN)), (0, 1));
+}
+
+const NOT_ANSWERED: &str = "the task store did not answer";
+const NOT_TAKEN: &str = "the task store did not take everything";
+
+/// A task whose plain function returns when the test lets it, which a shutdown does not wait for.
+struct Blocking {
+    manager: TaskManager,
+    backstage: Backstage,
+    task: Task,
+    gate: Arc<std::sync::Barrier>,
+}
+
+impl Blocking {
+    async fn new(may_be_repeated: bool) -> Self {
+        fn blocks(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<std::sync::Barrier>>) {
+            begun.notify_one();
+            gate.wait();
+        }
+        let (begun, gate) = (
+            Arc::new(Notify::new()),
+            Arc::new(std::sync::Barrier::new(2)),
+        );
+        let (backend, backstage) = Backstage::new();
+        let mut config = config();
+        config.backend = backend;
+        config.shutdown_timeout = Duration::from_millis(50);
+        config.state(begun.clone());
+        config.state(gate.clone());
+        let manager = start(config).await;
+        let id = manager.add_task(blocks, ());
+        let id = id.requeue_on_interrupt(may_be_repeated).await;
+        begun.notified().await;
+        Self {
+            task: backstage.task(id.expect("it is added")).await,
+            manager,
+            backstage,
+            gate,
+        }
+    }
+
+    async fn returns(&self) {
+        let gate = self.gate.clone();
+        let gone_on = tokio::task::spawn_blocking(move || gate.wait());
+        gone_on.await.expect("both were there");
+    }
+
+    /// The store loses that it has begun, and the function returns; then it is looked why its end is stale.
+    async fn end_is_stale(&self) {
+        let before = before_its_start(&self.task);
+        self.backstage.set_back(&self.task, before).await;
+        self.backstage.hold_reads(true);
+        self.returns().await;
+        self.backstage.read_held().await;
+    }
+
+    async fn closed(&self) {
+        support::until(async || self.backstage.is_closed().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_plain_function_that_does_not_return_is_for_no_other_process_until_it_does() {
+    let it = Blocking::new(true).await;
+
+    it.manager.shutdown().await.unwrap();
+
+    let life = it.backstage.task(it.task.id).await.life;
+    let me = it.manager.instance().id;
     assert_eq!(
         (life.status, life.owner, life.attempt),
         (TaskStatus::Pending, Some(me), 0),
         "who takes it over from the dead counts no crash"
     );
-    assert!(!backstage.is_closed(), "the others must take it for alive");
-    tokio::task::spawn_blocking(move || gate.wait())
-        .await
-        .unwrap();
-    support::until(async || backstage.is_closed().then_some(())).await;
-    assert_eq!(backstage.task(id).await.life, life, "what it did is stale");
+    assert!(
+        !it.backstage.is_closed(),
+        "the others must take it for alive"
+    );
+    it.returns().await;
+    it.closed().await;
+    let stored = it.backstage.task(it.task.id).await;
+    assert_eq!(stored.life, life, "what it did is stale");
+}
+
+#[tokio::test]
+async fn what_came_of_a_function_that_returns_after_the_shutdown_is_stored_although_its_start_is_lost()
+ {
+    let it = Blocking::new(true).await;
+    it.manager.shutdown().await.unwrap();
+
+    it.end_is_stale().await;
+    settled().await;
+    assert!(!it.backstage.is_closed(), "it is to be written once more");
+    it.backstage.hold_reads(false);
+    it.closed().await;
+
+    let life = it.backstage.task(it.task.id).await.life;
+    assert_eq!(life.status, TaskStatus::Success);
+}
+
+#[tokio::test]
+async fn what_came_of_a_function_that_returns_after_the_drain_is_stored_before_locks_are_let_go_of()
+{
+    let it = Blocking::new(false).await;
+    let guard = it.manager.lock("door").acquire().await.unwrap();
+    it.manager.drain().await;
+
+    it.end_is_stale().await;
+    let mut shutdown = pin!(it.manager.shutdown());
+    waits(&mut shutdown).await;
+    assert!(poll_once(&mut pin!(guard.lost())).await.is_pending());
+    it.backstage.hold_reads(false);
+    let comes_out = async {
+        guard.lost().await;
+        drop(guard);
+        it.backstage.task(it.task.id).await.life.status
+    };
+    let (stopped, status) = tokio::join!(shutdown, comes_out);
+
+    stopped.unwrap();
+    assert_eq!(status, TaskStatus::Success);
 }
 
 #[tokio::test]

@@ -13,12 +13,7 @@ use axum_taskflow_core::{
     Backend, Becomes, Config, ErrorKind, HoldKind, Lead, OnceError, OnceOutcome, RecordChange,
     Schedule, Scope, TaskManager,
 };
-use support::{Backstage, Link, config, start, until};
-use tracing::field::Field;
-use tracing_subscriber::{
-    Registry,
-    layer::{Context, Layer, SubscriberExt},
-};
+use support::{Backstage, Link, Said, config, start, until};
 
 /// However slow the machine is.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -199,33 +194,9 @@ async fn what_cannot_be_read_hides_no_other_holder() {
     assert_eq!(holders[1].epoch, guards[1].epoch());
 }
 
-/// What was warned of.
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<String>>>);
-
-impl Said {
-    fn n(&self, what: &str) -> usize {
-        let said = self.0.lock().unwrap();
-        said.iter().filter(|it| it.contains(what)).count()
-    }
-}
-
-impl<S: tracing::Subscriber> Layer<S> for Said {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if *event.metadata().level() <= tracing::Level::WARN {
-            event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
-                if field.name() == "message" {
-                    self.0.lock().unwrap().push(format!("{value:?}"));
-                }
-            });
-        }
-    }
-}
-
 #[tokio::test]
 async fn that_nobody_can_lead_is_said_once() {
-    let said = Said::default();
-    let _log = tracing::subscriber::set_default(Registry::default().with(said.clone()));
+    let (said, _log) = Said::here();
     let (stage, one, _) = two().await;
     stage.put(garbage("hold:leader:mailer")).await;
 

@@ -116,8 +116,10 @@ pub(crate) struct Engine {
     draining: AtomicBool,
     /// Fires when a shutdown is to wait no longer.
     hurry: CancellationToken,
-    /// The loops that end by themselves when `stopping` fires, and looks why a change was stale.
+    /// The loops that end by themselves when `stopping` fires.
     loops: TaskTracker,
+    /// Looks why the start or the end of an attempt was stale. Each ends with one more change, or none.
+    looks: TaskTracker,
     /// Fires when shutdown begins.
     pub(crate) stopping: CancellationToken,
     /// Fires when everything that ran has ended and is stored.
@@ -168,6 +170,7 @@ impl Engine {
             }
         });
         engine.loops.close();
+        engine.looks.close();
         engine.start_beating(joined_at).map_err(|error| {
             Error::new(
                 ErrorKind::Unavailable,
@@ -265,6 +268,7 @@ impl Engine {
             draining: AtomicBool::new(false),
             hurry: CancellationToken::new(),
             loops: TaskTracker::new(),
+            looks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             drained: CancellationToken::new(),
             stopped: CancellationToken::new(),
@@ -330,19 +334,12 @@ impl Engine {
         }
         crash_point!("stop::before-flush");
         // A claim that was under way brings tasks that others may have.
-        let ended = within(FLUSH_TIMEOUT, self.loops.wait()).await;
-        let stored = async {
-            self.journal.flushed().await;
-            // An end that was stale by then is looked after, and may be written once more.
-            self.loops.wait().await;
-            self.journal.flushed().await;
-        };
-        if !(within(FLUSH_TIMEOUT, stored).await && ended) {
+        if !within(FLUSH_TIMEOUT, self.loops.wait()).await {
             error!(
-                unwritten = self.journal.changes_waiting(),
-                "the task store did not take everything before the end: the next start finds these tasks as they were stored"
+                "the task store did not answer in time: what a claim took waits for a takeover if no answer comes"
             );
         }
+        self.all_stored().await;
         self.threads.close();
         self.drained.cancel();
     }
@@ -353,7 +350,7 @@ impl Engine {
         if self.journal.close() {
             return Ok(()); // somebody else did the rest, or does
         }
-        within(FLUSH_TIMEOUT, self.journal.flushed()).await;
+        self.all_stored().await;
         self.resign().await;
         if self
             .attempts()
@@ -376,11 +373,28 @@ impl Engine {
     }
 
     async fn close(&self) -> Result<(), BackendError> {
-        within(FLUSH_TIMEOUT, self.journal.flushed()).await;
+        self.all_stored().await;
         self.stopped.cancel();
         self.backend.close().await?;
         info!("task manager stopped");
         Ok(())
+    }
+
+    /// Waits until everything that has ended is stored, or for [`FLUSH_TIMEOUT`].
+    async fn all_stored(&self) {
+        let stored = async {
+            self.journal.flushed().await;
+            // What was stale by then is looked after, and may be written once more.
+            self.looks.wait().await;
+            self.journal.flushed().await;
+        };
+        if !within(FLUSH_TIMEOUT, stored).await {
+            error!(
+                unwritten = self.journal.changes_waiting(),
+                looks = self.looks.len(),
+                "the task store did not take everything in time: the next start finds the rest as it was stored"
+            );
+        }
     }
 
     /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale. One that may

@@ -197,7 +197,7 @@ impl Engine {
             return self.stored(change, applied);
         }
         let (engine, mut change) = (self.clone(), change.clone());
-        self.loops.spawn(async move {
+        self.looks.spawn(async move {
             match engine.before(&change).await {
                 Some(task) => {
                     change.expects = (task.life.status, task.life.epoch);
@@ -213,7 +213,7 @@ impl Engine {
     /// The start of a task was stale. If that is since the store went back, the task is let go of.
     pub(crate) fn start_was_stale(self: &Arc<Self>, change: &Change) {
         let (engine, change) = (self.clone(), change.clone());
-        self.loops.spawn(async move {
+        self.looks.spawn(async move {
             if let Some(task) = engine.before(&change).await
                 && task.life.owner.is_some()
             {
@@ -231,6 +231,7 @@ impl Engine {
                 Err(failure) => {
                     warn!(task = %change.id, error = %failure, "cannot look why a change of a task is stale");
                     tokio::select! {
+                        biased;
                         () = self.stopped.cancelled() => return None,
                         () = tokio::time::sleep(jittered(super::LOOP_RETRY)) => {}
                     }

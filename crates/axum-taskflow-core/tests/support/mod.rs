@@ -19,6 +19,11 @@ use axum_taskflow_core::{
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
+use tracing::{field::Field, subscriber::DefaultGuard};
+use tracing_subscriber::{
+    Registry,
+    layer::{Context, Layer, SubscriberExt},
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -129,6 +134,36 @@ impl Probe {
 
     pub(crate) fn notes(&self) -> Vec<usize> {
         self.0.lock().unwrap().notes.clone()
+    }
+}
+
+/// What was warned of on this thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    /// Listens as long as the guard is there.
+    pub(crate) fn here() -> (Self, DefaultGuard) {
+        let said = Self::default();
+        let log = Registry::default().with(said.clone());
+        (said, tracing::subscriber::set_default(log))
+    }
+
+    pub(crate) fn n(&self, what: &str) -> usize {
+        let said = self.0.lock().unwrap();
+        said.iter().filter(|it| it.contains(what)).count()
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Said {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() <= tracing::Level::WARN {
+            event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
+                if field.name() == "message" {
+                    self.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            });
+        }
     }
 }
 
