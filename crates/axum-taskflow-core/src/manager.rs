@@ -782,7 +782,7 @@ impl TaskManager {
     /// services that still answer requests while they shut down; [`TaskManager::shutdown`] goes on and closes.
     ///
     /// # Cancel safety
-    /// Dropped while it is awaited, the rest of the work is not done.
+    /// Dropped while it is awaited, the work goes on; another call waits for its end.
     pub async fn drain(&self) {
         self.engine.drain().await;
     }

@@ -288,18 +288,18 @@ impl Engine {
 
     /// The attempt was to stop before its function was called: the task is for all again.
     fn never_called(self: &Arc<Self>, task: &Task) {
-        self.forget_attempt(task);
         self.let_go(Change::released(task), task);
+        self.forget_attempt(task);
         self.dispatch_to(task.executor);
     }
 
     /// Stores that this instance lets go of a task that it cannot start.
     fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, task: &Task) {
-        self.ready.free_slot(task);
         match change {
             Ok(change) => self.store(change),
             Err(refused) => warn!(%refused, "a task that cannot be let go was held as ready"),
         }
+        self.ready.free_slot(task);
     }
 
     /// Stores what an attempt came to, and goes on with the next one without waiting for the disk.
@@ -307,7 +307,6 @@ impl Engine {
         crash_point!("executor::returned");
         let policy = self.options(task, def).retry_policy();
         let now = self.clock.now();
-        self.forget_attempt(task);
         // The words of an error are made by its own code, which may panic, too.
         let finished =
             panics::catch(|| Change::finished(task, outcome, &policy, fastrand::f64(), now))
@@ -332,6 +331,8 @@ impl Engine {
             }
             Err(refused) => warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
         }
+        // Now that its end cannot be overlooked: who shuts down waits for attempts, then for slots, then for the journal.
+        self.forget_attempt(task);
         self.ready.free_slot(task);
         self.dispatch_to(task.executor);
     }
