@@ -277,25 +277,35 @@ impl<'a> IntoFuture for AddTask<'a> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let request = self.request?;
-            let name = request.def.name.clone();
-            if let Some(key) = self.run_key {
-                let replaced = replace(self.engine, request, self.said, self.fence, key);
+        let Self {
+            engine,
+            request,
+            said,
+            run_key,
+            fence,
+        } = self;
+        if let Some(key) = run_key {
+            // A future of its own: it is large, and most calls have no need of it.
+            return Box::pin(async move {
+                let replaced = replace(engine, request?, said, fence, key);
                 // One deadline for all its steps.
-                return tokio::time::timeout(self.engine.add_timeout, replaced)
+                tokio::time::timeout(engine.add_timeout, replaced)
                     .await
-                    .unwrap_or_else(|_| Err(no_answer(self.engine)));
-            }
-            let tasks = make_tasks(self.engine, request, self.said)?;
+                    .unwrap_or_else(|_| Err(no_answer(engine)))
+            });
+        }
+        Box::pin(async move {
+            let request = request?;
+            let name = request.def.name.clone();
+            let tasks = make_tasks(engine, request, said)?;
             let id = tasks[0].id;
-            let mut stored = match self.fence {
-                Some(fence) => store_under(self.engine, tasks, fence).await?,
-                None => store(self.engine, tasks).await?,
+            let mut stored = match fence {
+                Some(fence) => Box::pin(store_under(engine, tasks, fence)).await?,
+                None => store(engine, tasks).await?,
             };
             match stored.pop() {
                 Some(Enqueued::Exists { id, name: other }) => {
-                    if !self.engine.registry.same(&name, &other) {
+                    if !engine.registry.same(&name, &other) {
                         return Err(Error::conflict(format!(
                             "the idempotency key is taken by task {id} of {other}, and this is a task of {name}"
                         )));
@@ -348,7 +358,8 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         }),
         None => None,
     };
-    let tasks = args.into_iter().map(|args| {
+    let mut tasks = Vec::with_capacity(args.len());
+    for args in args {
         if args.len() > engine.args_max {
             return Err(Error::invalid(format!(
                 "the arguments of {} have {} bytes, and the limit is {}: store large data elsewhere and pass its name",
@@ -367,9 +378,9 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         tracking.give_to(&mut task);
         task.executor = def.executor;
         task.source = said.source.unwrap_or(Source::Manual);
-        Ok(task)
-    });
-    tasks.collect()
+        tasks.push(task);
+    }
+    Ok(tasks)
 }
 
 /// A new task that repeats `old`.
@@ -394,10 +405,13 @@ pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<
     let begun = tokio::time::Instant::now();
     engine.journal.place(n, engine.add_timeout).await?;
     let now = engine.clock.now();
-    let promised: Vec<Promised> = tasks
-        .into_iter()
-        .map(|task| Promised::to(engine, task, now))
-        .collect();
+    // Not by `collect`, which would keep the memory of the tasks and shrink it.
+    let mut promised = Vec::with_capacity(n);
+    promised.extend(
+        tasks
+            .into_iter()
+            .map(|task| Promised::to(engine, task, now)),
+    );
     let tasks = promised
         .iter()
         .map(|promised| promised.task().clone())

@@ -214,8 +214,9 @@ impl TaskContext {
         });
     }
 
-    pub(crate) async fn scope<T>(self, work: impl Future<Output = T>) -> T {
-        CURRENT.scope(self, work).await
+    // Not an async fn: its future would hold the work twice.
+    pub(crate) fn scope<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        CURRENT.scope(self, work)
     }
 
     pub(crate) fn sync_scope<T>(self, work: impl FnOnce() -> T) -> T {
