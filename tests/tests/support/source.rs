@@ -78,7 +78,7 @@ pub(crate) fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         if entry.file_type().unwrap().is_dir() {
-            let made_by_tools = ["target", "node_modules", "site", "__pycache__"];
+            let made_by_tools = ["target", "node_modules", "site", "venv", "__pycache__"];
             if !name.starts_with('.') && !made_by_tools.contains(&&*name) || name == ".ci" {
                 found.extend(files(&path, ending));
             }
