@@ -297,6 +297,8 @@ impl Change {
     ) -> Result<Self, Refused> {
         let status = task.life.status.on(cause)?;
         let error = error.map(Arc::new);
+        // A clock that was set back, or a start that was moved on to the creation.
+        let now = task.life.started_at.map_or(now, |started| now.max(started));
         let life = Life {
             status,
             owner: None,

@@ -143,10 +143,19 @@ impl Life {
     }
 
     /// This life of the task `id` with its next attempt begun by `instance`: what
-    /// [`Backend::claim`](crate::Backend::claim) stores. By no clock it begins before the task was created: the
-    /// creator's clock may be ahead, and a claim may be older than what it takes.
+    /// [`Backend::claim`](crate::Backend::claim) stores.
+    ///
+    /// It does not begin before the task was created: a claim that waits for its turn is older than what it then takes. By
+    /// more than 100 ms it is older only by another host's clock, and then its time stands, so that the end, which is by the
+    /// same clock, tells how long it ran.
     #[must_use]
     pub fn begun(&self, id: TaskId, instance: InstanceId, now: Timestamp) -> Self {
+        const WAITS_MAX: Duration = Duration::from_millis(100);
+        let created = id.created_at();
+        let started_at = match created.since(now) <= WAITS_MAX {
+            true => now.max(created),
+            false => now,
+        };
         Self {
             status: TaskStatus::Running,
             epoch: self.epoch.next(),
@@ -155,7 +164,7 @@ impl Life {
             owner: Some(instance),
             instance: Some(instance),
             run_at: self.run_at,
-            started_at: Some(now.max(id.created_at())),
+            started_at: Some(started_at),
             finished_at: None,
             error: None,
             result: None,

@@ -112,7 +112,7 @@ pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, 
     // A place begins with its time.
     let time = |at: Timestamp| format!("{:015}", at.as_unix_ms());
     let mut first = format!("[{}", time(query.after.saturating_add(MILLISECOND)));
-    let last = format!("({}", time(query.before));
+    let until = format!("({}", time(query.before));
     if let Some(from) = &query.from {
         if from.len() < PLACE_BYTES_MIN || !from.bytes().take(15).all(|byte| byte.is_ascii_digit())
         {
@@ -124,24 +124,29 @@ pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, 
     }
     let part_max = (PART_BYTES / query.payload_max.max(1)).clamp(1, PART_MAX);
     let mut page = AheadPage::default();
+    let mut n_gone = 0;
     loop {
         let missing = query.limit.saturating_sub(page.tasks.len());
-        let n = missing.clamp(1, part_max); // one more look, at one task: is there anything after it?
+        let is_over = missing == 0 || n_gone >= LOOKED_AT_MAX;
+        // One more look, at one task: is there anything after it?
+        let n = if is_over { 1 } else { missing.min(part_max) };
         let mut call = link.call(&AHEAD);
         call.arg(&first)
-            .arg(&last)
+            .arg(&until)
             .arg(n)
             .arg(query.payload_max.min(PART_BYTES));
         let (last, tasks) = part(link.send(&call).await?)?;
-        if missing == 0 {
+        if is_over {
             if last.is_some() && query.limit > 0 {
                 page.next = Some(first.split_off(1));
             }
             return Ok(page);
         }
-        for [_place, parts @ ..] in answer::groups::<5>(tasks) {
-            page.tasks
-                .push(Stored::cut(parts)?.shown(query.payload_max)?);
+        n_gone += n;
+        for parts in answer::groups::<4>(tasks) {
+            let task = Stored::cut(parts)?.shown(query.payload_max)?;
+            page.tasks.push(task);
+            n_gone -= 1;
         }
         let Some(last) = last else {
             return Ok(page); // this was the end

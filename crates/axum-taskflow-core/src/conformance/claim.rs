@@ -24,19 +24,24 @@ pub(super) async fn a_claimed_task_belongs_to_the_claimer(bench: &Bench<'_>) {
     bench.expect(&task).await;
 }
 
-pub(super) async fn a_clock_that_runs_late_begins_no_task_before_it_was_created(bench: &Bench<'_>) {
-    let mut task = bench.task("f");
-    let mut claim = bench.claim_of(&["f"], 9);
-    claim.now = bench.now().saturating_sub(SECOND);
-    task.life.run_at = claim.now;
-    bench.add_one(&task).await;
+pub(super) async fn a_claim_that_is_older_than_a_task_begins_it_when_it_was_created_unless_clocks_differ(
+    bench: &Bench<'_>,
+) {
+    for (late_ms, begins_ms) in [(100, 0), (101, 101)] {
+        let mut task = bench.task("f");
+        let mut claim = bench.claim_of(&["f"], 9);
+        claim.now = bench.now().saturating_sub(Duration::from_millis(late_ms));
+        task.life.run_at = claim.now;
+        bench.add_one(&task).await;
 
-    let claimed = bench.backend.claim(claim).await.expect("claimed").tasks;
+        let claimed = bench.backend.claim(claim).await.expect("claimed").tasks;
 
-    task.life = task.life.begun(task.id, bench.me, bench.now());
-    assert_eq!(task.life.started_at, Some(task.created_at()));
-    assert_eq!(claimed, [task.clone()]);
-    bench.expect(&task).await;
+        let begins = Duration::from_millis(begins_ms);
+        task.life = task.life.begun(task.id, bench.me, bench.now());
+        task.life.started_at = Some(task.created_at().saturating_sub(begins));
+        assert_eq!(claimed, [task.clone()]);
+        bench.expect(&task).await;
+    }
 }
 
 pub(super) async fn a_claimed_task_can_end(bench: &Bench<'_>) {

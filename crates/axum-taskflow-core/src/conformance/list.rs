@@ -221,6 +221,8 @@ pub(super) async fn tasks_of_rare_and_of_busy_functions_stand_where_they_belong(
         tasks.extend((0..n).map(|_| bench.task(name)));
         tasks.push(bench.task("busy"));
     }
+    // Of 17 more each has its turn, each time in another order.
+    tasks.extend((0..100).map(|n: usize| bench.task(&format!("turn {}", n * (n / 17 + 1) % 17))));
     bench.add(&tasks).await;
 
     for limit in [1, 3, 10, 1_000] {

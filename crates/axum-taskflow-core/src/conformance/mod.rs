@@ -277,7 +277,7 @@ macro_rules! __conformance_checks {
         }
         claim {
             a_claimed_task_belongs_to_the_claimer
-            a_clock_that_runs_late_begins_no_task_before_it_was_created
+            a_claim_that_is_older_than_a_task_begins_it_when_it_was_created_unless_clocks_differ
             a_claimed_task_can_end
             what_a_process_died_of_is_claimed_and_not_begun
             a_task_is_claimed_once

@@ -139,14 +139,17 @@ pub(super) async fn a_part_is_bounded_and_a_round_ends(bench: &Bench<'_>) {
 /// For stores that keep the tasks of each function apart.
 pub(super) async fn a_round_reaches_what_is_old_of_all_functions(bench: &Bench<'_>) {
     let mut live = 0;
-    for (name, n) in [("busy", 30), ("rare", 1), ("new", 20), ("rare", 2)] {
+    let turns = (0..34).map(|n: usize| (format!("turn {}", n * (n / 17 + 2) % 17), 1));
+    let few = [("busy", 30), ("rare", 1), ("new", 20), ("rare", 2)];
+    let few = few.map(|(name, n)| (name.to_owned(), n));
+    for (name, n) in few.into_iter().chain(turns) {
         for _ in 0..n {
-            let mut task = bench.task(name);
+            let mut task = bench.task(&name);
             bench.add_one(&task).await;
             bench.start(&mut task).await;
             bench.succeed(&mut task).await;
         }
-        bench.add_one(&bench.task(name)).await;
+        bench.add_one(&bench.task(&name)).await;
         live += 1;
     }
 
@@ -154,7 +157,7 @@ pub(super) async fn a_round_reaches_what_is_old_of_all_functions(bench: &Bench<'
         limit: 7,
         ..tasks_before(bench.after(SECOND))
     };
-    assert_eq!(bench.prune(old).await, 53);
+    assert_eq!(bench.prune(old).await, 53 + 34);
 
     assert_eq!(statuses(bench).await, vec![TaskStatus::Pending; live]);
 }

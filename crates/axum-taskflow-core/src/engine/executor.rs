@@ -278,7 +278,14 @@ impl Engine {
 
     /// The attempt does not run any more; a later one of the same task may.
     fn forget_attempt(&self, task: &Task) {
+        self.end_attempt(task, || ());
+    }
+
+    /// The same, and its end goes to the journal. In one step: who shuts down must find it in one place or the other, and
+    /// who cancels must not find it among those that run when its end is stored.
+    fn end_attempt(&self, task: &Task, store: impl FnOnce()) {
         let mut running = self.running();
+        store();
         if let Entry::Occupied(entry) = running.entry(task.id)
             && entry.get().task.life.epoch == task.life.epoch
         {
@@ -288,18 +295,22 @@ impl Engine {
 
     /// The attempt was to stop before its function was called: the task is for all again.
     fn never_called(self: &Arc<Self>, task: &Task) {
-        self.let_go(Change::released(task), task);
-        self.forget_attempt(task);
+        self.end_attempt(task, || self.store_released(Change::released(task)));
+        self.ready.free_slot(task);
         self.dispatch_to(task.executor);
     }
 
     /// Stores that this instance lets go of a task that it cannot start.
     fn let_go(self: &Arc<Self>, change: Result<Change, Refused>, task: &Task) {
+        self.store_released(change);
+        self.ready.free_slot(task);
+    }
+
+    fn store_released(self: &Arc<Self>, change: Result<Change, Refused>) {
         match change {
             Ok(change) => self.store(change),
             Err(refused) => warn!(%refused, "a task that cannot be let go was held as ready"),
         }
-        self.ready.free_slot(task);
     }
 
     /// Stores what an attempt came to, and goes on with the next one without waiting for the disk.
@@ -319,20 +330,19 @@ impl Engine {
             crate::otel::ended(change);
         }
         match finished {
-            Ok(change) if task.requeue_on_interrupt => {
-                let engine = self.clone();
-                let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
-                self.journal.end(change, then);
-            }
             Ok(change) => {
                 let engine = self.clone();
                 let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
-                self.journal.change(change, then);
+                self.end_attempt(task, || match task.requeue_on_interrupt {
+                    true => self.journal.end(change, then),
+                    false => self.journal.change(change, then),
+                });
             }
-            Err(refused) => warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
+            Err(refused) => {
+                warn!(task = %task.id, %refused, "an attempt ended that had not begun");
+                self.forget_attempt(task);
+            }
         }
-        // Now that its end cannot be overlooked: who shuts down waits for attempts, then for slots, then for the journal.
-        self.forget_attempt(task);
         self.ready.free_slot(task);
         self.dispatch_to(task.executor);
     }

@@ -431,10 +431,6 @@ impl Journal {
                 continue;
             };
             let at_once = poll_once(&mut writing).await;
-            if at_once.is_none() {
-                // A connection may be driven by a task of its own, which this thread would run only after us.
-                tokio::task::yield_now().await;
-            }
             if let Some((flight, written)) = unanswered.take() {
                 self.answer(flight, &written, &stored);
             }

@@ -350,7 +350,7 @@ impl Engine {
         if self.journal.close() {
             return Ok(()); // somebody else did the rest, or does
         }
-        self.all_stored().await;
+        let stored = self.all_stored().await;
         self.resign().await;
         if self
             .attempts()
@@ -363,38 +363,43 @@ impl Engine {
             // Until then the store must take this instance for alive.
             tokio::spawn(async move {
                 self.ready.all_done().await;
+                self.all_stored().await;
                 if let Err(failure) = self.close().await {
                     warn!(error = %failure, "the task store was left without being closed");
                 }
             });
             return Ok(());
         }
+        if stored {
+            self.all_stored().await; // what ended meanwhile
+        }
         Ok(self.close().await?)
     }
 
     async fn close(&self) -> Result<(), BackendError> {
-        self.all_stored().await;
         self.stopped.cancel();
         self.backend.close().await?;
         info!("task manager stopped");
         Ok(())
     }
 
-    /// Waits until everything that has ended is stored, or for [`FLUSH_TIMEOUT`].
-    async fn all_stored(&self) {
+    /// Waits until everything that has ended is stored, or for [`FLUSH_TIMEOUT`]; then the answer is false.
+    async fn all_stored(&self) -> bool {
         let stored = async {
             self.journal.flushed().await;
             // What was stale by then is looked after, and may be written once more.
             self.looks.wait().await;
             self.journal.flushed().await;
         };
-        if !within(FLUSH_TIMEOUT, stored).await {
+        let in_time = within(FLUSH_TIMEOUT, stored).await;
+        if !in_time {
             error!(
                 unwritten = self.journal.changes_waiting(),
                 looks = self.looks.len(),
                 "the task store did not take everything in time: the next start finds the rest as it was stored"
             );
         }
+        in_time
     }
 
     /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale. One that may

@@ -120,7 +120,7 @@ if #ids < limit then
         mark('w:' .. name, place, false)
     end
     local found = get_all('l:', taken)
-    -- What an id begins with is when its task was created: none begins before that, by whichever clock.
+    -- What an id begins with is when its task was created: none begins before that (Life::begun).
     local now_in_ids = string.format('%08x-%04x', math.floor(now / 65536), now % 65536)
     local to_set, held, begun = {}, {}, {}
     for n, id in ipairs(taken) do
@@ -131,8 +131,10 @@ if #ids < limit then
                 epoch, attempt = math.min(epoch + 1, 4294967295), math.min(attempt + 1, 4294967295)
                 local started_at = ARGV[4]
                 if string.sub(id, 1, 13) > now_in_ids then
-                    local high, low = string.sub(id, 1, 8), string.sub(id, 10, 13)
-                    started_at = string.format('%.0f', tonumber(high, 16) * 65536 + tonumber(low, 16))
+                    local created = tonumber(string.sub(id, 1, 8), 16) * 65536 + tonumber(string.sub(id, 10, 13), 16)
+                    if created <= now + 100 then
+                        started_at = string.format('%.0f', created)
+                    end
                 end
                 life = table.concat({ 'running', epoch, owner, attempt, crashes, run_at, owner, started_at, '-\n\n' }, ' ')
                 begun[names[n]] = (begun[names[n]] or 0) + 1
