@@ -507,6 +507,18 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_ends_no_earlier_than_it_began_though_a_clock_was_set_back() {
+        let task = running();
+        let back = NOW.saturating_sub(Duration::from_secs(1));
+
+        let done = Outcome::Done(None);
+        let change = Change::finished(&task, done, &policy(0), 0.0, back).unwrap();
+
+        assert_eq!(task.life.started_at, Some(NOW));
+        assert_eq!(change.life.finished_at, Some(NOW));
+    }
+
+    #[test]
     fn a_key_that_is_kept_for_no_time_is_free_at_the_end_and_not_until_now() {
         let mut task = running();
         let key = task.idempotency_key.as_mut().unwrap();
