@@ -103,6 +103,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// superseded. Asked often: if nobody died, it costs next to nothing.
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>>;
 
+    /// How many batches the engine may ask for before the first of them is answered; 1 unless said. More keep a store at
+    /// work that is far away. Those that are on their way at the same time are of different tasks: the store may do them in
+    /// any order, and one without the other.
+    fn writes_at_once(&self) -> usize {
+        1
+    }
+
     /// How often the store may have gone back to an earlier state while this was open: its server was restarted without
     /// the last writes, or a replica that did not have them stands in for it. Looked at several times a second; 0 for
     /// ever if a store cannot go back while an instance lives.

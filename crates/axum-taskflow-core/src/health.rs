@@ -100,7 +100,7 @@ impl Troubles {
     /// The store is asked, and [`Troubles::answered`] follows, whatever it says.
     pub(crate) fn asked(&self, duty: Duty, now: Timestamp) {
         let since = (Instant::now(), now);
-        self.lock_asked().insert(duty, since);
+        self.lock_asked().entry(duty).or_insert(since);
     }
 
     pub(crate) fn answered(&self, duty: Duty) {

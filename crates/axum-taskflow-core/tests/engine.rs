@@ -1271,6 +1271,94 @@ async fn who_adds_while_nobody_writes_asks_the_store_himself() {
     adding.await.unwrap();
 }
 
+/// The writes that are on their way while three callers, one after the other, add a task.
+async fn on_their_way(store_takes: usize) -> usize {
+    let (backend, backstage) = Backstage::new();
+    backstage.take_writes_at_once(store_takes);
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+    let writes_before = backstage.writes();
+
+    backstage.stall();
+    let mut adds = Vec::new();
+    for n in 0..3 {
+        let manager = manager.clone();
+        adds.push(tokio::spawn(
+            async move { manager.add_task(add, (n, n)).await },
+        ));
+        settled().await;
+    }
+    let writes = backstage.writes() - writes_before;
+    backstage.go_on();
+    for add in adds {
+        add.await.unwrap().unwrap();
+    }
+    writes
+}
+
+#[tokio::test]
+async fn so_many_batches_are_on_their_way_as_the_store_takes() {
+    assert_eq!(on_their_way(1).await, 1);
+    assert_eq!(on_their_way(2).await, 2);
+}
+
+#[tokio::test]
+async fn a_batch_is_asked_for_too_while_the_one_before_waits_for_it() {
+    let (backend, backstage) = Backstage::new();
+    backstage.take_writes_at_once(2);
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+    let writes_before = backstage.writes();
+
+    let blocked = backstage.block_turnstile().await;
+    let adds = [(1, 1), (2, 2)].map(|args| {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.add_task(add, args).await })
+    });
+    settled().await;
+    assert_eq!(backstage.writes() - writes_before, 2);
+    drop(blocked);
+
+    for adding in adds {
+        let added = tokio::time::timeout(SOON, adding).await;
+        added.expect("neither waits for ever").unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_takes_the_one_behind_it_not_along() {
+    async fn unwelcome() {}
+    let (backend, backstage) = Backstage::new();
+    backstage.take_writes_at_once(2);
+    backstage.refuse_new("unwelcome");
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+
+    backstage.stall();
+    let refused = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.add_task(unwelcome, ()).await }
+    });
+    settled().await;
+    let taken = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.add_task(add, (3, 4)).await }
+    });
+    settled().await;
+    backstage.go_on();
+
+    let refused = refused.await.unwrap().unwrap_err();
+    let id = taken.await.unwrap().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert_eq!(manager.wait::<u32>(id).await.unwrap(), 7);
+}
+
 #[tokio::test]
 async fn bad_arguments_of_a_call_are_refused_and_nothing_is_added() {
     let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));

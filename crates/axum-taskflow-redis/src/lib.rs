@@ -694,6 +694,10 @@ impl Backend for Redis {
         })
     }
 
+    fn writes_at_once(&self) -> usize {
+        2 // one that the server works at, and one that it need not wait for
+    }
+
     fn went_back(&self) -> u64 {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         server.changes

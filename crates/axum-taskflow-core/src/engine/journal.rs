@@ -4,9 +4,9 @@
 //! commit, and a caller on an idle journal waits for one commit and for no timer.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -56,6 +56,7 @@ const OUTCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 pub(crate) struct Journal {
     backend: Arc<dyn Backend>,
+    writes_at_once: usize,
     clock: Clock,
     /// A std mutex: held to push or to take, never while writing.
     queue: Mutex<Queue>,
@@ -87,6 +88,8 @@ struct Queue {
     progress: HashMap<TaskId, (Epoch, Progress)>,
     audit: Vec<(AuditEntry, oneshot::Sender<Result<(), Error>>)>,
     writer: Writer,
+    /// So many things have to wait before the journal is woken; none if it rests.
+    wakes_at: usize,
     /// What a caller has begun to write, to be waited for by the journal.
     begun: Option<Begun>,
     /// No new tasks any more.
@@ -137,7 +140,7 @@ struct Entry {
     then: Then,
 }
 
-/// Who writes. At most one batch is under way.
+/// Who writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Writer {
     #[default]
@@ -156,6 +159,36 @@ struct Flight {
     adds: Vec<(usize, ThenAdded, Caller)>,
     thens: Vec<Then>,
     audits: Vec<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// A batch that the store was asked to write.
+struct Going {
+    flight: Flight,
+    writing: BackendFuture<'static, Written>,
+    outcome: Option<Result<Written, BackendError>>,
+}
+
+impl Going {
+    /// Asks the store.
+    async fn sent(flight: Flight, mut writing: BackendFuture<'static, Written>) -> Self {
+        let outcome = poll_fn(|cx| match writing.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        Self {
+            outcome: outcome.await,
+            flight,
+            writing,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.outcome.is_none()
+            && let Poll::Ready(outcome) = self.writing.as_mut().poll(cx)
+        {
+            self.outcome = Some(outcome);
+        }
+    }
 }
 
 /// If the code of a subscriber panics where a caller writes, the journal goes on all the same.
@@ -183,6 +216,7 @@ impl Journal {
     ) -> Self {
         Self {
             troubles,
+            writes_at_once: backend.writes_at_once(),
             backend,
             clock,
             queue: Mutex::default(),
@@ -253,11 +287,14 @@ impl Journal {
     /// awake. If somebody writes, he will take it. To be called without any lock, on the engine's runtime.
     pub(crate) fn begin(&self, stored: impl Fn(&[Note])) {
         let queue = self.queue();
-        if queue.writer != Writer::Nobody || queue.is_empty() {
+        if queue.writer != Writer::Nobody {
+            return self.wake_if_enough(queue);
+        }
+        if queue.is_empty() {
             return;
         }
         let _unwinding = Unwinding(self);
-        let flight = self.take_from(queue, BATCH_MAX, Writer::Caller);
+        let flight = self.take_from(queue, BATCH_MAX, Writer::Caller, &HashSet::new());
         crash_point!("journal::before-write");
         let mut writing = self.write(&flight);
         let at_once = writing
@@ -270,6 +307,7 @@ impl Journal {
                 let mut queue = self.queue();
                 queue.writer = Writer::Nobody;
                 if queue.is_empty() {
+                    queue.wakes_at = 0;
                     drop(queue);
                     return self.idle.notify_waiters();
                 }
@@ -297,8 +335,9 @@ impl Journal {
 
     /// Queues a change; it is tried until it is stored or stale.
     pub(crate) fn change(&self, change: Change, then: Then) {
-        self.push(&mut self.queue(), Entry { change, then });
-        self.wake.notify_one();
+        let mut queue = self.queue();
+        self.push(&mut queue, Entry { change, then });
+        self.wake_if_enough(queue);
     }
 
     /// Queues the start of an attempt whose function does not wait for it. Its end may join it before it is written.
@@ -307,8 +346,7 @@ impl Journal {
         let position = queue.taken + queue.changes.len() as u64;
         queue.starts.insert(change.id, position);
         self.push(&mut queue, Entry { change, then });
-        drop(queue);
-        self.wake.notify_one();
+        self.wake_if_enough(queue);
     }
 
     /// Queues the end of an attempt; joins a start that was not written yet.
@@ -339,8 +377,7 @@ impl Journal {
                 self.push(&mut queue, Entry { change, then });
             }
         }
-        drop(queue);
-        self.wake.notify_one();
+        self.wake_if_enough(queue);
     }
 
     /// Queues what a function said.
@@ -353,8 +390,7 @@ impl Journal {
             Said::Log(_) if queue.notes.len() < NOTES_MAX => queue.notes.push(note),
             Said::Log(_) => queue.notes_dropped += 1,
         }
-        drop(queue);
-        self.wake.notify_one();
+        self.wake_if_enough(queue);
     }
 
     /// Stores an audit entry.
@@ -369,8 +405,8 @@ impl Journal {
                 return Err(Error::shutting_down());
             }
             queue.audit.push((entry, sender));
+            self.wake_if_enough(queue);
         }
-        self.wake.notify_one();
         answer.await.unwrap_or_else(|_| Err(Error::shutting_down()))
     }
 
@@ -413,43 +449,43 @@ impl Journal {
 
     /// Writes batch after batch, forever; `stored` is called after each with what functions said.
     ///
-    /// One batch is under way at a time, so that a change is never written before one that it follows from. But the
-    /// next batch is on its way before the last one is answered: the store works while we do.
+    /// A change is never written before one that it follows from: what is on its way at once is of different tasks. So a
+    /// batch that fails can be put back whatever becomes of the next one. The store need not wait for what follows from an
+    /// answer: another batch is on its way before that is told.
     pub(crate) async fn run(&self, stored: impl Fn(&[Note]) + Send) {
         let mut wait = RETRY_MIN;
+        let mut going = VecDeque::new();
         let mut unanswered: Option<(Flight, Written)> = None;
         // Less than BATCH_MAX while a change is looked for that the store refuses for good.
         let mut changes_max = BATCH_MAX;
         loop {
-            let Some((flight, mut writing)) = self.next(changes_max) else {
-                if let Some((flight, written)) = unanswered.take() {
-                    self.answer(flight, &written, &stored);
-                } else if self.rest() {
+            let next = self.next(changes_max, &going);
+            let was_busy = next.is_some() || unanswered.is_some();
+            if let Some((flight, writing)) = next {
+                going.push_back(Going::sent(flight, writing).await);
+                if self.writes_at_once > 1 {
+                    // Its connection has a task of its own, which tokio keeps for this thread: it is to run now.
+                    tokio::task::yield_now().await;
+                }
+            }
+            if let Some((flight, written)) = unanswered.take() {
+                self.answer(flight, &written, &stored);
+            }
+            let has_room = self.has_room(changes_max, &going);
+            if was_busy && has_room {
+                continue; // there may be enough for one more
+            }
+            if going.is_empty() {
+                if self.rest() {
                     self.idle.notify_waiters();
                     self.wake.notified().await;
                 }
                 continue;
-            };
-            let at_once = poll_once(&mut writing).await;
-            if let Some((flight, written)) = unanswered.take() {
-                self.answer(flight, &written, &stored);
             }
-            let outcome = match at_once {
-                Some(outcome) => outcome,
-                None => {
-                    self.troubles.asked(Duty::Write, flight.batch.now);
-                    let outcome = writing.await;
-                    self.troubles.answered(Duty::Write);
-                    outcome
-                }
+            let Some((flight, outcome)) = self.landed(&mut going, has_room).await else {
+                continue;
             };
-            crash_point!("journal::written");
             match outcome {
-                Ok(written) if !flight.is_answered_by(&written) => {
-                    let wrong = "the store gave fewer or more answers than it was asked for";
-                    self.give_back(flight, BackendError::refused(wrong), RETRY_MAX);
-                    tokio::time::sleep(RETRY_MAX).await;
-                }
                 Ok(written) => {
                     if wait > RETRY_MIN {
                         self.troubles.end(Duty::Write);
@@ -459,6 +495,7 @@ impl Journal {
                     unanswered = Some((flight, written));
                 }
                 Err(failure) if failure.is_refused() && !flight.thens.is_empty() => {
+                    self.land(&mut going, Duration::ZERO, &stored).await;
                     // One of the changes may be at fault, and must not keep all others waiting for ever.
                     let n = flight.thens.len();
                     if n == 1 && changes_max < BATCH_MAX && flight.has_only_changes() {
@@ -471,11 +508,59 @@ impl Journal {
                 Err(failure) => {
                     self.troubles.begin(Duty::Write, self.clock.now(), &failure);
                     let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
+                    self.land(&mut going, again_in, &stored).await;
                     self.give_back(flight, failure, again_in);
                     // A new task may be tried at once; what waits for us is in no hurry.
                     tokio::time::sleep(again_in).await;
                     wait = (wait * 2).min(RETRY_MAX);
                 }
+            }
+        }
+    }
+
+    /// True if one more batch may be on its way. None goes behind a large one, whose time it would share.
+    fn has_room(&self, changes_max: usize, going: &VecDeque<Going>) -> bool {
+        let is_small = |it: &Going| it.flight.batch.tasks.len() <= BATCH_MAX;
+        going.is_empty()
+            || (going.len() < self.writes_at_once
+                && changes_max == BATCH_MAX
+                && going.iter().all(is_small))
+    }
+
+    /// What came of the first batch. Nothing if there is `room` for another one, and by now enough for it.
+    async fn landed(
+        &self,
+        going: &mut VecDeque<Going>,
+        room: bool,
+    ) -> Option<(Flight, Result<Written, BackendError>)> {
+        if let Some(first) = going.front().filter(|it| it.outcome.is_none()) {
+            self.troubles.asked(Duty::Write, first.flight.batch.now);
+            tokio::select! {
+                biased;
+                () = one_has_landed(going) => {}
+                () = self.wake.notified(), if room => return None,
+            }
+            self.troubles.answered(Duty::Write);
+        }
+        crash_point!("journal::written");
+        let Going {
+            flight, outcome, ..
+        } = going.pop_front()?;
+        let outcome = flight.checked(outcome?);
+        Some((flight, outcome))
+    }
+
+    /// After a failure: takes in what else is on its way, before the journal waits for a while and asks nobody.
+    async fn land(
+        &self,
+        going: &mut VecDeque<Going>,
+        again_in: Duration,
+        stored: &impl Fn(&[Note]),
+    ) {
+        while let Some((flight, outcome)) = self.landed(going, false).await {
+            match outcome {
+                Ok(written) => self.answer(flight, &written, stored),
+                Err(failure) => self.give_back(flight, failure, again_in),
             }
         }
     }
@@ -491,33 +576,49 @@ impl Journal {
             true => Writer::Nobody,
             false => Writer::Journal,
         };
+        queue.wakes_at = 0;
         is_empty
     }
 
-    /// What a caller has begun, or the next batch.
-    fn next(&self, changes_max: usize) -> Option<Begun> {
+    /// What a caller has begun, or the next batch; if others are on their way, only one that is about as large.
+    fn next(&self, changes_max: usize, going: &VecDeque<Going>) -> Option<Begun> {
+        if !self.has_room(changes_max, going) {
+            return None;
+        }
+        let in_flight = going.iter().flat_map(|it| it.flight.ids()).collect();
         let mut queue = self.queue();
         if let Some(begun) = queue.begun.take() {
             queue.writer = Writer::Journal;
             return Some(begun);
         }
+        if let Some(last) = going.back() {
+            let enough = (last.flight.len() / 2).max(1);
+            let free = queue.adds.len() + queue.changes_free(&in_flight);
+            if free < enough {
+                queue.wakes_at = queue.len() + enough - free;
+                return None;
+            }
+        }
         if queue.writer == Writer::Caller || queue.is_empty() {
             return None;
         }
-        let flight = self.take_from(queue, changes_max, Writer::Journal);
+        let flight = self.take_from(queue, changes_max, Writer::Journal, &in_flight);
         crash_point!("journal::before-write");
         let writing = self.write(&flight);
         Some((flight, writing))
     }
 
-    /// The next batch, for `writer`; one of less than [`BATCH_MAX`] changes has nothing else in it.
+    /// The next batch, for `writer`, with nothing of the tasks that are `in_flight`; one of less than [`BATCH_MAX`] changes
+    /// has nothing else in it.
     fn take_from(
         &self,
         mut queue: MutexGuard<'_, Queue>,
         changes_max: usize,
         writer: Writer,
+        in_flight: &HashSet<TaskId>,
     ) -> Flight {
         queue.writer = writer;
+        queue.wakes_at = usize::MAX;
         let mut batch = Batch::at(self.clock.now());
         let mut flight = Flight {
             batch: Arc::default(),
@@ -535,26 +636,10 @@ impl Journal {
         let n = queue.changes_of_a_batch(changes_max);
         // What a function said follows its start: not before all changes that were queued by then.
         let takes_notes = n == queue.changes.len() && !only_changes;
-        let changes = first(&mut queue.changes, n);
-        queue.taken += n as u64;
-        if queue.changes.is_empty() {
-            queue.starts.clear();
-        } else {
-            for entry in &changes {
-                queue.starts.remove(&entry.change.id);
-            }
-        }
+        let changes = queue.take_changes(n, in_flight);
         self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
         if takes_notes {
-            batch.notes = first_of(&mut queue.notes, NOTES_OF_A_BATCH);
-            let progress = queue.progress.drain();
-            batch
-                .notes
-                .extend(progress.map(|(id, (epoch, progress))| Note {
-                    id,
-                    epoch,
-                    what: Said::Progress(progress),
-                }));
+            batch.notes = queue.take_notes(in_flight);
         }
         let dropped = std::mem::take(&mut queue.notes_dropped);
         if !only_changes {
@@ -717,6 +802,15 @@ impl Journal {
         self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
     }
 
+    /// Something was queued.
+    fn wake_if_enough(&self, queue: MutexGuard<'_, Queue>) {
+        let is_enough = queue.len() >= queue.wakes_at;
+        drop(queue);
+        if is_enough {
+            self.wake.notify_one();
+        }
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -730,6 +824,34 @@ impl Flight {
     fn is_answered_by(&self, written: &Written) -> bool {
         (self.batch.tasks.len(), self.batch.changes.len())
             == (written.tasks.len(), written.changes.len())
+    }
+
+    /// The answer, if it is one.
+    fn checked(&self, outcome: Result<Written, BackendError>) -> Result<Written, BackendError> {
+        outcome.and_then(|written| match self.is_answered_by(&written) {
+            true => Ok(written),
+            false => Err(BackendError::unavailable(
+                "the store gave fewer or more answers than it was asked for",
+            )),
+        })
+    }
+
+    /// Calls and changes in it.
+    fn len(&self) -> usize {
+        self.adds.len() + self.thens.len()
+    }
+
+    /// The tasks that it says something of.
+    fn ids(&self) -> impl Iterator<Item = TaskId> {
+        let Batch {
+            tasks,
+            changes,
+            notes,
+            ..
+        } = &*self.batch;
+        let tasks = tasks.iter().map(|task| task.id);
+        let changes = changes.iter().map(|change| change.id);
+        tasks.chain(changes).chain(notes.iter().map(|note| note.id))
     }
 }
 
@@ -756,6 +878,57 @@ impl Queue {
         };
         let changes = self.changes.iter().take(changes_max);
         changes.take_while(fits).count()
+    }
+
+    /// How many of the next changes are of tasks that are not in flight.
+    fn changes_free(&self, in_flight: &HashSet<TaskId>) -> usize {
+        let next = self.changes.iter().take(self.changes_of_a_batch(BATCH_MAX));
+        next.filter(|entry| !in_flight.contains(&entry.change.id))
+            .count()
+    }
+
+    /// Takes the first `n` changes, but for those of tasks that are in flight.
+    fn take_changes(&mut self, n: usize, in_flight: &HashSet<TaskId>) -> VecDeque<Entry> {
+        let mut changes = first(&mut self.changes, n);
+        if self.changes.is_empty() {
+            self.starts.clear();
+        } else {
+            for entry in &changes {
+                self.starts.remove(&entry.change.id);
+            }
+        }
+        if !in_flight.is_empty() {
+            let is_free = |entry: &Entry| !in_flight.contains(&entry.change.id);
+            let (free, mut others): (VecDeque<_>, VecDeque<_>) =
+                changes.into_iter().partition(is_free);
+            others.append(&mut self.changes);
+            (self.changes, changes) = (others, free);
+        }
+        self.taken += changes.len() as u64;
+        changes
+    }
+
+    /// Takes the first lines and all progress, but for those of tasks that are in flight.
+    fn take_notes(&mut self, in_flight: &HashSet<TaskId>) -> Vec<Note> {
+        let mut notes = first_of(&mut self.notes, NOTES_OF_A_BATCH);
+        if !in_flight.is_empty() {
+            let is_free = |note: &Note| !in_flight.contains(&note.id);
+            let (free, mut others): (Vec<_>, Vec<_>) = notes.into_iter().partition(is_free);
+            others.append(&mut self.notes);
+            (self.notes, notes) = (others, free);
+        }
+        let progress = self.progress.extract_if(|id, _| !in_flight.contains(id));
+        notes.extend(progress.map(|(id, (epoch, progress))| Note {
+            id,
+            epoch,
+            what: Said::Progress(progress),
+        }));
+        notes
+    }
+
+    /// Calls and changes that wait.
+    fn len(&self) -> usize {
+        self.adds.len() + self.changes.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -797,13 +970,16 @@ fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
     }
 }
 
-/// What a future answers at once, if it does.
-async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
-    poll_fn(|cx| match Pin::new(&mut *future).poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
+/// Returns when the first batch has its answer. All are asked: one of them may hold what the first one waits for.
+async fn one_has_landed(going: &mut VecDeque<Going>) {
+    poll_fn(|cx| {
+        going.iter_mut().for_each(|it| it.poll(cx));
+        match going.front().is_none_or(|it| it.outcome.is_some()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     })
-    .await
+    .await;
 }
 
 /// The error of a caller whose write failed together with others'.

@@ -8,9 +8,10 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed,
-    Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
-    RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
+    AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim,
+    Claimed, Count, Epoch, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune,
+    Pruned, Record, RecordQuery, Standing, Step, Stepped, Task, TaskId, TaskStatus, Timestamp,
+    Written,
 };
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::sleep};
@@ -25,7 +26,61 @@ pub(crate) struct Faulty {
     process: Arc<Process>,
     /// For how long others had not beaten when this process looked last.
     silent: Mutex<BTreeMap<InstanceId, Moment>>,
+    in_flight: InFlight,
 }
+
+/// How far each batch brings its tasks that is on its way, in the eyes of the engine.
+type InFlight = Arc<Mutex<Vec<(u64, Lives)>>>;
+type Lives = BTreeMap<TaskId, (TaskStatus, Epoch)>;
+
+/// A batch until it is answered. It may be done after those that are sent later, or not at all, so none of these may follow
+/// from it.
+struct Flight(InFlight, u64);
+
+impl Flight {
+    /// Nothing if it is perhaps the rescuer's, which asks the store before and waits for it.
+    fn of(batch: &Batch, in_flight: &InFlight, process: &Process) -> Option<Self> {
+        let world = &process.world;
+        let is_own = |change: &Change| {
+            let stored = now(world.memory.get(change.id)).unwrap();
+            let owner = stored.and_then(|task| task.life.owner);
+            owner.is_some() && owner == process.who().identity.map(|(id, _)| id)
+        };
+        if batch.tasks.is_empty() && !batch.changes.iter().any(is_own) {
+            return None;
+        }
+        let mut others = in_flight.lock().unwrap();
+        let follows = batch.changes.iter().any(|change| {
+            let mut lives = others.iter().map(|(_, lives)| lives.get(&change.id));
+            lives.any(|life| life == Some(&change.expects))
+        });
+        world.check(|checker| {
+            if !others.is_empty() {
+                checker.count("two batches at once");
+            }
+            if others.len() >= world.writes_at_once {
+                checker.broken("the order of batches", "too many are on their way");
+            }
+            if follows {
+                checker.broken("the order of batches", "one follows from another");
+            }
+        });
+        let tasks = batch.tasks.iter().map(|task| (task.id, &task.life));
+        let changes = batch.changes.iter().map(|change| (change.id, &change.life));
+        let lives = tasks.chain(changes);
+        let lives = lives.map(|(id, life)| (id, (life.status, life.epoch)));
+        let n = others.last().map_or(0, |(n, _)| n + 1);
+        others.push((n, lives.collect()));
+        Some(Self(in_flight.clone(), n))
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().retain(|(n, _)| *n != self.1);
+    }
+}
+
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
@@ -74,6 +129,7 @@ impl Faulty {
         Self {
             process,
             silent: Mutex::default(),
+            in_flight: InFlight::default(),
         }
     }
 
@@ -314,7 +370,8 @@ impl Backend for Faulty {
             true => Verb::Write,
             false => Verb::Add,
         };
-        self.call(verb, move |process| {
+        let flight = Flight::of(&batch, &self.in_flight, &self.process);
+        let writing = self.call(verb, move |process| {
             let written = now(process.world.memory.write(batch.clone()))?;
             process.world.written.notify_waiters();
             let who = process.who();
@@ -322,7 +379,15 @@ impl Backend for Faulty {
                 .world
                 .check(|checker| checker.wrote(who, &batch, &written));
             Ok(written)
+        });
+        Box::pin(async move {
+            let _flight = flight;
+            writing.await
         })
+    }
+
+    fn writes_at_once(&self) -> usize {
+        self.process.world.writes_at_once
     }
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {

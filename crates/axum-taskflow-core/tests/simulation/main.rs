@@ -102,7 +102,7 @@ fn every_promise_holds_in_every_seed() {
 }
 
 /// What must have happened somewhere in a hundred seeds.
-const ALL: [&str; 28] = [
+const ALL: [&str; 29] = [
     "add refused",
     "cancelled",
     "cancelled before it began",
@@ -130,6 +130,7 @@ const ALL: [&str; 28] = [
     "stalled call",
     "success",
     "takeover of the living",
+    "two batches at once",
     "written twice",
 ];
 

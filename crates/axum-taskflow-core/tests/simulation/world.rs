@@ -39,6 +39,8 @@ const CALLS_IN_A_ROW_MAX: usize = 500;
 pub(crate) struct World {
     pub(crate) memory: Memory,
     pub(crate) liveness: Liveness,
+    /// Batches of one process that may be on their way.
+    pub(crate) writes_at_once: usize,
     pub(crate) deeds: Arc<[Deed]>,
     /// Schedules of all programs; the first deeds are those of their tasks.
     pub(crate) timetables: Vec<Timetable>,
@@ -169,6 +171,7 @@ impl World {
         Arc::new(Self {
             memory: Memory::default(),
             liveness,
+            writes_at_once: 1 + (seed % 2) as usize,
             checker: Mutex::new(Checker::new(seed, deeds.clone(), &timetables)),
             deeds,
             timetables,

@@ -175,6 +175,9 @@ pub(crate) struct Backstage(Arc<Stage>);
 struct Stage {
     memory: Memory,
     writes: AtomicUsize,
+    writes_at_once: AtomicUsize,
+    /// Each write passes here twice: a store whose calls wait for each other, in their order.
+    turnstile: tokio::sync::Mutex<()>,
     failed: AtomicUsize,
     failing: AtomicBool,
     /// Beats are written although everything else fails.
@@ -239,6 +242,8 @@ impl Backstage {
         let stage = Self(Arc::new(Stage {
             memory: Memory::default(),
             writes: AtomicUsize::new(0),
+            writes_at_once: AtomicUsize::new(1),
+            turnstile: tokio::sync::Mutex::default(),
             failed: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             beating: AtomicBool::new(false),
@@ -270,6 +275,16 @@ impl Backstage {
 
     pub(crate) fn writes(&self) -> usize {
         self.0.writes.load(Ordering::SeqCst)
+    }
+
+    /// To be called before the engine starts.
+    pub(crate) fn take_writes_at_once(&self, n: usize) {
+        self.0.writes_at_once.store(n, Ordering::SeqCst);
+    }
+
+    /// Lets no write through as long as this is kept.
+    pub(crate) async fn block_turnstile(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.turnstile.lock().await
     }
 
     pub(crate) fn fail(&self, failing: bool) {
@@ -500,6 +515,8 @@ impl Backend for Backstage {
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         Box::pin(async move {
             self.0.writes.fetch_add(1, Ordering::SeqCst);
+            drop(self.0.turnstile.lock().await);
+            drop(self.0.turnstile.lock().await);
             let _open = self.0.gate.acquire().await.unwrap();
             let starts = |change: &Change| change.life.status == TaskStatus::Running;
             if *self.0.holding_starts.borrow() && batch.changes.iter().any(starts) {
@@ -540,6 +557,10 @@ impl Backend for Backstage {
                 Err(_) => written,
             }
         })
+    }
+
+    fn writes_at_once(&self) -> usize {
+        self.0.writes_at_once.load(Ordering::SeqCst)
     }
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
