@@ -1293,7 +1293,7 @@ async fn on_their_way(store_takes: usize) -> usize {
     let writes = backstage.writes() - writes_before;
     backstage.go_on();
     for add in adds {
-        add.await.unwrap().unwrap();
+        add.await.expect("it does not panic").expect("it is added");
     }
     writes
 }
