@@ -301,7 +301,9 @@ pub(crate) async fn open(
             let url = SERVER.get().ok_or("no server was started")?;
             // Each store of a round has keys of its own.
             let prefix = path.file_name().unwrap_or_default().to_string_lossy();
-            Arc::new(RedisOptions::new(url).prefix(prefix).open().await?)
+            // Counted are those that have ended: none may be deleted meanwhile.
+            let options = RedisOptions::new(url).prefix(prefix).history_max(u64::MAX);
+            Arc::new(options.open().await?)
         }
     })
 }

@@ -103,9 +103,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// superseded. Asked often: if nobody died, it costs next to nothing.
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>>;
 
-    /// How many batches the engine may ask for before the first of them is answered; 1 unless said. More keep a store at
-    /// work that is far away. Those that are on their way at the same time are of different tasks: the store may do them in
-    /// any order, and one without the other.
+    /// How many batches of tasks that run here may be on their way at once; 1 unless said. More keep a store at work that
+    /// is far away. They change different tasks, so the store may do them in any order, and one without the other; each is
+    /// atomic all the same, beside these as beside any other call.
     fn writes_at_once(&self) -> usize {
         1
     }

@@ -1330,6 +1330,61 @@ async fn a_batch_is_asked_for_too_while_the_one_before_waits_for_it() {
 }
 
 #[tokio::test]
+async fn no_batch_goes_behind_a_large_one() {
+    async fn text(_: String) {}
+    let (backend, backstage) = Backstage::new();
+    backstage.take_writes_at_once(2);
+    let mut config = config();
+    config.backend = backend;
+    config.args_max = 8 << 20;
+    let manager = start(config).await;
+    settled().await;
+    let writes_before = backstage.writes();
+
+    backstage.stall();
+    let adds = [2 << 20, 1].map(|len| {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.add_task(text, "x".repeat(len)).await })
+    });
+    settled().await;
+    assert_eq!(backstage.writes() - writes_before, 1);
+    backstage.go_on();
+    for add in adds {
+        add.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_no_other_batch() {
+    async fn slow() {}
+    async fn unwelcome() {}
+    let (backend, backstage) = Backstage::new();
+    backstage.take_writes_at_once(2);
+    backstage.hold_new(Some("slow"));
+    backstage.refuse_new("unwelcome");
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+
+    let first = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.add_task(slow, ()).await }
+    });
+    settled().await;
+    let behind = tokio::time::timeout(SOON, manager.add_task(add, (3, 4)).into_future()).await;
+    let refused = tokio::time::timeout(SOON, manager.add_task(unwelcome, ()).into_future()).await;
+    let is_waiting = !first.is_finished();
+    backstage.hold_new(None);
+
+    behind.expect("it waits for the first one").unwrap();
+    let refused = refused.expect("its failure waits for the first one");
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(is_waiting);
+    first.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_that_fails_takes_the_one_behind_it_not_along() {
     async fn unwelcome() {}
     let (backend, backstage) = Backstage::new();

@@ -695,7 +695,10 @@ impl Backend for Redis {
     }
 
     fn writes_at_once(&self) -> usize {
-        2 // one that the server works at, and one that it need not wait for
+        match self.tasks.waits_for_replicas() {
+            false => 2, // one that the server works at, and one that it need not wait for
+            true => 1,  // a second one would wait for the replicas of the first, too
+        }
     }
 
     fn went_back(&self) -> u64 {

@@ -242,6 +242,11 @@ impl Link {
         matches!(self.way, Way::Cluster(_))
     }
 
+    /// A write holds up what is called after it until enough replicas have it.
+    pub(crate) fn waits_for_replicas(&self) -> bool {
+        self.min_replicas > 0
+    }
+
     /// A call of a script that only reads, or that may arrive late.
     pub(crate) fn call(&self, script: &'static Script) -> Call {
         let mut cmd = redis::cmd("EVALSHA");

@@ -41,6 +41,8 @@ pub(crate) type Caller = oneshot::Sender<Result<Vec<Enqueued>, Error>>;
 const BATCH_MAX: usize = 512;
 /// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A batch of at most so many bytes leaves a link room for another one.
+const SMALL_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
 /// Log lines in one batch, each of at most 8 KiB.
 const NOTES_OF_A_BATCH: usize = 2_000;
 /// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
@@ -495,7 +497,6 @@ impl Journal {
                     unanswered = Some((flight, written));
                 }
                 Err(failure) if failure.is_refused() && !flight.thens.is_empty() => {
-                    self.land(&mut going, Duration::ZERO, &stored).await;
                     // One of the changes may be at fault, and must not keep all others waiting for ever.
                     let n = flight.thens.len();
                     if n == 1 && changes_max < BATCH_MAX && flight.has_only_changes() {
@@ -504,13 +505,13 @@ impl Journal {
                         self.give_back(flight, failure, Duration::ZERO);
                     }
                     changes_max = n.div_ceil(2).min(BATCH_MAX / 2);
+                    self.land(&mut going, Duration::ZERO, &stored).await;
                 }
                 Err(failure) => {
                     self.troubles.begin(Duty::Write, self.clock.now(), &failure);
                     let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
-                    self.land(&mut going, again_in, &stored).await;
                     self.give_back(flight, failure, again_in);
-                    // A new task may be tried at once; what waits for us is in no hurry.
+                    self.land(&mut going, again_in, &stored).await;
                     tokio::time::sleep(again_in).await;
                     wait = (wait * 2).min(RETRY_MAX);
                 }
@@ -520,21 +521,22 @@ impl Journal {
 
     /// True if one more batch may be on its way. None goes behind a large one, whose time it would share.
     fn has_room(&self, changes_max: usize, going: &VecDeque<Going>) -> bool {
-        let is_small = |it: &Going| it.flight.batch.tasks.len() <= BATCH_MAX;
         going.is_empty()
             || (going.len() < self.writes_at_once
                 && changes_max == BATCH_MAX
-                && going.iter().all(is_small))
+                && going.iter().all(|it| it.flight.is_small()))
     }
 
-    /// What came of the first batch. Nothing if there is `room` for another one, and by now enough for it.
+    /// What came of a batch. Nothing if there is `room` for another one, and by now enough for it.
     async fn landed(
         &self,
         going: &mut VecDeque<Going>,
         room: bool,
     ) -> Option<(Flight, Result<Written, BackendError>)> {
-        if let Some(first) = going.front().filter(|it| it.outcome.is_none()) {
-            self.troubles.asked(Duty::Write, first.flight.batch.now);
+        let has_landed = |it: &Going| it.outcome.is_some();
+        if !going.iter().any(has_landed) {
+            self.troubles
+                .asked(Duty::Write, going.front()?.flight.batch.now);
             tokio::select! {
                 biased;
                 () = one_has_landed(going) => {}
@@ -545,7 +547,7 @@ impl Journal {
         crash_point!("journal::written");
         let Going {
             flight, outcome, ..
-        } = going.pop_front()?;
+        } = going.remove(going.iter().position(has_landed)?)?;
         let outcome = flight.checked(outcome?);
         Some((flight, outcome))
     }
@@ -841,6 +843,14 @@ impl Flight {
         self.adds.len() + self.thens.len()
     }
 
+    /// True if another one may share its time.
+    fn is_small(&self) -> bool {
+        let Batch { tasks, changes, .. } = &*self.batch;
+        let of_tasks: usize = tasks.iter().map(|task| task.args.len()).sum();
+        let of_changes: usize = changes.iter().map(bytes_of).sum();
+        tasks.len() <= BATCH_MAX && of_tasks + of_changes <= SMALL_BYTES_MAX
+    }
+
     /// The tasks that it says something of.
     fn ids(&self) -> impl Iterator<Item = TaskId> {
         let Batch {
@@ -899,10 +909,11 @@ impl Queue {
         }
         if !in_flight.is_empty() {
             let is_free = |entry: &Entry| !in_flight.contains(&entry.change.id);
-            let (free, mut others): (VecDeque<_>, VecDeque<_>) =
-                changes.into_iter().partition(is_free);
-            others.append(&mut self.changes);
-            (self.changes, changes) = (others, free);
+            let (free, others): (_, VecDeque<_>) = changes.into_iter().partition(is_free);
+            for entry in others.into_iter().rev() {
+                self.changes.push_front(entry);
+            }
+            changes = free;
         }
         self.taken += changes.len() as u64;
         changes
@@ -913,9 +924,9 @@ impl Queue {
         let mut notes = first_of(&mut self.notes, NOTES_OF_A_BATCH);
         if !in_flight.is_empty() {
             let is_free = |note: &Note| !in_flight.contains(&note.id);
-            let (free, mut others): (Vec<_>, Vec<_>) = notes.into_iter().partition(is_free);
-            others.append(&mut self.notes);
-            (self.notes, notes) = (others, free);
+            let (free, others): (_, Vec<_>) = notes.into_iter().partition(is_free);
+            self.notes.splice(0..0, others);
+            notes = free;
         }
         let progress = self.progress.extract_if(|id, _| !in_flight.contains(id));
         notes.extend(progress.map(|(id, (epoch, progress))| Note {
@@ -970,11 +981,11 @@ fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
     }
 }
 
-/// Returns when the first batch has its answer. All are asked: one of them may hold what the first one waits for.
+/// Returns when a batch has its answer.
 async fn one_has_landed(going: &mut VecDeque<Going>) {
     poll_fn(|cx| {
         going.iter_mut().for_each(|it| it.poll(cx));
-        match going.front().is_none_or(|it| it.outcome.is_some()) {
+        match going.iter().any(|it| it.outcome.is_some()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

@@ -207,6 +207,8 @@ struct Stage {
     refused_ends: Mutex<Option<&'static str>>,
     /// As above for one that brings a new task of it.
     refused_new: Mutex<Option<&'static str>>,
+    /// A batch that brings a new task of this function waits.
+    held_new: watch::Sender<Option<&'static str>>,
     /// So many writes panic.
     panics: AtomicUsize,
     /// What was in each write that was refused or panicked.
@@ -263,6 +265,7 @@ impl Backstage {
             lost_answers: AtomicUsize::new(0),
             refused_ends: Mutex::default(),
             refused_new: Mutex::default(),
+            held_new: watch::Sender::new(None),
             panics: AtomicUsize::new(0),
             spoilt: Mutex::default(),
             out: AtomicBool::new(false),
@@ -385,6 +388,10 @@ impl Backstage {
 
     pub(crate) fn refuse_ends_of(&self, function: &'static str) {
         *self.0.refused_ends.lock().unwrap() = Some(function);
+    }
+
+    pub(crate) fn hold_new(&self, function: Option<&'static str>) {
+        self.0.held_new.send_replace(function);
     }
 
     pub(crate) fn refuse_new(&self, function: &'static str) {
@@ -524,6 +531,12 @@ impl Backend for Backstage {
                 let mut holding = self.0.holding_starts.subscribe();
                 holding.wait_for(|holding| !holding).await.unwrap();
             }
+            let brings = |function: Option<&str>| {
+                let mut tasks = batch.tasks.iter();
+                function.is_some_and(|it| tasks.any(|task| task.name.contains(it)))
+            };
+            let mut held_new = self.0.held_new.subscribe();
+            held_new.wait_for(|held| !brings(*held)).await.unwrap();
             if self.0.failing.load(Ordering::SeqCst) {
                 self.0.failed.fetch_add(1, Ordering::SeqCst);
                 self.0.failed_once_more.notify_waiters();
@@ -545,8 +558,7 @@ impl Backend for Backstage {
                 change.life.status.is_terminal() && ends.is_some_and(|it| change.name.contains(it))
             });
             let new = *self.0.refused_new.lock().unwrap();
-            let mut tasks = batch.tasks.iter();
-            if ends || tasks.any(|task| new.is_some_and(|it| task.name.contains(it))) {
+            if ends || brings(new) {
                 self.0.spoilt.lock().unwrap().push(spoilt);
                 return Err(BackendError::refused("this will never be stored"));
             }
