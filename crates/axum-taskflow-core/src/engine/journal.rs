@@ -643,6 +643,7 @@ impl Journal {
         if takes_notes {
             batch.notes = queue.take_notes(in_flight);
         }
+        queue.take_last_words(&changes, &mut batch.notes);
         let dropped = std::mem::take(&mut queue.notes_dropped);
         if !only_changes {
             for (entry, sender) in queue.audit.drain(..) {
@@ -929,12 +930,24 @@ impl Queue {
             notes = free;
         }
         let progress = self.progress.extract_if(|id, _| !in_flight.contains(id));
-        notes.extend(progress.map(|(id, (epoch, progress))| Note {
-            id,
-            epoch,
-            what: Said::Progress(progress),
-        }));
+        notes.extend(progress.map(last_word));
         notes
+    }
+
+    /// Takes what is left of what attempts said that are not the last of their tasks: the next one has another epoch, and
+    /// from then on it counts no more.
+    fn take_last_words(&mut self, changes: &VecDeque<Entry>, notes: &mut Vec<Note>) {
+        let mut ended = changes
+            .iter()
+            .filter(|it| it.change.ended.is_some())
+            .peekable();
+        if ended.peek().is_none() {
+            return;
+        }
+        let ids: HashSet<TaskId> = ended.map(|it| it.change.id).collect();
+        notes.extend(self.notes.extract_if(.., |note| ids.contains(&note.id)));
+        let progress = self.progress.extract_if(|id, _| ids.contains(id));
+        notes.extend(progress.map(last_word));
     }
 
     /// Calls and changes that wait.
@@ -972,6 +985,14 @@ fn first<T>(queue: &mut VecDeque<T>, n: usize) -> VecDeque<T> {
     }
 }
 
+fn last_word((id, (epoch, progress)): (TaskId, (Epoch, Progress))) -> Note {
+    Note {
+        id,
+        epoch,
+        what: Said::Progress(progress),
+    }
+}
+
 /// Takes the first lines.
 fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
     if notes.len() <= n {
@@ -1006,7 +1027,12 @@ pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
 mod tests {
     use super::*;
     use crate::{
-        change::Outcome, clock::Timestamp, id::IdSource, memory::Memory, retry::RetryPolicy,
+        change::Outcome,
+        clock::Timestamp,
+        id::IdSource,
+        memory::Memory,
+        retry::RetryPolicy,
+        task::{LogLevel, LogLine},
     };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
@@ -1048,6 +1074,51 @@ mod tests {
         assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
         assert_eq!(of(MEGABYTE, 20), (4, 4));
         assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
+    }
+
+    #[tokio::test]
+    async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        let mut task = Task::new(ids.task(NOW), "f", "[]");
+        task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
+        let policy = RetryPolicy {
+            retries: 1,
+            ..RetryPolicy::default()
+        };
+        let failed = Outcome::TimedOut(Duration::from_secs(1));
+        let end_of_task = Change::finished(&task, failed, &policy, 0.0, NOW).unwrap();
+        let line = LogLine {
+            seq: 0,
+            attempt: 1,
+            at: NOW,
+            level: LogLevel::Info,
+            message: "half done".to_owned(),
+        };
+        let progress = Progress {
+            fraction: 0.5,
+            message: String::new(),
+        };
+        for id in [task.id, ids.task(NOW)] {
+            for what in [Said::Log(line.clone()), Said::Progress(progress.clone())] {
+                let epoch = task.life.epoch;
+                journal.note(Note { id, epoch, what });
+            }
+        }
+        journal.change(end_of_task, Box::new(|_, _| ()));
+        for _ in 0..BATCH_MAX {
+            let Entry { change, then } = end(&ids, 2);
+            journal.change(change, then);
+        }
+
+        let take = || {
+            let nothing = HashSet::new();
+            let flight = journal.take_from(journal.queue(), BATCH_MAX, Writer::Journal, &nothing);
+            let notes = flight.batch.notes.iter();
+            notes.map(|note| note.id == task.id).collect::<Vec<_>>()
+        };
+        assert_eq!(take(), [true, true]);
+        assert_eq!(take(), [false, false]);
     }
 
     #[tokio::test]
