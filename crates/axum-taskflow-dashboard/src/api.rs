@@ -31,6 +31,8 @@ const LOGS_IN_LIST: usize = 100;
 const LOGS_OF_TASK: usize = 10_000;
 /// Bytes of log lines in one answer; what is over is left out, the newest tasks' lines come first.
 const LOGS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Reads of one answer that the store is asked for at the same time: most of the time of one is its way.
+const READS_AT_ONCE: usize = 16;
 /// Log lines that are read at once.
 const LOGS_PAGE: usize = 100;
 /// Ids in one bulk retry.
@@ -58,11 +60,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     query.after = call.params.place("after")?;
     let limit = query.limit;
     let page = filter.page(manager, query).await?;
-    let mut logs = Vec::with_capacity(page.tasks.len());
-    let mut bytes_left = LOGS_BYTES_MAX;
-    for task in &page.tasks {
-        logs.push(logs_of(manager, task, LOGS_IN_LIST, &mut bytes_left).await?);
-    }
+    let logs = logs_of_all(manager, &page.tasks).await?;
     let runners = Runners::of_tasks(manager, &page.tasks).await?;
     let tasks = page.tasks.iter().zip(&logs).map(|(task, logs)| {
         let can_run = runners.can_run(manager, &task.name, &task.life);
@@ -95,6 +93,45 @@ pub(crate) fn link_next(response: &mut Response, base: &str, path: &str, query: 
     }
 }
 
+/// The first log lines of each task, and no more bytes than one answer has in all.
+async fn logs_of_all(manager: &TaskManager, tasks: &[Task]) -> Result<Vec<Vec<LogLine>>, Error> {
+    // By their ids: futures that borrow from the page would not be futures of a handler.
+    let begun = tasks.iter().map(|task| has_begun(task).then_some(task.id));
+    let begun: Vec<Option<TaskId>> = begun.collect();
+    let reads = begun.into_iter().map(|id| async move {
+        match id {
+            Some(id) => manager.logs(id, 0, LOGS_IN_LIST).await,
+            None => Ok(Vec::new()),
+        }
+    });
+    let mut reads = stream::iter(reads).buffered(READS_AT_ONCE);
+    let mut bytes_left = LOGS_BYTES_MAX;
+    let mut logs = Vec::with_capacity(tasks.len());
+    while bytes_left > 0
+        && let Some(lines) = reads.next().await
+    {
+        let mut lines = lines?;
+        let those_that_fit = lines.iter().take_while(|line| fits(line, &mut bytes_left));
+        let n = those_that_fit.count();
+        lines.truncate(n);
+        logs.push(lines);
+    }
+    logs.resize(tasks.len(), Vec::new());
+    Ok(logs)
+}
+
+/// What never began has said nothing: most of a list of waiting tasks costs no read.
+fn has_begun(task: &Task) -> bool {
+    task.life.epoch.get() > 0
+}
+
+/// True if the line takes no more bytes than are left; else none are left.
+fn fits(line: &LogLine, bytes_left: &mut usize) -> bool {
+    let left = bytes_left.checked_sub(line.message.len());
+    *bytes_left = left.unwrap_or(0);
+    left.is_some()
+}
+
 /// The first log lines of a task: at most `lines_max`, and no more bytes than are left.
 async fn logs_of(
     manager: &TaskManager,
@@ -103,17 +140,14 @@ async fn logs_of(
     bytes_left: &mut usize,
 ) -> Result<Vec<LogLine>, Error> {
     let mut lines: Vec<LogLine> = Vec::new();
-    // What never began has said nothing; most of a list of waiting tasks costs no read.
-    while task.life.epoch.get() > 0 && lines.len() < lines_max && *bytes_left > 0 {
+    while has_begun(task) && lines.len() < lines_max && *bytes_left > 0 {
         let wanted = LOGS_PAGE.min(lines_max - lines.len());
         let page = manager.logs(task.id, lines.len(), wanted).await?;
         let is_last = page.len() < wanted;
         for line in page {
-            if line.message.len() > *bytes_left {
-                *bytes_left = 0;
+            if !fits(&line, bytes_left) {
                 return Ok(lines);
             }
-            *bytes_left -= line.message.len();
             lines.push(line);
         }
         if is_last {

@@ -3,7 +3,9 @@
 use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use axum::http::Method;
-use axum_taskflow_core::{FailureKind, FailureReport, Schedule, TaskId, TaskStatus, Timestamp};
+use axum_taskflow_core::{
+    FailureKind, FailureReport, Schedule, TaskContext, TaskId, TaskStatus, Timestamp,
+};
 use serde_json::json;
 
 use crate::site::{START, Site, greet, request, soon};
@@ -38,6 +40,48 @@ async fn a_task_has_the_fields_of_fastapi_taskflow_and_ours_beside_them() {
             "instance": instance, "idempotency_key": "once", "tracking_id": "r-1",
         })
     );
+}
+
+#[tokio::test]
+async fn each_task_of_a_list_has_its_own_lines_and_one_answer_at_most_8_mib_of_them() {
+    async fn tells(context: TaskContext, who: usize, len: usize) {
+        for _ in 0..100 {
+            context.log(format!("<{who}> {}", "x".repeat(len)));
+        }
+    }
+    let site = Site::open().await;
+    let listed = async |len: usize| {
+        for who in 0..20 {
+            let id = site.manager.add_task(tells, (who, len)).await.unwrap();
+            let _: () = soon(site.manager.wait(id)).await.unwrap();
+        }
+        let list = site.get("/tasks?limit=20").await.json();
+        let lines = list.as_array().unwrap().iter().map(|task| {
+            let lines = task["logs"].as_array().unwrap().iter();
+            lines
+                .map(|line| line.as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        });
+        lines.collect::<Vec<_>>()
+    };
+
+    let short = listed(1).await;
+    for (lines, who) in short.iter().zip((0..20).rev()) {
+        assert_eq!(lines.len(), 100);
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.ends_with(&format!("<{who}> x"))),
+            "{lines:?}"
+        );
+    }
+
+    let long = listed(8_000).await;
+    let n_lines: Vec<usize> = long.iter().map(Vec::len).collect();
+    assert_eq!(n_lines[..10], [100; 10]);
+    assert_eq!(n_lines[11..], [0; 9], "the newest come first");
+    let bytes: usize = long.iter().flatten().map(String::len).sum();
+    assert!((8 << 20) - 10_000 < bytes && bytes < 9 << 20, "{bytes}");
 }
 
 #[tokio::test]
