@@ -172,16 +172,14 @@ struct Going {
 
 impl Going {
     /// Asks the store.
-    async fn sent(flight: Flight, mut writing: BackendFuture<'static, Written>) -> Self {
-        let outcome = poll_fn(|cx| match writing.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-            Poll::Pending => Poll::Ready(None),
-        });
-        Self {
-            outcome: outcome.await,
+    async fn sent(flight: Flight, writing: BackendFuture<'static, Written>) -> Self {
+        let mut going = Self {
             flight,
             writing,
-        }
+            outcome: None,
+        };
+        poll_fn(|cx| Poll::Ready(going.poll(cx))).await;
+        going
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
