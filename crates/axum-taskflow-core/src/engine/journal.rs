@@ -178,7 +178,11 @@ impl Going {
             writing,
             outcome: None,
         };
-        poll_fn(|cx| Poll::Ready(going.poll(cx))).await;
+        poll_fn(|cx| {
+            going.poll(cx);
+            Poll::Ready(())
+        })
+        .await;
         going
     }
 
