@@ -1,6 +1,8 @@
 //! The contract between the engine and whatever stores its tasks.
 
-use std::{collections::BTreeSet, fmt, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse, collections::BTreeSet, fmt, pin::Pin, str::FromStr, sync::Arc, time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +92,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Gives at most `limit` tasks that wait, are due (`run_at` is not after `now`) and belong to nobody to `owner`,
     /// in one atomic step: highest priority first, then earliest `run_at`, then smallest id, over all functions in
-    /// `names` together. Cost does not grow with what waits.
+    /// `names` together, and only what comes before [`Claim::before`]. Cost does not grow with what waits.
     ///
     /// Each has [begun](crate::Life::begun) by that step: its owner has a slot for it. Only of those whose process died
     /// before ([`crashes`](crate::Life) is not 0) nothing but the owner changes: they are not started together.
@@ -466,6 +468,30 @@ pub struct Claim {
     pub limit: usize,
     /// What is due by then, and when it begins.
     pub now: Timestamp,
+    /// Only tasks whose turn comes before that: the claimer holds others that come then.
+    pub before: Option<Turn>,
+}
+
+/// When a task that waits is to start: before those whose turn is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn {
+    /// The highest first.
+    pub priority: Reverse<i32>,
+    /// Then the earliest.
+    pub run_at: Timestamp,
+    /// Then the one that was created first.
+    pub id: TaskId,
+}
+
+impl Turn {
+    /// That of a task.
+    pub fn of(task: &Task) -> Self {
+        Self {
+            priority: Reverse(task.priority),
+            run_at: task.life.run_at,
+            id: task.id,
+        }
+    }
 }
 
 /// The answer to a [`Claim`].
@@ -475,6 +501,9 @@ pub struct Claimed {
     pub tasks: Vec<Task>,
     /// The earliest `run_at` after [`Claim::now`] of a pending task that belongs to nobody, of any function.
     pub next_due: Option<Timestamp>,
+    /// The first turn that was not before [`Claim::before`], of a task that could have been claimed otherwise. None if the
+    /// limit was reached.
+    pub next_turn: Option<Turn>,
 }
 
 /// Which tasks to list.

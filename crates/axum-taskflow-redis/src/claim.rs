@@ -47,6 +47,7 @@ impl Claims {
             .arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
             .arg(claim.limit.min(TASKS_MAX))
+            .arg(claim.before.map(record::turn).unwrap_or_default())
             .arg(numbers.made)
             .arg(numbers.heard);
         let except: Vec<TaskId> = {
@@ -63,10 +64,8 @@ impl Claims {
             call.arg(&**name);
         }
         let mut answers = answer::list(link.send(&call).await?)?.into_iter();
-        let next_due = match answers.next() {
-            Some(next_due) => answer::text(next_due)?,
-            None => String::new(),
-        };
+        let mut word = || answers.next().map_or(Ok(String::new()), answer::text);
+        let (next_due, next_turn) = (word()?, word()?);
         let found = Found::of(answers)?;
         let mut next_due = match &*next_due {
             "" => None,
@@ -77,10 +76,13 @@ impl Claims {
                 .await?;
             next_due = Some(claim.now); // they stood in the way of others
         }
+        // Nothing, or what is none: no task is to be found there.
+        let next_turn = record::read_turn(&next_turn).ok();
         numbers.heard = numbers.made;
         Ok(Claimed {
             tasks: found.tasks,
             next_due,
+            next_turn,
         })
     }
 

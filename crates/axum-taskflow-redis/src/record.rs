@@ -3,11 +3,11 @@
 //! `t:ID`: the priority so that it sorts, a line of JSON, the arguments. `l:ID`: a line of words, a line with the error
 //! as JSON, the result.
 
-use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
+use std::{borrow::Cow, cmp::Reverse, fmt::Write, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
     BackendError, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, InstanceId, Life,
-    Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp,
+    Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp, Turn,
 };
 use redis::Value;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -107,14 +107,38 @@ pub(crate) fn body(task: &Task, to: &mut String) -> Result<(), BackendError> {
         trace_context: task.trace_context.clone(),
         executor: task.executor,
     };
-    let (priority, meta) = (priority(task), to_json(&meta)?);
+    let (priority, meta) = (priority(task.priority), to_json(&meta)?);
     let _ = write!(to, "{priority}\n{meta}\n{}", task.args); // a String takes everything
     Ok(())
 }
 
 /// The priority in digits that sort: the highest first.
-pub(crate) fn priority(task: &Task) -> String {
-    format!("{:08x}", i64::from(i32::MAX) - i64::from(task.priority))
+pub(crate) fn priority(priority: i32) -> String {
+    format!("{:08x}", i64::from(i32::MAX) - i64::from(priority))
+}
+
+fn read_priority(digits: &str) -> Result<i32, BackendError> {
+    let priority = i64::from_str_radix(digits, 16).ok();
+    priority
+        .and_then(|n| i32::try_from(i64::from(i32::MAX) - n).ok())
+        .ok_or_else(|| strange("priority", digits))
+}
+
+/// A turn as a word that sorts.
+pub(crate) fn turn(turn: Turn) -> String {
+    let priority = priority(turn.priority.0);
+    format!("{priority}{}{}", sortable(turn.run_at), turn.id)
+}
+
+pub(crate) fn read_turn(word: &str) -> Result<Turn, BackendError> {
+    let strange = || strange("turn", word);
+    let (priority, rest) = word.split_at_checked(8).ok_or_else(strange)?;
+    let (run_at, id) = rest.split_at_checked(15).ok_or_else(strange)?;
+    Ok(Turn {
+        priority: Reverse(read_priority(priority)?),
+        run_at: Timestamp::from_unix_ms(number(run_at)?),
+        id: id.parse().map_err(|_| strange())?,
+    })
 }
 
 /// A time in digits that sort.
@@ -201,12 +225,9 @@ impl Stored {
         else {
             return Err(strange("task", &self.body));
         };
-        let priority =
-            i64::from_str_radix(priority, 16).map_err(|_| strange("priority", priority))?;
         let meta: Meta<'static> = from_json(meta)?;
         let mut task = Task::new(id, meta.name, cut(args, payload_max));
-        task.priority = i32::try_from(i64::from(i32::MAX) - priority)
-            .map_err(|_| strange("priority", &priority.to_string()))?;
+        task.priority = read_priority(priority)?;
         task.tags = meta.tags.into_owned();
         task.requeue_on_interrupt = meta.requeue_on_interrupt;
         task.idempotency_key = meta.key.map(|(key, ttl)| IdempotencyKey {
@@ -255,10 +276,8 @@ impl Stored {
         let name = named.map(|named| named.name).filter(is_whole);
         let name = name.unwrap_or_else(|| Arc::from(NO_NAME));
         let mut task = Task::new(id, name, cut(args.unwrap_or_default(), payload_max));
-        let priority = priority.and_then(|digits| i64::from_str_radix(digits, 16).ok());
-        task.priority = priority
-            .and_then(|n| i32::try_from(i64::from(i32::MAX) - n).ok())
-            .unwrap_or_default();
+        let priority = priority.and_then(|digits| read_priority(digits).ok());
+        task.priority = priority.unwrap_or_default();
         let words = self.life.lines().next().unwrap_or_default();
         if let Ok(life) = read_words(words) {
             task.life = life;

@@ -9,7 +9,7 @@ use std::{
 
 use axum_taskflow_core::{
     Applied, AuditEntry, BackendError, Batch, Becomes, Change, Enqueued, Epoch, HeldBy, InstanceId,
-    KeyFate, Life, Note, Said, Step, Stepped, Task, TaskId, TaskStatus, Timestamp, Written,
+    KeyFate, Life, Note, Said, Step, Stepped, Task, TaskId, TaskStatus, Timestamp, Turn, Written,
 };
 use redis::Value;
 
@@ -276,15 +276,18 @@ fn add_block(
         Waits::Due | Waits::Ahead => tasks.len() * 2,
     });
     for (_, task) in tasks {
-        let (priority, run_at) = (record::priority(task), record::sortable(task.life.run_at));
         match kind.waits {
             Waits::No => break,
-            Waits::Due => words
-                .text("0")
-                .arg(format_args!("{priority}{run_at}{}", task.id)),
-            Waits::Ahead => words
-                .text("0")
-                .arg(format_args!("{run_at}{priority}{}{}", task.id, kind.name)),
+            Waits::Due => words.text("0").text(&record::turn(Turn::of(task))),
+            Waits::Ahead => {
+                let (run_at, priority) = (
+                    record::sortable(task.life.run_at),
+                    record::priority(task.priority),
+                );
+                words
+                    .text("0")
+                    .arg(format_args!("{run_at}{priority}{}{}", task.id, kind.name))
+            }
         };
     }
     let tagged: Vec<_> = tasks

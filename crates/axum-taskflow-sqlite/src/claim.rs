@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use axum_taskflow_core::{Claim, Claimed, Task, TaskId, Timestamp};
+use axum_taskflow_core::{Claim, Claimed, Task, TaskId, Timestamp, Turn};
 use rusqlite::{Connection, OptionalExtension, Statement};
 
 use crate::{
@@ -60,8 +60,8 @@ impl Unreadable {
     }
 }
 
-/// A task that may be claimed, in the order of claiming.
-type Candidate = (Reverse<i32>, i64, TaskId, i64);
+/// A task that may be claimed, and its rowid, in the order of claiming.
+type Candidate = (Turn, i64);
 
 impl<'c> ClaimVerb<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
@@ -102,15 +102,23 @@ impl<'c> ClaimVerb<'c> {
         claim: &Claim,
     ) -> Result<Claimed, Fault> {
         let owner = tx.interned.instance(tx.conn, claim.owner)?;
-        let mut tasks = Vec::new();
+        let (mut tasks, mut next_turn) = (Vec::new(), None);
         if self.is_gone.exists([owner])? {
             let next_due = next_due(tx.conn, claim.now, tx.latest)?;
-            return Ok(Claimed { tasks, next_due });
+            return Ok(Claimed {
+                tasks,
+                next_due,
+                next_turn,
+            });
         }
         self.unreadable.forget_old(claim.now);
         let mut candidates: VecDeque<Candidate> = self.candidates(tx, claim, claim.limit)?.into();
         let mut n_unreadable = 0;
-        while let Some((.., id, rowid)) = candidates.pop_front() {
+        while let Some((turn, rowid)) = candidates.pop_front() {
+            if claim.before.is_some_and(|before| turn >= before) {
+                next_turn = Some(turn);
+                break;
+            }
             match self.read(tx, rowid) {
                 Ok(mut task) => {
                     if task.life.crashes == 0 {
@@ -124,7 +132,7 @@ impl<'c> ClaimVerb<'c> {
                 // One row that cannot be read must not keep all others waiting.
                 Err(Fault::Unreadable(why)) => {
                     n_unreadable += 1;
-                    self.pass_over((id, rowid), &why, claim.now)?;
+                    self.pass_over((turn.id, rowid), &why, claim.now)?;
                 }
                 Err(fault) => return Err(fault),
             }
@@ -137,7 +145,11 @@ impl<'c> ClaimVerb<'c> {
         }
         let next_due = next_due(tx.conn, claim.now, tx.latest)?;
         tx.latest = tx.latest.max(claim.now);
-        Ok(Claimed { tasks, next_due })
+        Ok(Claimed {
+            tasks,
+            next_due,
+            next_turn,
+        })
     }
 
     fn pass_over(
@@ -180,9 +192,13 @@ impl<'c> ClaimVerb<'c> {
             let n = at_most(limit.saturating_add(n_passed_over));
             let mut rows = self.waiting.query((func, now, n))?;
             while let Some(row) = rows.next()? {
-                let (priority, id) = (Reverse(row.get(0)?), row::read_id(row, 2)?);
-                if !claim.except.contains(&id) && !self.unreadable.0.contains_key(&id) {
-                    candidates.push((priority, row.get(1)?, id, row.get(3)?));
+                let turn = Turn {
+                    priority: Reverse(row.get(0)?),
+                    run_at: Timestamp::from_unix_ms(row.get(1)?),
+                    id: row::read_id(row, 2)?,
+                };
+                if !claim.except.contains(&turn.id) && !self.unreadable.0.contains_key(&turn.id) {
+                    candidates.push((turn, row.get(3)?));
                 }
             }
         }
@@ -247,6 +263,7 @@ pub(crate) fn look(
     Ok(Some(Claimed {
         tasks: Vec::new(),
         next_due: next_due(conn, claim.now, Timestamp::MAX)?,
+        next_turn: None,
     }))
 }
 

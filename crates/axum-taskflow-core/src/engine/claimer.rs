@@ -7,9 +7,9 @@ use std::sync::{
 
 use tracing::error;
 
-use super::Engine;
+use super::{Engine, ready::Wish};
 use crate::{
-    backend::Claim,
+    backend::{Claim, Turn},
     clock::Timestamp,
     error::BackendError,
     health::Duty,
@@ -97,18 +97,19 @@ impl Engine {
             if self.next_due.forget(now) {
                 self.more_on_disk();
             }
-            let limit = self.ready.begin_claim(executor);
+            let Wish { limit, before } = self.ready.begin_claim(executor);
             let claim = Claim {
                 owner: self.me(),
                 names: self.registry.names(executor),
                 except: self.unreadable.ids(now),
                 limit,
                 now,
+                before,
             };
             let claimed = match self.backend.claim(claim).await {
                 Ok(claimed) => claimed,
                 Err(failure) => {
-                    self.claim_ended(executor, Vec::new());
+                    self.claim_ended(executor, Vec::new(), None);
                     // Both: what was forgotten above may be the other's.
                     self.more_on_disk();
                     self.dispatch(); // what waited for the claim
@@ -122,14 +123,19 @@ impl Engine {
             // Claimed by the name of its function here, wherever it was meant to run when it was stored.
             let mut tasks = claimed.tasks;
             tasks.iter_mut().for_each(|task| task.executor = executor);
-            self.claim_ended(executor, tasks);
+            self.claim_ended(executor, tasks, claimed.next_turn);
             self.dispatch(); // and wakes us again if a lane wants more
         }
         Ok(self.next_due.get())
     }
 
-    fn claim_ended(self: &Arc<Self>, executor: Executor, tasks: Vec<Task>) {
-        let brought = self.ready.end_claim(executor, tasks);
+    fn claim_ended(
+        self: &Arc<Self>,
+        executor: Executor,
+        tasks: Vec<Task>,
+        next_turn: Option<Turn>,
+    ) {
+        let brought = self.ready.end_claim(executor, tasks, next_turn);
         self.let_others_have(brought.given_back);
         for task in brought.begun {
             self.begin_claimed(task);

@@ -6,7 +6,6 @@
 //! otherwise.
 
 use std::{
-    cmp::Reverse,
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +16,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
+    backend::Turn,
     clock::Timestamp,
     id::TaskId,
     status::TaskStatus,
@@ -51,8 +51,7 @@ struct OnDisk {
 
 /// A std mutex around each: held for one step of a heap.
 struct Lane {
-    /// Highest priority, then earliest, then smallest id.
-    held: BTreeMap<(Reverse<i32>, Timestamp, TaskId), Arc<Task>>,
+    held: BTreeMap<Turn, Arc<Task>>,
     /// Places promised to tasks that are being stored.
     promised: usize,
     running: usize,
@@ -91,7 +90,7 @@ impl Lane {
     /// True if it starts before something that is held.
     fn comes_first(&self, task: &Task) -> bool {
         let last = self.held.last_key_value();
-        last.is_some_and(|(last, _)| order(task) < *last)
+        last.is_some_and(|(last, _)| Turn::of(task) < *last)
     }
 
     /// Slots that nothing will fill that comes before what is on disk.
@@ -128,6 +127,14 @@ pub(crate) enum Promise {
     Nothing,
 }
 
+/// What a lane wants of the store.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Wish {
+    pub(crate) limit: usize,
+    /// What comes later has to wait for new tasks that are held.
+    pub(crate) before: Option<Turn>,
+}
+
 /// What to do with a free slot.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Next {
@@ -146,10 +153,6 @@ pub(crate) struct Brought {
     pub(crate) begun: Vec<Task>,
     /// Have none.
     pub(crate) given_back: Vec<Arc<Task>>,
-}
-
-fn order(task: &Task) -> (Reverse<i32>, Timestamp, TaskId) {
-    (Reverse(task.priority), task.life.run_at, task.id)
 }
 
 impl Ready {
@@ -212,7 +215,7 @@ impl Ready {
             lane.late.push(task);
             return None;
         }
-        lane.held.insert(order(&task), task);
+        lane.held.insert(Turn::of(&task), task);
         // A claim may have brought more than there are places.
         if lane.running + lane.held.len() <= lane.places() + lane.limit {
             return None;
@@ -252,38 +255,45 @@ impl Ready {
         lane.wants() && self.may_start()
     }
 
-    /// How many tasks to claim; their slots are kept for them until [`Ready::end_claim`]. From now on nothing else is
-    /// known to be on disk.
-    pub(crate) fn begin_claim(&self, executor: Executor) -> usize {
+    /// What to claim; the slots are kept for that until [`Ready::end_claim`]. From now on nothing else is known to be on
+    /// disk.
+    pub(crate) fn begin_claim(&self, executor: Executor) -> Wish {
         let mut lane = self.lane(executor);
         lane.claiming = Some(OnDisk {
             n: std::mem::take(&mut lane.on_disk),
             others_left: std::mem::take(&mut lane.others_left),
         });
         lane.reserved = lane.idle();
-        lane.reserved
+        Wish {
+            limit: lane.reserved,
+            before: lane.late.iter().map(|task| Turn::of(task)).min(),
+        }
     }
 
-    /// Tasks were claimed. Those that have begun get a slot, the others a place. After [`Ready::stop`] or
-    /// [`Ready::pause`] all are given back.
-    pub(crate) fn end_claim(&self, executor: Executor, tasks: Vec<Task>) -> Brought {
+    /// Tasks were claimed, all that come before `next` unless there was no room for more. Those that have begun get a slot,
+    /// the others a place. After [`Ready::stop`] or [`Ready::pause`] all are given back.
+    pub(crate) fn end_claim(
+        &self,
+        executor: Executor,
+        tasks: Vec<Task>,
+        next: Option<Turn>,
+    ) -> Brought {
         let mut lane = self.lane(executor);
         let (before, limit) = (lane.claiming.take(), std::mem::take(&mut lane.reserved));
         let is_full = tasks.len() == limit;
-        if is_full {
+        if is_full || next.is_some() {
             let before = before.unwrap_or(OnDisk {
                 n: UNKNOWN,
                 others_left: false,
             });
             let is_large = 2 * limit >= lane.limit;
-            let rest = match before.others_left && is_large {
+            let rest = match is_full && before.others_left && is_large {
                 true => UNKNOWN,
-                false => before.n.saturating_sub(limit).max(1),
+                false => before.n.saturating_sub(tasks.len()).max(1),
             };
             lane.on_disk = lane.on_disk.saturating_add(rest);
             lane.others_left |= before.others_left;
         }
-        let last_brought = tasks.iter().map(order).max();
         if !self.may_start() {
             let late = std::mem::take(&mut lane.late);
             let given_back = tasks.into_iter().map(Arc::new).chain(late).collect();
@@ -292,23 +302,26 @@ impl Ready {
                 begun: Vec::new(),
             };
         }
+        // Up to here all have been brought, so what comes before it need not wait any longer.
+        let up_to = match is_full {
+            true => tasks.iter().map(Turn::of).max(),
+            false => next,
+        };
+        let comes_next = |task: &Arc<Task>| match up_to {
+            Some(turn) => Turn::of(task) < turn,
+            None => !is_full,
+        };
         let (begun, waiting): (Vec<Task>, Vec<Task>) = tasks
             .into_iter()
             .partition(|task| task.life.status == TaskStatus::Running);
         lane.running += begun.len();
         lane.suspects += waiting.iter().filter(|task| self.is_suspect(task)).count();
         let waiting = waiting.into_iter().map(Arc::new);
-        lane.held.extend(waiting.map(|task| (order(&task), task)));
-        // What comes before them has been brought, unless the claim had room for no more: then those wait for another
-        // one that come after all that it has brought.
-        let late = std::mem::take(&mut lane.late);
-        let (joining, late) = late
-            .into_iter()
-            .partition(|task| !is_full || last_brought.is_some_and(|last| order(task) < last));
-        lane.late = late;
-        let joining: Vec<Arc<Task>> = joining;
         lane.held
-            .extend(joining.into_iter().map(|task| (order(&task), task)));
+            .extend(waiting.map(|task| (Turn::of(&task), task)));
+        let joining: Vec<Arc<Task>> = lane.late.extract_if(.., |task| comes_next(task)).collect();
+        lane.held
+            .extend(joining.into_iter().map(|task| (Turn::of(&task), task)));
         Brought {
             begun,
             given_back: Vec::new(),
@@ -334,8 +347,8 @@ impl Ready {
         }
         let mut suspect = self.suspect();
         let may_start = |task: &&Arc<Task>| !(suspect.is_some() && self.is_suspect(task));
-        let place = order(lane.held.values().find(may_start)?);
-        let task = lane.held.remove(&place)?;
+        let turn = Turn::of(lane.held.values().find(may_start)?);
+        let task = lane.held.remove(&turn)?;
         if self.is_suspect(&task) {
             *suspect = Some(task.id);
             lane.suspects -= 1;
@@ -449,6 +462,16 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 
     impl Ready {
+        /// How many tasks a claim asks for.
+        fn wish(&self) -> usize {
+            self.begin_claim(Executor::Async).limit
+        }
+
+        /// A claim has brought these, and knows of no more.
+        fn bring(&self, tasks: Vec<Task>) -> Brought {
+            self.end_claim(Executor::Async, tasks, None)
+        }
+
         /// The next task to start.
         fn take(&self, executor: Executor) -> Option<Arc<Task>> {
             match self.next(executor) {
@@ -466,11 +489,8 @@ mod tests {
 
     fn ready_with_nothing_on_disk(limit: usize) -> Ready {
         let ready = Ready::new(limit, 1, 3);
-        ready.begin_claim(Executor::Async);
-        assert_eq!(
-            ready.end_claim(Executor::Async, Vec::new()),
-            Brought::default()
-        );
+        ready.wish();
+        assert_eq!(ready.bring(Vec::new()), Brought::default());
         ready
     }
 
@@ -486,7 +506,7 @@ mod tests {
         );
         late.life.run_at = NOW.saturating_add(Duration::from_secs(1));
         let wanted = [high.id, first.id, second.id, late.id, low.id];
-        let _ = ready.end_claim(Executor::Async, vec![late, low, first, second, high]);
+        let _ = ready.bring(vec![late, low, first, second, high]);
 
         let order: Vec<TaskId> =
             std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
@@ -497,7 +517,7 @@ mod tests {
     #[test]
     fn no_more_run_than_the_limit_and_a_freed_slot_is_used() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
-        let _ = ready.end_claim(Executor::Async, (0..3).map(|_| task(&ids, 0)).collect());
+        let _ = ready.bring((0..3).map(|_| task(&ids, 0)).collect());
 
         let first = ready.take(Executor::Async).unwrap();
         assert!(ready.take(Executor::Async).is_some());
@@ -543,7 +563,7 @@ mod tests {
     #[test]
     fn while_tasks_wait_on_disk_a_new_one_is_held_only_if_it_comes_before_those_held() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(10));
-        let _ = ready.end_claim(Executor::Async, vec![task(&ids, 3)]);
+        let _ = ready.bring(vec![task(&ids, 3)]);
         ready.more_on_disk(Executor::Async);
 
         let late = ready.promise(&task(&ids, 3), NOW);
@@ -561,8 +581,8 @@ mod tests {
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new)), None);
         assert_eq!(ready.next(Executor::Async), Next::Claim, "it comes later");
-        assert_eq!(ready.begin_claim(Executor::Async), 2);
-        let _ = ready.end_claim(Executor::Async, vec![old]);
+        assert_eq!(ready.wish(), 2);
+        let _ = ready.bring(vec![old]);
 
         let order: Vec<TaskId> =
             std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
@@ -577,21 +597,24 @@ mod tests {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
         ready.one_more_on_disk(Executor::Async);
         ready.one_more_on_disk(Executor::Async);
-        let places = std::iter::repeat_with(|| task(&ids, 0))
-            .take_while(|task| ready.promise(task, NOW) == Promise::Place);
-        let new: Vec<Task> = places.collect();
-        assert_eq!(new.len(), 4);
-        let first = new[0].id;
-        for task in new {
-            assert_eq!(ready.keep_promise(Arc::new(task)), None);
+        let [first, second, on_disk, last] = [(); 4].map(|()| task(&ids, 0));
+        for task in [&last, &second, &first] {
+            assert_eq!(ready.promise(task, NOW), Promise::Place);
+            assert_eq!(ready.keep_promise(Arc::new(task.clone())), None);
         }
-        ready.one_more_on_disk(Executor::Async); // newer than those
 
-        assert_eq!(ready.begin_claim(Executor::Async), 2);
-        let two = [(); 2].map(|()| task(&ids, 0));
-        let _ = ready.end_claim(Executor::Async, two.to_vec());
+        let wish = ready.begin_claim(Executor::Async);
+        assert_eq!(wish.before, Some(Turn::of(&first)));
+        let next_turn = Some(Turn::of(&on_disk));
+        let _ = ready.end_claim(Executor::Async, Vec::new(), next_turn);
 
-        assert_eq!(ready.take(Executor::Async).unwrap().id, first);
+        for task in [&first, &second] {
+            assert_eq!(ready.take(Executor::Async).unwrap().id, task.id);
+            ready.free_slot(task);
+        }
+        assert_eq!(ready.next(Executor::Async), Next::Claim, "that one first");
+        let wish = ready.begin_claim(Executor::Async);
+        assert_eq!(wish.before, Some(Turn::of(&last)));
     }
 
     #[test]
@@ -602,12 +625,27 @@ mod tests {
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
 
-        // There is always more than a claim can bring, and it is newer.
-        assert_eq!(ready.begin_claim(Executor::Async), 4);
-        let found = [(); 4].map(|()| task(&ids, 0)).to_vec();
-        let _ = ready.end_claim(Executor::Async, found);
+        // There is always more than a claim could bring, and it is newer.
+        let wish = ready.begin_claim(Executor::Async);
+        assert!(wish.before.unwrap() < Turn::of(&task(&ids, 0)));
+        let _ = ready.end_claim(Executor::Async, Vec::new(), Some(Turn::of(&task(&ids, 0))));
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
+        assert!(ready.wants(Executor::Async), "there is more");
+    }
+
+    #[test]
+    fn a_new_task_that_comes_first_waits_for_no_more_than_the_claim_under_way() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        ready.one_more_on_disk(Executor::Async);
+        assert_eq!(ready.wish(), 2);
+        let high = task(&ids, 1);
+        assert_eq!(ready.promise(&high, NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(high.clone())), None);
+
+        let _ = ready.bring([(); 2].map(|()| task(&ids, 0)).to_vec());
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, high.id);
     }
 
     #[test]
@@ -618,9 +656,9 @@ mod tests {
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
 
-        ready.begin_claim(Executor::Async);
+        ready.wish();
         ready.others_left(Executor::Async);
-        let _ = ready.end_claim(Executor::Async, Vec::new());
+        let _ = ready.bring(Vec::new());
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
     }
@@ -633,9 +671,9 @@ mod tests {
 
         assert_eq!(promised(), Promise::Place);
         assert_eq!(ready.next(Executor::Async), Next::Claim);
-        assert_eq!(ready.begin_claim(Executor::Async), 4);
+        assert_eq!(ready.wish(), 4);
         let found = [(); 4].map(|()| task(&ids, 0)).to_vec();
-        let _ = ready.end_claim(Executor::Async, found);
+        let _ = ready.bring(found);
 
         assert_eq!(promised(), Promise::Nothing, "there may be many more");
     }
@@ -653,18 +691,18 @@ mod tests {
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
 
-        assert_eq!(ready.begin_claim(Executor::Async), 1);
-        let _ = ready.end_claim(Executor::Async, vec![older.clone()]);
+        assert_eq!(ready.wish(), 1);
+        let _ = ready.bring(vec![older.clone()]);
         assert_eq!(ready.take(Executor::Async).unwrap().id, older.id);
         ready.free_slot(&older);
         assert_eq!(ready.next(Executor::Async), Next::Claim);
-        assert_eq!(ready.begin_claim(Executor::Async), 1);
-        let _ = ready.end_claim(Executor::Async, vec![old.clone()]);
+        assert_eq!(ready.wish(), 1);
+        let _ = ready.bring(vec![old.clone()]);
         assert_eq!(ready.take(Executor::Async).unwrap().id, old.id);
         ready.free_slot(&old);
         assert_eq!(ready.next(Executor::Async), Next::Claim, "is there more?");
-        ready.begin_claim(Executor::Async);
-        let _ = ready.end_claim(Executor::Async, Vec::new());
+        ready.wish();
+        let _ = ready.bring(Vec::new());
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
     }
@@ -675,12 +713,12 @@ mod tests {
         let (claimed, new) = (task(&ids, 0), task(&ids, 0));
         let wanted = [claimed.id, new.id];
 
-        let n = ready.begin_claim(Executor::Async);
+        let n = ready.wish();
         assert_eq!(n, 10);
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new)), None);
         assert_eq!(ready.take(Executor::Async), None);
-        let _ = ready.end_claim(Executor::Async, vec![claimed]);
+        let _ = ready.bring(vec![claimed]);
 
         let order: Vec<TaskId> =
             std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
@@ -696,10 +734,10 @@ mod tests {
         let mut begun = task(&ids, 0);
         begun.life.status = TaskStatus::Running;
 
-        assert_eq!(ready.begin_claim(Executor::Async), 2);
+        assert_eq!(ready.wish(), 2);
         assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(task(&ids, 0))), None);
-        let brought = ready.end_claim(Executor::Async, vec![begun.clone()]);
+        let brought = ready.bring(vec![begun.clone()]);
 
         assert_eq!(brought.begun, [begun]);
         assert!(ready.take(Executor::Async).is_some(), "one slot was left");
@@ -711,10 +749,10 @@ mod tests {
         let (ids, ready) = (IdSource::default(), Ready::new(2, 1, 3));
         let mut begun = task(&ids, 0);
         begun.life.status = TaskStatus::Running;
-        ready.begin_claim(Executor::Async);
+        ready.wish();
         let _nothing = ready.stop();
 
-        let brought = ready.end_claim(Executor::Async, vec![begun, task(&ids, 0)]);
+        let brought = ready.bring(vec![begun, task(&ids, 0)]);
 
         assert_eq!((brought.begun.len(), brought.given_back.len()), (0, 2));
         assert_eq!(ready.n_running(), 0);
@@ -725,7 +763,7 @@ mod tests {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(1));
         let (low, lower) = (task(&ids, 2), task(&ids, 1));
         let lower_id = lower.id;
-        let _ = ready.end_claim(Executor::Async, vec![task(&ids, 3), low, lower]);
+        let _ = ready.bring(vec![task(&ids, 3), low, lower]);
         let high = task(&ids, 9);
 
         assert_eq!(ready.promise(&high, NOW), Promise::Place);
@@ -752,7 +790,7 @@ mod tests {
         };
         let tasks = [2, 2, 1, 0].map(crashed);
         let [first, second, once, never] = tasks.each_ref().map(|task| task.id);
-        let _ = ready.end_claim(Executor::Async, tasks.to_vec());
+        let _ = ready.bring(tasks.to_vec());
 
         let began: Vec<TaskId> =
             std::iter::from_fn(|| ready.take(Executor::Async).map(|task| task.id)).collect();
@@ -774,15 +812,15 @@ mod tests {
             task.life.crashes = 2;
             task
         });
-        let _ = ready.end_claim(Executor::Async, suspects.take(3).collect());
+        let _ = ready.bring(suspects.take(3).collect());
         assert!(ready.take(Executor::Async).is_some());
         ready.more_on_disk(Executor::Async);
 
         assert!(ready.take(Executor::Async).is_none(), "one at a time");
         assert!(ready.wants(Executor::Async));
-        assert_eq!(ready.begin_claim(Executor::Async), 2);
+        assert_eq!(ready.wish(), 2);
         let other = task(&ids, 0);
-        let _ = ready.end_claim(Executor::Async, vec![other.clone()]);
+        let _ = ready.bring(vec![other.clone()]);
         assert_eq!(
             ready.take(Executor::Async).map(|task| task.id),
             Some(other.id)
@@ -797,8 +835,8 @@ mod tests {
         let mut other = task(&ids, 0);
         other.life.crashes = 2;
         other.executor = Executor::Thread;
-        let _ = ready.end_claim(Executor::Async, vec![one.clone()]);
-        let _ = ready.end_claim(Executor::Thread, vec![other.clone()]);
+        let _ = ready.bring(vec![one.clone()]);
+        let _ = ready.end_claim(Executor::Thread, vec![other.clone()], None);
 
         let first = ready.take(Executor::Async);
         let beside = ready.take(Executor::Thread);
@@ -822,7 +860,7 @@ mod tests {
     #[test]
     fn nothing_starts_after_stop_and_what_was_held_comes_back() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
-        let _ = ready.end_claim(Executor::Async, vec![task(&ids, 0)]);
+        let _ = ready.bring(vec![task(&ids, 0)]);
 
         let held = ready.stop();
 

@@ -237,9 +237,9 @@ impl Store {
     }
 
     pub(super) fn claim(&mut self, claim: &Claim) -> Claimed {
-        let ids = match self.instances.is_gone(claim.owner) {
+        let (ids, next_turn) = match self.instances.is_gone(claim.owner) {
             // What one claims that was taken for dead would be taken from it at once, as if it had crashed.
-            true => Vec::new(),
+            true => (Vec::new(), None),
             false => self.places.waiting.take(claim),
         };
         let mut tasks = Vec::with_capacity(ids.len());
@@ -257,6 +257,7 @@ impl Store {
         Claimed {
             tasks,
             next_due: self.places.waiting.next_due(),
+            next_turn,
         }
     }
 

@@ -7,10 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use crate::{backend::Claim, clock::Timestamp, id::TaskId};
-
-/// Smaller runs first.
-type Place = (Reverse<i32>, Timestamp, TaskId);
+use crate::{
+    backend::{Claim, Turn},
+    clock::Timestamp,
+    id::TaskId,
+};
 
 /// Due tasks are ordered for running, the others by time, so that those ahead are never in the way of a claim.
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ pub(super) struct Waiting {
     /// The time of the last claim or of a later write: what divides the two below.
     horizon: Timestamp,
     /// With a `run_at` up to the horizon, by function.
-    due: BTreeMap<Arc<str>, BTreeSet<Place>>,
+    due: BTreeMap<Arc<str>, BTreeSet<Turn>>,
     /// With a later one.
     ahead: BTreeMap<(Timestamp, TaskId), (Arc<str>, i32)>,
 }
@@ -28,10 +29,10 @@ impl Waiting {
         if run_at > self.horizon {
             self.ahead.insert((run_at, id), (name.clone(), priority));
         } else {
-            let place = (Reverse(priority), run_at, id);
+            let turn = turn(priority, run_at, id);
             match self.due.get_mut(name) {
-                Some(due) => due.insert(place),
-                None => self.due.entry(name.clone()).or_default().insert(place),
+                Some(due) => due.insert(turn),
+                None => self.due.entry(name.clone()).or_default().insert(turn),
             };
         }
     }
@@ -40,40 +41,43 @@ impl Waiting {
         if run_at > self.horizon {
             self.ahead.remove(&(run_at, id));
         } else if let Some(due) = self.due.get_mut(name) {
-            due.remove(&(Reverse(priority), run_at, id));
+            due.remove(&turn(priority, run_at, id));
             if due.is_empty() {
                 self.due.remove(name);
             }
         }
     }
 
-    /// Takes the first tasks that the claim asks for.
-    pub(super) fn take(&mut self, claim: &Claim) -> Vec<TaskId> {
+    /// Takes the first tasks that the claim asks for; and the turn of the first one that comes too late for it.
+    pub(super) fn take(&mut self, claim: &Claim) -> (Vec<TaskId>, Option<Turn>) {
         self.move_horizon(claim.now);
         let mut names: Vec<&Arc<str>> = claim.names.iter().collect();
         names.sort_unstable();
         names.dedup();
         // The first of each function; the smallest of these is the next one of all.
-        let mut heads: BinaryHeap<Reverse<(Place, &Arc<str>)>> = names
+        let mut heads: BinaryHeap<Reverse<(Turn, &Arc<str>)>> = names
             .into_iter()
             .filter_map(|name| Some(Reverse((*self.due.get(name)?.first()?, name))))
             .collect();
         let mut taken = Vec::new();
         while taken.len() < claim.limit
-            && let Some(Reverse((place, name))) = heads.pop()
+            && let Some(Reverse((turn, name))) = heads.pop()
         {
             if let Some(due) = self.due.get(name)
-                && let Some(next) = due.range((Excluded(place), Unbounded)).next()
+                && let Some(next) = due.range((Excluded(turn), Unbounded)).next()
             {
                 heads.push(Reverse((*next, name)));
             }
-            let (priority, run_at, id) = place;
-            if !claim.except.contains(&id) {
-                taken.push(id);
-                self.remove(name, priority.0, run_at, id);
+            if claim.except.contains(&turn.id) {
+                continue;
             }
+            if claim.before.is_some_and(|before| turn >= before) {
+                return (taken, Some(turn));
+            }
+            taken.push(turn.id);
+            self.remove(name, turn.priority.0, turn.run_at, turn.id);
         }
-        taken
+        (taken, None)
     }
 
     /// Those ahead after one place and before another, those first that come first.
@@ -118,23 +122,32 @@ impl Waiting {
     fn move_back(&mut self, now: Timestamp) {
         let last_id = TaskId::from_bytes([0xff; 16]);
         for (name, due) in &mut self.due {
-            let mut level = due.first().map(|place| place.0);
+            let mut level = due.first().map(|turn| turn.priority.0);
             while let Some(priority) = level {
                 let now_ahead = (
-                    Excluded((priority, now, last_id)),
-                    Included((priority, Timestamp::MAX, last_id)),
+                    Excluded(turn(priority, now, last_id)),
+                    Included(turn(priority, Timestamp::MAX, last_id)),
                 );
-                let moved: Vec<Place> = due.range(now_ahead).copied().collect();
-                for place in moved {
-                    due.remove(&place);
-                    let (_, run_at, id) = place;
-                    self.ahead.insert((run_at, id), (name.clone(), priority.0));
+                let moved: Vec<Turn> = due.range(now_ahead).copied().collect();
+                for turn in moved {
+                    due.remove(&turn);
+                    self.ahead
+                        .insert((turn.run_at, turn.id), (name.clone(), priority));
                 }
-                let below = Excluded((priority, Timestamp::MAX, last_id));
-                level = due.range((below, Unbounded)).next().map(|place| place.0);
+                let below = Excluded(turn(priority, Timestamp::MAX, last_id));
+                let next = due.range((below, Unbounded)).next();
+                level = next.map(|turn| turn.priority.0);
             }
         }
         self.due.retain(|_, due| !due.is_empty());
+    }
+}
+
+fn turn(priority: i32, run_at: Timestamp, id: TaskId) -> Turn {
+    Turn {
+        priority: Reverse(priority),
+        run_at,
+        id,
     }
 }
 
@@ -162,12 +175,14 @@ mod tests {
             except: Arc::default(),
             limit: 9,
             now: at(now),
+            before: None,
         };
-        assert_eq!(waiting.take(&claim(&[], 50)), []);
+        let take = |waiting: &mut Waiting, names, now| waiting.take(&claim(names, now)).0;
+        assert_eq!(take(&mut waiting, &[], 50), []);
         let names = [f, g];
-        assert_eq!(waiting.take(&claim(&names, 15)), [early]);
+        assert_eq!(take(&mut waiting, &names, 15), [early]);
         assert_eq!(waiting.next_due(), Some(at(20)));
-        assert_eq!(waiting.take(&claim(&names, 50)), [other, late, low]);
+        assert_eq!(take(&mut waiting, &names, 50), [other, late, low]);
         assert_eq!(waiting.next_due(), None);
         assert!(waiting.due.is_empty() && waiting.ahead.is_empty());
     }

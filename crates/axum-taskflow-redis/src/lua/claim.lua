@@ -1,8 +1,9 @@
 -- Gives tasks that nobody holds to an instance, and begins them: Backend::claim.
 --
--- ARGV: session, generation, owner, now, limit, the number of this claim, the number of the owner's last claim whose
--- answer was heard, how many ids are left out, those, then the names of functions. Answers with the next time at which
--- something is due or nothing, then for each task id, life, body and progress.
+-- ARGV: session, generation, owner, now, limit, the turn before which a task has to come or nothing, the number of this
+-- claim, the number of the owner's last claim whose answer was heard, how many ids are left out, those, then the names of
+-- functions. Answers with the next time at which something is due or nothing, the first turn that comes too late or
+-- nothing, then for each task id, life, body and progress.
 if is_late(ARGV[1], ARGV[2]) then
     return LATE
 end
@@ -10,10 +11,11 @@ if is_empty() then
     return EMPTY
 end
 local owner, now, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local number, heard, n_except = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local before, next_turn = ARGV[6], ''
+local number, heard, n_except = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local except, wanted = {}, {}
-for n = 9, 8 + n_except do except[ARGV[n]] = true end
-for n = 9 + n_except, #ARGV do wanted[ARGV[n]] = true end
+for n = 10, 9 + n_except do except[ARGV[n]] = true end
+for n = 10 + n_except, #ARGV do wanted[ARGV[n]] = true end
 local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
@@ -60,7 +62,7 @@ local function next_due()
 end
 
 if is_gone(owner) then
-    return { next_due() }
+    return { next_due(), '' }
 end
 
 -- A claim leaves here its number and what it gave. Its answer may be lost: then the next one gives that again, as long as
@@ -115,6 +117,10 @@ if #ids < limit then
     local taken, names = {}, {}
     for n = 1, math.min(limit - #ids, #candidates) do
         local place, name = candidates[n][1], candidates[n][2]
+        if before ~= '' and place >= before then
+            next_turn = place
+            break
+        end
         local id = string.sub(place, 24)
         taken[n], names[n] = id, name
         mark('w:' .. name, place, false)
@@ -179,7 +185,7 @@ elseif record then
     redis.call('DEL', claims)
 end
 
-local answer = { #no_room > 0 and now_text or next_due() }
+local answer = { #no_room > 0 and now_text or next_due(), next_turn }
 if #ids > 0 then
     local progress = get_all('q:', ids)
     for n, id in ipairs(ids) do
