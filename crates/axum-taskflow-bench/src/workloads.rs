@@ -690,7 +690,7 @@ async fn w4_due(store: Store, path: PathBuf, n: usize) -> Result<Vec<Figure>> {
             except: Arc::default(),
             limit: SLOTS,
             now: web.now(),
-            before: None,
+            reserve: None,
         };
         let begun = Instant::now();
         let claimed = backend.claim(claim).await?;

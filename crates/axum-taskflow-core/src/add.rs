@@ -513,7 +513,7 @@ async fn replace(
                 engine.stored(&step.changes[0], Applied::Applied);
             }
             engine.feed.added(&step.tasks[0]);
-            engine.waits_on_disk(Some(task.executor), task.life.run_at, now);
+            engine.waits_on_disk(&task, now);
             return Ok(id);
         }
     }
@@ -546,7 +546,7 @@ async fn store_under(
     for (task, enqueued) in step.tasks.iter().zip(&written) {
         if *enqueued == Enqueued::Created {
             engine.feed.added(task);
-            engine.waits_on_disk(Some(task.executor), task.life.run_at, step.now);
+            engine.waits_on_disk(task, step.now);
         }
     }
     Ok(written)
@@ -618,7 +618,7 @@ impl Promised {
             Self::Slot(beginning) => engine.begin_now(*beginning),
             Self::Place(task) => return engine.ready.keep_promise(task),
             Self::Nothing(task) => {
-                engine.waits_on_disk(Some(task.executor), task.life.run_at, now);
+                engine.waits_on_disk(&task, now);
             }
         }
         None

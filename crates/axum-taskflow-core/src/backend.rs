@@ -92,7 +92,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Gives at most `limit` tasks that wait, are due (`run_at` is not after `now`) and belong to nobody to `owner`,
     /// in one atomic step: highest priority first, then earliest `run_at`, then smallest id, over all functions in
-    /// `names` together, and only what comes before [`Claim::before`]. Cost does not grow with what waits.
+    /// `names` together, with room for [`Claim::reserve`]. Cost does not grow with what waits.
     ///
     /// Each has [begun](crate::Life::begun) by that step: its owner has a slot for it. Only of those whose process died
     /// before ([`crashes`](crate::Life) is not 0) nothing but the owner changes: they are not started together.
@@ -468,8 +468,28 @@ pub struct Claim {
     pub limit: usize,
     /// What is due by then, and when it begins.
     pub now: Timestamp,
-    /// Only tasks whose turn comes before that: the claimer holds others that come then.
-    pub before: Option<Turn>,
+    /// Room in that limit for what the claimer holds itself.
+    pub reserve: Option<Reserve>,
+}
+
+/// Room that a [`Claim`] keeps for tasks that the claimer holds, so that none that comes later starts before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// The turn of the first of them.
+    pub from: Turn,
+    /// How many they are. A task whose turn is not before `from` is claimed only if the limit has room for it and these.
+    pub n: usize,
+}
+
+impl Claim {
+    /// True if a task is not to be claimed after `n_claimed` others that come before it.
+    pub fn has_no_room(&self, n_claimed: usize, turn: Turn) -> bool {
+        let reserved = match self.reserve {
+            Some(reserve) if turn >= reserve.from => reserve.n,
+            _ => 0,
+        };
+        n_claimed.saturating_add(reserved) >= self.limit
+    }
 }
 
 /// When a task that waits is to start: before those whose turn is greater.
@@ -501,8 +521,7 @@ pub struct Claimed {
     pub tasks: Vec<Task>,
     /// The earliest `run_at` after [`Claim::now`] of a pending task that belongs to nobody, of any function.
     pub next_due: Option<Timestamp>,
-    /// The first turn that was not before [`Claim::before`], of a task that could have been claimed otherwise. None if the
-    /// limit was reached.
+    /// The turn of the first task that only the [`Reserve`] kept from being claimed.
     pub next_turn: Option<Turn>,
 }
 

@@ -53,7 +53,8 @@ pub use crate::{
     backend::{
         AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim,
         Claimed, Count, Enqueued, Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned,
-        Record, RecordChange, RecordQuery, Role, Said, Standing, Step, Stepped, Turn, Written,
+        Record, RecordChange, RecordQuery, Reserve, Role, Said, Standing, Step, Stepped, Turn,
+        Written,
     },
     change::{Change, HeldBy, KeyFate, Outcome},
     clock::{Clock, Timestamp},

@@ -52,8 +52,8 @@ flaws! {
     begins_none: "claim::a_claimed_task_belongs_to_the_claimer" model;
     begins_what_processes_died_of: "claim::what_a_process_died_of_is_claimed_and_not_begun";
     claims_what_is_left_out: "claim::what_a_claim_leaves_out_waits_for_somebody_else";
-    claims_what_comes_too_late: "claim::a_claim_brings_only_what_comes_before_a_turn" model;
-    knows_no_next_turn: "claim::a_claim_brings_only_what_comes_before_a_turn" model;
+    claims_what_has_no_room: "claim::a_claim_leaves_room_for_what_its_owner_holds" model;
+    knows_no_next_turn: "claim::a_claim_leaves_room_for_what_its_owner_holds" model;
     leaves_the_superseded_their_tasks: "orphans::tasks_of_a_superseded_instance_are_orphans";
     tells_nobody_that_it_was_superseded: "instances::a_superseded_instance_learns_it_from_its_beat";
     shows_no_beats: "instances::a_beat_is_seen";
@@ -343,7 +343,7 @@ impl Backend for Flawed {
                         .into();
                 }
                 Flaw::claims_what_is_left_out => claim.except = Arc::default(),
-                Flaw::claims_what_comes_too_late => claim.before = None,
+                Flaw::claims_what_has_no_room => claim.reserve = None,
                 Flaw::claims_without_limit => claim.limit = usize::MAX,
                 Flaw::claims_too_early => {
                     claim.now = claim.now.saturating_add(Duration::from_millis(1));

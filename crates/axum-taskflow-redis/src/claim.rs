@@ -41,13 +41,15 @@ impl Claims {
         let numbers = numbers.entry(claim.owner).or_default();
         // Before it is sent: whoever waits for it may leave.
         numbers.made += 1;
+        let reserve = claim.reserve;
         let mut call = link.call_in_time(&CLAIM);
         call.once()
             .replicated()
             .arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
             .arg(claim.limit.min(TASKS_MAX))
-            .arg(claim.before.map(record::turn).unwrap_or_default())
+            .arg(reserve.map(|it| record::turn(it.from)).unwrap_or_default())
+            .arg(reserve.map_or(0, |it| it.n))
             .arg(numbers.made)
             .arg(numbers.heard);
         let except: Vec<TaskId> = {

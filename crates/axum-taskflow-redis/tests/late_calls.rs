@@ -57,7 +57,7 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
         []
     ]);
     let task = json!(["1000000", "0", [block], [], [], [], [], []]);
-    let claim = [&*me, "1000000", "9", "1", "0", "0", "f"];
+    let claim = [&*me, "1000000", "9", "", "0", "1", "0", "0", "f"];
     let nothing = json!(["1000000", "0", [], [], [], [], [], []]);
 
     let nothing_refused = written(&server, "1", &nothing);

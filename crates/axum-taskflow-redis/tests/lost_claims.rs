@@ -53,7 +53,7 @@ impl Bench {
             except: Arc::default(),
             limit,
             now: NOW,
-            before: None,
+            reserve: None,
         };
         let tasks = self.store.claim(claim).await.ok()?.tasks;
         let place = |task: &Task| self.added.iter().position(|id| *id == task.id).unwrap();

@@ -43,7 +43,7 @@ async fn a_claim_of_large_tasks_brings_some_and_says_that_there_are_more() {
             except: Arc::default(),
             limit: 100,
             now: NOW,
-            before: None,
+            reserve: None,
         };
         let claimed = store.backend.claim(claim).await.unwrap();
         n_claims += 1;
@@ -87,7 +87,7 @@ async fn many_due_tasks_that_nobody_here_knows_keep_no_other_waiting() {
             except: Arc::default(),
             limit: 4,
             now: later,
-            before: None,
+            reserve: None,
         };
         let claimed = store.backend.claim(claim).await.unwrap();
         n_claims += 1;

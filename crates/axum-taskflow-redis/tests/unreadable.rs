@@ -47,7 +47,7 @@ impl Store {
             except: Arc::default(),
             limit: 2,
             now: NOW,
-            before: None,
+            reserve: None,
         };
         self.backend.claim(claim).await.unwrap()
     }

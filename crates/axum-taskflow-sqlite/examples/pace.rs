@@ -207,7 +207,7 @@ impl Bench {
                 except: Arc::default(),
                 limit: n_batch,
                 now: self.clock.now(),
-                before: None,
+                reserve: None,
             };
             let begun = writer_cpu_s();
             let claimed = self.backend.claim(asked).await?;

@@ -115,7 +115,7 @@ impl<'c> ClaimVerb<'c> {
         let mut candidates: VecDeque<Candidate> = self.candidates(tx, claim, claim.limit)?.into();
         let mut n_unreadable = 0;
         while let Some((turn, rowid)) = candidates.pop_front() {
-            if claim.before.is_some_and(|before| turn >= before) {
+            if claim.has_no_room(tasks.len(), turn) {
                 next_turn = Some(turn);
                 break;
             }

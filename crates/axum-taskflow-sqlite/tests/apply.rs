@@ -37,7 +37,7 @@ async fn a_late_start_is_stale_when_its_own_instance_holds_the_task_once_more() 
         except: Arc::default(),
         limit: 1,
         now: NOW,
-        before: None,
+        reserve: None,
     };
     let claimed = boot.backend.claim(claim).await.unwrap().tasks;
     assert_eq!(claimed[0].life.owner, Some(boot.me));

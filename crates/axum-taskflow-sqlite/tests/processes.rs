@@ -456,7 +456,7 @@ async fn a_claim_that_waits_for_the_lock_when_the_store_is_closed_takes_nothing(
             except: Arc::default(),
             limit: 1,
             now: NOW,
-            before: None,
+            reserve: None,
         })
     };
     boot.add(&[&first, &second]).await;

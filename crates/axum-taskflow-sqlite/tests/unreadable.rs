@@ -36,7 +36,7 @@ async fn claim(boot: &Boot, limit: usize, now: Timestamp) -> Vec<TaskId> {
         except: Arc::default(),
         limit,
         now,
-        before: None,
+        reserve: None,
     };
     let claimed = boot.backend.claim(claim).await.unwrap();
     claimed.tasks.iter().map(|task| task.id).collect()

@@ -258,7 +258,7 @@ impl<'a> Bench<'a> {
             except: Arc::default(),
             limit,
             now: self.now(),
-            before: None,
+            reserve: None,
         }
     }
 

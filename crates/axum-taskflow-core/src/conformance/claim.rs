@@ -8,7 +8,7 @@ use std::{
 
 use super::bench::{Bench, ids};
 use crate::{
-    backend::{ListQuery, Turn},
+    backend::{ListQuery, Reserve, Turn},
     change::Change,
     clock::Timestamp,
     id::TaskId,
@@ -207,26 +207,28 @@ pub(super) async fn the_order_holds_from_one_claim_to_the_next(bench: &Bench<'_>
     assert_eq!(claimed, ids(&tasks));
 }
 
-pub(super) async fn a_claim_brings_only_what_comes_before_a_turn(bench: &Bench<'_>) {
+pub(super) async fn a_claim_leaves_room_for_what_its_owner_holds(bench: &Bench<'_>) {
     let tasks = in_order(bench);
     bench.add(&tasks).await;
-    let claimed = async |before: usize, limit| {
+    let claimed = async |limit, from: usize, n| {
         let mut claim = bench.claim_of(&["f", "g"], limit);
-        claim.before = Some(Turn::of(&tasks[before]));
+        let from = Turn::of(&tasks[from]);
+        claim.reserve = Some(Reserve { from, n });
         claim.except = Arc::new([tasks[4].id].into());
         let claimed = bench.backend.claim(claim).await.expect("claimed");
         (ids(&claimed.tasks), claimed.next_turn)
     };
     let turn = |n: usize| Some(Turn::of(&tasks[n]));
 
-    assert_eq!(claimed(0, 9).await, (vec![], turn(0)));
-    assert_eq!(claimed(3, 2).await, (ids(&tasks[..2]), None));
-    assert_eq!(claimed(3, 9).await, (ids(&tasks[2..3]), turn(3)));
-    assert_eq!(claimed(4, 9).await, (ids(&tasks[3..4]), turn(5)));
-    assert_eq!(claimed(5, 0).await, (vec![], None));
-    assert_eq!(claimed(9, 9).await, (ids(&tasks[5..9]), turn(9)));
-    assert_eq!(bench.claim_ids(&["f", "g"], 9).await.len(), 2);
-    assert_eq!(claimed(9, 9).await, (vec![], None));
+    assert_eq!(claimed(9, 0, 9).await, (vec![], turn(0)));
+    assert_eq!(claimed(9, 0, usize::MAX).await, (vec![], turn(0)));
+    assert_eq!(claimed(2, 3, 9).await, (ids(&tasks[..2]), None));
+    assert_eq!(claimed(2, 2, 1).await, (ids(&tasks[2..3]), turn(3)));
+    assert_eq!(claimed(9, 4, 9).await, (ids(&tasks[3..4]), turn(5)));
+    assert_eq!(claimed(0, 5, 9).await, (vec![], None));
+    assert_eq!(claimed(3, 6, 1).await, (ids(&tasks[5..7]), turn(7)));
+    assert_eq!(claimed(9, 5, 2).await, (ids(&tasks[7..]), None));
+    assert_eq!(claimed(9, 0, 9).await, (vec![], None));
 }
 
 pub(super) async fn a_task_is_not_claimed_before_its_time(bench: &Bench<'_>) {

@@ -284,7 +284,7 @@ macro_rules! __conformance_checks {
             claimers_at_once_share_what_waits
             higher_priority_goes_first_then_earlier_then_older
             the_order_holds_from_one_claim_to_the_next
-            a_claim_brings_only_what_comes_before_a_turn
+            a_claim_leaves_room_for_what_its_owner_holds
             a_task_is_not_claimed_before_its_time
             a_task_at_the_end_of_time_waits
             only_tasks_that_wait_and_belong_to_nobody_are_claimed

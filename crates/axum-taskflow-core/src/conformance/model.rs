@@ -20,8 +20,8 @@ use super::bench::Bench;
 use crate::{
     backend::{
         self, AheadPage, AheadQuery, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim,
-        Count, ListQuery, Minute, Note, Prune, Record, RecordChange, RecordQuery, Said, Stepped,
-        Turn,
+        Count, ListQuery, Minute, Note, Prune, Record, RecordChange, RecordQuery, Reserve, Said,
+        Stepped, Turn,
     },
     change::{Change, HeldBy, Outcome},
     clock::Timestamp,
@@ -57,8 +57,8 @@ enum Step {
         names: Vec<usize>,
         limit: usize,
         set_back_ms: u64,
-        /// Only what comes before one that was seen.
-        before: Option<prop::sample::Index>,
+        /// Room for so many, the first of which stands where one stands that was seen.
+        reserve: Option<(prop::sample::Index, usize)>,
     },
     Take(Take),
     Wait(Duration),
@@ -271,7 +271,7 @@ impl History<'_> {
                 names,
                 limit,
                 set_back_ms,
-                before,
+                reserve,
             } => {
                 let set_back = Duration::from_millis(*set_back_ms);
                 let claim = Claim {
@@ -280,9 +280,12 @@ impl History<'_> {
                     except: Arc::default(),
                     limit: *limit,
                     now: self.bench.now().saturating_sub(set_back),
-                    before: before
+                    reserve: reserve
                         .filter(|_| !self.seen.is_empty())
-                        .map(|before| Turn::of(before.get(&self.seen))),
+                        .map(|(from, n)| Reserve {
+                            from: Turn::of(from.get(&self.seen)),
+                            n,
+                        }),
                 };
                 let ask = self.both.ask(|it| it.claim(claim.clone()), as_it_is, step);
                 self.seen.extend(ask.await?.tasks);
@@ -671,14 +674,14 @@ fn step() -> impl Strategy<Value = Step> {
     });
     let set_back_ms = prop_oneof![4 => Just(0), 1 => 0..3_000_u64];
     let names = vec(0..NAMES.len(), 0..4);
-    let before = prop::option::of(any::<prop::sample::Index>());
-    let claim = (0..3_usize, names, 0..5_usize, set_back_ms, before);
-    let claim = claim.prop_map(|(by, names, limit, set_back_ms, before)| Step::Claim {
+    let reserve = prop::option::of((any::<prop::sample::Index>(), 0..6_usize));
+    let claim = (0..3_usize, names, 0..5_usize, set_back_ms, reserve);
+    let claim = claim.prop_map(|(by, names, limit, set_back_ms, reserve)| Step::Claim {
         by,
         names,
         limit,
         set_back_ms,
-        before,
+        reserve,
     });
     let prune = (time(), time(), time(), 1..5_usize);
     let prune = prune.prop_map(|(keep, keep_failed, keep_series, limit)| Step::Prune {

@@ -97,14 +97,14 @@ impl Engine {
             if self.next_due.forget(now) {
                 self.more_on_disk();
             }
-            let Wish { limit, before } = self.ready.begin_claim(executor);
+            let Wish { limit, reserve } = self.ready.begin_claim(executor);
             let claim = Claim {
                 owner: self.me(),
                 names: self.registry.names(executor),
                 except: self.unreadable.ids(now),
                 limit,
                 now,
-                before,
+                reserve,
             };
             let claimed = match self.backend.claim(claim).await {
                 Ok(claimed) => claimed,

@@ -57,7 +57,7 @@ use self::{
 };
 pub(crate) use self::{executor::Beginning, ready::Promise};
 use crate::{
-    backend::{Applied, Backend, Instance, Note, Said},
+    backend::{Applied, Backend, Instance, Note, Said, Turn},
     change::Change,
     clock::{Clock, Timestamp},
     config::Config,
@@ -461,24 +461,29 @@ impl Engine {
         self.feed.changed(change, now);
         if change.life.status == TaskStatus::Pending {
             let executor = self.registry.by_name(&change.name).map(|def| def.executor);
-            self.waits_on_disk(executor, change.life.run_at, now);
+            if let Some(executor) = executor {
+                self.is_on_disk(executor, change.life.run_at, None, now);
+            } // else it is for others
         } else {
             self.wake_waiters(change.id);
         }
     }
 
-    /// A task that nobody holds was stored: claim it when it is due and a slot is free.
-    pub(crate) fn waits_on_disk(
+    /// A new task that nobody holds was stored.
+    pub(crate) fn waits_on_disk(&self, task: &Task, now: Timestamp) {
+        self.is_on_disk(task.executor, task.life.run_at, Some(Turn::of(task)), now);
+    }
+
+    /// A task is for whoever claims it: claim it when it is due and a slot is free.
+    fn is_on_disk(
         &self,
-        executor: Option<Executor>,
+        executor: Executor,
         run_at: Timestamp,
+        turn: Option<Turn>,
         now: Timestamp,
     ) {
-        let Some(executor) = executor else {
-            return; // a function that is not known here is for others
-        };
         if run_at <= now {
-            self.ready.one_more_on_disk(executor);
+            self.ready.one_more_on_disk(executor, turn);
             if self.wants_tasks(executor) {
                 self.claimer_wake.notify_one();
             }

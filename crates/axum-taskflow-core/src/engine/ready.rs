@@ -16,7 +16,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    backend::Turn,
+    backend::{Reserve, Turn},
     clock::Timestamp,
     id::TaskId,
     status::TaskStatus,
@@ -43,10 +43,39 @@ const SUSPECTS_MAX: usize = 16;
 /// Nobody knows how many tasks are on disk.
 const UNKNOWN: usize = usize::MAX;
 
-/// What a lane knew of it when a claim began.
+/// Tasks that could run and wait on disk, as far as a lane knows.
+#[derive(Default)]
 struct OnDisk {
+    /// As many were left there since a claim found no more, or [`UNKNOWN`].
     n: usize,
+    /// No turn there comes before that, if it is known.
+    first: Option<Turn>,
+    /// Other instances may have left tasks there, too.
     others_left: bool,
+}
+
+impl OnDisk {
+    fn unknown() -> Self {
+        Self {
+            n: UNKNOWN,
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.first = match (self.n, more.n) {
+            (0, _) => more.first,
+            (_, 0) => self.first,
+            _ => self.first.and_then(|first| Some(first.min(more.first?))),
+        };
+        self.n = self.n.saturating_add(more.n);
+        self.others_left |= more.others_left;
+    }
+
+    /// True if something there may come before a task.
+    fn may_come_before(&self, task: &Task) -> bool {
+        self.n > 0 && self.first.is_none_or(|first| first < Turn::of(task))
+    }
 }
 
 /// A std mutex around each: held for one step of a heap.
@@ -58,10 +87,7 @@ struct Lane {
     /// Slots for what a claim brings.
     reserved: usize,
     limit: usize,
-    /// Tasks that could run and wait on disk: as many were left there since a claim found no more, or [`UNKNOWN`].
-    on_disk: usize,
-    /// Other instances may have left tasks there, too.
-    others_left: bool,
+    on_disk: OnDisk,
     /// A claim is under way, and so it stood before. What it brings comes before new tasks.
     claiming: Option<OnDisk>,
     /// New tasks that come after those on disk. They are stored as ours all the same: otherwise a lane that was full
@@ -101,12 +127,12 @@ impl Lane {
 
     /// Something may be on disk, and there is a slot for it.
     fn wants(&self) -> bool {
-        self.on_disk > 0 && self.idle() > 0
+        self.on_disk.n > 0 && self.idle() > 0
     }
 
     /// True if what is on disk can be brought by one claim: then new tasks wait for that, and in memory.
     fn has_little_on_disk(&self) -> bool {
-        self.on_disk <= self.limit
+        self.on_disk.n <= self.limit
     }
 
     /// As many again as may run. More if tasks are short: what ends within a few writes to the store is not worth a
@@ -131,8 +157,8 @@ pub(crate) enum Promise {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Wish {
     pub(crate) limit: usize,
-    /// What comes later has to wait for new tasks that are held.
-    pub(crate) before: Option<Turn>,
+    /// For new tasks that wait for this claim.
+    pub(crate) reserve: Option<Reserve>,
 }
 
 /// What to do with a free slot.
@@ -164,8 +190,7 @@ impl Ready {
                 running: 0,
                 reserved: 0,
                 limit,
-                on_disk: UNKNOWN,
-                others_left: false,
+                on_disk: OnDisk::unknown(),
                 claiming: None,
                 late: Vec::new(),
                 suspects: 0,
@@ -190,7 +215,7 @@ impl Ready {
             return Promise::Nothing;
         }
         let mut lane = self.lane(task.executor);
-        let is_next = lane.held.is_empty() && lane.on_disk == 0 && lane.claiming.is_none();
+        let is_next = lane.held.is_empty() && lane.on_disk.n == 0 && lane.claiming.is_none();
         if lane.running + lane.reserved < lane.limit && is_next {
             lane.running += 1;
             return Promise::Slot;
@@ -211,7 +236,9 @@ impl Ready {
         if !self.may_start() {
             return Some(task);
         }
-        if lane.claiming.is_some() || (lane.on_disk > 0 && !lane.comes_first(&task)) {
+        if lane.claiming.is_some()
+            || (lane.on_disk.may_come_before(&task) && !lane.comes_first(&task))
+        {
             lane.late.push(task);
             return None;
         }
@@ -220,8 +247,12 @@ impl Ready {
         if lane.running + lane.held.len() <= lane.places() + lane.limit {
             return None;
         }
-        lane.on_disk = lane.on_disk.saturating_add(1);
-        let (_, last) = lane.held.pop_last()?;
+        let (turn, last) = lane.held.pop_last()?;
+        lane.on_disk.add(OnDisk {
+            n: 1,
+            first: Some(turn),
+            others_left: false,
+        });
         lane.suspects -= usize::from(self.is_suspect(&last));
         Some(last)
     }
@@ -233,20 +264,26 @@ impl Ready {
 
     /// Remembers that tasks which could run may wait on disk, nobody knows how many.
     pub(crate) fn more_on_disk(&self, executor: Executor) {
-        self.lane(executor).on_disk = UNKNOWN;
+        self.lane(executor).on_disk.add(OnDisk::unknown());
     }
 
     /// Remembers that another instance has left a task which could run. Of many it is the first claim that knows.
     pub(crate) fn others_left(&self, executor: Executor) {
         let mut lane = self.lane(executor);
-        lane.on_disk = lane.on_disk.max(1);
-        lane.others_left = true;
+        lane.on_disk = OnDisk {
+            n: lane.on_disk.n.max(1),
+            first: None,
+            others_left: true,
+        };
     }
 
-    /// Remembers that one more task which could run waits on disk.
-    pub(crate) fn one_more_on_disk(&self, executor: Executor) {
-        let mut lane = self.lane(executor);
-        lane.on_disk = lane.on_disk.saturating_add(1);
+    /// Remembers that one more task which could run waits on disk, and its turn if that is known.
+    pub(crate) fn one_more_on_disk(&self, executor: Executor, turn: Option<Turn>) {
+        self.lane(executor).on_disk.add(OnDisk {
+            n: 1,
+            first: turn,
+            others_left: false,
+        });
     }
 
     /// True if a claim for this lane is worth while: something may be on disk, and there is a slot for it.
@@ -259,18 +296,25 @@ impl Ready {
     /// disk.
     pub(crate) fn begin_claim(&self, executor: Executor) -> Wish {
         let mut lane = self.lane(executor);
-        lane.claiming = Some(OnDisk {
-            n: std::mem::take(&mut lane.on_disk),
-            others_left: std::mem::take(&mut lane.others_left),
-        });
+        let on_disk = std::mem::take(&mut lane.on_disk);
         lane.reserved = lane.idle();
+        // What others leave would go round from one to the next while each has new tasks of its own: no order is kept
+        // among processes that is worth that.
+        let first_late = match on_disk.others_left {
+            true => None,
+            false => lane.late.iter().map(|task| Turn::of(task)).min(),
+        };
+        lane.claiming = Some(on_disk);
         Wish {
             limit: lane.reserved,
-            before: lane.late.iter().map(|task| Turn::of(task)).min(),
+            reserve: first_late.map(|from| Reserve {
+                from,
+                n: lane.late.len(),
+            }),
         }
     }
 
-    /// Tasks were claimed, all that come before `next` unless there was no room for more. Those that have begun get a slot,
+    /// Tasks were claimed, all that come before `next` unless the limit was reached. Those that have begun get a slot,
     /// the others a place. After [`Ready::stop`] or [`Ready::pause`] all are given back.
     pub(crate) fn end_claim(
         &self,
@@ -281,18 +325,23 @@ impl Ready {
         let mut lane = self.lane(executor);
         let (before, limit) = (lane.claiming.take(), std::mem::take(&mut lane.reserved));
         let is_full = tasks.len() == limit;
+        // All of them that come before that have been brought.
+        let up_to = match is_full {
+            true => tasks.iter().map(Turn::of).max(),
+            false => next,
+        };
         if is_full || next.is_some() {
-            let before = before.unwrap_or(OnDisk {
-                n: UNKNOWN,
-                others_left: false,
-            });
+            let before = before.unwrap_or_else(OnDisk::unknown);
             let is_large = 2 * limit >= lane.limit;
             let rest = match is_full && before.others_left && is_large {
                 true => UNKNOWN,
                 false => before.n.saturating_sub(tasks.len()).max(1),
             };
-            lane.on_disk = lane.on_disk.saturating_add(rest);
-            lane.others_left |= before.others_left;
+            lane.on_disk.add(OnDisk {
+                n: rest,
+                first: up_to.or(before.first),
+                others_left: before.others_left,
+            });
         }
         if !self.may_start() {
             let late = std::mem::take(&mut lane.late);
@@ -302,11 +351,6 @@ impl Ready {
                 begun: Vec::new(),
             };
         }
-        // Up to here all have been brought, so what comes before it need not wait any longer.
-        let up_to = match is_full {
-            true => tasks.iter().map(Turn::of).max(),
-            false => next,
-        };
         let comes_next = |task: &Arc<Task>| match up_to {
             Some(turn) => Turn::of(task) < turn,
             None => !is_full,
@@ -487,6 +531,11 @@ mod tests {
         task
     }
 
+    fn reserved(wish: &Wish) -> (Turn, usize) {
+        let reserve = wish.reserve.expect("room is kept");
+        (reserve.from, reserve.n)
+    }
+
     fn ready_with_nothing_on_disk(limit: usize) -> Ready {
         let ready = Ready::new(limit, 1, 3);
         ready.wish();
@@ -576,7 +625,7 @@ mod tests {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
         let [old, new] = [(); 2].map(|()| task(&ids, 0));
         let wanted = [old.id, new.id];
-        ready.one_more_on_disk(Executor::Async);
+        ready.one_more_on_disk(Executor::Async, None);
 
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new)), None);
@@ -595,8 +644,8 @@ mod tests {
     #[test]
     fn new_tasks_in_memory_are_not_overtaken_by_newer_ones_on_disk() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
-        ready.one_more_on_disk(Executor::Async);
-        ready.one_more_on_disk(Executor::Async);
+        ready.one_more_on_disk(Executor::Async, None);
+        ready.one_more_on_disk(Executor::Async, None);
         let [first, second, on_disk, last] = [(); 4].map(|()| task(&ids, 0));
         for task in [&last, &second, &first] {
             assert_eq!(ready.promise(task, NOW), Promise::Place);
@@ -604,7 +653,7 @@ mod tests {
         }
 
         let wish = ready.begin_claim(Executor::Async);
-        assert_eq!(wish.before, Some(Turn::of(&first)));
+        assert_eq!(reserved(&wish), (Turn::of(&first), 3));
         let next_turn = Some(Turn::of(&on_disk));
         let _ = ready.end_claim(Executor::Async, Vec::new(), next_turn);
 
@@ -614,7 +663,44 @@ mod tests {
         }
         assert_eq!(ready.next(Executor::Async), Next::Claim, "that one first");
         let wish = ready.begin_claim(Executor::Async);
-        assert_eq!(wish.before, Some(Turn::of(&last)));
+        assert_eq!(reserved(&wish), (Turn::of(&last), 1));
+    }
+
+    #[test]
+    fn a_new_task_waits_for_no_claim_that_could_bring_only_newer_ones() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        let [first, on_disk, last] = [(); 3].map(|()| task(&ids, 0));
+        ready.one_more_on_disk(Executor::Async, Some(Turn::of(&on_disk)));
+
+        for task in [&last, &first] {
+            assert_eq!(ready.promise(task, NOW), Promise::Place);
+            assert_eq!(ready.keep_promise(Arc::new(task.clone())), None);
+        }
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, first.id);
+        assert_eq!(ready.next(Executor::Async), Next::Claim, "before the last");
+    }
+
+    #[test]
+    fn what_a_claim_has_left_is_known_to_come_later() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        let [early, first, on_disk, late] = [(); 4].map(|()| task(&ids, 0));
+        ready.one_more_on_disk(Executor::Async, None);
+        assert_eq!(ready.promise(&first, NOW), Promise::Place);
+        assert_eq!(ready.keep_promise(Arc::new(first.clone())), None);
+        assert_eq!(ready.wish(), 2);
+        let next_turn = Some(Turn::of(&on_disk));
+        let _ = ready.end_claim(Executor::Async, Vec::new(), next_turn);
+        assert_eq!(ready.take(Executor::Async).unwrap().id, first.id);
+
+        for task in [&early, &late] {
+            assert_eq!(ready.promise(task, NOW), Promise::Place);
+            assert_eq!(ready.keep_promise(Arc::new(task.clone())), None);
+        }
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, early.id);
+        ready.free_slot(&early);
+        assert_eq!(ready.next(Executor::Async), Next::Claim, "before the last");
     }
 
     #[test]
@@ -625,19 +711,19 @@ mod tests {
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
 
-        // There is always more than a claim could bring, and it is newer.
+        // There is always more than a claim can bring, and it is newer.
         let wish = ready.begin_claim(Executor::Async);
-        assert!(wish.before.unwrap() < Turn::of(&task(&ids, 0)));
-        let _ = ready.end_claim(Executor::Async, Vec::new(), Some(Turn::of(&task(&ids, 0))));
+        assert_eq!((wish.limit, wish.reserve), (4, None));
+        let found = [(); 4].map(|()| task(&ids, 0)).to_vec();
+        let _ = ready.bring(found);
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
-        assert!(ready.wants(Executor::Async), "there is more");
     }
 
     #[test]
     fn a_new_task_that_comes_first_waits_for_no_more_than_the_claim_under_way() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
-        ready.one_more_on_disk(Executor::Async);
+        ready.one_more_on_disk(Executor::Async, None);
         assert_eq!(ready.wish(), 2);
         let high = task(&ids, 1);
         assert_eq!(ready.promise(&high, NOW), Promise::Place);
@@ -686,8 +772,8 @@ mod tests {
         });
         assert_eq!(running.len(), 3);
         let [old, older, new] = [(); 3].map(|()| task(&ids, 0));
-        ready.one_more_on_disk(Executor::Async);
-        ready.one_more_on_disk(Executor::Async);
+        ready.one_more_on_disk(Executor::Async, None);
+        ready.one_more_on_disk(Executor::Async, None);
         assert_eq!(ready.promise(&new, NOW), Promise::Place);
         assert_eq!(ready.keep_promise(Arc::new(new.clone())), None);
 

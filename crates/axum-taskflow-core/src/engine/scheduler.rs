@@ -337,7 +337,7 @@ impl Engine {
         };
         for task in &step.tasks {
             self.feed.added(task);
-            self.waits_on_disk(Some(task.executor), task.life.run_at, step.now);
+            self.waits_on_disk(task, step.now);
         }
         Ok(versions.first().copied())
     }

@@ -48,7 +48,7 @@ impl Waiting {
         }
     }
 
-    /// Takes the first tasks that the claim asks for; and the turn of the first one that comes too late for it.
+    /// Takes the first tasks that the claim asks for; and the turn of the first one for which its reserve leaves no room.
     pub(super) fn take(&mut self, claim: &Claim) -> (Vec<TaskId>, Option<Turn>) {
         self.move_horizon(claim.now);
         let mut names: Vec<&Arc<str>> = claim.names.iter().collect();
@@ -71,7 +71,7 @@ impl Waiting {
             if claim.except.contains(&turn.id) {
                 continue;
             }
-            if claim.before.is_some_and(|before| turn >= before) {
+            if claim.has_no_room(taken.len(), turn) {
                 return (taken, Some(turn));
             }
             taken.push(turn.id);
@@ -175,7 +175,7 @@ mod tests {
             except: Arc::default(),
             limit: 9,
             now: at(now),
-            before: None,
+            reserve: None,
         };
         let take = |waiting: &mut Waiting, names, now| waiting.take(&claim(names, now)).0;
         assert_eq!(take(&mut waiting, &[], 50), []);

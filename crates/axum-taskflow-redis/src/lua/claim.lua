@@ -1,9 +1,9 @@
 -- Gives tasks that nobody holds to an instance, and begins them: Backend::claim.
 --
--- ARGV: session, generation, owner, now, limit, the turn before which a task has to come or nothing, the number of this
--- claim, the number of the owner's last claim whose answer was heard, how many ids are left out, those, then the names of
--- functions. Answers with the next time at which something is due or nothing, the first turn that comes too late or
--- nothing, then for each task id, life, body and progress.
+-- ARGV: session, generation, owner, now, limit, the turn from which on room is kept or nothing, for how many, the number
+-- of this claim, the number of the owner's last claim whose answer was heard, how many ids are left out, those, then the
+-- names of functions. Answers with the next time at which something is due or nothing, the turn of the first task that was
+-- left for that room or nothing, then for each task id, life, body and progress.
 if is_late(ARGV[1], ARGV[2]) then
     return LATE
 end
@@ -11,11 +11,11 @@ if is_empty() then
     return EMPTY
 end
 local owner, now, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local before, next_turn = ARGV[6], ''
-local number, heard, n_except = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local kept_from, n_kept, next_turn = ARGV[6], tonumber(ARGV[7]), ''
+local number, heard, n_except = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local except, wanted = {}, {}
-for n = 10, 9 + n_except do except[ARGV[n]] = true end
-for n = 10 + n_except, #ARGV do wanted[ARGV[n]] = true end
+for n = 11, 10 + n_except do except[ARGV[n]] = true end
+for n = 11 + n_except, #ARGV do wanted[ARGV[n]] = true end
 local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
@@ -117,7 +117,7 @@ if #ids < limit then
     local taken, names = {}, {}
     for n = 1, math.min(limit - #ids, #candidates) do
         local place, name = candidates[n][1], candidates[n][2]
-        if before ~= '' and place >= before then
+        if kept_from ~= '' and place >= kept_from and #ids + n + n_kept > limit then
             next_turn = place
             break
         end
