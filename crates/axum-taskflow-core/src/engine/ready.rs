@@ -296,15 +296,9 @@ impl Ready {
     /// disk.
     pub(crate) fn begin_claim(&self, executor: Executor) -> Wish {
         let mut lane = self.lane(executor);
-        let on_disk = std::mem::take(&mut lane.on_disk);
+        lane.claiming = Some(std::mem::take(&mut lane.on_disk));
         lane.reserved = lane.idle();
-        // What others leave would go round from one to the next while each has new tasks of its own: no order is kept
-        // among processes that is worth that.
-        let first_late = match on_disk.others_left {
-            true => None,
-            false => lane.late.iter().map(|task| Turn::of(task)).min(),
-        };
-        lane.claiming = Some(on_disk);
+        let first_late = lane.late.iter().map(|task| Turn::of(task)).min();
         Wish {
             limit: lane.reserved,
             reserve: first_late.map(|from| Reserve {
@@ -713,11 +707,13 @@ mod tests {
 
         // There is always more than a claim can bring, and it is newer.
         let wish = ready.begin_claim(Executor::Async);
-        assert_eq!((wish.limit, wish.reserve), (4, None));
-        let found = [(); 4].map(|()| task(&ids, 0)).to_vec();
-        let _ = ready.bring(found);
+        assert_eq!(reserved(&wish), (Turn::of(&new), 1));
+        let found = [(); 3].map(|()| task(&ids, 0)).to_vec();
+        let next_turn = Some(Turn::of(&task(&ids, 0)));
+        let _ = ready.end_claim(Executor::Async, found, next_turn);
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
+        assert!(ready.lane(Executor::Async).on_disk.n > 0, "there is more");
     }
 
     #[test]
