@@ -663,8 +663,10 @@ mod tests {
     #[test]
     fn a_new_task_waits_for_no_claim_that_could_bring_only_newer_ones() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
-        let [first, on_disk, last] = [(); 3].map(|()| task(&ids, 0));
-        ready.one_more_on_disk(Executor::Async, Some(Turn::of(&on_disk)));
+        let [first, on_disk, last, also_on_disk] = [(); 4].map(|()| task(&ids, 0));
+        for task in [&also_on_disk, &on_disk] {
+            ready.one_more_on_disk(Executor::Async, Some(Turn::of(task)));
+        }
 
         for task in [&last, &first] {
             assert_eq!(ready.promise(task, NOW), Promise::Place);
