@@ -71,6 +71,16 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     assert!(late.contains("LATE"), "{late}");
     let claimed = answer(&server, CLAIM, "2", &claim);
     assert!(claimed.contains(id), "{claimed}");
+
+    // Nor do later ones once everything is gone, until somebody joins.
+    server.command(&["FLUSHALL"]);
+    for refused in [
+        written(&server, "2", &task),
+        answer(&server, CLAIM, "2", &claim),
+    ] {
+        assert!(refused.contains("EMPTY"), "{refused}");
+    }
+    assert_eq!(server.command(&["EXISTS", &values[2]]), "0");
 }
 
 #[test]

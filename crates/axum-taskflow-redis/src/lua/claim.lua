@@ -4,11 +4,9 @@
 -- of this claim, the number of the owner's last claim whose answer was heard, how many ids are left out, those, then the
 -- names of functions. Answers with the next time at which something is due or nothing, the turn of the first task that was
 -- left for that room or nothing, then for each task id, life, body and progress.
-if is_late(ARGV[1], ARGV[2]) then
-    return LATE
-end
-if is_empty() then
-    return EMPTY
+local refused_for = refusal(ARGV[1], ARGV[2])
+if refused_for then
+    return refused_for
 end
 local owner, now, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local kept_from, n_kept, next_turn = ARGV[6], tonumber(ARGV[7]), ''

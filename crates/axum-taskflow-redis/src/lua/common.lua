@@ -31,23 +31,28 @@ local function each_chunk(list, call)
     end
 end
 
--- A call that was given up may still arrive, after others that were made since. It must change nothing.
-local function is_late(session, generation)
-    local name = P .. 'v:' .. session
-    local known = tonumber(redis.call('GET', name) or '0')
-    if known < tonumber(generation) then
-        redis.call('SET', name, generation, 'EX', 86400)
-    end
-    return known > tonumber(generation)
-end
+local EMPTY = { err = 'EMPTY all tasks in Redis are gone' }
+local LATE = { err = 'LATE this call was given up, and others were made since' }
 
 -- After FLUSHALL, or a failover to an empty server: nothing is written until somebody has joined again.
 local function is_empty()
     return redis.call('EXISTS', P .. 'meta') == 0
 end
 
-local EMPTY = { err = 'EMPTY all tasks in Redis are gone' }
-local LATE = { err = 'LATE this call was given up, and others were made since' }
+-- Why a call must change nothing, if it must not. One that was given up may still arrive, after others that were made
+-- since.
+local function refusal(session, generation)
+    local name = P .. 'v:' .. session
+    local found = redis.call('MGET', name, P .. 'meta')
+    local known = tonumber(found[1] or '0')
+    if known < tonumber(generation) then
+        redis.call('SET', name, generation, 'EX', 86400)
+    end
+    if known > tonumber(generation) then
+        return LATE
+    end
+    return not found[2] and EMPTY or nil
+end
 
 local function get_all(kind, ids)
     local values = {}

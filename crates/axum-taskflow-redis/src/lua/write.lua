@@ -22,11 +22,9 @@
 -- that was not made, and the numbers of the changes that are stale; and with the version of each record. A step that is
 -- stale is answered with nothing. A batch may arrive again, whole or in part: what was done is left as it is, and
 -- answered as done.
-if is_late(ARGV[1], ARGV[2]) then
-    return LATE
-end
-if is_empty() then
-    return EMPTY
+local refused_for = refusal(ARGV[1], ARGV[2])
+if refused_for then
+    return refused_for
 end
 local words = cmsgpack.unpack(ARGV[3])
 local now, is_step = tonumber(words[1]), words[2] == '1'
@@ -348,20 +346,25 @@ end
 each_chunk(to_set, function(...) redis.call('MSET', ...) end)
 write_marks()
 for minute, sums in pairs(minutes) do
-    redis.call('ZADD', P .. 'ms', minute, minute)
     for field, sum in pairs(sums) do
-        redis.call('HINCRBY', P .. 'm:' .. minute, 'n ' .. field, sum[1])
-        redis.call('HINCRBY', P .. 'm:' .. minute, 't ' .. field, string.format('%d', sum[2]))
+        if redis.call('HINCRBY', P .. 'm:' .. minute, 'n ' .. field, sum[1]) == sum[1] then
+            redis.call('ZADD', P .. 'ms', minute, minute) -- it may be the first of this minute
+        end
+        if sum[2] > 0 then
+            redis.call('HINCRBY', P .. 'm:' .. minute, 't ' .. field, string.format('%d', sum[2]))
+        end
     end
 end
 for set in pairs(owners) do
     if set ~= 'o:-' then
         local owner = string.sub(set, 3)
-        redis.call('SADD', P .. 'os', owner)
-        if redis.call('ZSCORE', P .. 'x', owner) then
-            redis.call('SADD', P .. 'xo', owner)
-        elseif redis.call('HEXISTS', P .. 'i', owner) == 0 then
-            bury_later(owner) -- nobody would see that it dies
+        -- Who was there before is known, or was buried, and then its tasks are looked for.
+        if redis.call('SADD', P .. 'os', owner) == 1 then
+            if redis.call('ZSCORE', P .. 'x', owner) then
+                redis.call('SADD', P .. 'xo', owner)
+            elseif redis.call('HEXISTS', P .. 'i', owner) == 0 then
+                bury_later(owner) -- nobody would see that it dies
+            end
         end
     end
 end
