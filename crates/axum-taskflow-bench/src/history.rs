@@ -7,22 +7,21 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Batch, Change, IdSource, Instance, ListQuery, Outcome, Prune, RetryPolicy, Task,
-    TaskDef, TaskManager, Timestamp,
+    Backend, Batch, Change, IdSource, Instance, ListQuery, Outcome, RetryPolicy, Task, TaskDef,
+    TaskManager, Timestamp,
 };
 use axum_taskflow_sqlite::Durability;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
-    report::Figure,
+    report::{Figure, median},
     service,
     shared::Elsewhere,
     workloads::{self, FirstLine, Result, Store},
 };
 
-/// W2 and W3 with `history` finished tasks, and with as many that were deleted: so both files have grown, and the ratio
-/// is what counts. Who is second in a process has an advantage, so they take turns from round to round. And how long
-/// the questions of the REST interface take with them.
+/// W2 and W3 with `history` finished tasks, and on new stores: in turns, three of each, and medians. And how long the
+/// questions of the REST interface take with them.
 pub(crate) async fn w2(
     store: Store,
     path: PathBuf,
@@ -30,6 +29,8 @@ pub(crate) async fn w2(
     history: usize,
     round: usize,
 ) -> Result<Vec<Figure>> {
+    const TURNS: usize = 3;
+    const FULL: &str = "full";
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let start = async |name: &str| -> Result<TaskManager> {
         let path = path.with_extension(name);
@@ -40,42 +41,40 @@ pub(crate) async fn w2(
         workloads::quiet(store, &path).await?;
         Ok(TaskManager::start(config).await?)
     };
-    for (name, is_kept) in [("empty", false), ("full", true)] {
-        let path = path.with_extension(name);
-        let backend = workloads::open(store, &path, Durability::Process).await?;
-        write(&backend, history).await?;
-        if !is_kept {
-            delete(&*backend).await?;
-        }
-        backend.close().await?;
-    }
-    // Once for nothing, so that both are measured in a process that has done it before.
+    let backend = workloads::open(store, &path.with_extension(FULL), Durability::Process).await?;
+    write(&backend, history).await?;
+    backend.close().await?;
+    // Once for nothing, so that all are measured in a process that has done it before.
     let warm = start("warm").await?;
     workloads::end_to_end(&warm, tasks, false).await?;
     warm.shutdown().await?;
 
-    let mut order = ["empty", "full"];
-    if round.is_multiple_of(2) {
-        order.reverse();
-    }
-    let (mut with, mut without, mut asked) = (None, None, Vec::new());
-    for name in order {
-        let manager = start(name).await?;
-        let elapsed = workloads::end_to_end(&manager, tasks, false).await?;
-        let rate = workloads::added(tasks) as f64 / elapsed.as_secs_f64();
-        let waits_ms = workloads::pickups_ms(&manager, &mut receiver).await?;
-        let measured = Some((rate, waits_ms[249], waits_ms[494]));
-        if name == "full" {
-            let page = manager.list(ListQuery::default()).await?;
-            let one = page.tasks.last().ok_or("the list is empty")?.id;
-            asked = service::questions(&manager, one).await?;
-            with = measured;
-        } else {
-            without = measured;
+    let (mut with, mut without) = (Turns::default(), Turns::default());
+    let mut asked = Vec::new();
+    for turn in 0..TURNS {
+        let new = format!("new{turn}");
+        let mut order = [&*new, FULL];
+        if (round + turn).is_multiple_of(2) {
+            order.reverse();
         }
-        manager.shutdown().await?;
+        for name in order {
+            let manager = start(name).await?;
+            let elapsed = workloads::end_to_end(&manager, tasks, false).await?;
+            let rate = workloads::added(tasks) as f64 / elapsed.as_secs_f64();
+            let waits_ms = workloads::pickups_ms(&manager, &mut receiver).await?;
+            match name {
+                FULL => with.add(rate, &waits_ms),
+                _ => without.add(rate, &waits_ms),
+            }
+            if name == FULL && turn + 1 == TURNS {
+                let page = manager.list(ListQuery::default()).await?;
+                let one = page.tasks.last().ok_or("the list is empty")?.id;
+                asked = service::questions(&manager, one).await?;
+            }
+            manager.shutdown().await?;
+        }
     }
-    let (with, without) = (with.ok_or("not run")?, without.ok_or("not run")?);
+    let (with, without) = (with.medians(), without.medians());
     let mut figures = vec![
         Figure::new("without history", "tasks/s", without.0),
         Figure::new(format!("with {history} finished"), "tasks/s", with.0),
@@ -91,6 +90,24 @@ pub(crate) async fn w2(
         ..asked
     }));
     Ok(figures)
+}
+
+/// Rates, and times of pickup at p50 and p99 in milliseconds, turn by turn.
+#[derive(Default)]
+struct Turns([Vec<f64>; 3]);
+
+impl Turns {
+    fn add(&mut self, rate: f64, waits_ms: &[f64]) {
+        let values = [rate, waits_ms[249], waits_ms[494]];
+        for (all, value) in self.0.iter_mut().zip(values) {
+            all.push(value);
+        }
+    }
+
+    fn medians(&self) -> (f64, f64, f64) {
+        let [rate, p50, p99] = self.0.each_ref().map(|values| median(values));
+        (rate, p50, p99)
+    }
 }
 
 /// W4 of what has ended: memory of a process on a store with `history` finished tasks, above one on an empty store.
@@ -176,27 +193,6 @@ async fn write(backend: &Arc<dyn Backend>, n: usize) -> Result<()> {
     }
     backend.leave(instance).await?;
     Ok(())
-}
-
-async fn delete(backend: &dyn Backend) -> Result<()> {
-    let after_all = Timestamp::from(SystemTime::now());
-    let mut prune = Prune {
-        finished_before: after_all,
-        failed_before: after_all,
-        series_before: after_all,
-        from: None,
-        limit: 1_000,
-    };
-    loop {
-        prune.from = backend.prune(prune).await?.next;
-        if prune.from.is_none() {
-            break;
-        }
-    }
-    match backend.list(ListQuery::default()).await?.tasks.is_empty() {
-        true => Ok(()),
-        false => Err("not all of the history was deleted".into()),
-    }
 }
 
 /// Where a store is that another process opens as well.
