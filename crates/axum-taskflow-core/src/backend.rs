@@ -521,7 +521,8 @@ pub struct Claimed {
     pub tasks: Vec<Task>,
     /// The earliest `run_at` after [`Claim::now`] of a pending task that belongs to nobody, of any function.
     pub next_due: Option<Timestamp>,
-    /// The turn of the first task that only the [`Reserve`] kept from being claimed.
+    /// If fewer were claimed than the limit, and there are more: a turn that comes before none of those, or is that of the
+    /// first. So it is if the [`Reserve`] kept some from being claimed, or an answer has room for no more.
     pub next_turn: Option<Turn>,
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    BackendError, Batch, Change, Claim, Claimed, InstanceId, Task, TaskId, Timestamp,
+    BackendError, Batch, Change, Claim, Claimed, InstanceId, Reserve, Task, TaskId, Timestamp, Turn,
 };
 use redis::Value;
 
@@ -41,13 +41,18 @@ impl Claims {
         let numbers = numbers.entry(claim.owner).or_default();
         // Before it is sent: whoever waits for it may leave.
         numbers.made += 1;
-        let reserve = claim.reserve;
+        let limit = claim.limit.min(TASKS_MAX);
+        // What the answer has no room for is room for those.
+        let reserve = claim.reserve.map(|it| Reserve {
+            n: it.n.saturating_sub(claim.limit - limit),
+            ..it
+        });
         let mut call = link.call_in_time(&CLAIM);
         call.once()
             .replicated()
             .arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
-            .arg(claim.limit.min(TASKS_MAX))
+            .arg(limit)
             .arg(reserve.map(|it| record::turn(it.from)).unwrap_or_default())
             .arg(reserve.map_or(0, |it| it.n))
             .arg(numbers.made)
@@ -78,8 +83,19 @@ impl Claims {
                 .await?;
             next_due = Some(claim.now); // they stood in the way of others
         }
-        // Nothing, or what is none: no task is to be found there.
-        let next_turn = record::read_turn(&next_turn).ok();
+        let mut next_turn = match &*next_turn {
+            "" => None,
+            word => record::read_turn(word).map_or_else(
+                |_| {
+                    next_due = Some(claim.now); // what is none stood in the way of others
+                    None
+                },
+                Some,
+            ),
+        };
+        if limit < claim.limit && found.tasks.len() + found.unreadable.len() >= limit {
+            next_turn = found.tasks.last().map(Turn::of); // there may be more
+        }
         numbers.heard = numbers.made;
         Ok(Claimed {
             tasks: found.tasks,

@@ -231,6 +231,33 @@ pub(super) async fn a_claim_leaves_room_for_what_its_owner_holds(bench: &Bench<'
     assert_eq!(claimed(9, 0, 9).await, (vec![], None));
 }
 
+pub(super) async fn a_claim_that_brings_fewer_than_it_could_says_so(bench: &Bench<'_>) {
+    for (n, bytes) in [(1_100, 1), (3, 3 << 20)] {
+        let args = Arc::from(format!("[\"{}\"]", "x".repeat(bytes)));
+        let task = || Task::new(bench.task("f").id, "f", Arc::clone(&args));
+        let tasks: Vec<Task> = std::iter::repeat_with(task).take(n).collect();
+        for part in tasks.chunks(500) {
+            bench.add(part).await;
+        }
+        let mut left = &tasks[..];
+        while !left.is_empty() {
+            let claimed = bench.claim(&["f"], 2_000).await;
+
+            let n = claimed.tasks.len();
+            assert!(n > 0 && n <= left.len());
+            let (brought, rest) = left.split_at(n);
+            assert_eq!(ids(&claimed.tasks), ids(brought));
+            let says_so = |first| {
+                claimed
+                    .next_turn
+                    .is_some_and(|turn| turn <= Turn::of(first))
+            };
+            assert!(rest.first().is_none_or(says_so));
+            left = rest;
+        }
+    }
+}
+
 pub(super) async fn a_task_is_not_claimed_before_its_time(bench: &Bench<'_>) {
     let mut task = bench.task("f");
     task.priority = 9;

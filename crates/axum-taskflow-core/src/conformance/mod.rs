@@ -285,6 +285,7 @@ macro_rules! __conformance_checks {
             higher_priority_goes_first_then_earlier_then_older
             the_order_holds_from_one_claim_to_the_next
             a_claim_leaves_room_for_what_its_owner_holds
+            a_claim_that_brings_fewer_than_it_could_says_so
             a_task_is_not_claimed_before_its_time
             a_task_at_the_end_of_time_waits
             only_tasks_that_wait_and_belong_to_nobody_are_claimed

@@ -462,7 +462,7 @@ impl Engine {
         if change.life.status == TaskStatus::Pending {
             let executor = self.registry.by_name(&change.name).map(|def| def.executor);
             if let Some(executor) = executor {
-                self.is_on_disk(executor, change.life.run_at, None, now);
+                self.left_on_disk(executor, change.life.run_at, None, now);
             } // else it is for others
         } else {
             self.wake_waiters(change.id);
@@ -471,11 +471,11 @@ impl Engine {
 
     /// A new task that nobody holds was stored.
     pub(crate) fn waits_on_disk(&self, task: &Task, now: Timestamp) {
-        self.is_on_disk(task.executor, task.life.run_at, Some(Turn::of(task)), now);
+        self.left_on_disk(task.executor, task.life.run_at, Some(Turn::of(task)), now);
     }
 
-    /// A task is for whoever claims it: claim it when it is due and a slot is free.
-    fn is_on_disk(
+    /// A task was left to whoever claims it: claim it when it is due and a slot is free.
+    fn left_on_disk(
         &self,
         executor: Executor,
         run_at: Timestamp,

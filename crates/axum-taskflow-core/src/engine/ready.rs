@@ -308,7 +308,7 @@ impl Ready {
         }
     }
 
-    /// Tasks were claimed, all that come before `next` unless the limit was reached. Those that have begun get a slot,
+    /// Tasks were claimed, all that come before `next` unless as many as were asked for. Those that have begun get a slot,
     /// the others a place. After [`Ready::stop`] or [`Ready::pause`] all are given back.
     pub(crate) fn end_claim(
         &self,
@@ -346,7 +346,7 @@ impl Ready {
             };
         }
         let comes_next = |task: &Arc<Task>| match up_to {
-            Some(turn) => Turn::of(task) < turn,
+            Some(turn) => Turn::of(task) <= turn, // the same: it was taken from us
             None => !is_full,
         };
         let (begun, waiting): (Vec<Task>, Vec<Task>) = tasks
@@ -716,6 +716,22 @@ mod tests {
 
         assert_eq!(ready.take(Executor::Async).unwrap().id, new.id);
         assert!(ready.lane(Executor::Async).on_disk.n > 0, "there is more");
+    }
+
+    #[test]
+    fn a_task_that_was_taken_from_us_keeps_no_claim_going() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(1));
+        let lost = task(&ids, 0);
+        ready.more_on_disk(Executor::Async);
+        ready.lane(Executor::Async).promised += 1;
+        assert_eq!(ready.keep_promise(Arc::new(lost.clone())), None);
+
+        let wish = ready.begin_claim(Executor::Async);
+        assert_eq!(reserved(&wish), (Turn::of(&lost), 1));
+        let next_turn = Some(Turn::of(&lost)); // nobody's now
+        let _ = ready.end_claim(Executor::Async, Vec::new(), next_turn);
+
+        assert_eq!(ready.take(Executor::Async).unwrap().id, lost.id);
     }
 
     #[test]

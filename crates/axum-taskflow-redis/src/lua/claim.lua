@@ -3,7 +3,7 @@
 -- ARGV: session, generation, owner, now, limit, the turn from which on room is kept or nothing, for how many, the number
 -- of this claim, the number of the owner's last claim whose answer was heard, how many ids are left out, those, then the
 -- names of functions. Answers with the next time at which something is due or nothing, the turn of the first task that was
--- left for that room or nothing, then for each task id, life, body and progress.
+-- left or nothing, then for each task id, life, body and progress.
 local refused_for = refusal(ARGV[1], ARGV[2])
 if refused_for then
     return refused_for
@@ -181,6 +181,16 @@ if #ids > 0 or #no_room > 0 then
     redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. table.concat(no_room, ' '), 'EX', 86400)
 elseif record then
     redis.call('DEL', claims)
+end
+
+for n, life in ipairs(get_all('l:', no_room)) do
+    local _, _, _, _, _, run_at = read_life(life or '')
+    if run_at then
+        local place = due_place(priority_of(no_room[n]), run_at, no_room[n])
+        if next_turn == '' or place < next_turn then
+            next_turn = place
+        end
+    end
 end
 
 local answer = { #no_room > 0 and now_text or next_due(), next_turn }
