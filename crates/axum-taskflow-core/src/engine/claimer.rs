@@ -7,7 +7,7 @@ use std::sync::{
 
 use tracing::error;
 
-use super::{Engine, ready::Wish};
+use super::Engine;
 use crate::{
     backend::{Claim, Turn},
     clock::Timestamp,
@@ -97,14 +97,14 @@ impl Engine {
             if self.next_due.forget(now) {
                 self.more_on_disk();
             }
-            let Wish { limit, reserve } = self.ready.begin_claim(executor);
+            let wish = self.ready.begin_claim(executor);
             let claim = Claim {
                 owner: self.me(),
                 names: self.registry.names(executor),
                 except: self.unreadable.ids(now),
-                limit,
+                limit: wish.limit,
                 now,
-                reserve,
+                reserve: wish.reserve,
             };
             let claimed = match self.backend.claim(claim).await {
                 Ok(claimed) => claimed,
