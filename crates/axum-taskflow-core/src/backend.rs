@@ -521,8 +521,8 @@ pub struct Claimed {
     pub tasks: Vec<Task>,
     /// The earliest `run_at` after [`Claim::now`] of a pending task that belongs to nobody, of any function.
     pub next_due: Option<Timestamp>,
-    /// If fewer were claimed than the limit, and there are more: a turn that comes before none of those, or is that of the
-    /// first. So it is if the [`Reserve`] kept some from being claimed, or an answer has room for no more.
+    /// If fewer were claimed than the limit although there are more: the turn of the first of those, or an earlier one that
+    /// none was left before. The [`Reserve`] may have kept them from being claimed, or the answer has room for no more.
     pub next_turn: Option<Turn>,
 }
 

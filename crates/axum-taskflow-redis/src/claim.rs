@@ -85,13 +85,13 @@ impl Claims {
         }
         let mut next_turn = match &*next_turn {
             "" => None,
-            word => record::read_turn(word).map_or_else(
-                |_| {
-                    next_due = Some(claim.now); // what is none stood in the way of others
-                    None
-                },
-                Some,
-            ),
+            word => {
+                let turn = record::read_turn(word).ok();
+                if turn.is_none() {
+                    next_due = Some(claim.now); // what is no turn stood in the way of others
+                }
+                turn
+            }
         };
         if limit < claim.limit && found.tasks.len() + found.unreadable.len() >= limit {
             next_turn = found.tasks.last().map(Turn::of); // there may be more
