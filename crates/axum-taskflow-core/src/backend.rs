@@ -320,7 +320,7 @@ impl Batch {
 pub struct Note {
     /// Of which task.
     pub id: TaskId,
-    /// By which attempt; a superseded one has nothing to say.
+    /// By which attempt, so never [`Epoch::ZERO`]; a superseded one has nothing to say.
     pub epoch: Epoch,
     /// What.
     pub what: Said,

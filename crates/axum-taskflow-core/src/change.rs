@@ -252,12 +252,16 @@ impl Change {
     }
 
     /// An instance lets go of a task whose function it has not called, or is made to; any instance may claim it. No
-    /// attempt is burnt. The epoch grows: whoever held the task cannot start it any more.
+    /// attempt is burnt. The epoch grows: whoever held the task cannot start it any more. Applies only while the task is
+    /// held as it was.
     ///
     /// # Errors
     /// [`Refused`] if the task is finished.
     pub fn released(task: &Task) -> Result<Self, Refused> {
-        Ok(Self::of(task, let_go(task, Cause::Released)?))
+        Ok(Self {
+            held_by: HeldBy::now(task.life.owner),
+            ..Self::of(task, let_go(task, Cause::Released)?)
+        })
     }
 
     /// This program cannot read the task's arguments: it waits until `again_at` for one that can. The epoch grows, as

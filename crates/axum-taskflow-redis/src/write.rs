@@ -309,7 +309,7 @@ fn waits_for_anybody(life: &Life) -> bool {
     life.status == TaskStatus::Pending && life.owner.is_none()
 }
 
-/// What starts and ends have in common that are written at once.
+/// What starts, ends and releases have in common that are written at once.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Move<'a> {
     name: &'a str,
@@ -317,25 +317,30 @@ struct Move<'a> {
     /// Who holds the tasks, if nothing has come between: else they are looked at one by one.
     holder: InstanceId,
     status: TaskStatus,
+    owner: Option<InstanceId>,
     minute: Option<i64>,
 }
 
 impl<'a> Move<'a> {
-    /// Nothing if the change does more than a start that the holder of the task makes, or its end with success.
+    /// Nothing if the change does more than a start that the holder of the task makes, its end with success, or its
+    /// release.
     fn of(change: &'a Change, now: Timestamp) -> Option<Self> {
         let life = &change.life;
-        let holder = life.instance?;
-        let is_plain = match life.status {
-            TaskStatus::Running => life.owner == Some(holder),
-            TaskStatus::Success => true,
-            _ => false,
+        let holder = match (life.status, life.owner, change.held_by) {
+            (TaskStatus::Running, Some(owner), HeldBy::Anybody) if life.instance == Some(owner) => {
+                owner
+            }
+            (TaskStatus::Success, _, HeldBy::Anybody) => life.instance?,
+            (TaskStatus::Pending, None, HeldBy::Instance(holder)) => holder,
+            _ => return None,
         };
-        let is_plain = is_plain && change.held_by == HeldBy::Anybody;
-        (is_plain && change.ended.is_none() && change.key == KeyFate::Stays).then(|| Self {
+        let is_plain = change.ended.is_none() && change.key == KeyFate::Stays;
+        is_plain.then(|| Self {
             name: &change.name,
             expects: change.expects,
             holder,
             status: life.status,
+            owner: life.owner,
             minute: end(life, now).map(|(minute, _)| minute),
         })
     }
@@ -373,7 +378,9 @@ fn add_moves<'a>(
                 .text(alike.status.as_str());
             match alike.minute {
                 Some(minute) => words.text("").arg(minute),
-                None => words.arg(format_args!("o:{}", alike.holder)).text(""),
+                None => words
+                    .arg(format_args!("o:{}", record::Word(alike.owner)))
+                    .text(""),
             };
             words.list(changes.len() * 2);
             for (_, change) in changes {
@@ -381,8 +388,11 @@ fn add_moves<'a>(
             }
             words.list(changes.len() * 2);
             for (n, change) in changes {
-                let ran_ms = end(&change.life, now).map_or(0, |(_, ran_ms)| ran_ms);
-                words.number(*n as u64).number(ran_ms);
+                words.number(*n as u64);
+                match waits_for_anybody(&change.life) {
+                    true => words.text(&record::sortable(change.life.run_at)),
+                    false => words.number(end(&change.life, now).map_or(0, |(_, ran_ms)| ran_ms)),
+                };
             }
         }
     }

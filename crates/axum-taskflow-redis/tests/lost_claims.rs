@@ -45,17 +45,20 @@ impl Bench {
         }
     }
 
-    /// The places of what is claimed among what was added; nothing if there is no answer.
-    async fn claim(&self, limit: usize) -> Option<Vec<usize>> {
-        let claim = Claim {
+    fn request(&self, limit: usize) -> Claim {
+        Claim {
             owner: self.me,
             names: Arc::new(["f".into()]),
             except: Arc::default(),
             limit,
             now: NOW,
             reserve: None,
-        };
-        let tasks = self.store.claim(claim).await.ok()?.tasks;
+        }
+    }
+
+    /// The places of what is claimed among what was added; nothing if there is no answer.
+    async fn claim(&self, limit: usize) -> Option<Vec<usize>> {
+        let tasks = self.store.claim(self.request(limit)).await.ok()?.tasks;
         let place = |task: &Task| self.added.iter().position(|id| *id == task.id).unwrap();
         let mut places: Vec<usize> = tasks.iter().map(place).collect();
         places.sort_unstable();
@@ -129,4 +132,23 @@ async fn what_a_lost_claim_took_is_held_by_nobody_until_it_is_brought() {
 #[test]
 fn other_servers_do_the_same() {
     servers::test_with_others(&["other_servers_do_the_same"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_holds_is_not_claimed_whatever_lies_among_what_is_due() {
+    let bench = Bench::with(2).await;
+    let places = bench
+        .server
+        .command(&["ZRANGE", "{taskflow}:w:f", "0", "0"]);
+    assert_eq!(bench.claim(1).await.unwrap(), [0]);
+    bench
+        .server
+        .command(&["ZADD", "{taskflow}:w:f", "0", places.trim()]);
+
+    let claimed = bench.store.claim(bench.request(1)).await.unwrap();
+
+    assert_eq!(claimed.tasks, []);
+    let again_at = claimed.next_due.unwrap();
+    assert!(again_at <= NOW, "{again_at} is not at once");
+    assert_eq!(bench.claim(1).await.unwrap(), [1]);
 }

@@ -178,3 +178,25 @@ async fn what_an_instance_adds_that_the_server_does_not_know_is_taken_over() {
     let orphans = store.backend.orphans(10).await.unwrap();
     assert_eq!(orphans, [task]);
 }
+
+#[tokio::test]
+async fn others_hear_of_what_is_taken_over() {
+    let server = RedisServer::start();
+    let (dead, store, other) = (
+        store(&server).await,
+        store(&server).await,
+        store(&server).await,
+    );
+    dead.add(&dead.owned()).await;
+    dead.backend.leave(dead.me).await.unwrap();
+    let heard = other.backend.changed(0).await.unwrap();
+
+    let mut batch = Batch::at(NOW);
+    let orphans = store.backend.orphans(10).await.unwrap();
+    batch.changes = vec![Change::released(&orphans[0]).unwrap()];
+    store.backend.write(Arc::new(batch)).await.unwrap();
+
+    let hears = other.backend.changed(heard);
+    let hears = tokio::time::timeout(std::time::Duration::from_secs(20), hears).await;
+    assert!(hears.is_ok(), "others may wait for it");
+}

@@ -104,6 +104,12 @@ async fn what_is_no_text_keeps_no_other_waiting() {
     for kind in ['t', 'q'] {
         let tasks = [(); 2].map(|()| store.task());
         store.add_all(&tasks).await;
+        // They have begun once: before that, no task says how far it is.
+        let mut batch = Batch::at(NOW);
+        let begun = store.claim().await.tasks;
+        let released = begun.iter().map(|task| Change::released(task).unwrap());
+        batch.changes = released.collect();
+        store.backend.write(Arc::new(batch)).await.unwrap();
         damage(&server, &key(kind, tasks[0].id));
 
         let claimed = store.claim().await.tasks;

@@ -8,7 +8,7 @@ use std::{
 
 use super::bench::{Bench, ids};
 use crate::{
-    backend::{ListQuery, Reserve, Turn},
+    backend::{Applied, ListQuery, Reserve, Turn},
     change::Change,
     clock::Timestamp,
     id::TaskId,
@@ -314,6 +314,33 @@ pub(super) async fn a_task_that_was_let_go_is_claimed_again(bench: &Bench<'_>) {
         owned.life = owned.life.begun(owned.id, bench.me, bench.now());
         assert_eq!(claimed, [owned.clone()]);
     }
+}
+
+pub(super) async fn what_was_let_go_together_is_claimed_but_not_what_had_come_further(
+    bench: &Bench<'_>,
+) {
+    let (later, mut begun, now) = (bench.after(SECOND), bench.owned("f"), bench.owned("f"));
+    let mut ahead = bench.owned("f");
+    ahead.life.run_at = later;
+    bench
+        .add(&[begun.clone(), now.clone(), ahead.clone()])
+        .await;
+    let mut batch = bench.batch();
+    let released = [&begun, &now, &ahead].map(|task| Change::released(task).expect("it may be"));
+    batch.changes.extend(released);
+    bench.start(&mut begun).await;
+
+    let written = bench.write(batch).await;
+
+    let (done, stale) = (Applied::Applied, Applied::Stale);
+    assert_eq!(written.changes, [stale, done, done]);
+    let claimed = bench.claim(&["f"], 9).await;
+    assert_eq!(
+        (ids(&claimed.tasks), claimed.next_due),
+        (vec![now.id], Some(later))
+    );
+    bench.advance(SECOND);
+    assert_eq!(bench.claim_ids(&["f"], 9).await, [ahead.id]);
 }
 
 pub(super) async fn a_task_between_two_attempts_is_claimed_when_it_is_due(bench: &Bench<'_>) {

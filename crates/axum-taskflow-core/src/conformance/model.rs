@@ -26,7 +26,7 @@ use crate::{
     change::{Change, HeldBy, Outcome},
     clock::Timestamp,
     failure::{Failure, FailureKind, FailureReport},
-    id::{InstanceId, TaskId},
+    id::{Epoch, InstanceId, TaskId},
     memory::Memory,
     retry::RetryPolicy,
     status::{Refused, TaskStatus},
@@ -444,8 +444,9 @@ impl History<'_> {
             }
         }
         for (pick, say) in says {
-            let Some(task) = self.pick(*pick) else {
-                continue;
+            let begun = self.pick(*pick).filter(|it| it.life.epoch > Epoch::ZERO);
+            let Some(task) = begun else {
+                continue; // no attempt has begun that could say something
             };
             let what = match say {
                 Say::Line(seq) => Said::Log(LogLine {

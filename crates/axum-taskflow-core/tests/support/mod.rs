@@ -12,10 +12,10 @@ use std::{
 
 use axum_taskflow_core::{
     AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendError, BackendFuture, Batch,
-    Change, Claim, Claimed, Clock, Config, Count, Enqueued, EventStream, IdSource, Instance,
-    InstanceId, Life, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned, Record,
-    RecordChange, RecordQuery, Standing, Step, Stepped, Task, TaskEvent, TaskId, TaskManager,
-    TaskStatus, Timestamp, Written,
+    Change, Claim, Claimed, Clock, Config, Count, Enqueued, EventStream, HeldBy, IdSource,
+    Instance, InstanceId, Life, ListQuery, LogLine, Memory, Minute, Page, Peer, Prune, Pruned,
+    Record, RecordChange, RecordQuery, Standing, Step, Stepped, Task, TaskEvent, TaskId,
+    TaskManager, TaskStatus, Timestamp, Written,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
@@ -456,6 +456,7 @@ impl Backstage {
         let now = self.task(task.id).await.life;
         let mut change = Change::released(&Task::new(task.id, &*task.name, "[]")).unwrap();
         change.expects = (now.status, now.epoch);
+        change.held_by = HeldBy::now(now.owner);
         change.life = life;
         self.write_behind(change).await;
     }

@@ -67,7 +67,7 @@ end
 -- the owner still holds it, and leaves behind the bar what it had no room for. What was heard of is not given again,
 -- whatever was lost afterwards: it runs.
 local claims = P .. 'cl:' .. owner
-local ids, lives, no_room = {}, {}, {}
+local ids, lives, no_room, stood_in_the_way = {}, {}, {}, false
 local record = redis.call('GET', claims)
 if record then
     local last, given, left = string.match(record, '^(%d+) (.-)|(.*)$')
@@ -89,8 +89,12 @@ if record then
     end
 end
 
+local function one_more(number)
+    return number and math.min(number + 1, 4294967295)
+end
+
 if #ids < limit then
-    local candidates, n_names = {}, 0
+    local places, name_of, n_names = {}, {}, 0
     for _, name in ipairs(redis.call('SMEMBERS', P .. 'wn')) do
         if wanted[name] then
             n_names = n_names + 1
@@ -98,41 +102,48 @@ if #ids < limit then
             if now < latest then
                 n_looked_at = math.max(n_looked_at, 1000)
             end
-            local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, n_looked_at)
-            if #places == 0 then
+            local found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, n_looked_at)
+            if #found == 0 then
                 redis.call('SREM', P .. 'wn', name)
             end
-            for _, place in ipairs(places) do
-                if string.sub(place, 9, 23) <= now_text and not except[string.sub(place, 24)] then
-                    candidates[#candidates + 1] = { place, name }
+            for _, place in ipairs(found) do
+                if string.sub(place, 9, 23) <= now_text and not (n_except > 0 and except[string.sub(place, 24)]) then
+                    places[#places + 1] = place
+                    name_of[place] = name
                 end
             end
         end
     end
     if n_names > 1 then
-        table.sort(candidates, function(one, other) return one[1] < other[1] end)
+        table.sort(places)
     end
-    local taken, names = {}, {}
-    for n = 1, math.min(limit - #ids, #candidates) do
-        local place, name = candidates[n][1], candidates[n][2]
+    local taken, n_taken, of_names = {}, math.min(limit - #ids, #places), {}
+    for n = 1, n_taken do
+        local place = places[n]
         if kept_from ~= '' and place >= kept_from and #ids + n + n_kept > limit then
             next_turn = place
             break
         end
-        local id = string.sub(place, 24)
-        taken[n], names[n] = id, name
-        mark('w:' .. name, place, false)
+        taken[n] = string.sub(place, 24)
+        local of_name = of_names[name_of[place]] or {}
+        of_names[name_of[place]] = of_name
+        of_name[#of_name + 1] = place
     end
     local found = get_all('l:', taken)
     -- What an id begins with is when its task was created: none begins before that (Life::begun).
     local now_in_ids = string.format('%08x-%04x', math.floor(now / 65536), now % 65536)
     local to_set, held, begun = {}, {}, {}
     for n, id in ipairs(taken) do
-        local life = found[n]
-        if life then
-            local _, epoch, _, attempt, crashes, run_at = read_life(life)
+        local life = found[n] or ''
+        local epoch, attempt, crashes, run_at = '1', '1', '0', string.match(life, '^pending 0 %- 0 0 (%d+) ')
+        if not run_at then
+            epoch, attempt, crashes, run_at = string.match(life, '^pending (%d+) %- (%d+) (%d+) (%d+) ')
+            epoch, attempt = one_more(epoch), one_more(attempt)
+        end
+        if not run_at then
+            stood_in_the_way = true -- nobody waits there
+        else
             if crashes == '0' then
-                epoch, attempt = math.min(epoch + 1, 4294967295), math.min(attempt + 1, 4294967295)
                 local started_at = ARGV[4]
                 if string.sub(id, 1, 13) > now_in_ids then
                     local created = tonumber(string.sub(id, 1, 8), 16) * 65536 + tonumber(string.sub(id, 10, 13), 16)
@@ -140,17 +151,18 @@ if #ids < limit then
                         started_at = string.format('%.0f', created)
                     end
                 end
-                life = table.concat({ 'running', epoch, owner, attempt, crashes, run_at, owner, started_at, '-\n\n' }, ' ')
-                begun[names[n]] = (begun[names[n]] or 0) + 1
+                life = 'running ' .. epoch .. ' ' .. owner .. ' ' .. attempt .. ' ' .. crashes .. ' ' .. run_at .. ' '
+                    .. owner .. ' ' .. started_at .. ' -\n\n'
+                local name = name_of[places[n]]
+                begun[name] = (begun[name] or 0) + 1
             else
                 life = string.gsub(life, '^(%a+ %d+) %S+', '%1 ' .. owner)
             end
-            held[#held + 1] = '0'
-            held[#held + 1] = id
-            to_set[#to_set + 1] = P .. 'l:' .. id
-            to_set[#to_set + 1] = life
-            ids[#ids + 1] = id
-            lives[#ids] = life
+            local at = #ids + 1
+            ids[at], lives[at] = id, life
+            at = #held
+            held[at + 1], held[at + 2] = '0', id
+            to_set[at + 1], to_set[at + 2] = P .. 'l:' .. id, life
         end
     end
     if #to_set > 0 then
@@ -163,16 +175,12 @@ if #ids < limit then
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
     each_chunk(taken, function(...) redis.call('ZREM', P .. 'o:-', ...) end)
     each_chunk(held, function(...) redis.call('ZADD', P .. 'o:' .. owner, ...) end)
+    for name, of_name in pairs(of_names) do
+        each_chunk(of_name, function(...) redis.call('ZREM', P .. 'w:' .. name, ...) end)
+    end
     write_marks()
 end
-local bodies, bytes, n_brought = get_all('t:', ids), 0, 0
-for n = 1, #ids do
-    bytes = bytes + #(bodies[n] or '') + #lives[n]
-    if n > 1 and bytes > BYTES_MAX then
-        break
-    end
-    n_brought = n
-end
+local bodies, n_brought = bodies_with_room(ids, lives)
 for n = n_brought + 1, #ids do
     no_room[#no_room + 1] = ids[n]
     ids[n] = nil
@@ -193,15 +201,15 @@ for n, life in ipairs(get_all('l:', no_room)) do
     end
 end
 
-local answer = { #no_room > 0 and now_text or next_due(), next_turn }
+local answer = { (#no_room > 0 or stood_in_the_way) and now_text or next_due(), next_turn }
 if #ids > 0 then
-    local progress = get_all('q:', ids)
+    local progress = progress_of(ids, lives, 'running 1 ') -- those begin now
+    local at = #answer
     for n, id in ipairs(ids) do
         if bodies[n] then
-            answer[#answer + 1] = id
-            answer[#answer + 1] = lives[n]
-            answer[#answer + 1] = bodies[n]
-            answer[#answer + 1] = progress[n]
+            answer[at + 1], answer[at + 2], answer[at + 3] = id, lives[n], bodies[n]
+            answer[at + 4] = progress[id] or false
+            at = at + 4
         end
     end
 end

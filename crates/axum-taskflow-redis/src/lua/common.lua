@@ -69,6 +69,38 @@ local function get_all(kind, ids)
     return values
 end
 
+-- The bodies of tasks up to the last one that an answer has room for, and how many these are. Not all are read first:
+-- they may be large.
+local function bodies_with_room(ids, lives)
+    local bodies, bytes = {}, 0
+    for first = 1, #ids, 64 do
+        local names, n_names = {}, math.min(64, #ids - first + 1)
+        for n = 1, n_names do names[n] = P .. 't:' .. ids[first + n - 1] end
+        local part = redis.call('MGET', unpack(names))
+        for n = 1, n_names do
+            local at, body = first + n - 1, part[n]
+            bytes = bytes + #(body or '') + #(lives[at] or '')
+            if at > 1 and bytes > BYTES_MAX then
+                return bodies, at - 1
+            end
+            bodies[at] = body
+        end
+    end
+    return bodies, #ids
+end
+
+-- What tasks have said of how far they are, by id; none has whose life has this beginning.
+local function progress_of(ids, lives, beginning_of_new)
+    local asked, progress = {}, {}
+    for n, id in ipairs(ids) do
+        if string.sub(lives[n] or '', 1, #beginning_of_new) ~= beginning_of_new then
+            asked[#asked + 1] = id
+        end
+    end
+    for n, said in ipairs(get_all('q:', asked)) do progress[asked[n]] = said end
+    return progress
+end
+
 -- The first lines, and as much of what follows as is needed.
 local function beginning(name, bytes)
     local text = redis.call('GETRANGE', name, 0, bytes + 4096)

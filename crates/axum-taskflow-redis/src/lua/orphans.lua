@@ -17,19 +17,14 @@ if alive < #ids then
 end
 local limit, behind = tonumber(ARGV[1]), {}
 for at = 2, #ARGV, 2 do behind[ARGV[at]] = '(' .. ARGV[at + 1] end
-local orphans, owners, bytes = {}, {}, 0
+local orphans, owners = {}, {}
 for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
-    if #orphans >= limit then
+    if #orphans == limit then
         break
     end
     local from = behind[owner] or '-'
     local part = redis.call('ZRANGEBYLEX', P .. 'o:' .. owner, from, '+', 'LIMIT', 0, limit - #orphans)
     for _, id in ipairs(part) do
-        bytes = bytes + redis.call('STRLEN', P .. 't:' .. id)
-        if #orphans > 0 and bytes > BYTES_MAX then
-            limit = 0 -- the next call brings them
-            break
-        end
         orphans[#orphans + 1] = id
         owners[#orphans] = owner
     end
@@ -41,17 +36,18 @@ for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
         redis.call('DEL', P .. 'cl:' .. owner)
     end
 end
-local lives, bodies, progress = get_all('l:', orphans), get_all('t:', orphans), get_all('q:', orphans)
-local answer = {}
-for n, id in ipairs(orphans) do
+local lives = get_all('l:', orphans)
+local bodies, n_brought = bodies_with_room(orphans, lives) -- the next call brings the others
+local progress = progress_of(orphans, lives, 'pending 0 ')
+local answer, tasks = {}, nil
+for n = 1, n_brought do
     if owners[n] ~= owners[n - 1] then
+        tasks = {}
         answer[#answer + 1] = owners[n]
-        answer[#answer + 1] = {}
+        answer[#answer + 1] = tasks
     end
-    local tasks = answer[#answer]
-    tasks[#tasks + 1] = id
-    tasks[#tasks + 1] = lives[n] or ''
-    tasks[#tasks + 1] = bodies[n] or ''
-    tasks[#tasks + 1] = progress[n]
+    local at = #tasks
+    tasks[at + 1], tasks[at + 2], tasks[at + 3] = orphans[n], lives[n] or '', bodies[n] or ''
+    tasks[at + 4] = progress[orphans[n]] or false
 end
 return answer

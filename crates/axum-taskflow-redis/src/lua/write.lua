@@ -6,10 +6,10 @@
 --            set in which they wait or nothing. Then lists, laid out as commands take them: t-key, body, l-key, life
 --            of each; 0, id of each; 0, place of each, if they wait; set, id of each tag; and, if it is not sure that
 --            they are to be made, number in the batch, key (after "=") or nothing of each
---   moves:   starts and ends that have much in common, at most 500, none twice. Of all: what is expected of the life
---            ("STATUS EPOCH "), who probably holds them, function, status, set of the owner or nothing if they have
---            ended, minute of a terminal one or nothing. Then lists: l-key, life of each; number among the changes,
---            milliseconds of each
+--   moves:   starts, ends and releases that have much in common, at most 500, none twice. Of all: what is expected of
+--            the life ("STATUS EPOCH "), who probably holds them (who has to, if they are released), function, status,
+--            set of the owner or nothing if they have ended, minute of a terminal one or nothing. Then lists: l-key,
+--            life of each; number among the changes, milliseconds of each or, if they are released, time for sorting
 --   changes: number among the changes, id, what is expected of the life (as above; behind it "OWNER " if that
 --            matters), life, function, past attempt as JSON or nothing, fate of the key ("F"KEY freed, "K"UNTIL" "KEY
 --            kept, or nothing), minute and milliseconds of a terminal one, status, set of the owner or nothing, time
@@ -28,6 +28,7 @@ if refused_for then
 end
 local words = cmsgpack.unpack(ARGV[3])
 local now, is_step = tonumber(words[1]), words[2] == '1'
+local now_text = string.format('%015d', now)
 local blocks, moves, changes, notes, audit, records = unpack(words, 3, 8)
 
 local function record_of(name)
@@ -248,22 +249,50 @@ local function apply_moves(expected, holder, name, status, owner_set, minute, va
     end
     local found = redis.call('MGET', unpack(keys))
     local prefix, ran_ms, are_as_expected = expected .. holder .. ' ', 0, true
+    local are_released = owner_set == 'o:-'
     for n = 1, #found do
         are_as_expected = are_as_expected and found[n] and string.find(found[n], prefix, 1, true) == 1
-        ran_ms = ran_ms + numbers[2 * n]
+        ran_ms = minute == '' and 0 or ran_ms + numbers[2 * n]
     end
     if not are_as_expected then
         for n, id in ipairs(ids) do
             lives[id] = found[n]
-            apply_change(numbers[2 * n - 1], id, expected, values[2 * n], name, '', '', minute, numbers[2 * n], status,
-                owner_set, '')
+            local number, life, last = numbers[2 * n - 1], values[2 * n], numbers[2 * n]
+            if are_released then
+                apply_change(number, id, prefix, life, name, '', '', '', 0, status, owner_set, last)
+            else
+                apply_change(number, id, expected, life, name, '', '', minute, last, status, owner_set, '')
+            end
         end
         return
     end
     redis.call('MSET', unpack(values))
-    if owner_set == '' then
+    if owner_set ~= 'o:' .. holder then
         redis.call('ZREM', P .. 'o:' .. holder, unpack(ids))
-    else
+    end
+    if are_released then
+        local members, due, ahead = {}, {}, {}
+        for n, id in ipairs(ids) do
+            local at, run_at = 2 * n, numbers[2 * n]
+            members[at - 1], members[at] = '0', id
+            if run_at <= now_text then
+                at = #due
+                due[at + 1], due[at + 2] = '0', priority_of(id) .. run_at .. id
+            else
+                at = #ahead
+                ahead[at + 1], ahead[at + 2] = '0', run_at .. priority_of(id) .. id .. name
+            end
+        end
+        redis.call('ZADD', P .. owner_set, unpack(members))
+        if #due > 0 then
+            redis.call('ZADD', P .. 'w:' .. name, unpack(due))
+            waiting[name] = true
+        end
+        if #ahead > 0 then
+            redis.call('ZADD', P .. 'a', unpack(ahead))
+        end
+        something_waits = true
+    elseif owner_set ~= '' then
         owners[owner_set] = true
     end
     count(string.match(expected, '^%a+'), name, -#ids)
