@@ -45,6 +45,11 @@ async fn a_server_that_became_a_replica_is_left_for_where_its_name_leads_now() {
     let store = Store::open(RedisOptions::new(proxy.url(&server.url())).min_replicas(1)).await;
     let task = store.task();
     store.add(&task).await;
+    assert_eq!(
+        store.backend.writes_at_once(),
+        1,
+        "one write waits for its own replicas only"
+    );
     let has_joined = async || other.command(&["EXISTS", "{taskflow}:meta"]) == "1";
     until("the replica has all", has_joined).await;
     let store = Store::open(RedisOptions::new(proxy.url(&server.url()))).await;
