@@ -320,7 +320,8 @@ impl Batch {
 pub struct Note {
     /// Of which task.
     pub id: TaskId,
-    /// By which attempt, so never [`Epoch::ZERO`]; a superseded one has nothing to say.
+    /// By which attempt; a superseded one has nothing to say. Before the first, at [`Epoch::ZERO`], nothing is said, and no
+    /// store has to keep it.
     pub epoch: Epoch,
     /// What.
     pub what: Said,
@@ -519,7 +520,8 @@ impl Turn {
 pub struct Claimed {
     /// The tasks, in the order in which they are to run; they belong to the claimer now.
     pub tasks: Vec<Task>,
-    /// The earliest `run_at` after [`Claim::now`] of a pending task that belongs to nobody, of any function.
+    /// The earliest `run_at` after [`Claim::now`] of a pending task that belongs to nobody, of any function. Or now, if the
+    /// claim is to be made again: something was in the way of others.
     pub next_due: Option<Timestamp>,
     /// If fewer were claimed than the limit although there are more: the turn of the first of those, or an earlier one that
     /// none was left before. The [`Reserve`] may have kept them from being claimed, or the answer has room for no more.

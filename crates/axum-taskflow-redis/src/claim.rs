@@ -93,6 +93,9 @@ impl Claims {
                 turn
             }
         };
+        // Where there may be more behind what was no use.
+        let unreadable = found.unreadable.iter().map(Turn::of);
+        next_turn = next_turn.into_iter().chain(unreadable).min();
         if limit < claim.limit && found.tasks.len() + found.unreadable.len() >= limit {
             next_turn = found.tasks.last().map(Turn::of); // there may be more
         }

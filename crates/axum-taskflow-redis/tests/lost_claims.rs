@@ -134,21 +134,52 @@ fn other_servers_do_the_same() {
     servers::test_with_others(&["other_servers_do_the_same"]);
 }
 
+/// Where the first task lies among what is due: its priority, its time, its id.
+fn first_place(bench: &Bench) -> String {
+    let due = bench
+        .server
+        .command(&["ZRANGE", "{taskflow}:w:f", "0", "0"]);
+    due.trim().to_owned()
+}
+
+fn put_among_due(bench: &Bench, place: &str) {
+    bench
+        .server
+        .command(&["ZADD", "{taskflow}:w:f", "0", place]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_holds_is_not_claimed_whatever_lies_among_what_is_due() {
     let bench = Bench::with(2).await;
-    let places = bench
-        .server
-        .command(&["ZRANGE", "{taskflow}:w:f", "0", "0"]);
+    let place = first_place(&bench);
     assert_eq!(bench.claim(1).await.unwrap(), [0]);
-    bench
-        .server
-        .command(&["ZADD", "{taskflow}:w:f", "0", places.trim()]);
+    put_among_due(&bench, &place);
 
     let claimed = bench.store.claim(bench.request(1)).await.unwrap();
 
     assert_eq!(claimed.tasks, []);
-    let again_at = claimed.next_due.unwrap();
-    assert!(again_at <= NOW, "{again_at} is not at once");
+    assert_eq!(claimed.next_due, Some(NOW), "to be asked again");
+    let next_turn = claimed.next_turn.unwrap();
+    assert_eq!(next_turn.id, bench.added[0], "there may be more behind it");
     assert_eq!(bench.claim(1).await.unwrap(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_claimed_once_if_it_is_said_to_wait_for_two_times() {
+    let bench = Bench::with(2).await;
+    let place = first_place(&bench);
+    put_among_due(&bench, &format!("{}{:015}{}", &place[..8], 1, &place[23..]));
+
+    assert_eq!(bench.claim(9).await.unwrap(), [0, 1]);
+    assert!(bench.claim(9).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_is_not_claimed_whatever_lies_among_what_is_due() {
+    let bench = Bench::with(2).await;
+    let life = format!("{{taskflow}}:l:{}", bench.added[0]);
+    bench.server.command(&["DEL", &life]);
+
+    assert_eq!(bench.claim(9).await.unwrap(), [1]);
+    assert_eq!(bench.server.command(&["EXISTS", &life]), "0");
 }

@@ -77,6 +77,8 @@ async fn a_task_that_cannot_be_read_is_shown_and_given_back_and_harms_no_other()
     // It came first, and one of the others with it; then the last one.
     assert_eq!(claimed.tasks.len(), 1);
     assert_eq!(claimed.next_due, Some(NOW), "there is more");
+    let next_turn = claimed.next_turn.unwrap();
+    assert_eq!(next_turn.id, tasks[0].id, "what is left comes behind it");
     assert_eq!(next.tasks.len(), 1);
     let mut brought = [claimed.tasks[0].id, next.tasks[0].id];
     brought.sort_unstable();
@@ -158,6 +160,38 @@ async fn an_error_that_cannot_be_read_keeps_no_task_with_the_one_who_cannot() {
     let left = server.command(&["GET", &key('l', task.id)]);
     assert_eq!(claimed.tasks.len(), 0);
     assert!(left.starts_with("pending 1 - 1 1 "), "{left}");
+}
+
+#[tokio::test]
+async fn a_task_whose_state_cannot_be_read_is_not_begun_and_keeps_no_other_waiting() {
+    let server = RedisServer::start();
+    let at = NOW.as_unix_ms();
+    for life in [
+        "no state".to_owned(),
+        format!("paused 3 - 1 0 {at} - - -\n\n"),
+    ] {
+        let store = open(&server).await;
+        let tasks = [(); 2].map(|()| store.task());
+        store.add_all(&tasks).await;
+        server.command(&["SET", &key('l', tasks[0].id), &life]);
+
+        let claimed = store.claim().await.tasks;
+
+        assert_eq!(ids(&claimed), [tasks[1].id], "{life}");
+        let left = server.command(&["GET", &key('l', tasks[0].id)]);
+        let word = life.split(' ').next().unwrap();
+        assert!(left.starts_with(word), "{life:?} has become {left:?}");
+        assert_eq!(store.claim().await.tasks, [], "{life}");
+        // Whoever can read it finds it with the one who could not.
+        store.backend.leave(store.me).await.unwrap();
+        server.command(&[
+            "SET",
+            &key('l', tasks[0].id),
+            &format!("pending 0 {} 0 0 {at} - - -\n\n", store.me),
+        ]);
+        let orphans = open(&server).await.backend.orphans(9).await.unwrap();
+        assert!(ids(&orphans).contains(&tasks[0].id), "{life}");
+    }
 }
 
 /// Ends a task as if it had run.

@@ -119,7 +119,7 @@ impl<'c> Apply<'c> {
         Ok(self.stands.exists(expected)? && self.is_held_so(tx, change)?)
     }
 
-    /// A look of its own: hardly any change asks for it, and the others must not pay for it.
+    /// A look of its own: starts and ends do not ask for it, and must not pay for it.
     fn is_held_so(&mut self, tx: &mut Transaction<'c>, change: &Change) -> Result<bool, Fault> {
         let holder = match change.held_by {
             HeldBy::Anybody => return Ok(true),

@@ -2,8 +2,8 @@
 --
 -- ARGV: session, generation, owner, now, limit, the turn from which on room is kept or nothing, for how many, the number
 -- of this claim, the number of the owner's last claim whose answer was heard, how many ids are left out, those, then the
--- names of functions. Answers with the next time at which something is due or nothing, the turn of the first task that was
--- left or nothing, then for each task id, life, body and progress.
+-- names of functions. Answers with the next time at which something is due (now if it is to be asked again) or nothing,
+-- the turn of the first task that was left or nothing, then for each task id, life, body and progress.
 local refused_for = refusal(ARGV[1], ARGV[2])
 if refused_for then
     return refused_for
@@ -67,7 +67,7 @@ end
 -- the owner still holds it, and leaves behind the bar what it had no room for. What was heard of is not given again,
 -- whatever was lost afterwards: it runs.
 local claims = P .. 'cl:' .. owner
-local ids, lives, no_room, stood_in_the_way = {}, {}, {}, false
+local ids, lives, no_room, first_skipped = {}, {}, {}, nil
 local record = redis.call('GET', claims)
 if record then
     local last, given, left = string.match(record, '^(%d+) (.-)|(.*)$')
@@ -134,16 +134,21 @@ if #ids < limit then
     local now_in_ids = string.format('%08x-%04x', math.floor(now / 65536), now % 65536)
     local to_set, held, begun = {}, {}, {}
     for n, id in ipairs(taken) do
-        local life = found[n] or ''
-        local epoch, attempt, crashes, run_at = '1', '1', '0', string.match(life, '^pending 0 %- 0 0 (%d+) ')
+        local life, place = found[n] or '', places[n]
+        local status, epoch, attempt, crashes = 'pending', '1', '1', '0'
+        local run_at, is_free = string.match(life, '^pending 0 %- 0 0 (%d+) '), true
         if not run_at then
-            epoch, attempt, crashes, run_at = string.match(life, '^pending (%d+) %- (%d+) (%d+) (%d+) ')
+            local holder, finished_at
+            status, epoch, holder, attempt, crashes, run_at, finished_at =
+                string.match(life, '^(%a+) (%d+) (%S+) (%d+) (%d+) (%d+) %S+ %S+ (%S+)')
+            -- What cannot be read is claimed: who has it says so.
+            is_free = life ~= '' and (not status or holder == '-' and (status == 'pending' or finished_at == '-'))
             epoch, attempt = one_more(epoch), one_more(attempt)
         end
-        if not run_at then
-            stood_in_the_way = true -- nobody waits there
+        if not is_free or run_at and tonumber(run_at) ~= tonumber(string.sub(place, 9, 23)) then
+            first_skipped = first_skipped or place -- nobody waits there
         else
-            if crashes == '0' then
+            if status == 'pending' and crashes == '0' then
                 local started_at = ARGV[4]
                 if string.sub(id, 1, 13) > now_in_ids then
                     local created = tonumber(string.sub(id, 1, 8), 16) * 65536 + tonumber(string.sub(id, 10, 13), 16)
@@ -153,9 +158,9 @@ if #ids < limit then
                 end
                 life = 'running ' .. epoch .. ' ' .. owner .. ' ' .. attempt .. ' ' .. crashes .. ' ' .. run_at .. ' '
                     .. owner .. ' ' .. started_at .. ' -\n\n'
-                local name = name_of[places[n]]
+                local name = name_of[place]
                 begun[name] = (begun[name] or 0) + 1
-            else
+            elseif status == 'pending' then
                 life = string.gsub(life, '^(%a+ %d+) %S+', '%1 ' .. owner)
             end
             local at = #ids + 1
@@ -201,7 +206,11 @@ for n, life in ipairs(get_all('l:', no_room)) do
     end
 end
 
-local answer = { (#no_room > 0 or stood_in_the_way) and now_text or next_due(), next_turn }
+if first_skipped and (next_turn == '' or first_skipped < next_turn) then
+    next_turn = first_skipped -- there may be more behind it
+end
+
+local answer = { (#no_room > 0 or first_skipped) and now_text or next_due(), next_turn }
 if #ids > 0 then
     local progress = progress_of(ids, lives, 'running 1 ') -- those begin now
     local at = #answer

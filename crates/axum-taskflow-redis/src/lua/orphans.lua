@@ -38,16 +38,17 @@ for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
 end
 local lives = get_all('l:', orphans)
 local bodies, n_brought = bodies_with_room(orphans, lives) -- the next call brings the others
+for n = n_brought + 1, #orphans do orphans[n] = nil end
 local progress = progress_of(orphans, lives, 'pending 0 ')
 local answer, tasks = {}, nil
-for n = 1, n_brought do
+for n, id in ipairs(orphans) do
     if owners[n] ~= owners[n - 1] then
         tasks = {}
         answer[#answer + 1] = owners[n]
         answer[#answer + 1] = tasks
     end
     local at = #tasks
-    tasks[at + 1], tasks[at + 2], tasks[at + 3] = orphans[n], lives[n] or '', bodies[n] or ''
-    tasks[at + 4] = progress[orphans[n]] or false
+    tasks[at + 1], tasks[at + 2], tasks[at + 3] = id, lives[n] or '', bodies[n] or ''
+    tasks[at + 4] = progress[id] or false
 end
 return answer
