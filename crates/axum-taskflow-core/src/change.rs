@@ -150,13 +150,19 @@ impl Change {
                 let report = FailureReport::new(FailureKind::Timeout, message);
                 (cause, wait, None, Some(report))
             }
-            Outcome::Cancelled => {
-                let report = FailureReport::new(FailureKind::Cancelled, "cancelled while it ran");
-                (Cause::Cancelled, Duration::ZERO, None, Some(report))
-            }
+            Outcome::Cancelled => return Self::stopped(task, now),
             Outcome::Interrupted(why) => return Self::interrupted(task, why, now),
         };
         Self::ended(task, cause, result, error, now.saturating_add(wait), now)
+    }
+
+    /// Somebody cancelled the task while it ran.
+    ///
+    /// # Errors
+    /// [`Refused`] if the task is not running.
+    pub(crate) fn stopped(task: &Task, now: Timestamp) -> Result<Self, Refused> {
+        let report = FailureReport::new(FailureKind::Cancelled, "cancelled while it ran");
+        Self::ended(task, Cause::Cancelled, None, Some(report), now, now)
     }
 
     /// The current attempt was cut off: the task is `interrupted`, or `pending` again if it may be repeated.
@@ -342,22 +348,6 @@ impl Change {
             _ => change.key = freed(task),
         }
         Ok(change)
-    }
-
-    /// This change and `next`, which expects what this one leaves, as one; or `next` back if they do not meet.
-    ///
-    /// For tasks that may be repeated, whose start need not be on disk before their end is.
-    pub(crate) fn then(&mut self, next: Self) -> Result<(), Box<Self>> {
-        let meets = self.id == next.id
-            && next.expects == (self.life.status, self.life.epoch)
-            && self.ended.is_none();
-        if !meets {
-            return Err(Box::new(next));
-        }
-        self.life = next.life;
-        self.ended = next.ended;
-        self.key = next.key;
-        Ok(())
     }
 }
 
@@ -560,21 +550,5 @@ mod tests {
 
         assert_eq!(task.life.status, TaskStatus::Cancelled);
         assert_eq!(task.duration(), None);
-    }
-
-    #[test]
-    fn a_start_and_an_end_that_meet_become_one() {
-        let ids = IdSource::default();
-        let waiting = Task::new(ids.task(NOW), "f", "[]");
-        let mut start = Change::started(&waiting, ids.instance(NOW), NOW).unwrap();
-        let mut task = waiting.clone();
-        task.life = start.life.clone();
-        let end = finish(&task, Outcome::Done(None), 0);
-
-        start.then(end.clone()).unwrap();
-
-        assert_eq!(start.expects, (TaskStatus::Pending, Epoch::ZERO));
-        assert_eq!(start.life.status, TaskStatus::Success);
-        assert!(start.then(end).is_err(), "an end does not follow an end");
     }
 }

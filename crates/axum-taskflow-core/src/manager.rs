@@ -792,12 +792,13 @@ impl TaskManager {
         self.engine.hurry();
     }
 
-    /// [Drains](TaskManager::drain), then takes no more tasks and closes the store.
+    /// [Drains](TaskManager::drain), then takes no more tasks and closes the store. Called several times, each call returns
+    /// when that is done.
     ///
     /// # Errors
     /// If the store cannot be closed; everything that could be stored is.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        self.engine.clone().shutdown().await
+        self.engine.shutdown().await
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, Error> {

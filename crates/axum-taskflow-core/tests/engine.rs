@@ -304,26 +304,54 @@ async fn the_start_is_stored_before_the_functions_first_line_runs() {
     assert_eq!((before, probe.total()), (0, 1));
 }
 
-#[tokio::test]
-async fn a_task_that_may_be_repeated_does_not_wait_for_its_start_to_be_stored() {
-    let (backend, backstage) = Backstage::new();
-    let probe = Probe::default();
-    let mut config = config();
-    config.backend = backend;
-    config.state(probe.clone());
-    let manager = start(config).await;
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_cancelled_while_it_waited_for_a_slot_never_runs() {
+    async fn waits(Data(gate): Data<Arc<Semaphore>>) {
+        gate.acquire().await.unwrap().forget();
+    }
+    for (may_be_repeated, elsewhere) in [(false, false), (true, false), (true, true)] {
+        let (backend, backstage) = Backstage::new();
+        let (probe, gate) = (Probe::default(), Arc::new(Semaphore::new(0)));
+        let mut config = config();
+        config.backend = backend;
+        config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+        config.concurrency = 1;
+        config.state(probe.clone());
+        config.state(gate.clone());
+        let manager = start(config).await;
+        let me = manager.instance().id;
+        // A function that is new here may have tasks on disk, which come first.
+        let known = manager.add_task(entered, ()).await.unwrap();
+        manager.wait::<()>(known).await.unwrap();
+        gate.add_permits(1);
+        let known = manager.add_task(waits, ()).await.unwrap();
+        manager.wait::<()>(known).await.unwrap();
+        settled().await;
+        let first = manager.add_task(waits, ()).await.unwrap();
+        let id = manager.add_task(entered, ());
+        let id = id.requeue_on_interrupt(may_be_repeated).await.unwrap();
+        let held = backstage.task(id).await;
+        assert_eq!(held.life.owner, Some(me));
 
-    backstage.hold_starts(true);
-    let id = manager
-        .add_task(entered, ())
-        .requeue_on_interrupt(true)
-        .await
-        .unwrap();
-    support::until(async || (probe.total() == 1).then_some(())).await;
-    backstage.hold_starts(false);
+        if elsewhere {
+            let change = Change::cancelled(&held, manager.now()).unwrap();
+            backstage.write_behind(change).await;
+        } else {
+            assert_eq!(manager.cancel(id).await.unwrap(), Cancelled::Now);
+        }
+        backstage.hold_starts(true);
+        gate.add_permits(1);
+        backstage.start_held().await;
+        settled().await; // it has the slot
+        backstage.hold_starts(false);
+        manager.wait::<()>(first).await.unwrap();
+        let last = manager.add_task(add, (1, 2)).await.unwrap();
+        manager.wait::<u32>(last).await.unwrap();
 
-    manager.wait::<()>(id).await.unwrap();
-    assert_eq!(backstage.task(id).await.life.attempt, 1);
+        assert_eq!(probe.total(), 1, "only the first");
+        let life = backstage.task(id).await.life;
+        assert_eq!(life.status, TaskStatus::Cancelled);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -2162,7 +2190,11 @@ async fn a_change_that_was_stored_without_an_answer_is_not_taken_for_a_stale_one
 
 #[tokio::test]
 async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
-    async fn unstorable() {}
+    // It says something, and has an attempt left: its last words go with its end.
+    async fn unstorable(ctx: TaskContext) -> Result<(), Failure> {
+        ctx.log("half done");
+        Err(Failure::retry("again"))
+    }
     let (backend, backstage) = Backstage::new();
     let mut config = config();
     config.backend = backend;
@@ -2170,7 +2202,10 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     backstage.refuse_ends_of("unstorable");
     backstage.hold_beats(true); // the next one would say that all is well again
 
-    let bad = manager.add_tasks(unstorable, [(); 3]).await.unwrap();
+    let mut bad = Vec::new();
+    for _ in 0..3 {
+        bad.push(manager.add_task(unstorable, ()).retries(2).await.unwrap());
+    }
     let good = manager
         .add_tasks(add, (0..50).map(|n| (n, n)))
         .await
@@ -2557,6 +2592,80 @@ async fn what_came_of_a_function_that_returns_after_the_drain_is_stored_before_l
 
     stopped.unwrap();
     assert_eq!(status, TaskStatus::Success);
+}
+
+#[tokio::test]
+async fn a_task_that_was_cancelled_while_it_ran_is_not_repeated_whatever_else_cuts_it_off() {
+    let it = Blocking::new(true).await;
+
+    let cancelled = it.manager.cancel(it.task.id).await.unwrap();
+    assert_eq!(cancelled, Cancelled::Asked);
+    it.manager.shutdown().await.unwrap();
+
+    let life = it.backstage.task(it.task.id).await.life;
+    assert_eq!((life.status, life.owner), (TaskStatus::Cancelled, None));
+    assert!(it.backstage.is_closed(), "there is nothing to wait for");
+    it.returns().await;
+}
+
+#[tokio::test]
+async fn a_function_that_was_cancelled_and_ends_after_the_time_to_shut_down_is_not_repeated() {
+    fn ends_if_asked(
+        Data(begun): Data<Arc<Notify>>,
+        Data(gate): Data<Arc<std::sync::Barrier>>,
+        ctx: TaskContext,
+    ) -> Result<(), Failure> {
+        begun.notify_one();
+        gate.wait();
+        match ctx.is_cancelled() {
+            true => Err(Failure::retry("asked to end")),
+            false => Ok(()),
+        }
+    }
+    let (said, _log) = Said::here();
+    let begun = Arc::new(Notify::new());
+    let gate = Arc::new(std::sync::Barrier::new(2));
+    let mut config = config();
+    config.shutdown_timeout = Duration::from_millis(50);
+    config.state(begun.clone());
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(ends_if_asked, ());
+    let id = id.requeue_on_interrupt(true).await.unwrap();
+    begun.notified().await;
+
+    assert_eq!(manager.cancel(id).await.unwrap(), Cancelled::Asked);
+    let returns = async {
+        let is_over = async || (said.n("the time to shut down is over") > 0).then_some(());
+        support::until(is_over).await;
+        tokio::task::spawn_blocking(move || gate.wait());
+    };
+    tokio::join!(manager.drain(), returns);
+
+    let life = manager.get(id).await.unwrap().unwrap().life;
+    assert_eq!(life.status, TaskStatus::Cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_shuts_down_meanwhile_waits_until_the_store_is_closed() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    backstage.hold_close(true);
+    let first = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.shutdown().await }
+    });
+    support::until(async || backstage.is_closed().then_some(())).await;
+
+    let mut second = pin!(manager.shutdown());
+    let early = tokio::time::timeout(SOON, second.as_mut()).await;
+    first.abort(); // who began it may leave
+    backstage.hold_close(false);
+
+    assert!(early.is_err(), "the store is not closed yet");
+    second.await.unwrap();
 }
 
 #[tokio::test]

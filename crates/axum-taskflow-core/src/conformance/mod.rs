@@ -236,7 +236,7 @@ macro_rules! __conformance_checks {
             an_attempt_that_is_not_the_last_is_kept
             errors_and_results_survive
             changes_apply_in_their_order_within_a_batch
-            a_start_and_an_end_can_be_one_change
+            an_end_can_be_written_over_what_was_before_its_start
             a_change_from_another_status_or_epoch_is_stale
             a_change_of_a_task_that_another_one_holds_is_stale_if_it_matters
             of_changes_that_are_written_again_in_part_only_the_rest_is_done

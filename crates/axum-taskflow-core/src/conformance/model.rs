@@ -111,7 +111,7 @@ enum Move {
     ReleaseOf(Option<usize>),
     Hold(Duration),
     End(End),
-    /// Start and end in one change.
+    /// An end over what was before its start, which the store has lost.
     Whole(End),
 }
 
@@ -522,14 +522,16 @@ impl History<'_> {
             }),
             Move::Hold(wait) => Change::held(task, "cannot be read", self.bench.after(*wait)),
             Move::End(end) => self.end(task, *end),
-            Move::Whole(end) => Change::started(task, self.owners[0], now).and_then(|mut whole| {
+            Move::Whole(end) => Change::started(task, self.owners[0], now).and_then(|start| {
                 let running = Task {
-                    life: whole.life.clone(),
+                    life: start.life,
                     ..task.clone()
                 };
                 let end = self.end(&running, *end)?;
-                whole.then(end).expect("an end follows its start");
-                Ok(whole)
+                Ok(Change {
+                    expects: start.expects,
+                    ..end
+                })
             }),
         };
         change.ok() // refused: the task has another status by now, and nobody would try

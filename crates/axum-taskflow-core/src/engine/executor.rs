@@ -2,7 +2,10 @@
 
 use std::{
     collections::hash_map::Entry,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,6 @@ use crate::{
     clock::Timestamp,
     context::TaskContext,
     handler::{Invocation, Returned},
-    id::Epoch,
     registry::{Prepared, TaskDef},
     status::Refused,
     task::{Executor, LogLevel, Task},
@@ -29,6 +31,9 @@ pub(crate) struct Running {
     token: CancellationToken,
     /// Why the attempt is cut off, if not because somebody cancelled the task. Set before the token fires.
     interrupted: OnceLock<&'static str>,
+    /// Somebody cancelled the task: whatever else cuts the attempt off, it is not to be repeated. An atomic: set before the
+    /// token fires.
+    cancelled: AtomicBool,
 }
 
 /// How long a task waits that this program cannot read, if too many of them are remembered already to leave it to
@@ -75,6 +80,7 @@ enum Unable {
 
 impl Running {
     pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
         self.token.cancel();
     }
 
@@ -83,10 +89,14 @@ impl Running {
         self.token.cancel();
     }
 
+    pub(crate) fn was_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
     fn outcome(&self) -> Outcome {
         match self.interrupted.get() {
-            Some(why) => Outcome::Interrupted(why),
-            None => Outcome::Cancelled,
+            Some(why) if !self.was_cancelled() => Outcome::Interrupted(why),
+            _ => Outcome::Cancelled,
         }
     }
 }
@@ -125,16 +135,6 @@ impl Engine {
             // This instance was taken for dead since it took the task. Looked at when the attempt can be interrupted
             // already: there is no moment in between.
             Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it),
-            // After a crash it must be known which tasks had begun: one that was in other hands before waits for the
-            // disk. So does one that others may have taken, because this process was stopped or cut off: the store
-            // knows.
-            Ok(it)
-                if task.requeue_on_interrupt
-                    && task.life.epoch == Epoch::ZERO
-                    && self.is_surely_alive() =>
-            {
-                self.start_before_commit(it);
-            }
             Ok(it) => self.start_after_commit(it),
             Err(unable) => self.cannot_begin(&task, unable, now),
         }
@@ -188,6 +188,7 @@ impl Engine {
             task: task.clone(),
             token: CancellationToken::new(),
             interrupted: OnceLock::new(),
+            cancelled: AtomicBool::new(false),
         });
         let former = self.running().insert(task.id, running.clone());
         if let Some(former) = former {
@@ -250,7 +251,8 @@ impl Engine {
         self.dispatch_to(task.executor);
     }
 
-    /// The start is on disk before the function's first line runs: it is never repeated unasked.
+    /// The start is on disk before the function's first line runs: it is never repeated unasked, and who was cancelled while
+    /// it waited for a slot never runs.
     fn start_after_commit(self: &Arc<Self>, beginning: Beginning) {
         let (engine, change) = (self.clone(), beginning.change.clone());
         let then = Box::new(move |_: &Change, applied| match applied {
@@ -262,18 +264,6 @@ impl Engine {
             }
         });
         self.journal.change(change, then);
-    }
-
-    /// The task may be repeated, so its function need not wait for the disk.
-    fn start_before_commit(self: &Arc<Self>, beginning: Beginning) {
-        let Beginning { change, attempt } = beginning;
-        let (engine, running) = (self.clone(), attempt.running.clone());
-        let then = Box::new(move |change: &Change, applied| match applied {
-            Applied::Applied => engine.feed.changed(change, change.life.run_at),
-            Applied::Stale => running.cancel(), // its end will be stale, too
-        });
-        self.journal.lagging_start(change, then);
-        tokio::spawn(attempt.run(self.clone()));
     }
 
     /// The attempt does not run any more; a later one of the same task may.
@@ -333,10 +323,7 @@ impl Engine {
             Ok(change) => {
                 let engine = self.clone();
                 let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
-                self.end_attempt(task, || match task.requeue_on_interrupt {
-                    true => self.journal.end(change, then),
-                    false => self.journal.change(change, then),
-                });
+                self.end_attempt(task, || self.journal.change(change, then));
             }
             Err(refused) => {
                 warn!(task = %task.id, %refused, "an attempt ended that had not begun");
@@ -434,7 +421,7 @@ async fn run_async(
                 },
                 () = limits.running.token.cancelled() => limits.running.outcome(),
                 limit = passed(limits.timeout) => {
-                    limits.running.cancel(); // for what the function has spawned
+                    limits.running.token.cancel(); // for what the function has spawned
                     Outcome::TimedOut(limit)
                 }
             }
@@ -469,7 +456,7 @@ async fn run_thread(
         returned = &mut thread => returned,
         limit = passed(limits.timeout) => {
             timed_out = Some(limit);
-            limits.running.cancel();
+            limits.running.token.cancel();
             thread.await
         }
     };

@@ -80,10 +80,6 @@ pub(crate) struct Journal {
 struct Queue {
     adds: VecDeque<Add>,
     changes: VecDeque<Entry>,
-    /// Changes taken since the beginning: the position of `changes[0]`.
-    taken: u64,
-    /// Where the unwritten start of a task stands that may be repeated; its end joins it there.
-    starts: HashMap<TaskId, u64>,
     notes: Vec<Note>,
     notes_dropped: u64,
     /// Only the last word of each task.
@@ -344,46 +340,6 @@ impl Journal {
         self.wake_if_enough(queue);
     }
 
-    /// Queues the start of an attempt whose function does not wait for it. Its end may join it before it is written.
-    pub(crate) fn lagging_start(&self, change: Change, then: Then) {
-        let mut queue = self.queue();
-        let position = queue.taken + queue.changes.len() as u64;
-        queue.starts.insert(change.id, position);
-        self.push(&mut queue, Entry { change, then });
-        self.wake_if_enough(queue);
-    }
-
-    /// Queues the end of an attempt; joins a start that was not written yet.
-    pub(crate) fn end(&self, end: Change, then_ended: Then) {
-        let mut queue = self.queue();
-        let waiting = queue
-            .starts
-            .remove(&end.id)
-            .and_then(|position| position.checked_sub(queue.taken));
-        let Some(start) = waiting.and_then(|n| queue.changes.get_mut(n as usize)) else {
-            drop(queue);
-            return self.change(end, then_ended);
-        };
-        let (started, ended) = (start.change.clone(), end.clone());
-        let (bytes_before, bytes) = (bytes_of(&start.change), bytes_of(&end));
-        match start.change.then(end) {
-            Ok(()) => {
-                let then_started = std::mem::replace(&mut start.then, Box::new(|_, _| ()));
-                start.then = Box::new(move |_, applied| {
-                    then_started(&started, applied);
-                    then_ended(&ended, applied);
-                });
-                self.n_bytes.fetch_add(bytes, Ordering::Relaxed);
-                self.n_bytes.fetch_sub(bytes_before, Ordering::Relaxed);
-            }
-            Err(end) => {
-                let (change, then) = (*end, then_ended);
-                self.push(&mut queue, Entry { change, then });
-            }
-        }
-        self.wake_if_enough(queue);
-    }
-
     /// Queues what a function said.
     pub(crate) fn note(&self, note: Note) {
         let mut queue = self.queue();
@@ -501,7 +457,7 @@ impl Journal {
                 Err(failure) if failure.is_refused() && !flight.thens.is_empty() => {
                     // One of the changes may be at fault, and must not keep all others waiting for ever.
                     let n = flight.thens.len();
-                    if n == 1 && changes_max < BATCH_MAX && flight.has_only_changes() {
+                    if n == 1 && changes_max < BATCH_MAX && flight.has_only_what_is_of_changes() {
                         self.drop_refused(flight, &failure);
                     } else {
                         self.give_back(flight, failure, Duration::ZERO);
@@ -742,7 +698,6 @@ impl Journal {
         );
         {
             let mut queue = self.queue();
-            queue.taken -= changes.len() as u64;
             for (change, then) in changes.into_iter().zip(thens).rev() {
                 queue.changes.push_front(Entry { change, then });
             }
@@ -822,8 +777,9 @@ impl Journal {
 }
 
 impl Flight {
-    fn has_only_changes(&self) -> bool {
-        self.adds.is_empty() && self.audits.is_empty() && self.batch.notes.is_empty()
+    /// Changes, and the last words of the attempts that they end.
+    fn has_only_what_is_of_changes(&self) -> bool {
+        self.adds.is_empty() && self.audits.is_empty()
     }
 
     fn is_answered_by(&self, written: &Written) -> bool {
@@ -903,13 +859,6 @@ impl Queue {
     /// Takes the first `n` changes, but for those of tasks that are in flight.
     fn take_changes(&mut self, n: usize, in_flight: &HashSet<TaskId>) -> VecDeque<Entry> {
         let mut changes = first(&mut self.changes, n);
-        if self.changes.is_empty() {
-            self.starts.clear();
-        } else {
-            for entry in &changes {
-                self.starts.remove(&entry.change.id);
-            }
-        }
         if !in_flight.is_empty() {
             let is_free = |entry: &Entry| !in_flight.contains(&entry.change.id);
             let (free, others): (_, VecDeque<_>) = changes.into_iter().partition(is_free);
@@ -918,7 +867,6 @@ impl Queue {
             }
             changes = free;
         }
-        self.taken += changes.len() as u64;
         changes
     }
 

@@ -124,6 +124,8 @@ pub(crate) struct Engine {
     pub(crate) stopping: CancellationToken,
     /// Fires when everything that ran has ended and is stored.
     pub(crate) drained: CancellationToken,
+    /// What came of the shutdown, once it is done.
+    closed: watch::Sender<Option<Result<(), Arc<BackendError>>>>,
     /// Fires when the backend is about to be closed.
     pub(crate) stopped: CancellationToken,
     /// Where the manager was started, whoever asks from where.
@@ -271,6 +273,7 @@ impl Engine {
             looks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             drained: CancellationToken::new(),
+            closed: watch::Sender::default(),
             stopped: CancellationToken::new(),
             runtime: Handle::current(),
             defaults: config.defaults,
@@ -344,18 +347,35 @@ impl Engine {
         self.drained.cancel();
     }
 
-    /// Drains, refuses new tasks and closes the backend.
-    pub(crate) async fn shutdown(self: Arc<Self>) -> Result<(), Error> {
+    /// Drains, refuses new tasks and closes the backend. Whoever calls it meanwhile, or later, waits for the same.
+    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
         self.drain().await;
-        if self.journal.close() {
-            return Ok(()); // somebody else did the rest, or does
+        if !self.journal.close() {
+            // As above. That code of a store panics must keep nobody waiting.
+            let (engine, closing) = (self.clone(), tokio::spawn(self.clone().store_and_close()));
+            tokio::spawn(async move {
+                let closed = closing
+                    .await
+                    .unwrap_or_else(|panic| Err(BackendError::unavailable(panic.to_string())));
+                engine.closed.send_replace(Some(closed.map_err(Arc::new)));
+            });
         }
+        let mut closed = self.closed.subscribe();
+        let closed = closed.wait_for(Option::is_some).await;
+        let closed = closed.expect("the sender is part of the engine").clone();
+        closed.unwrap_or(Ok(())).map_err(|failure| {
+            let why = format!("the task store failed: {failure}");
+            Error::new(ErrorKind::Unavailable, why).with_source(failure)
+        })
+    }
+
+    async fn store_and_close(self: Arc<Self>) -> Result<(), BackendError> {
         let stored = self.all_stored().await;
         self.resign().await;
         if self
             .attempts()
             .iter()
-            .any(|it| it.task.requeue_on_interrupt)
+            .any(|it| it.task.requeue_on_interrupt && !it.was_cancelled())
         {
             warn!(
                 "functions do not return: their tasks are for others when they do, or when this process ends"
@@ -373,7 +393,7 @@ impl Engine {
         if stored {
             self.all_stored().await; // what ended meanwhile
         }
-        Ok(self.close().await?)
+        self.close().await
     }
 
     async fn close(&self) -> Result<(), BackendError> {
@@ -408,7 +428,11 @@ impl Engine {
         let now = self.clock.now();
         for attempt in self.attempts() {
             warn!(task = %attempt.task.id, function = %attempt.task.name, "the function does not return: interrupted");
-            match Change::given_up(&attempt.task, BY_SHUTDOWN, now) {
+            let change = match attempt.was_cancelled() {
+                true => Change::stopped(&attempt.task, now),
+                false => Change::given_up(&attempt.task, BY_SHUTDOWN, now),
+            };
+            match change {
                 Ok(change) => self.store(change),
                 Err(refused) => {
                     warn!(task = %attempt.task.id, %refused, "a running task is not running");

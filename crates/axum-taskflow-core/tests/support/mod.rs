@@ -197,13 +197,14 @@ struct Stage {
     failing_claims: AtomicBool,
     /// Beats wait while this is set.
     holding_beats: watch::Sender<bool>,
+    holding_close: watch::Sender<bool>,
     /// As above for reads of one task.
     holding_reads: watch::Sender<bool>,
     reads_held: AtomicUsize,
     closed: AtomicBool,
     /// So many writes are done and not answered.
     lost_answers: AtomicUsize,
-    /// A batch that brings a task of this function to its end is refused for good.
+    /// A batch that brings an attempt of this function to its end is refused for good.
     refused_ends: Mutex<Option<&'static str>>,
     /// As above for one that brings a new task of it.
     refused_new: Mutex<Option<&'static str>>,
@@ -259,6 +260,7 @@ impl Backstage {
             claims_held: AtomicUsize::new(0),
             failing_claims: AtomicBool::new(false),
             holding_beats: watch::Sender::new(false),
+            holding_close: watch::Sender::new(false),
             holding_reads: watch::Sender::new(false),
             reads_held: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -337,6 +339,11 @@ impl Backstage {
     /// Also that which is held.
     pub(crate) fn fail_claims(&self) {
         self.0.failing_claims.store(true, Ordering::SeqCst);
+    }
+
+    /// From when it has begun to be closed, until it is told otherwise.
+    pub(crate) fn hold_close(&self, hold: bool) {
+        self.0.holding_close.send_replace(hold);
     }
 
     pub(crate) fn hold_beats(&self, hold: bool) {
@@ -556,7 +563,8 @@ impl Backend for Backstage {
             }
             let ends = *self.0.refused_ends.lock().unwrap();
             let ends = batch.changes.iter().any(|change| {
-                change.life.status.is_terminal() && ends.is_some_and(|it| change.name.contains(it))
+                (change.life.status.is_terminal() || change.ended.is_some())
+                    && ends.is_some_and(|it| change.name.contains(it))
             });
             let new = *self.0.refused_new.lock().unwrap();
             if ends || brings(new) {
@@ -678,6 +686,10 @@ impl Backend for Backstage {
 
     fn close(&self) -> BackendFuture<'_, ()> {
         self.0.closed.store(true, Ordering::SeqCst);
-        Box::pin(async { Ok(()) })
+        let mut holding = self.0.holding_close.subscribe();
+        Box::pin(async move {
+            let _ = holding.wait_for(|hold| !hold).await; // or the test is over
+            Ok(())
+        })
     }
 }
