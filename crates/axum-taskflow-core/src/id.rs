@@ -140,9 +140,9 @@ impl fmt::Display for Epoch {
 
 /// Makes ids that grow, even within a millisecond and when the clock is set back by up to a minute.
 ///
-/// Set back by more, as after it was a year ahead for a moment, they begin anew at the clock's time and grow from there.
-/// Otherwise all that this process adds would bear the time of the jump: it would be kept by so much longer, and stand
-/// before everything that other processes add.
+/// Set back by more, as after it was a year ahead for a moment, they begin anew at the clock's time and grow from
+/// there. Otherwise all that this process adds would bear the time of the jump: it would be kept by so much longer, and
+/// stand before everything that other processes add.
 #[derive(Debug, Default)]
 pub struct IdSource {
     /// The counter inside the millisecond. A std mutex: held for one addition.
