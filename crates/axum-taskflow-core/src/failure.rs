@@ -204,6 +204,13 @@ impl FailureReport {
             ..Self::new(kind, error.to_string())
         }
     }
+
+    /// How many bytes of text it has.
+    pub(crate) fn bytes(&self) -> usize {
+        let sources = self.sources.iter().map(String::len).sum::<usize>();
+        let panic = [&self.place, &self.backtrace].into_iter().flatten();
+        self.message.len() + sources + panic.map(String::len).sum::<usize>()
+    }
 }
 
 /// The message, then each source on a line of its own, then place and stack: what a person reads.

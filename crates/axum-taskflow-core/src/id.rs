@@ -138,12 +138,19 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Makes ids that grow, even within a millisecond and when the clock is set back.
+/// Makes ids that grow, even within a millisecond and when the clock is set back by up to a minute.
+///
+/// Set back by more, as after it was a year ahead for a moment, they begin anew at the clock's time and grow from
+/// there. Otherwise all that this process adds would bear the time of the jump: it would be kept by so much longer, and
+/// stand before everything that other processes add.
 #[derive(Debug, Default)]
 pub struct IdSource {
     /// The counter inside the millisecond. A std mutex: held for one addition.
     context: Mutex<ContextV7>,
 }
+
+/// How far ids may be ahead of the clock: time servers set a clock back by less, and to no retention is it long.
+const AHEAD_SECONDS_MAX: u64 = 60;
 
 impl IdSource {
     /// The id of a task that is created now.
@@ -159,11 +166,18 @@ impl IdSource {
     fn next(&self, now: Timestamp) -> Uuid {
         let ms = u64::try_from(now.as_unix_ms()).unwrap_or(0);
         let nanos = u32::try_from(ms % 1_000).expect("below a thousand") * 1_000_000;
-        let context = self
+        let mut context = self
             .context
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        Uuid::new_v7(UuidTime::from_unix(&*context, ms / 1_000, nanos))
+        let draw = |context: &ContextV7| UuidTime::from_unix(context, ms / 1_000, nanos);
+        let mut time = draw(&context);
+        if time.to_unix().0.saturating_sub(ms / 1_000) > AHEAD_SECONDS_MAX {
+            // It counts from a random number, as one of another process does: no id comes again.
+            *context = ContextV7::new();
+            time = draw(&context);
+        }
+        Uuid::new_v7(time)
     }
 }
 
@@ -183,6 +197,43 @@ mod tests {
 
         assert!(ids.is_sorted());
         assert!(ids.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn a_clock_that_was_a_year_ahead_for_a_moment_leaves_no_trace_in_later_ids() {
+        let source = IdSource::default();
+        let (now, year) = (1_795_300_000_123, 365 * 24 * 3_600 * 1_000);
+        let at = |ms| source.task(Timestamp::from_unix_ms(ms));
+        let before = at(now);
+        let astray = at(now + year);
+
+        let times = [now, now, now + 1, now - 1_000, now + 2];
+        let ids: Vec<TaskId> = times
+            .iter()
+            .flat_map(|ms| (0..100).map(|_| at(*ms)))
+            .collect();
+
+        assert_eq!(astray.created_at().as_unix_ms(), now + year);
+        assert_eq!(ids[0].created_at().as_unix_ms(), now);
+        assert_eq!(ids[499].created_at().as_unix_ms(), now + 2);
+        assert!(ids.is_sorted());
+        assert!(ids.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(!ids.contains(&before));
+    }
+
+    #[test]
+    fn ids_grow_while_the_clock_is_behind_them_by_up_to_a_minute() {
+        let source = IdSource::default();
+        let (now, minute) = (1_795_300_000_123, 60_000);
+        let at = |ms| source.task(Timestamp::from_unix_ms(ms));
+
+        let first = at(now);
+        let ids = [at(now - 1), at(now - minute), at(now - minute / 2)];
+        let anew = at(now - minute - 1_000);
+
+        assert!(first < ids[0] && ids.is_sorted());
+        assert!(ids.iter().all(|id| id.created_at().as_unix_ms() == now));
+        assert_eq!(anew.created_at().as_unix_ms(), now - minute - 1_000);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! There is no task and no channel for a viewer. The body of the answer is polled when the browser's connection has
 //! room, and only then events are taken from the feed, merged and written: a slow browser gets fewer and fuller
-//! frames, and a stuck one falls behind in the feed, which costs nobody else anything.
+//! frames, and a stuck one falls behind in the feed, which holds up nobody and keeps a bounded amount for all of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
