@@ -10,12 +10,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span, warn};
 
-use super::{Engine, Next, panics};
+use super::{Engine, Next, panics, threads::NoThread};
 use crate::{
     backend::Applied,
     change::{Change, Outcome},
     clock::Timestamp,
     context::TaskContext,
+    failure::Failure,
     handler::{Invocation, Returned},
     id::Epoch,
     registry::{Prepared, TaskDef},
@@ -454,13 +455,21 @@ async fn run_thread(
     limits: Limits<'_>,
 ) -> Outcome {
     let (runtime, span) = (tokio::runtime::Handle::current(), Span::current());
-    let Some(mut thread) = engine.threads.spawn(move || {
+    let spawned = engine.threads.spawn(move || {
         // So that the function finds the service's runtime, and not that of the pool.
         let _inside = runtime.enter();
         let _in_span = span.enter();
         context.sync_scope(|| panics::catch(work))
-    }) else {
-        return Outcome::Interrupted(BY_SHUTDOWN);
+    });
+    let mut thread = match spawned {
+        Ok(thread) => thread,
+        Err(NoThread::Closed) => return Outcome::Interrupted(BY_SHUTDOWN),
+        Err(NoThread::Refused(report)) => {
+            let why = report.message;
+            warn!(%why, "no thread could be made for a plain function: it is not called");
+            let why = format!("no thread could be made for the function: {why}");
+            return Outcome::Failed(Failure::retry(why));
+        }
     };
     // A thread cannot be stopped from outside. The token asks it to; what it then returns is what counts.
     let mut timed_out = None;
