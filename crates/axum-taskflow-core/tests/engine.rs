@@ -2282,6 +2282,35 @@ async fn a_store_that_panics_is_an_outage_and_loses_nothing() {
     stopped.expect("nothing runs any more").unwrap();
 }
 
+#[tokio::test]
+async fn a_log_that_panics_keeps_no_task_from_being_stored() {
+    async fn fails() -> Result<(), Failure> {
+        Err(Failure::retry("no"))
+    }
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    let manager = start(config).await;
+    let _guard = support::BrokenPipe::here();
+
+    for _ in 0..2 {
+        let id = manager.add_task(fails, ()).retries(1).await.unwrap();
+        let ended = tokio::time::timeout(SOON, manager.wait::<()>(id)).await;
+        assert!(ended.expect("who waits is told").is_err());
+        assert_eq!(backstage.task(id).await.life.attempt, 2);
+    }
+    backstage.fail(true);
+    let refused = manager.add_task(add, (1, 1)).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+    backstage.fail(false);
+    let added = support::until(async || manager.add_task(add, (1, 1)).await.ok()).await;
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(added)).await;
+
+    assert_eq!(sum.expect("it goes on").unwrap(), 2);
+    support::until(async || manager.health().is_ready().then_some(())).await;
+}
+
 // ---- shutting down -------------------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -157,7 +157,9 @@ impl Engine {
     fn cannot_begin(self: &Arc<Self>, task: &Task, unable: Unable, now: Timestamp) {
         match unable {
             Unable::Refused(refused) => {
-                warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
+                panics::say(
+                    || warn!(task = %task.id, %refused, "a task that cannot start was held as ready"),
+                );
                 self.ready.free_slot(task);
             }
             Unable::Unreadable(why) => {
@@ -310,7 +312,9 @@ impl Engine {
     fn store_released(self: &Arc<Self>, change: Result<Change, Refused>) {
         match change {
             Ok(change) => self.store(change),
-            Err(refused) => warn!(%refused, "a task that cannot be let go was held as ready"),
+            Err(refused) => {
+                panics::say(|| warn!(%refused, "a task that cannot be let go was held as ready"));
+            }
         }
     }
 
@@ -340,7 +344,9 @@ impl Engine {
                 });
             }
             Err(refused) => {
-                warn!(task = %task.id, %refused, "an attempt ended that had not begun");
+                panics::say(
+                    || warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
+                );
                 self.forget_attempt(task);
             }
         }
@@ -362,7 +368,7 @@ impl Attempt {
         if running.interrupted.get().is_some() {
             return engine.never_called(&task);
         }
-        let span = span_of(&task);
+        let span = panics::contain(|| span_of(&task)).unwrap_or_else(Span::none);
         let outcome = if running.token.is_cancelled() {
             running.outcome()
         } else {
@@ -466,7 +472,7 @@ async fn run_thread(
         Err(NoThread::Closed) => return Outcome::Interrupted(BY_SHUTDOWN),
         Err(NoThread::Refused(report)) => {
             let why = report.message;
-            warn!(%why, "no thread could be made for a plain function: it is not called");
+            panics::say(|| warn!(%why, "no thread could be made for a plain function"));
             let why = format!("no thread could be made for the function: {why}");
             return Outcome::Failed(Failure::retry(why));
         }

@@ -19,7 +19,7 @@ mod executor;
 pub(crate) mod holds;
 pub(crate) mod journal;
 mod listener;
-mod panics;
+pub(crate) mod panics;
 mod pruner;
 mod ready;
 pub(crate) mod records;

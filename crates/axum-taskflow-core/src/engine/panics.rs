@@ -11,6 +11,8 @@ use std::{
     task::Poll,
 };
 
+use tracing::error;
+
 use crate::failure::{FailureKind, FailureReport};
 
 thread_local! {
@@ -74,6 +76,21 @@ pub(crate) async fn catch_async<T>(
         Err(report) => Poll::Ready(Err(report)),
     })
     .await
+}
+
+/// Calls `work`, which must not stop who calls it; a panic is logged, if it can be.
+pub(crate) fn contain<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch(work)
+        .map_err(|report| {
+            let place = report.place.unwrap_or_default();
+            say(|| error!(why = %report.message, %place, "a panic was caught: the engine goes on"));
+        })
+        .ok()
+}
+
+/// Logs where a panic of the subscriber, as one that writes to a broken pipe, would do harm.
+pub(crate) fn say(log: impl FnOnce()) {
+    let _ = catch(log); // there is nowhere to tell it
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

@@ -167,6 +167,24 @@ impl<S: tracing::Subscriber> Layer<S> for Said {
     }
 }
 
+/// A log that cannot be written any more: each line that is more than a detail panics, on this thread.
+#[derive(Debug)]
+pub(crate) struct BrokenPipe;
+
+impl BrokenPipe {
+    /// As long as the guard is there.
+    pub(crate) fn here() -> DefaultGuard {
+        tracing::subscriber::set_default(Registry::default().with(Self))
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for BrokenPipe {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let is_said = *event.metadata().level() <= tracing::Level::INFO;
+        assert!(!is_said, "failed printing to stderr: Broken pipe");
+    }
+}
+
 /// A memory backend that fails and stalls on demand, and that can be looked into after `close`.
 #[derive(Clone, Debug)]
 pub(crate) struct Backstage(Arc<Stage>);
