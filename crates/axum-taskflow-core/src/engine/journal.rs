@@ -6,7 +6,6 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     future::poll_fn,
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -324,17 +323,10 @@ impl Journal {
         self.wake.notify_one();
     }
 
-    /// Asks the store. That its code panics is an outage: nothing is lost that was to be written.
+    /// Asks the store. If its code panics, nothing is lost that was to be written.
     fn write(&self, flight: &Flight) -> BackendFuture<'static, Written> {
         let (backend, batch) = (self.backend.clone(), flight.batch.clone());
-        Box::pin(async move {
-            let mut writing = pin!(async move { backend.write(batch).await });
-            let written = panics::catch_async(&mut writing).await;
-            written.unwrap_or_else(|report| {
-                let what = format!("the store {}", report.message);
-                Err(BackendError::unavailable(what))
-            })
-        })
+        Box::pin(panics::outage(async move { backend.write(batch).await }))
     }
 
     /// Queues a change; it is tried until it is stored or stale.
@@ -690,8 +682,8 @@ impl Journal {
         flight
     }
 
-    /// Tells what came of a batch. What follows from one part of it may panic, be it in the subscriber of a log line: the
-    /// others hear of theirs all the same.
+    /// Tells what came of a batch. What follows from one part of it may panic, be it in the subscriber of a log line:
+    /// the others hear of theirs all the same.
     fn answer(&self, flight: Flight, written: &Written, stored: &impl Fn(&[Note])) {
         let Flight {
             batch,

@@ -6,14 +6,17 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     panic::{self, AssertUnwindSafe, PanicHookInfo},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Once,
     task::Poll,
 };
 
 use tracing::error;
 
-use crate::failure::{FailureKind, FailureReport};
+use crate::{
+    error::BackendError,
+    failure::{FailureKind, FailureReport},
+};
 
 thread_local! {
     /// True while a task's function runs on this thread.
@@ -76,6 +79,18 @@ pub(crate) async fn catch_async<T>(
         Err(report) => Poll::Ready(Err(report)),
     })
     .await
+}
+
+/// Asks the store. That its code panics is an outage.
+pub(crate) async fn outage<T>(
+    asked: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
+    let mut asked = pin!(asked);
+    let answer = catch_async(&mut asked).await;
+    answer.unwrap_or_else(|report| {
+        let what = format!("the store {}", report.message);
+        Err(BackendError::unavailable(what))
+    })
 }
 
 /// Calls `work`, which must not stop who calls it; a panic is logged, if it can be.

@@ -236,8 +236,23 @@ struct Stage {
     failed_calls: AtomicUsize,
     /// So many steps of schedules are stale, as if somebody were faster.
     stale_steps: AtomicUsize,
+    /// The next such call panics.
+    panic_in: Mutex<Option<Call>>,
+    /// Calls that can panic, in their order.
+    calls: Mutex<Vec<Call>>,
     /// What becomes of records and steps.
     link: watch::Sender<Link>,
+}
+
+/// What can be made to panic once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Beat,
+    Changed,
+    Claim,
+    Orphans,
+    Prune,
+    Records,
 }
 
 /// How many there were of each.
@@ -289,6 +304,8 @@ impl Backstage {
             out: AtomicBool::new(false),
             failed_calls: AtomicUsize::new(0),
             stale_steps: AtomicUsize::new(0),
+            panic_in: Mutex::default(),
+            calls: Mutex::default(),
             link: watch::Sender::new(Link::Works),
         }));
         (Arc::new(stage.clone()), stage)
@@ -420,6 +437,23 @@ impl Backstage {
         self.0.panics.store(n, Ordering::SeqCst);
     }
 
+    /// The next such call panics.
+    pub(crate) fn panic_in(&self, call: Call) {
+        *self.0.panic_in.lock().unwrap() = Some(call);
+    }
+
+    /// How many there were.
+    pub(crate) fn calls(&self, call: Call) -> usize {
+        let calls = self.0.calls.lock().unwrap();
+        calls.iter().filter(|it| **it == call).count()
+    }
+
+    fn called(&self, call: Call) {
+        self.0.calls.lock().unwrap().push(call);
+        let panics = self.0.panic_in.lock().unwrap().take_if(|it| *it == call);
+        assert!(panics.is_none(), "on demand");
+    }
+
     /// What was in the writes that were refused or panicked, in their order.
     pub(crate) fn spoilt(&self) -> Vec<Spoilt> {
         self.0.spoilt.lock().unwrap().clone()
@@ -516,6 +550,7 @@ impl Backend for Backstage {
 
     fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
         Box::pin(async move {
+            self.called(Call::Beat);
             if self.0.failing.load(Ordering::SeqCst) && !self.0.beating.load(Ordering::SeqCst) {
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
@@ -622,6 +657,7 @@ impl Backend for Backstage {
 
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
         Box::pin(async move {
+            self.called(Call::Records);
             self.answers().await?;
             self.reached().await?;
             self.0.memory.records(query).await
@@ -630,6 +666,7 @@ impl Backend for Backstage {
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
         Box::pin(async move {
+            self.called(Call::Claim);
             self.answers().await?;
             let claimed = self.0.memory.claim(claim).await;
             if *self.0.holding_claims.borrow() {
@@ -653,6 +690,7 @@ impl Backend for Backstage {
     }
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
+        self.called(Call::Orphans);
         self.0.memory.orphans(limit)
     }
 
@@ -687,10 +725,12 @@ impl Backend for Backstage {
     }
 
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
+        self.called(Call::Prune);
         self.0.memory.prune(prune)
     }
 
     fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        self.called(Call::Changed);
         self.0.memory.changed(seen)
     }
 
