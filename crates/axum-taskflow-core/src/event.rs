@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use crate::{
     change::Change,
     clock::Timestamp,
+    engine::panics,
     id::{Epoch, TaskId},
     status::TaskStatus,
     task::{Life, LogLine, Progress, Task},
@@ -177,7 +178,7 @@ impl Feed {
 
     pub(crate) fn added(&self, task: &Arc<Task>) {
         let tracking_id = task.tracking_id.as_deref();
-        debug!(task = %task.id, function = %task.name, tracking_id, "task added");
+        panics::say(|| debug!(task = %task.id, function = %task.name, tracking_id, "task added"));
         self.send(|| {
             // One that begins at once was never stored as waiting, but it is told like all others.
             let mut task = task.clone();
@@ -189,7 +190,7 @@ impl Feed {
     }
 
     pub(crate) fn changed(&self, change: &Change, now: Timestamp) {
-        log_change(change, now);
+        panics::say(|| log_change(change, now));
         self.send(|| TaskEvent::Changed {
             id: change.id,
             name: change.name.clone(),
@@ -199,14 +200,16 @@ impl Feed {
     }
 
     pub(crate) fn stale(&self, change: &Change) {
-        warn!(
-            task = %change.id,
-            function = %change.name,
-            epoch = %change.life.epoch,
-            status = %change.life.status,
-            tracking_id = change.tracking_id.as_deref(),
-            "dropped the stale result of a superseded attempt"
-        );
+        panics::say(|| {
+            warn!(
+                task = %change.id,
+                function = %change.name,
+                epoch = %change.life.epoch,
+                status = %change.life.status,
+                tracking_id = change.tracking_id.as_deref(),
+                "dropped the stale result of a superseded attempt"
+            );
+        });
         self.n_stale.fetch_add(1, Ordering::Relaxed);
         self.send(|| TaskEvent::Stale {
             id: change.id,

@@ -52,7 +52,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct TaskManager {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
 }
 
 /// What [`TaskManager::cancel`] did.

@@ -19,7 +19,7 @@ use axum_taskflow_core::{
     TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
     WaitError,
 };
-use support::{Backstage, Probe, Said, Spoilt, config, ended, settled, start};
+use support::{Backstage, Call, Probe, Said, Spoilt, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
 
@@ -2317,6 +2317,91 @@ async fn a_store_that_panics_is_an_outage_and_loses_nothing() {
     stopped.expect("nothing runs any more").unwrap();
 }
 
+#[tokio::test]
+async fn a_log_that_panics_keeps_no_task_from_being_stored() {
+    async fn fails() -> Result<(), Failure> {
+        Err(Failure::retry("no"))
+    }
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    let manager = start(config).await;
+    let mut events = manager.events();
+    let _guard = support::BrokenPipe::here();
+
+    for _ in 0..2 {
+        let id = manager.add_task(fails, ()).retries(1).await.unwrap();
+        ended(&mut events, id, TaskStatus::Failed).await;
+        assert_eq!(backstage.task(id).await.life.attempt, 2);
+    }
+    backstage.fail(true);
+    let refused = manager.add_task(add, (1, 1)).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+    backstage.fail(false);
+    let added = support::until(async || manager.add_task(add, (1, 1)).await.ok()).await;
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(added)).await;
+
+    assert_eq!(sum.expect("it goes on").unwrap(), 2);
+    support::until(async || manager.health().is_ready().then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_panics_is_one_that_failed_and_loses_no_slot() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend.clone();
+    config.concurrency = 1;
+    config.tasks = vec![TaskDef::new(add).name("add")];
+    let clock = config.clock.clone();
+    let manager = start(config).await;
+    settled().await;
+    backstage.panic_in(Call::Claim);
+    let id = support::stored(&backend, &clock, "add", "[1,2]").await;
+
+    let told = support::until(async || manager.health().troubles.pop()).await;
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+
+    assert_eq!(told.duty, Duty::Claim);
+    assert!(
+        told.why.contains("the store panicked: on demand"),
+        "{told:?}"
+    );
+    assert_eq!(sum.expect("it is claimed by the next claim").unwrap(), 3);
+    support::until(async || manager.health().is_ready().then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_panics_is_begun_again() {
+    for (call, duty) in [
+        (Call::Beat, Some(Duty::Beat)),
+        (Call::Orphans, Some(Duty::Rescue)),
+        (Call::Records, Some(Duty::Schedule)),
+        (Call::Prune, None),
+        (Call::Changed, None),
+    ] {
+        let (backend, backstage) = Backstage::new();
+        let mut config = config();
+        config.backend = backend;
+        config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+        config.retention = Duration::from_secs(10);
+        let manager = start(config).await;
+        settled().await;
+        let seen = backstage.calls(call);
+
+        backstage.panic_in(call);
+
+        if let Some(duty) = duty {
+            let told = support::until(async || manager.health().troubles.pop()).await;
+            assert_eq!(told.duty, duty);
+            assert!(told.why.ends_with("panicked: on demand"), "{told:?}");
+        }
+        support::until(async || (backstage.calls(call) > seen + 1).then_some(())).await;
+        support::until(async || manager.health().is_ready().then_some(())).await;
+        manager.shutdown().await.unwrap();
+    }
+}
+
 // ---- shutting down -------------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -2666,6 +2751,31 @@ async fn whoever_shuts_down_meanwhile_waits_until_the_store_is_closed() {
 
     assert!(early.is_err(), "the store is not closed yet");
     second.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_panics_keeps_no_shutdown_waiting() {
+    async fn hangs(Data(begun): Data<Arc<Notify>>) {
+        begun.notify_one();
+        std::future::pending::<()>().await;
+    }
+    let ((backend, backstage), begun) = (Backstage::new(), Arc::new(Notify::new()));
+    let mut config = config();
+    config.backend = backend;
+    config.shutdown_timeout = Duration::ZERO;
+    config.state(begun.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(hangs, ()).await.unwrap();
+    begun.notified().await;
+    let _guard = support::BrokenPipe::here();
+
+    let stopped = tokio::time::timeout(SOON, manager.shutdown()).await;
+
+    stopped.expect("it ends").unwrap();
+    assert_eq!(
+        backstage.task(id).await.life.status,
+        TaskStatus::Interrupted
+    );
 }
 
 #[tokio::test]

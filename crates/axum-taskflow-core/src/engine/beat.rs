@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Engine, LAPSED, SUPERSEDED, jittered};
+use super::{Engine, LAPSED, SUPERSEDED, jittered, panics};
 use crate::{
     backend::{Instance, Standing},
     clock::Timestamp,
@@ -25,10 +25,11 @@ impl Engine {
     /// Beats until the end, on a thread of its own: a blocked runtime must not make this instance look dead.
     /// `joined_at` is from before this instance joined.
     pub(crate) fn start_beating(self: &Arc<Self>, joined_at: Instant) -> std::io::Result<()> {
+        self.has_beaten(joined_at);
         let engine = self.clone();
         if !self.clock.is_system() {
             // Whoever moves the time by hand moves all of it.
-            tokio::spawn(engine.run_beat(joined_at));
+            tokio::spawn(engine.keep_beating());
             return Ok(());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -36,17 +37,21 @@ impl Engine {
             .build()?;
         std::thread::Builder::new()
             .name("taskflow-beat".to_owned())
-            .spawn(move || runtime.block_on(engine.run_beat(joined_at)))?;
+            .spawn(move || runtime.block_on(engine.keep_beating()))?;
         Ok(())
     }
 
-    async fn run_beat(self: Arc<Self>, joined_at: Instant) {
+    async fn keep_beating(self: Arc<Self>) {
+        let beat = || self.run_beat();
+        self.kept_up(Some(Duty::Beat), &self.stopped, beat).await;
+    }
+
+    async fn run_beat(self: &Arc<Self>) {
         let lease = self.backend.lease();
         let every = lease.map_or(EVERY, |lease| EVERY.min(lease / BEATS_IN_LEASE));
         let limit = self.alive_for();
-        self.has_beaten(joined_at);
         let mut has_lapsed = false;
-        let mut next = joined_at + jittered(every);
+        let mut next = self.beaten_at() + jittered(every);
         loop {
             let beat = async {
                 tokio::time::sleep_until(next).await;
@@ -86,8 +91,10 @@ impl Engine {
                     }
                 }
                 Err(failure) => {
-                    error!(error = %failure, "cannot show that this instance is alive");
                     self.troubles.begin(Duty::Beat, self.clock.now(), &failure);
+                    panics::say(
+                        || error!(error = %failure, "cannot show that this instance is alive"),
+                    );
                 }
             }
         }
@@ -129,9 +136,11 @@ impl Engine {
             // stopped: then its tasks are stopped if they were taken.
             return;
         }
-        warn!(
-            "the store could not be reached for nearly the lease of this instance: it stops its tasks"
-        );
+        panics::say(|| {
+            warn!(
+                "the store could not be reached for nearly the lease of this instance: it stops its tasks"
+            );
+        });
         // In this order: an attempt that begins meanwhile is among them, or sees that it must not.
         let held = self.ready.pause();
         for attempt in self.attempts() {
@@ -156,7 +165,7 @@ impl Engine {
         let me = self.instance();
         let from = Instant::now();
         self.troubles.asked(Duty::Beat, now);
-        let standing = self.backend.beat(me.id, now).await;
+        let standing = panics::outage(async { self.backend.beat(me.id, now).await }).await;
         self.troubles.answered(Duty::Beat);
         match standing? {
             Standing::Alive => Ok(from),
@@ -178,11 +187,13 @@ impl Engine {
             ..me.clone()
         };
         self.backend.join(another.clone()).await?;
-        warn!(
-            instance = %me.id,
-            goes_on_as = %another.id,
-            "this instance did not respond and its tasks were taken over: it stops them and goes on"
-        );
+        panics::say(|| {
+            warn!(
+                instance = %me.id,
+                goes_on_as = %another.id,
+                "this instance did not respond and its tasks were taken over: it stops them and goes on"
+            );
+        });
         self.set_instance(another);
         self.holds.go_on();
         for attempt in self.attempts() {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tracing::error;
 
-use super::Engine;
+use super::{Engine, panics};
 use crate::{
     backend::{Claim, Turn},
     clock::Timestamp,
@@ -106,7 +106,8 @@ impl Engine {
                 now,
                 reserve: wish.reserve,
             };
-            let claimed = match self.backend.claim(claim).await {
+            let asked = async { self.backend.claim(claim).await };
+            let claimed = match panics::outage(asked).await {
                 Ok(claimed) => claimed,
                 Err(failure) => {
                     self.claim_ended(executor, Vec::new(), None);

@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span, warn};
 
-use super::{Engine, Next, panics};
+use super::{Engine, Next, panics, threads::NoThread};
 use crate::{
     backend::Applied,
     change::{Change, Outcome},
     clock::Timestamp,
     context::TaskContext,
+    failure::Failure,
     handler::{Invocation, Returned},
     registry::{Prepared, TaskDef},
     status::Refused,
@@ -156,7 +157,9 @@ impl Engine {
     fn cannot_begin(self: &Arc<Self>, task: &Task, unable: Unable, now: Timestamp) {
         match unable {
             Unable::Refused(refused) => {
-                warn!(task = %task.id, %refused, "a task that cannot start was held as ready");
+                panics::say(
+                    || warn!(task = %task.id, %refused, "a task that cannot start was held as ready"),
+                );
                 self.ready.free_slot(task);
             }
             Unable::Unreadable(why) => {
@@ -299,7 +302,9 @@ impl Engine {
     fn store_released(self: &Arc<Self>, change: Result<Change, Refused>) {
         match change {
             Ok(change) => self.store(change),
-            Err(refused) => warn!(%refused, "a task that cannot be let go was held as ready"),
+            Err(refused) => {
+                panics::say(|| warn!(%refused, "a task that cannot be let go was held as ready"));
+            }
         }
     }
 
@@ -326,7 +331,9 @@ impl Engine {
                 self.end_attempt(task, || self.journal.change(change, then));
             }
             Err(refused) => {
-                warn!(task = %task.id, %refused, "an attempt ended that had not begun");
+                panics::say(
+                    || warn!(task = %task.id, %refused, "an attempt ended that had not begun"),
+                );
                 self.forget_attempt(task);
             }
         }
@@ -348,7 +355,7 @@ impl Attempt {
         if running.interrupted.get().is_some() {
             return engine.never_called(&task);
         }
-        let span = span_of(&task);
+        let span = panics::contain(|| span_of(&task)).unwrap_or_else(Span::none);
         let outcome = if running.token.is_cancelled() {
             running.outcome()
         } else {
@@ -441,13 +448,21 @@ async fn run_thread(
     limits: Limits<'_>,
 ) -> Outcome {
     let (runtime, span) = (tokio::runtime::Handle::current(), Span::current());
-    let Some(mut thread) = engine.threads.spawn(move || {
+    let spawned = engine.threads.spawn(move || {
         // So that the function finds the service's runtime, and not that of the pool.
         let _inside = runtime.enter();
         let _in_span = span.enter();
         context.sync_scope(|| panics::catch(work))
-    }) else {
-        return Outcome::Interrupted(BY_SHUTDOWN);
+    });
+    let mut thread = match spawned {
+        Ok(thread) => thread,
+        Err(NoThread::Closed) => return Outcome::Interrupted(BY_SHUTDOWN),
+        Err(NoThread::Refused(report)) => {
+            let why = report.message;
+            panics::say(|| warn!(%why, "no thread could be made for a plain function"));
+            let why = format!("no thread could be made for the function: {why}");
+            return Outcome::Failed(Failure::retry(why));
+        }
     };
     // A thread cannot be stopped from outside. The token asks it to; what it then returns is what counts.
     let mut timed_out = None;

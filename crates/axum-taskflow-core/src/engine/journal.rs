@@ -6,7 +6,6 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     future::poll_fn,
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -191,7 +190,7 @@ impl Going {
     }
 }
 
-/// If the code of a subscriber panics where a caller writes, the journal goes on all the same.
+/// If something panics where a caller writes, the journal goes on all the same.
 struct Unwinding<'a>(&'a Journal);
 
 impl Drop for Unwinding<'_> {
@@ -320,17 +319,10 @@ impl Journal {
         self.wake.notify_one();
     }
 
-    /// Asks the store. That its code panics is an outage: nothing is lost that was to be written.
+    /// Asks the store. If its code panics, nothing is lost that was to be written.
     fn write(&self, flight: &Flight) -> BackendFuture<'static, Written> {
         let (backend, batch) = (self.backend.clone(), flight.batch.clone());
-        Box::pin(async move {
-            let mut writing = pin!(async move { backend.write(batch).await });
-            let written = panics::catch_async(&mut writing).await;
-            written.unwrap_or_else(|report| {
-                let what = format!("the store {}", report.message);
-                Err(BackendError::unavailable(what))
-            })
-        })
+        Box::pin(panics::outage(async move { backend.write(batch).await }))
     }
 
     /// Queues a change; it is tried until it is stored or stale.
@@ -626,7 +618,8 @@ impl Journal {
             } else {
                 self.places
                     .add_permits(self.place_size(tasks.len()) as usize);
-                drop(then); // what was promised to these tasks is broken, and that looks into the queue
+                // What was promised to these tasks is broken, and that looks into the queue.
+                panics::contain(|| drop(then));
             }
         }
         (batch.changes, flight.thens) = changes
@@ -634,15 +627,19 @@ impl Journal {
             .map(|Entry { change, then }| (change, then))
             .unzip();
         if dropped > 0 {
-            warn!(
-                dropped,
-                "log lines of tasks were dropped: the task store is too slow or fails"
-            );
+            panics::say(|| {
+                warn!(
+                    dropped,
+                    "log lines of tasks were dropped: the task store is too slow or fails"
+                );
+            });
         }
         flight.batch = Arc::new(batch);
         flight
     }
 
+    /// Tells what came of a batch. What follows from one part of it may panic, be it in the subscriber of a log line:
+    /// the others hear of theirs all the same.
     fn answer(&self, flight: Flight, written: &Written, stored: &impl Fn(&[Note])) {
         let Flight {
             batch,
@@ -658,17 +655,18 @@ impl Journal {
         for (n, then, caller) in adds {
             let (own, rest) = answers.split_at(n);
             answers = rest;
-            callers.push((caller, then(Ok(own))));
+            let answer = panics::contain(|| then(Ok(own)));
+            callers.push((caller, answer.unwrap_or_else(|| Ok(own.to_vec()))));
         }
         let applied = written.changes.iter().copied();
         for ((change, then), applied) in batch.changes.iter().zip(thens).zip(applied) {
-            then(change, applied);
+            panics::contain(|| then(change, applied));
         }
         for sender in audits {
             // The caller may have stopped waiting; the entry is stored all the same.
             let _ = sender.send(Ok(()));
         }
-        stored(&batch.notes);
+        panics::contain(|| stored(&batch.notes));
         // Last: what has just begun is ahead of those who add more, and short tasks have left their slots to them.
         for (caller, answer) in callers {
             let _ = caller.send(answer); // he may have stopped waiting; the tasks are stored all the same
@@ -688,14 +686,16 @@ impl Journal {
             Ok(batch) => (batch.changes, batch.notes),
             Err(shared) => (shared.changes.clone(), shared.notes.clone()),
         };
-        error!(
-            error = %failure,
-            store = %self.backend.describe(),
-            tasks_refused = adds.len(),
-            changes_kept = changes.len(),
-            again_in_ms = again_in.as_millis(),
-            "cannot write to the task store"
-        );
+        panics::say(|| {
+            error!(
+                error = %failure,
+                store = %self.backend.describe(),
+                tasks_refused = adds.len(),
+                changes_kept = changes.len(),
+                again_in_ms = again_in.as_millis(),
+                "cannot write to the task store"
+            );
+        });
         {
             let mut queue = self.queue();
             for (change, then) in changes.into_iter().zip(thens).rev() {
@@ -721,7 +721,8 @@ impl Journal {
         }
         for (n, then, caller) in adds {
             self.places.add_permits(self.place_size(n) as usize);
-            let _ = caller.send(then(Err(&failure))); // as below
+            let answer = panics::contain(|| then(Err(&failure)));
+            let _ = caller.send(answer.unwrap_or_else(|| Err(unavailable(&failure)))); // as above
         }
         for sender in audits {
             // As above.
@@ -1072,7 +1073,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_where_a_caller_writes_stops_neither_the_journal_nor_the_callers_after_it() {
+    async fn a_panic_in_what_follows_from_a_batch_keeps_nobody_else_waiting() {
         let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
         let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
         let add = async |then: ThenAdded| {
@@ -1083,12 +1084,44 @@ mod tests {
             (panics::catch(|| journal.begin(|_| ())), answer)
         };
 
-        let (panicked, _) = add(Box::new(|_| panic!("on demand"))).await;
+        let (begun, mut answer) = add(Box::new(|_| panic!("on demand"))).await;
+        assert!(begun.is_ok());
+        assert_eq!(
+            answer.try_recv().unwrap().unwrap(),
+            [Enqueued::Created],
+            "it is stored"
+        );
         let (begun, mut answer) = add(Box::new(|written| Ok(written.unwrap().to_vec()))).await;
-
-        assert!(panicked.is_err());
         assert!(begun.is_ok());
         assert_eq!(answer.try_recv().unwrap().unwrap(), [Enqueued::Created]);
+
+        let heard = Arc::new(AtomicUsize::new(0));
+        let change = |panics: bool| {
+            let (Entry { change, .. }, heard) = (end(&ids, 2), heard.clone());
+            let then = Box::new(move |_: &Change, _| {
+                assert!(!panics, "on demand");
+                heard.fetch_add(1, Ordering::SeqCst);
+            });
+            journal.change(change, then);
+        };
+        change(true);
+        change(false);
+        let stored = AtomicUsize::new(0);
+        let running = journal.run(|_| {
+            stored.fetch_add(1, Ordering::SeqCst);
+            panic!("on demand");
+        });
+        let flushed = async {
+            journal.flushed().await;
+            change(false);
+            journal.flushed().await;
+        };
+        tokio::select! {
+            () = running => {}
+            () = flushed => {}
+        }
+        assert_eq!(heard.load(Ordering::SeqCst), 2);
+        assert_eq!(stored.load(Ordering::SeqCst), 2);
         assert!(journal.is_idle());
     }
 }

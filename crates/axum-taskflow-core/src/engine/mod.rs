@@ -19,7 +19,7 @@ mod executor;
 pub(crate) mod holds;
 pub(crate) mod journal;
 mod listener;
-mod panics;
+pub(crate) mod panics;
 mod pruner;
 mod ready;
 pub(crate) mod records;
@@ -164,9 +164,10 @@ impl Engine {
             let engine = engine.clone();
             async move {
                 let stored = |notes: &[Note]| engine.batch_stored(notes);
+                let write = || engine.journal.run(stored);
                 tokio::select! {
                     biased;
-                    () = engine.journal.run(stored) => {}
+                    () = engine.kept_up(Some(Duty::Write), &engine.stopped, write) => {}
                     () = engine.stopped.cancelled() => {}
                 }
             }
@@ -187,13 +188,54 @@ impl Engine {
     pub(crate) fn work(self: &Arc<Self>) {
         let me = self.instance();
         if me.role.runs_tasks() {
-            self.loops.spawn(self.clone().run_claimer());
+            self.keep_up(Some(Duty::Claim), Self::run_claimer);
         }
-        self.loops.spawn(self.clone().run_listener());
-        self.loops.spawn(self.clone().run_rescuer());
-        self.loops.spawn(self.clone().run_pruner());
-        self.loops.spawn(self.clone().run_scheduler());
+        self.keep_up(None, Self::run_listener);
+        self.keep_up(Some(Duty::Rescue), Self::run_rescuer);
+        self.keep_up(None, Self::run_pruner);
+        self.keep_up(Some(Duty::Schedule), Self::run_scheduler);
         info!(store = %self.backend.describe(), instance = %me.id, role = me.role.as_str(), "task manager started");
+    }
+
+    /// Runs a loop until shutdown begins.
+    fn keep_up<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        duty: Option<Duty>,
+        run: fn(Arc<Self>) -> F,
+    ) {
+        let engine = self.clone();
+        self.loops.spawn(async move {
+            let run = || run(engine.clone());
+            engine.kept_up(duty, &engine.stopping, run).await;
+        });
+    }
+
+    /// Runs a loop, and again after a panic, which is a trouble of its duty until that is done. The code of a store or
+    /// of a subscriber may panic, and a loop that had ended would be missed by nobody.
+    async fn kept_up<F: Future<Output = ()>>(
+        &self,
+        duty: Option<Duty>,
+        end: &CancellationToken,
+        run: impl Fn() -> F,
+    ) {
+        loop {
+            let mut running = Box::pin(run());
+            let Err(report) = panics::catch_async(&mut running).await else {
+                return;
+            };
+            if let Some(duty) = duty {
+                self.troubles.begin(duty, self.clock.now(), &report.message);
+            }
+            let place = report.place.unwrap_or_default();
+            panics::say(
+                || error!(?duty, why = %report.message, %place, "a loop of the engine panicked: it begins again"),
+            );
+            tokio::select! {
+                biased;
+                () = end.cancelled() => return,
+                () = tokio::time::sleep(jittered(LOOP_RETRY)) => {}
+            }
+        }
     }
 
     fn build(mut config: Config) -> Result<Self, Error> {
@@ -309,7 +351,7 @@ impl Engine {
         self.troubles
             .begin(Duty::Serve, self.clock.now(), &Duty::Serve.complaint());
         self.stopping.cancel();
-        info!("task manager is shutting down");
+        panics::say(|| info!("task manager is shutting down"));
         crash_point!("stop::begun");
         self.let_others_have(self.ready.stop());
         let done = async {
@@ -324,10 +366,12 @@ impl Engine {
             Ok(true)
         ) {
             let running = self.attempts();
-            warn!(
-                running = running.len(),
-                "the time to shut down is over: cancelling what still runs"
-            );
+            panics::say(|| {
+                warn!(
+                    running = running.len(),
+                    "the time to shut down is over: cancelling what still runs"
+                );
+            });
             for attempt in running {
                 attempt.interrupt(BY_SHUTDOWN);
             }
@@ -338,9 +382,11 @@ impl Engine {
         crash_point!("stop::before-flush");
         // A claim that was under way brings tasks that others may have.
         if !within(FLUSH_TIMEOUT, self.loops.wait()).await {
-            error!(
-                "the task store did not answer in time: what a claim took waits for a takeover if no answer comes"
-            );
+            panics::say(|| {
+                error!(
+                    "the task store did not answer in time: what a claim took waits for a takeover if no answer comes"
+                );
+            });
         }
         self.all_stored().await;
         self.threads.close();
@@ -377,9 +423,11 @@ impl Engine {
             .iter()
             .any(|it| it.task.requeue_on_interrupt && !it.was_cancelled())
         {
-            warn!(
-                "functions do not return: their tasks are for others when they do, or when this process ends"
-            );
+            panics::say(|| {
+                warn!(
+                    "functions do not return: their tasks are for others when they do, or when this process ends"
+                );
+            });
             // Until then the store must take this instance for alive.
             tokio::spawn(async move {
                 self.ready.all_done().await;
@@ -399,7 +447,7 @@ impl Engine {
     async fn close(&self) -> Result<(), BackendError> {
         self.stopped.cancel();
         self.backend.close().await?;
-        info!("task manager stopped");
+        panics::say(|| info!("task manager stopped"));
         Ok(())
     }
 
@@ -413,11 +461,13 @@ impl Engine {
         };
         let in_time = within(FLUSH_TIMEOUT, stored).await;
         if !in_time {
-            error!(
-                unwritten = self.journal.changes_waiting(),
-                looks = self.looks.len(),
-                "the task store did not take everything in time: the next start finds the rest as it was stored"
-            );
+            panics::say(|| {
+                error!(
+                    unwritten = self.journal.changes_waiting(),
+                    looks = self.looks.len(),
+                    "the task store did not take everything in time: the next start finds the rest as it was stored"
+                );
+            });
         }
         in_time
     }
@@ -427,7 +477,8 @@ impl Engine {
     fn give_up_on_threads(self: &Arc<Self>) {
         let now = self.clock.now();
         for attempt in self.attempts() {
-            warn!(task = %attempt.task.id, function = %attempt.task.name, "the function does not return: interrupted");
+            let (task, function) = (attempt.task.id, &attempt.task.name);
+            panics::say(|| warn!(%task, %function, "the function does not return: interrupted"));
             let change = match attempt.was_cancelled() {
                 true => Change::stopped(&attempt.task, now),
                 false => Change::given_up(&attempt.task, BY_SHUTDOWN, now),

@@ -6,12 +6,17 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     panic::{self, AssertUnwindSafe, PanicHookInfo},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Once,
     task::Poll,
 };
 
-use crate::failure::{FailureKind, FailureReport};
+use tracing::error;
+
+use crate::{
+    error::BackendError,
+    failure::{FailureKind, FailureReport},
+};
 
 thread_local! {
     /// True while a task's function runs on this thread.
@@ -74,6 +79,33 @@ pub(crate) async fn catch_async<T>(
         Err(report) => Poll::Ready(Err(report)),
     })
     .await
+}
+
+/// Asks the store. That its code panics is an outage.
+pub(crate) async fn outage<T>(
+    asked: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
+    let mut asked = pin!(asked);
+    let answer = catch_async(&mut asked).await;
+    answer.unwrap_or_else(|report| {
+        let what = format!("the store {}", report.message);
+        Err(BackendError::unavailable(what))
+    })
+}
+
+/// Calls `work`, which must not stop who calls it; a panic is logged, if it can be.
+pub(crate) fn contain<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch(work)
+        .map_err(|report| {
+            let place = report.place.unwrap_or_default();
+            say(|| error!(why = %report.message, %place, "a panic was caught: the engine goes on"));
+        })
+        .ok()
+}
+
+/// Logs where a panic of the subscriber, as one that writes to a broken pipe, would do harm.
+pub(crate) fn say(log: impl FnOnce()) {
+    let _ = catch(log); // there is nowhere to tell it
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Engine, jittered};
+use super::{Engine, jittered, panics};
 use crate::{
     backend::{Applied, Batch, Peer},
     change::{Change, HeldBy},
@@ -179,7 +179,9 @@ impl Engine {
     }
 
     fn let_go_of_own(self: &Arc<Self>, task: &Task) {
-        warn!(task = %task.id, function = %task.name, status = %task.life.status, "{LOST}");
+        panics::say(
+            || warn!(task = %task.id, function = %task.name, status = %task.life.status, "{LOST}"),
+        );
         let change = match task.life.status {
             TaskStatus::Running => Change::interrupted(task, LOST, self.clock.now()),
             _ => Change::released(task),
@@ -226,10 +228,13 @@ impl Engine {
     /// only grow, unless the store has gone back.
     async fn before(&self, change: &Change) -> Option<Task> {
         let task = loop {
-            match self.backend.get(change.id).await {
+            let stored = panics::outage(async { self.backend.get(change.id).await });
+            match stored.await {
                 Ok(task) => break task?,
                 Err(failure) => {
-                    warn!(task = %change.id, error = %failure, "cannot look why a change of a task is stale");
+                    panics::say(
+                        || warn!(task = %change.id, error = %failure, "cannot look why a change of a task is stale"),
+                    );
                     tokio::select! {
                         biased;
                         () = self.stopped.cancelled() => return None,

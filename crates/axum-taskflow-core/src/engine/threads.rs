@@ -2,16 +2,27 @@
 //! blocking pool.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{runtime::Runtime, task::JoinHandle};
+use tokio::{runtime::Runtime, sync::oneshot};
+
+use super::panics;
+use crate::failure::FailureReport;
 
 /// tokio's own pool, in a runtime that does nothing else: threads start when needed and end when idle.
 pub(crate) struct Threads {
     /// Taken at shutdown. A std mutex: held to hand over one closure.
     runtime: Mutex<Option<Runtime>>,
+}
+
+/// Why no thread runs the work.
+pub(crate) enum NoThread {
+    /// The pool is closed.
+    Closed,
+    /// The system refused to make one, and there was no other.
+    Refused(FailureReport),
 }
 
 impl Threads {
@@ -26,13 +37,22 @@ impl Threads {
         })
     }
 
-    /// Runs `work` on a thread; nothing after [`Threads::close`].
+    /// Runs `work` on a thread; what comes of it is sent, unless the pool is closed before.
+    ///
+    /// # Errors
+    /// [`NoThread`]; then `work` is never run.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<JoinHandle<T>> {
+    ) -> Result<oneshot::Receiver<T>, NoThread> {
+        let (run, take_back, returned) = offered(work);
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(runtime.as_ref()?.spawn_blocking(work))
+        let runtime = runtime.as_ref().ok_or(NoThread::Closed)?;
+        // tokio panics if the system makes no thread, and keeps what it was given for the next one.
+        match panics::catch(|| drop(runtime.spawn_blocking(run))) {
+            Err(report) if take_back() => Err(NoThread::Refused(report)),
+            _ => Ok(returned),
+        }
     }
 
     /// Takes no more work; what runs is left to itself.
@@ -44,8 +64,91 @@ impl Threads {
     }
 }
 
+/// How a thread runs `work`, how it is taken back (true if no thread had begun: none will), and what came of it.
+fn offered<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> (
+    impl FnOnce() + Send + 'static,
+    impl FnOnce() -> bool,
+    oneshot::Receiver<T>,
+) {
+    let (sender, returned) = oneshot::channel();
+    // A std mutex: held to take it out.
+    let offer = Arc::new(Mutex::new(Some((work, sender))));
+    let take = move || offer.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let take_back = take.clone();
+    let run = move || {
+        if let Some((work, sender)) = take() {
+            let _ = sender.send(work()); // nobody may wait any more
+        }
+    };
+    // Arguments that panic when they are dropped were there.
+    let take_back = move || panics::catch(|| take_back().is_some()).unwrap_or(true);
+    (run, take_back, returned)
+}
+
 impl Drop for Threads {
     fn drop(&mut self) {
         self.close(); // a runtime that is dropped inside another one would panic
+    }
+}
+
+#[cfg(test)]
+impl Threads {
+    /// From now on the system makes none: no address space has room for their stacks.
+    pub(crate) fn refuse(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .thread_stack_size(1 << 50)
+            .build();
+        let former = self.runtime.lock().unwrap().replace(runtime.unwrap());
+        former.unwrap().shutdown_background();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, manager::TaskManager, registry::TaskDef, status::TaskStatus};
+
+    #[test]
+    fn what_was_taken_back_is_never_run_and_what_has_begun_is_not_taken_back() {
+        let (run, take_back, mut returned) = offered(|| 7);
+        assert!(take_back());
+        run();
+        assert!(returned.try_recv().is_err());
+
+        let (run, take_back, mut returned) = offered(|| 7);
+        run();
+        assert!(!take_back());
+        assert_eq!(returned.try_recv(), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_function_for_which_no_thread_can_be_made_fails_and_frees_its_slot() {
+        fn add(a: u32, b: u32) -> u32 {
+            a + b
+        }
+        let config = Config {
+            collect: false,
+            tasks: vec![TaskDef::new(add).name("add")],
+            blocking_threads: 1,
+            ..Config::default()
+        };
+        let manager = TaskManager::start(config).await.unwrap();
+        let limit = Duration::from_secs(20);
+        manager.engine.threads.refuse();
+
+        for _ in 0..2 {
+            let id = manager.add_task(add, (1, 2)).retries(1).await.unwrap();
+            let ended = tokio::time::timeout(limit, manager.wait::<u32>(id)).await;
+            assert!(ended.expect("its slot is free").is_err());
+            let life = manager.get(id).await.unwrap().unwrap().life;
+            assert_eq!((life.status, life.attempt), (TaskStatus::Failed, 2));
+            let why = &life.error.unwrap().message;
+            assert!(
+                why.starts_with("no thread could be made for the function: "),
+                "{why}"
+            );
+        }
     }
 }

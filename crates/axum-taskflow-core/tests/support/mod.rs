@@ -167,6 +167,24 @@ impl<S: tracing::Subscriber> Layer<S> for Said {
     }
 }
 
+/// A log that cannot be written any more: each line that is more than a detail panics, on this thread.
+#[derive(Debug)]
+pub(crate) struct BrokenPipe;
+
+impl BrokenPipe {
+    /// As long as the guard is there.
+    pub(crate) fn here() -> DefaultGuard {
+        tracing::subscriber::set_default(Registry::default().with(Self))
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for BrokenPipe {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let is_said = *event.metadata().level() <= tracing::Level::INFO;
+        assert!(!is_said, "failed printing to stderr: Broken pipe");
+    }
+}
+
 /// A memory backend that fails and stalls on demand, and that can be looked into after `close`.
 #[derive(Clone, Debug)]
 pub(crate) struct Backstage(Arc<Stage>);
@@ -219,8 +237,23 @@ struct Stage {
     failed_calls: AtomicUsize,
     /// So many steps of schedules are stale, as if somebody were faster.
     stale_steps: AtomicUsize,
+    /// The next such call panics.
+    panic_in: Mutex<Option<Call>>,
+    /// Calls that can panic, in their order.
+    calls: Mutex<Vec<Call>>,
     /// What becomes of records and steps.
     link: watch::Sender<Link>,
+}
+
+/// What can be made to panic once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Beat,
+    Changed,
+    Claim,
+    Orphans,
+    Prune,
+    Records,
 }
 
 /// How many there were of each.
@@ -273,6 +306,8 @@ impl Backstage {
             out: AtomicBool::new(false),
             failed_calls: AtomicUsize::new(0),
             stale_steps: AtomicUsize::new(0),
+            panic_in: Mutex::default(),
+            calls: Mutex::default(),
             link: watch::Sender::new(Link::Works),
         }));
         (Arc::new(stage.clone()), stage)
@@ -409,6 +444,23 @@ impl Backstage {
         self.0.panics.store(n, Ordering::SeqCst);
     }
 
+    /// The next such call panics.
+    pub(crate) fn panic_in(&self, call: Call) {
+        *self.0.panic_in.lock().unwrap() = Some(call);
+    }
+
+    /// How many there were.
+    pub(crate) fn calls(&self, call: Call) -> usize {
+        let calls = self.0.calls.lock().unwrap();
+        calls.iter().filter(|it| **it == call).count()
+    }
+
+    fn called(&self, call: Call) {
+        self.0.calls.lock().unwrap().push(call);
+        let panics = self.0.panic_in.lock().unwrap().take_if(|it| *it == call);
+        assert!(panics.is_none(), "on demand");
+    }
+
     /// What was in the writes that were refused or panicked, in their order.
     pub(crate) fn spoilt(&self) -> Vec<Spoilt> {
         self.0.spoilt.lock().unwrap().clone()
@@ -505,6 +557,7 @@ impl Backend for Backstage {
 
     fn beat(&self, id: InstanceId, now: Timestamp) -> BackendFuture<'_, Standing> {
         Box::pin(async move {
+            self.called(Call::Beat);
             if self.0.failing.load(Ordering::SeqCst) && !self.0.beating.load(Ordering::SeqCst) {
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
@@ -612,6 +665,7 @@ impl Backend for Backstage {
 
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
         Box::pin(async move {
+            self.called(Call::Records);
             self.answers().await?;
             self.reached().await?;
             self.0.memory.records(query).await
@@ -620,6 +674,7 @@ impl Backend for Backstage {
 
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
         Box::pin(async move {
+            self.called(Call::Claim);
             self.answers().await?;
             let claimed = self.0.memory.claim(claim).await;
             if *self.0.holding_claims.borrow() {
@@ -643,6 +698,7 @@ impl Backend for Backstage {
     }
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
+        self.called(Call::Orphans);
         self.0.memory.orphans(limit)
     }
 
@@ -677,10 +733,12 @@ impl Backend for Backstage {
     }
 
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
+        self.called(Call::Prune);
         self.0.memory.prune(prune)
     }
 
     fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        self.called(Call::Changed);
         self.0.memory.changed(seen)
     }
 
