@@ -167,7 +167,7 @@ impl<S: tracing::Subscriber> Layer<S> for Said {
     }
 }
 
-/// A log that cannot be written any more: each line that is more than a detail panics, on this thread.
+/// A log that cannot be written any more: each line and span that is more than a detail panics, on this thread.
 #[derive(Debug)]
 pub(crate) struct BrokenPipe;
 
@@ -181,6 +181,16 @@ impl BrokenPipe {
 impl<S: tracing::Subscriber> Layer<S> for BrokenPipe {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let is_said = *event.metadata().level() <= tracing::Level::INFO;
+        assert!(!is_said, "failed printing to stderr: Broken pipe");
+    }
+
+    fn on_new_span(
+        &self,
+        span: &tracing::span::Attributes<'_>,
+        _: &tracing::span::Id,
+        _: Context<'_, S>,
+    ) {
+        let is_said = *span.metadata().level() <= tracing::Level::INFO;
         assert!(!is_said, "failed printing to stderr: Broken pipe");
     }
 }
