@@ -735,14 +735,16 @@ impl Journal {
         self.troubles.begin(Duty::Write, self.clock.now(), failure);
         self.stored_or_dropped(&flight.batch);
         for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
-            error!(
-                error = %failure,
-                task = %change.id,
-                function = %change.name,
-                status = %change.life.status,
-                "the task store refuses a change for good: it is dropped, and the task stays as it is stored"
-            );
-            then(change, Applied::Stale);
+            panics::say(|| {
+                error!(
+                    error = %failure,
+                    task = %change.id,
+                    function = %change.name,
+                    status = %change.life.status,
+                    "the task store refuses a change for good: it is dropped, and the task stays as it is stored"
+                );
+            });
+            panics::contain(|| then(change, Applied::Stale));
         }
     }
 

@@ -486,7 +486,7 @@ impl Engine {
             match change {
                 Ok(change) => self.store(change),
                 Err(refused) => {
-                    warn!(task = %attempt.task.id, %refused, "a running task is not running");
+                    panics::say(|| warn!(%task, %refused, "a running task is not running"));
                 }
             }
         }
@@ -498,7 +498,9 @@ impl Engine {
             match Change::released(&task) {
                 Ok(change) => self.store(change),
                 Err(refused) => {
-                    warn!(task = %task.id, %refused, "a task that was held is finished");
+                    panics::say(
+                        || warn!(task = %task.id, %refused, "a task that was held is finished"),
+                    );
                 }
             }
         }
