@@ -2731,6 +2731,38 @@ async fn a_function_that_was_cancelled_and_ends_after_the_time_to_shut_down_is_n
     assert_eq!(life.status, TaskStatus::Cancelled);
 }
 
+#[tokio::test]
+async fn a_task_that_was_cancelled_while_its_start_was_on_its_way_is_not_for_others_after_a_shutdown()
+ {
+    let (said, _log) = Said::here();
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.shutdown_timeout = Duration::ZERO;
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    // One that a process died of: a claim does not begin it, its start is a write of its own.
+    let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    task.life.crashes = 1;
+    task.requeue_on_interrupt = true;
+    backstage.hold_starts(true);
+    backstage.store(&task).await;
+    let manager = start(config).await;
+    backstage.start_held().await;
+
+    assert_eq!(manager.cancel(task.id).await.unwrap(), Cancelled::Asked);
+    let is_stored = async {
+        let is_over = async || (said.n("the time to shut down is over") > 0).then_some(());
+        support::until(is_over).await;
+        backstage.hold_starts(false);
+    };
+    tokio::join!(manager.drain(), is_stored);
+
+    let life = backstage.task(task.id).await.life;
+    assert_eq!((life.status, probe.total()), (TaskStatus::Cancelled, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_shuts_down_meanwhile_waits_until_the_store_is_closed() {
     let (backend, backstage) = Backstage::new();

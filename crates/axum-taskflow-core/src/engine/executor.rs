@@ -96,8 +96,15 @@ impl Running {
 
     fn outcome(&self) -> Outcome {
         match self.interrupted.get() {
-            Some(why) if !self.was_cancelled() => Outcome::Interrupted(why),
-            _ => Outcome::Cancelled,
+            Some(why) => self.cut_off(why),
+            None => Outcome::Cancelled,
+        }
+    }
+
+    fn cut_off(&self, why: &'static str) -> Outcome {
+        match self.was_cancelled() {
+            true => Outcome::Cancelled,
+            false => Outcome::Interrupted(why),
         }
     }
 }
@@ -352,7 +359,7 @@ impl Attempt {
             running,
             timeout,
         } = self;
-        if running.interrupted.get().is_some() {
+        if running.interrupted.get().is_some() && !running.was_cancelled() {
             return engine.never_called(&task);
         }
         let span = panics::contain(|| span_of(&task)).unwrap_or_else(Span::none);
@@ -456,7 +463,7 @@ async fn run_thread(
     });
     let mut thread = match spawned {
         Ok(thread) => thread,
-        Err(NoThread::Closed) => return Outcome::Interrupted(BY_SHUTDOWN),
+        Err(NoThread::Closed) => return limits.running.cut_off(BY_SHUTDOWN),
         Err(NoThread::Refused(report)) => {
             let why = report.message;
             panics::say(|| warn!(%why, "no thread could be made for a plain function"));
@@ -487,7 +494,7 @@ async fn run_thread(
         }
         Ok(Err(report)) => Outcome::Panicked(report),
         // Panics are caught inside; what is left is a pool that shut down before the thread began.
-        Err(_) => Outcome::Interrupted(BY_SHUTDOWN),
+        Err(_) => limits.running.cut_off(BY_SHUTDOWN),
     }
 }
 
