@@ -20,8 +20,8 @@ use tracing::{debug, info, warn};
 use crate::{
     change::Change,
     clock::Timestamp,
-    engine::panics,
     id::{Epoch, TaskId},
+    panics,
     status::TaskStatus,
     task::{Life, LogLine, Progress, Task},
 };

@@ -29,6 +29,7 @@ mod change;
 mod backend;
 mod health;
 mod memory;
+mod panics;
 mod event;
 mod context;
 mod trace_context;

@@ -8,12 +8,13 @@ use std::{
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Engine, LAPSED, SUPERSEDED, jittered, panics};
+use super::{Engine, LAPSED, SUPERSEDED, jittered};
 use crate::{
     backend::{Instance, Standing},
     clock::Timestamp,
     error::BackendError,
     health::Duty,
+    panics,
 };
 
 /// Between two beats, at most.

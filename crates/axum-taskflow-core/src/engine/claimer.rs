@@ -7,12 +7,13 @@ use std::sync::{
 
 use tracing::error;
 
-use super::{Engine, panics};
+use super::Engine;
 use crate::{
     backend::{Claim, Turn},
     clock::Timestamp,
     error::BackendError,
     health::Duty,
+    panics,
     task::{Executor, Task},
 };
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span, warn};
 
-use super::{Engine, Next, panics, threads::NoThread};
+use super::{Engine, Next};
 use crate::{
     backend::Applied,
     change::{Change, Outcome},
@@ -21,6 +21,7 @@ use crate::{
     context::TaskContext,
     failure::Failure,
     handler::{Invocation, Returned},
+    panics,
     registry::{Prepared, TaskDef},
     status::Refused,
     task::{Executor, LogLevel, Task},
@@ -463,8 +464,8 @@ async fn run_thread(
     });
     let mut thread = match spawned {
         Ok(thread) => thread,
-        Err(NoThread::Closed) => return limits.running.cut_off(BY_SHUTDOWN),
-        Err(NoThread::Refused(report)) => {
+        Err(None) => return limits.running.cut_off(BY_SHUTDOWN),
+        Err(Some(report)) => {
             let why = report.message;
             panics::say(|| warn!(%why, "no thread could be made for a plain function"));
             let why = format!("no thread could be made for the function: {why}");

@@ -17,7 +17,6 @@ use std::{
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{error, warn};
 
-use super::panics;
 use crate::{
     backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Enqueued, Note, Said, Written},
     change::Change,
@@ -25,6 +24,7 @@ use crate::{
     error::{BackendError, Error, ErrorKind},
     health::{Duty, Troubles},
     id::{Epoch, TaskId},
+    panics,
     task::{Progress, Task},
 };
 

@@ -19,7 +19,6 @@ mod executor;
 pub(crate) mod holds;
 pub(crate) mod journal;
 mod listener;
-pub(crate) mod panics;
 mod pruner;
 mod ready;
 pub(crate) mod records;
@@ -66,6 +65,7 @@ use crate::{
     event::Feed,
     health::{Duty, Troubles},
     id::{IdSource, InstanceId, TaskId},
+    panics,
     registry::{Registry, TaskDef, collected},
     status::TaskStatus,
     task::{Executor, Task, TaskOptions},

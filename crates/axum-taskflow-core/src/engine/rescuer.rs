@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Engine, jittered, panics};
+use super::{Engine, jittered};
 use crate::{
     backend::{Applied, Batch, Peer},
     change::{Change, HeldBy},
@@ -18,6 +18,7 @@ use crate::{
     error::BackendError,
     health::Duty,
     id::{Epoch, InstanceId, TaskId},
+    panics,
     status::TaskStatus,
     task::Task,
 };

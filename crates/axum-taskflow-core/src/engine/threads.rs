@@ -8,21 +8,12 @@ use std::{
 
 use tokio::{runtime::Runtime, sync::oneshot};
 
-use super::panics;
-use crate::failure::FailureReport;
+use crate::{failure::FailureReport, panics};
 
 /// tokio's own pool, in a runtime that does nothing else: threads start when needed and end when idle.
 pub(crate) struct Threads {
     /// Taken at shutdown. A std mutex: held to hand over one closure.
     runtime: Mutex<Option<Runtime>>,
-}
-
-/// Why no thread runs the work.
-pub(crate) enum NoThread {
-    /// The pool is closed.
-    Closed,
-    /// The system refused to make one, and there was no other.
-    Refused(FailureReport),
 }
 
 impl Threads {
@@ -40,17 +31,17 @@ impl Threads {
     /// Runs `work` on a thread; what comes of it is sent, unless the pool is closed before.
     ///
     /// # Errors
-    /// [`NoThread`]; then `work` is never run.
+    /// The system makes no thread, as the report says, or the pool is closed; then `work` is never run.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<oneshot::Receiver<T>, NoThread> {
+    ) -> Result<oneshot::Receiver<T>, Option<FailureReport>> {
         let (run, take_back, returned) = offered(work);
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        let runtime = runtime.as_ref().ok_or(NoThread::Closed)?;
+        let runtime = runtime.as_ref().ok_or(None)?;
         // tokio panics if the system makes no thread, and keeps what it was given for the next one.
         match panics::catch(|| drop(runtime.spawn_blocking(run))) {
-            Err(report) if take_back() => Err(NoThread::Refused(report)),
+            Err(report) if take_back() => Err(Some(report)),
             _ => Ok(returned),
         }
     }
