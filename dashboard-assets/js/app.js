@@ -236,7 +236,7 @@
     pill();
     // A button that a patch has hidden cannot keep the focus: its row's link is next to it.
     if (focused && focused !== body && focused.offsetParent === null) $(".name", focused.closest("tr") ?? body)?.focus();
-    if (renewTask) renew();
+    if (renewTask) renewSoon(500);
   }
 
   const statusOf = (word) => (["scheduled", "retrying", "held"].includes(word) ? "pending" : word);
@@ -266,9 +266,10 @@
   let renewTimer = 0;
 
   /** On a busy page every copy is old at once: a fresh one at most every 5 s, and none while paused. */
-  function renewSoon() {
+  function renewSoon(apart = 5000) {
     clearTimeout(renewTimer);
-    renewTimer = setTimeout(() => (paused ? renewSoon() : renew()), Math.max(paused ? 1000 : 0, renewedAt + 5000 - Date.now()));
+    const wait = Math.max(paused ? 1000 : 0, renewedAt + apart - Date.now());
+    renewTimer = setTimeout(() => (paused ? renewSoon(apart) : renew()), wait);
   }
 
   /** Reads the page again and takes over what the server printed, without a jump. */
@@ -279,7 +280,10 @@
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected || answer.status === 401) return location.reload();
-      if (!answer.ok && answer.status !== 404) return say("off", `The server answered ${answer.status}, data from ${clock(heardAt)}`);
+      if (!answer.ok && answer.status !== 404) {
+        say("off", `The server answered ${answer.status}, data from ${clock(heardAt)}`);
+        return renewLater();
+      }
       const copy = new DOMParser().parseFromString(await answer.text(), "text/html");
       const log = $("#log");
       const followed = log && log.scrollHeight - log.scrollTop - log.clientHeight < 40;
@@ -303,9 +307,18 @@
       open();
     } catch {
       say("off", `Not reachable, data from ${clock(heardAt)}`);
+      renewLater();
     } finally {
       renewing = false;
     }
+  }
+
+  /** A copy that did not come is asked for again, unless a stream tells when the server is back. */
+  function renewLater() {
+    if (source || document.hidden) return;
+    again = Math.min(again * 2, 30000);
+    clearTimeout(renewTimer);
+    renewTimer = setTimeout(renew, again);
   }
 
   function replace(part, other) {
@@ -351,14 +364,15 @@
       $(".percent-of", bar).textContent = `${Math.floor(delta.p * 100)} %`;
       if (delta.m !== undefined) $(".message", bar).textContent = delta.m;
     }
-    return delta.s !== undefined && ($("#task").dataset.s !== delta.s || delta.s === "running" || delta.s === "retrying");
+    const task = $("#task").dataset;
+    return delta.s !== undefined && (task.s !== delta.s || (delta.a !== undefined && delta.a !== Number(task.a)));
   }
 
   function append(more) {
     const log = $("#log");
     if (!log) return void renew();
     const have = Number(log.dataset.lines);
-    if (more.from > have) return void renew();
+    if (more.from > have) return renewSoon(500);
     const followed = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     for (const [time, level, attempt, text] of more.lines.slice(have - more.from)) {
       if (String(attempt) !== log.dataset.attempt) {
@@ -374,7 +388,7 @@
       word.textContent = level;
       log.append(at, " ", word, " ", text, "\n");
     }
-    log.dataset.lines = more.from + more.lines.length;
+    log.dataset.lines = Math.max(have, more.from + more.lines.length); // a stream that came back says some of them again
     if (followed) log.scrollTop = log.scrollHeight;
   }
 
@@ -480,6 +494,7 @@
     clearTimeout(hidingTimer);
     if (document.hidden) {
       hidingTimer = setTimeout(() => {
+        clearTimeout(timer);
         if (source) source.close();
         source = null;
       }, 30000);

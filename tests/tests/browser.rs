@@ -298,6 +298,12 @@ async fn a_task_has_a_page_that_follows_it() {
     browser
         .becomes("document.querySelector('#progress progress').value === 0.5")
         .await;
+    // As long as nothing changes, the page is not read again and again.
+    let reads = "performance.getEntriesByType('resource').filter((it) => it.initiatorType === 'fetch').length";
+    let before = browser.eval(reads).await.as_u64().unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let after = browser.eval(reads).await.as_u64().unwrap();
+    assert!(after <= before + 2, "{before} reads, and then {after}");
     service.open("second").await;
     browser
         .becomes("document.querySelector('#task').dataset.s === 'success'")

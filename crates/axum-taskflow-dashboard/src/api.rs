@@ -395,7 +395,9 @@ pub(crate) async fn bulk_retry(
         ..Retried::default()
     };
     let outcome = retry_all(&call.shared.manager, ids, &mut retried).await;
-    let head: Vec<&String> = body.task_ids.iter().take(20).collect();
+    // They may be no ids, and of any length.
+    let head = body.task_ids.iter().take(20);
+    let head: Vec<String> = head.map(|id| crate::text::head(id, 64)).collect();
     let detail = serde_json::json!({
         "dispatched": retried.dispatched, "skipped": retried.skipped, "task_ids": head,
     });

@@ -692,10 +692,12 @@ impl Viewer {
                     }
                     told.insert(task.id, delta);
                 }
-                if *is_top {
+                if *is_top && self.fresh.len() < FRESH_MAX {
                     (query.after, query.before) = (Some(*hi), None);
                     let newer = filter.page(manager, query).await?;
-                    self.fresh.extend(newer.tasks.iter().map(|task| task.id));
+                    let room = FRESH_MAX - self.fresh.len();
+                    self.fresh
+                        .extend(newer.tasks.iter().take(room).map(|task| task.id));
                 }
                 if is_torn {
                     self.push("reset", &serde_json::json!({ "why": "gap" }));
