@@ -268,8 +268,7 @@
   /** On a busy page every copy is old at once: a fresh one at most every 5 s, and none while paused. */
   function renewSoon(apart = 5000) {
     clearTimeout(renewTimer);
-    const wait = Math.max(paused ? 1000 : 0, renewedAt + apart - Date.now());
-    renewTimer = setTimeout(() => (paused ? renewSoon(apart) : renew()), wait);
+    renewTimer = setTimeout(() => (paused ? renewSoon(apart) : renew()), Math.max(paused ? 1000 : 0, renewedAt + apart - Date.now()));
   }
 
   /** Reads the page again and takes over what the server printed, without a jump. */
@@ -280,10 +279,7 @@
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected || answer.status === 401) return location.reload();
-      if (!answer.ok && answer.status !== 404) {
-        say("off", `The server answered ${answer.status}, data from ${clock(heardAt)}`);
-        return renewLater();
-      }
+      if (!answer.ok && answer.status !== 404) return renewLater(`The server answered ${answer.status}`);
       const copy = new DOMParser().parseFromString(await answer.text(), "text/html");
       const log = $("#log");
       const followed = log && log.scrollHeight - log.scrollTop - log.clientHeight < 40;
@@ -306,15 +302,15 @@
       dress();
       open();
     } catch {
-      say("off", `Not reachable, data from ${clock(heardAt)}`);
-      renewLater();
+      renewLater("Not reachable");
     } finally {
       renewing = false;
     }
   }
 
-  /** A copy that did not come is asked for again, unless a stream tells when the server is back. */
-  function renewLater() {
+  /** Unless a stream tells when the server is back. */
+  function renewLater(why) {
+    say("off", `${why}, data from ${clock(heardAt)}`);
     if (source || document.hidden) return;
     again = Math.min(again * 2, 30000);
     clearTimeout(renewTimer);
@@ -388,7 +384,7 @@
       word.textContent = level;
       log.append(at, " ", word, " ", text, "\n");
     }
-    log.dataset.lines = Math.max(have, more.from + more.lines.length); // a stream that came back says some of them again
+    log.dataset.lines = Math.max(have, more.from + more.lines.length); // some may come again
     if (followed) log.scrollTop = log.scrollHeight;
   }
 
