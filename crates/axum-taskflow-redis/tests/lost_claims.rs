@@ -168,8 +168,14 @@ async fn what_somebody_holds_is_not_claimed_whatever_lies_among_what_is_due() {
 async fn a_task_is_claimed_once_if_it_is_said_to_wait_for_two_times() {
     let bench = Bench::with(2).await;
     let place = first_place(&bench);
-    put_among_due(&bench, &format!("{}{:015}{}", &place[..8], 1, &place[23..]));
+    let earlier = format!("{}{:015}{}", &place[..8], 1, &place[23..]);
+    put_among_due(&bench, &earlier);
 
+    assert!(bench.claim(1).await.unwrap().is_empty(), "not by this one");
+    let id = bench.added[0].to_string();
+    let waits = bench.server.command(&["ZSCORE", "{taskflow}:o:-", &id]);
+    assert_eq!(waits, "0", "it is among those that wait");
+    put_among_due(&bench, &earlier);
     assert_eq!(bench.claim(9).await.unwrap(), [0, 1]);
     assert!(bench.claim(9).await.unwrap().is_empty());
 }

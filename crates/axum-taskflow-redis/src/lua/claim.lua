@@ -132,7 +132,7 @@ if #ids < limit then
     local found = get_all('l:', taken)
     -- What an id begins with is when its task was created: none begins before that (Life::begun).
     local now_in_ids = string.format('%08x-%04x', math.floor(now / 65536), now % 65536)
-    local to_set, held, begun = {}, {}, {}
+    local to_set, held, left, begun = {}, {}, {}, {} -- left: nobody's no more
     for n, id in ipairs(taken) do
         local life, place = found[n] or '', places[n]
         local status, epoch, attempt, crashes = 'pending', '1', '1', '0'
@@ -147,6 +147,7 @@ if #ids < limit then
         end
         if not is_free or run_at and tonumber(run_at) ~= tonumber(string.sub(place, 9, 23)) then
             first_skipped = first_skipped or place -- nobody waits there
+            if life == '' then left[#left + 1] = id end
         else
             if status == 'pending' and crashes == '0' then
                 local started_at = ARGV[4]
@@ -165,6 +166,7 @@ if #ids < limit then
             end
             local at = #ids + 1
             ids[at], lives[at] = id, life
+            left[#left + 1] = id
             at = #held
             held[at + 1], held[at + 2] = '0', id
             to_set[at + 1], to_set[at + 2] = P .. 'l:' .. id, life
@@ -178,7 +180,7 @@ if #ids < limit then
         count('running', name, n)
     end
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
-    each_chunk(taken, function(...) redis.call('ZREM', P .. 'o:-', ...) end)
+    each_chunk(left, function(...) redis.call('ZREM', P .. 'o:-', ...) end)
     each_chunk(held, function(...) redis.call('ZADD', P .. 'o:' .. owner, ...) end)
     for name, of_name in pairs(of_names) do
         each_chunk(of_name, function(...) redis.call('ZREM', P .. 'w:' .. name, ...) end)
