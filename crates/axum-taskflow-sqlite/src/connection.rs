@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum_taskflow_core::BackendError;
@@ -11,7 +11,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, PrepFlags, Statement, config::D
 
 use crate::{
     Durability,
+    checkpoints::OTHERS_WAITED_FOR,
     fault::Fault,
+    place,
     schema::{self, Found},
 };
 
@@ -44,6 +46,13 @@ pub(crate) fn place(path: &Path) -> Result<PathBuf, BackendError> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    if fs::canonicalize(path).is_ok_and(|path| place::is_mounted(&path)) {
+        return cannot(
+            "this file is mounted by itself; its log and its locks lie beside it, where other processes must find them \
+             and where they must be kept: mount the folder"
+                .into(),
+        );
+    }
     // Absolute, so that neither a later change of the working folder nor a name such as "file:x" means another file.
     match fs::canonicalize(folder) {
         Ok(folder) if folder.is_dir() => Ok(folder.join(name)),
@@ -140,14 +149,18 @@ fn set_up_writer(
     set_up_any(conn)
 }
 
-/// A second connection that can write, for checkpoints only: it never waits for anybody.
-pub(crate) fn open_checkpointer(path: &Path) -> Result<Connection, Fault> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags)?;
-    // The log is flushed before it is carried over, and the file after that, whatever an accepted task survives.
-    set(&conn, "synchronous", "NORMAL", "1")?;
-    set_up_any(&conn)?;
-    Ok(conn)
+/// Two more connections that can write, for checkpoints only.
+pub(crate) fn open_checkpointers(path: &Path) -> Result<[Connection; 2], Fault> {
+    let open = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_handler(Some(patience(OTHERS_WAITED_FOR)))?;
+        // The log is flushed before it is carried over, and the file after that, whatever an accepted task survives.
+        set(&conn, "synchronous", "NORMAL", "1")?;
+        set_up_any(&conn)?;
+        Ok::<_, Fault>(conn)
+    };
+    Ok([open()?, open()?])
 }
 
 /// The one name of a file that is open: those who came by a link must find each other's locks.
@@ -201,17 +214,15 @@ fn set(conn: &Connection, pragma: &str, value: &str, expected: &str) -> Result<(
 /// Waits for a lock of another process in short, uneven steps: SQLite's own steps grow to 100 ms, and whoever
 /// waits longest is then served last.
 fn patience(lock_wait: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
-    let mut slept = Duration::ZERO;
+    let mut begun = Instant::now();
     move |n_tries| {
         if n_tries == 0 {
-            slept = Duration::ZERO;
+            begun = Instant::now();
         }
-        if slept >= lock_wait {
+        if begun.elapsed() >= lock_wait {
             return false;
         }
-        let step = Duration::from_micros(fastrand::u64(50..400));
-        std::thread::sleep(step);
-        slept += step;
+        std::thread::sleep(Duration::from_micros(fastrand::u64(50..400)));
         true
     }
 }
@@ -305,14 +316,17 @@ mod tests {
 
     #[test]
     fn patience_ends_and_begins_anew_for_each_lock() {
-        let mut patience = patience(Duration::from_millis(3));
+        let lock_wait = Duration::from_millis(20);
+        let mut patience = patience(lock_wait);
 
+        let begun = Instant::now();
         let n_tries = (0..).take_while(|n| patience(*n)).count();
+        let waited = begun.elapsed();
 
-        assert!(
-            (3..=60).contains(&n_tries),
-            "{n_tries} tries of 0.05 to 0.4 ms"
-        );
+        assert!(waited >= lock_wait, "{waited:?}");
+        assert!((1..=400).contains(&n_tries), "{n_tries} tries");
         assert!(patience(0), "the next lock is waited for as long");
+        std::thread::sleep(lock_wait); // a try that takes its time counts too
+        assert!(!patience(1), "what counts is the time that has passed");
     }
 }

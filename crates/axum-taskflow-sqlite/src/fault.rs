@@ -1,6 +1,11 @@
 //! What can go wrong past the door, and how a caller is told.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
 use axum_taskflow_core::BackendError;
 use rusqlite::ErrorCode;
@@ -20,6 +25,15 @@ pub(crate) enum Fault {
     /// Something is stored that this program does not understand.
     #[error("{0}")]
     Unreadable(String),
+    /// Ours, or that of whoever writes the log lines of the program.
+    #[error("there was a panic (standard error says where)")]
+    Panicked,
+}
+
+/// Keeps a panic from ending a thread that others go on asking.
+pub(crate) fn contain<T>(act: impl FnOnce() -> T) -> Result<T, Fault> {
+    // Unwind safe: what was half done is in a transaction, which is undone.
+    catch_unwind(AssertUnwindSafe(act)).map_err(|_| Fault::Panicked)
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -63,7 +77,7 @@ impl Fault {
         };
         let error = match &**self {
             Self::Unreadable(_) => BackendError::refused(said("")),
-            Self::File(_) => BackendError::unavailable(said("")),
+            Self::File(_) | Self::Panicked => BackendError::unavailable(said("")),
             Self::Lost(_) => BackendError::unavailable(said(
                 "; tasks that were accepted before go on, new ones would be lost: put the file back, or restart the \
                  process",

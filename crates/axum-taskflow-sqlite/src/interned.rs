@@ -98,7 +98,13 @@ impl Interned {
         };
         self.instances.insert(id, no);
         self.instance_ids.insert(no, id);
+        self.last_instance = Some((id, no));
         Ok(no)
+    }
+
+    /// The instance that was asked for last, and its number.
+    pub(crate) fn last_instance(&self) -> Option<(InstanceId, i64)> {
+        self.last_instance
     }
 
     /// Makes an instance known with all that is to be said about it.

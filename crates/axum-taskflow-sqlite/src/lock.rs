@@ -2,7 +2,7 @@
 //! death was like, and no clock is asked.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -28,6 +28,8 @@ pub(crate) struct LockFolder {
     /// Instances whose locks somebody has deleted: the last beat of each, and since when no other was seen. A std
     /// mutex: held for one look.
     missing: Arc<Mutex<HashMap<InstanceId, (Timestamp, Instant)>>>,
+    /// Instances of other users, whose locks this process may not look at: it is said once. A std mutex: as above.
+    hidden: Arc<Mutex<HashSet<InstanceId>>>,
 }
 
 /// The locks that are held here.
@@ -46,6 +48,7 @@ impl LockFolder {
         Self {
             path: folder.into(),
             missing: Arc::default(),
+            hidden: Arc::default(),
         }
     }
 
@@ -57,10 +60,24 @@ impl LockFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(beat_at.is_none_or(|beat_at| self.is_silent(id, beat_at)))
             }
+            // What one of them hides must not keep all others from being taken over.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.say_hidden(id, &error);
+                Ok(false)
+            }
             looked => {
                 self.missing().remove(&id);
                 looked
             }
+        }
+    }
+
+    fn say_hidden(&self, id: InstanceId, error: &io::Error) {
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        if hidden.insert(id) {
+            let path = self.path(id);
+            tracing::warn!(%id, ?path, %error, "the lock of an instance cannot be looked at: it counts as alive, and nobody \
+                takes over its tasks; let all processes that share the file run as one user");
         }
     }
 
@@ -193,12 +210,52 @@ impl Locks {
     }
 }
 
+impl Drop for Locks {
+    /// Whoever panics does not stop the functions that run: the locks stay until the process ends.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::mem::forget(std::mem::take(&mut self.held));
+        }
+    }
+}
+
 fn is_unlocked(path: &Path) -> io::Result<bool> {
-    let file = File::options().write(true).open(path)?;
+    let open = |options: &mut fs::OpenOptions| options.open(path);
+    let file = match open(File::options().write(true)) {
+        // The file of another user; here a lock needs no right to write.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open(File::options().read(true))?
+        }
+        opened => opened?,
+    };
     match file.try_lock() {
         // Let go of at the end of this function; the id is never used again, so nobody can miss it.
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum_taskflow_core::IdSource;
+
+    use super::*;
+
+    #[test]
+    fn locks_outlive_a_panic_of_the_thread_that_took_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = LockFolder::beside(&folder.path().join("tasks.db"));
+        let id = IdSource::default().instance(Timestamp::default());
+        let mut locks = Locks::of(folder.clone());
+        locks.take(id).unwrap();
+
+        let thread = std::thread::spawn(move || {
+            let _locks = locks;
+            panic!("on demand");
+        });
+        thread.join().unwrap_err();
+
+        assert!(!folder.is_dead(id, None).unwrap());
     }
 }

@@ -78,6 +78,35 @@ impl Lying {
     }
 }
 
+/// True if this file is mounted by itself, as containers may do: what lies beside it then lies elsewhere.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    // Without /proc it cannot be told.
+    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| is_among(&mounts, path))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_mounted(_: &Path) -> bool {
+    false
+}
+
+/// <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
+#[cfg(target_os = "linux")]
+fn is_among(mounts: &str, path: &Path) -> bool {
+    let Some(path) = path.to_str() else {
+        return false;
+    };
+    // These are written by their numbers, as they would end the field.
+    let escaped = path
+        .replace('\\', "\\134")
+        .replace(' ', "\\040")
+        .replace('\t', "\\011")
+        .replace('\n', "\\012");
+    mounts
+        .lines()
+        .any(|mount| mount.split(' ').nth(4) == Some(&escaped))
+}
+
 /// True if this open file is the one that lies at `path`.
 pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
@@ -96,4 +125,20 @@ fn file_id(metadata: &Metadata) -> FileId {
 #[cfg(not(unix))]
 fn file_id(_: &Metadata) -> FileId {
     None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mounted_file_is_told_from_one_in_a_mounted_folder() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                      30 22 8:1 /srv /data rw - ext4 /dev/sda1 rw\n\
+                      31 22 8:1 /srv/my\\040tasks.db /app/my\\040tasks.db rw - ext4 /dev/sda1 rw\n";
+
+        assert!(is_among(mounts, Path::new("/app/my tasks.db")));
+        assert!(!is_among(mounts, Path::new("/data/tasks.db")));
+        assert!(!is_among(mounts, Path::new("/app/my")));
+    }
 }

@@ -12,12 +12,15 @@ use crate::{
     transaction::{Transaction, at_most},
 };
 
-/// A part of the work ends after this many rows even if few tasks were looked at: others wait to write.
+/// A part of the work ends after this many rows, or pages of large ones, even if few tasks were looked at: others wait
+/// to write.
 const ROWS_MAX: usize = 10_000;
+const PAGE_BYTES: u32 = 4_096;
 
 #[derive(Debug)]
 pub(crate) struct PruneVerb<'c> {
     oldest: Statement<'c>,
+    found_by: Statement<'c>,
     delete_task: Statement<'c>,
     delete_attempts: Statement<'c>,
     delete_logs: Statement<'c>,
@@ -30,13 +33,12 @@ pub(crate) struct PruneVerb<'c> {
     delete_instances: Statement<'c>,
 }
 
-/// What a task must tell before it is deleted.
+/// What tells whether a task is to be deleted, and how large it is.
 struct Old {
     func: i64,
     status: TaskStatus,
     finished_at: Option<Timestamp>,
-    tags: Tags,
-    tracking_id: Option<Arc<str>>,
+    n_pages: u32,
 }
 
 impl Old {
@@ -45,8 +47,23 @@ impl Old {
             func: row.get(1)?,
             status: row::status_of(row.get(2)?)?,
             finished_at: row::time(row, 3)?,
-            tags: row::json(row, 4)?.unwrap_or_default(),
-            tracking_id: row::json::<Tracked>(row, 5)?
+            n_pages: row.get::<_, u32>(4)? / PAGE_BYTES,
+        })
+    }
+}
+
+/// By what a task is found, besides its id.
+#[derive(Default)]
+struct FoundBy {
+    tags: Tags,
+    tracking_id: Option<Arc<str>>,
+}
+
+impl FoundBy {
+    fn read(row: &Row<'_>) -> Result<Self, Fault> {
+        Ok(Self {
+            tags: row::json(row, 0)?.unwrap_or_default(),
+            tracking_id: row::json::<Tracked>(row, 1)?
                 .unwrap_or_default()
                 .tracking_id,
         })
@@ -58,9 +75,13 @@ impl<'c> PruneVerb<'c> {
         Ok(Self {
             oldest: kept(
                 conn,
-                "SELECT id, func, status, finished_at, tags, options FROM task
-                 WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
+                // Most of these are kept. A length is known without its value; what lies behind large arguments, as tags
+                // do, is not.
+                "SELECT id, func, status, finished_at,
+                     octet_length(args) + coalesce(octet_length(result), 0) + coalesce(octet_length(error), 0)
+                 FROM task WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
             )?,
+            found_by: kept(conn, "SELECT tags, options FROM task WHERE id = ?1")?,
             delete_task: kept(conn, "DELETE FROM task WHERE id = ?1")?,
             delete_attempts: kept(conn, "DELETE FROM attempt WHERE task = ?1")?,
             delete_logs: kept(conn, "DELETE FROM log WHERE task = ?1")?,
@@ -121,7 +142,11 @@ impl<'c> PruneVerb<'c> {
             if task.finished_at.is_none_or(|at| at >= before) {
                 continue;
             }
-            n_rows += self.delete(*id, task)?;
+            let found_by = match self.found_by(*id) {
+                Err(Fault::Unreadable(_)) => continue, // as above
+                found_by => found_by?,
+            };
+            n_rows += task.n_pages as usize + self.delete(*id, &found_by)?;
             tx.went(task.func, row::status_no(task.status)?);
             deleted += 1;
             if n_rows >= ROWS_MAX {
@@ -154,8 +179,14 @@ impl<'c> PruneVerb<'c> {
         Ok(old)
     }
 
+    fn found_by(&mut self, id: TaskId) -> Result<FoundBy, Fault> {
+        let mut rows = self.found_by.query([id.as_bytes()])?;
+        let row = rows.next()?;
+        row.map_or_else(|| Ok(FoundBy::default()), FoundBy::read)
+    }
+
     /// Deletes a task and what hangs on it; how many rows that were.
-    fn delete(&mut self, id: TaskId, task: &Old) -> Result<usize, Fault> {
+    fn delete(&mut self, id: TaskId, task: &FoundBy) -> Result<usize, Fault> {
         let id = id.as_bytes();
         let mut n_rows = self.delete_attempts.execute([id])?;
         n_rows += self.delete_logs.execute([id])?;

@@ -11,7 +11,10 @@ use axum_taskflow_core::BackendError;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{fault::Fault, interned::Interned};
+use crate::{
+    fault::{Fault, contain},
+    interned::Interned,
+};
 
 /// How many questions may wait for a reader. When they are as many, the next caller waits before it may ask.
 const WAITING_MAX: usize = 256;
@@ -68,7 +71,8 @@ impl Readers {
                 return; // whoever asked has given up
             }
             // An error means that the caller gave up meanwhile.
-            let _ = caller.send(in_snapshot(conn, |conn| verb(conn, interned)));
+            let _ =
+                caller.send(contain(|| in_snapshot(conn, |conn| verb(conn, interned))).flatten());
         });
         let questions = self.lock_questions().clone();
         let questions = questions.ok_or_else(|| self.gone())?;
@@ -172,5 +176,26 @@ mod tests {
             in_snapshot(&reader, |reader| Ok(n_functions(reader))).unwrap(),
             1
         );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_outage_of_one_question_and_a_closed_store_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.db");
+        let _writer = connection::open_writer(&path, Durability::Process, Duration::ZERO).unwrap();
+        let reader = connection::open_reader(&path, Duration::ZERO).unwrap();
+        let readers = Readers::start(vec![reader], path).unwrap();
+
+        let panics =
+            |_: &Connection, _: &mut Interned| -> Result<(), Fault> { panic!("on demand") };
+        let by_panic = readers.call(panics).await.unwrap_err();
+        let after_panic = readers.call(|_, _| Ok(1)).await;
+        readers.close();
+        let after_close = readers.call(|_, _| Ok(1)).await.unwrap_err();
+
+        assert!(!by_panic.is_refused(), "{by_panic}");
+        assert!(by_panic.to_string().contains("panic"), "{by_panic}");
+        assert_eq!(after_panic.unwrap(), 1);
+        assert!(after_close.is_refused(), "{after_close}");
     }
 }

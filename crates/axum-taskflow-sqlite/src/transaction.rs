@@ -68,6 +68,7 @@ pub(crate) struct Transaction<'c> {
     minutes: BTreeMap<(i64, i64, i64), (i64, i64)>,
     waits: LockWaits,
     begin: Statement<'c>,
+    is_stored: Statement<'c>,
     commit: Statement<'c>,
     rollback: Statement<'c>,
     add_count: Statement<'c>,
@@ -86,6 +87,7 @@ impl<'c> Transaction<'c> {
             waits,
             // Not deferred: a transaction that reads first and then finds another writer ahead must fail.
             begin: kept(conn, "BEGIN IMMEDIATE")?,
+            is_stored: kept(conn, "SELECT 1 FROM instance WHERE no = ?1")?,
             commit: kept(conn, "COMMIT")?,
             rollback: kept(conn, "ROLLBACK")?,
             add_count: kept(
@@ -106,6 +108,23 @@ impl<'c> Transaction<'c> {
         let begun = self.begin.raw_execute();
         self.waits.add(asked.elapsed());
         begun?;
+        Ok(())
+    }
+
+    /// Makes sure that the instance that writes here can be found as the owner of what it writes. Others may have taken
+    /// it for dead while this process slept, and pruned it in the end: it is superseded, and they take that over too.
+    pub(crate) fn keep_instance(&mut self) -> Result<(), Fault> {
+        if let Some((id, no)) = self.interned.last_instance()
+            && !self.is_stored.exists([no])?
+        {
+            self.interned.clear();
+            self.conn
+                .prepare_cached(
+                    "INSERT INTO instance (id, superseded) VALUES (?1, 1)
+                     ON CONFLICT (id) DO UPDATE SET superseded = 1",
+                )?
+                .execute([id.as_bytes()])?;
+        }
         Ok(())
     }
 

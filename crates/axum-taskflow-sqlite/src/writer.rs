@@ -31,7 +31,7 @@ use crate::{
     claim::ClaimVerb,
     connection,
     enqueue::Enqueue,
-    fault::Fault,
+    fault::{Fault, contain},
     instances::Instances,
     lock::{LockFolder, Locks},
     logs::Notes,
@@ -225,7 +225,7 @@ fn run(
 ) {
     let (closing, locks) = {
         let checkpoints =
-            connection::open_checkpointer(path).and_then(|own| Checkpoints::start(&mut conn, own));
+            connection::open_checkpointers(path).and_then(|own| Checkpoints::start(&mut conn, own));
         let session =
             checkpoints.and_then(|checkpoints| Session::prepare(&conn, path, shared, checkpoints));
         let mut session = match session {
@@ -476,27 +476,33 @@ impl<'c> Session<'c> {
                 next = if is_full { None } else { inbox.try_recv().ok() };
             }
             if !group.is_empty() {
-                // Whoever asked has been told.
-                let _ = self.work_off(group, path);
-                self.checkpoints.look_after(self.tx.conn);
+                // Whoever asked has been told, and a panic has been said.
+                let _ = contain(|| self.work_off(group, path));
+                let _ = contain(|| self.checkpoints.look_after());
             }
             if closing.is_some() {
                 return closing;
             }
-            if look && let Err(fault) = self.look() {
-                // It is a hint, and the next one comes soon.
-                tracing::debug!(%fault, ?path, "cannot see whether other processes have left something");
+            if look {
+                let _ = contain(|| self.look(path));
             }
         }
         None
     }
 
     /// Looks whether another process has left something, or has come.
-    fn look(&mut self) -> Result<(), Fault> {
-        if self.lookout.look(self.tx.conn, &self.news)? {
-            self.news.keep_company(self.instances.has_others()?);
+    fn look(&mut self, path: &Path) {
+        let looked = self.lookout.look(self.tx.conn, &self.news);
+        let looked = looked.and_then(|is_new| {
+            if is_new {
+                self.news.keep_company(self.instances.has_others()?);
+            }
+            Ok(())
+        });
+        if let Err(fault) = looked {
+            // It is a hint, and the next one comes soon.
+            tracing::debug!(%fault, ?path, "cannot see whether other processes have left something");
         }
-        Ok(())
     }
 
     /// All of a group in one transaction; if that fails, each in its own, so that one bad request harms nobody else.
@@ -534,13 +540,13 @@ impl<'c> Session<'c> {
 
     /// All of a group or nothing, in the transaction that has begun.
     fn perform(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), Fault> {
-        let outcome = group
-            .iter_mut()
-            .try_for_each(|work| work.perform(self))
-            .and_then(|()| {
-                crash_point!("writer::before-commit");
-                self.tx.commit()
-            });
+        let outcome = contain(|| {
+            self.tx.keep_instance()?;
+            group.iter_mut().try_for_each(|work| work.perform(self))?;
+            crash_point!("writer::before-commit");
+            self.tx.commit()
+        })
+        .flatten();
         if outcome.is_err() {
             self.tx.rollback()?;
         }
@@ -729,19 +735,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_that_panicked_is_an_outage_and_a_closed_store_is_not() {
+    async fn a_panic_is_an_outage_that_undoes_what_was_half_done_and_a_closed_store_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let (broken, closed) = (writer(&folder), writer(&folder));
-        let nothing = |_: &mut Session<'_>| Ok(());
-        let panics = |_: &mut Session<'_>| -> Result<(), Fault> { panic!("on demand") };
-        let by_panic = broken.call(panics).await.unwrap_err();
-        closed.close().await.unwrap();
+        let writer = writer(&folder);
+        let ids = IdSource::default();
+        let half_done = batch(&ids, "[]");
+        let panics = move |session: &mut Session<'_>| -> Result<(), Fault> {
+            session.write(&half_done)?;
+            panic!("on demand")
+        };
 
-        let after_panic = broken.call(nothing).await.unwrap_err();
-        let after_close = closed.call(nothing).await.unwrap_err();
+        let by_panic = writer.call(panics).await.unwrap_err();
+        let batch = batch(&ids, "[]");
+        let after_panic = writer.call(move |session| session.write(&batch)).await;
+        let n_tasks = writer.call(n_tasks).await;
+        writer.close().await.unwrap();
+        let after_close = writer.call(|_| Ok(())).await.unwrap_err();
 
-        assert!(!by_panic.is_refused() && !after_panic.is_refused());
-        assert!(after_panic.to_string().contains("panic"), "{after_panic}");
+        assert!(!by_panic.is_refused(), "outcomes must be kept");
+        assert!(by_panic.to_string().contains("panic"), "{by_panic}");
+        assert_eq!(after_panic.unwrap().tasks, [Enqueued::Created]);
+        assert_eq!(n_tasks.unwrap(), 1);
         assert!(after_close.is_refused(), "{after_close}");
     }
 }

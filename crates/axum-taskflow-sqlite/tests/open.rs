@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Barrier},
     time::Duration,
 };
@@ -62,6 +63,33 @@ fn a_folder_is_no_file() {
         folder.path(),
         "it is a folder; name a file inside it",
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_mounted_by_itself_is_refused() {
+    let folder = tempdir().unwrap();
+    let (outside, path) = (
+        folder.path().join("outside.db"),
+        folder.path().join("tasks.db"),
+    );
+    Sqlite::open(&outside).unwrap();
+    fs::write(&path, "").unwrap();
+    let mounted = Command::new("mount")
+        .arg("--bind")
+        .args([&outside, &path])
+        .output();
+    if !mounted.is_ok_and(|mounted| mounted.status.success()) {
+        println!("skipped: this test may not mount a file");
+        return;
+    }
+
+    let refused = Sqlite::open(&path).map(drop); // closed, or it could not be unmounted
+    let unmounted = Command::new("umount").arg(&path).status().unwrap();
+
+    assert!(unmounted.success());
+    assert_says(&refused.unwrap_err(), &path, "mount the folder");
+    assert!(!folder.path().join("tasks.db-wal").exists());
 }
 
 #[test]
@@ -221,7 +249,7 @@ fn what_must_not_be_written_says_so() {
     allow(&at("read-only.db"), 0o444);
     allow(&at("sealed"), 0o555);
     allow(&at("unreadable"), 0o000);
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(std::env::current_exe().unwrap());
     let is_root = fs::metadata(folder.path()).unwrap().uid() == 0;
     if is_root {
         const NOBODY: u32 = 65_534;
@@ -231,7 +259,7 @@ fn what_must_not_be_written_says_so() {
         allow(&program, 0o755);
         allow(folder.path(), 0o755);
         chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        command = std::process::Command::new(program);
+        command = Command::new(program);
         command.uid(NOBODY).gid(NOBODY).current_dir(folder.path());
     }
 

@@ -4,14 +4,17 @@
 mod support;
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 
-use axum_taskflow_core::{Applied, Backend, Batch, Change, Prune, TaskId, TaskStatus, Timestamp};
+use axum_taskflow_core::{
+    Applied, Backend, Batch, Change, Prune, Standing, TaskId, TaskStatus, Timestamp,
+};
 use axum_taskflow_sqlite::SqliteOptions;
 use rusqlite::Connection;
 use support::{Boot, NOW, Played};
@@ -257,6 +260,77 @@ async fn an_instance_is_forgotten_when_no_task_names_it_any_more() {
     );
 
     assert_eq!(n_instances(), 1);
+}
+
+#[tokio::test]
+async fn what_an_instance_adds_that_was_forgotten_while_it_slept_is_not_lost() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (sleeper, other) = (Boot::at(&path).await, Boot::at(&path).await);
+    other.backend.supersede(sleeper.me, NOW).await.unwrap();
+    assert_eq!(other.backend.orphans(10).await.unwrap(), []); // and clears it away
+    let later = NOW.saturating_add(Duration::from_secs(1));
+    let prune = Prune {
+        finished_before: later,
+        failed_before: later,
+        series_before: NOW,
+        from: None,
+        limit: 100,
+    };
+    other.backend.prune(prune).await.unwrap();
+
+    let task = sleeper.owned();
+    sleeper.add(&[&task]).await;
+
+    let standing = sleeper.backend.beat(sleeper.me, NOW).await.unwrap();
+    assert_eq!(standing, Standing::Superseded);
+    let orphans = other.backend.orphans(10).await.unwrap();
+    assert_eq!(orphans, [task]);
+}
+
+/// This test's program, without the right to open whatever it likes if it has that.
+fn this_test_as_a_plain_user() -> Command {
+    if Command::new("id").arg("-u").output().unwrap().stdout != b"0\n" {
+        return this_test();
+    }
+    let mut command = Command::new("setpriv");
+    command.arg("--bounding-set=-dac_override,-dac_read_search");
+    command.arg(std::env::current_exe().unwrap());
+    command
+}
+
+#[tokio::test]
+async fn a_lock_of_another_user_is_looked_at_or_counts_as_held() {
+    if let Some(path) = support::role() {
+        let boot = Boot::at(Path::new(&path)).await;
+        let n_orphans = boot.backend.orphans(10).await.unwrap().len();
+        let peers = boot.backend.instances().await.unwrap();
+        let n_alive = peers.iter().filter(|peer| peer.alive).count();
+        println!("found {n_orphans} orphans, {n_alive} of {}", peers.len());
+        return support::wait_for_the_parent();
+    }
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let other = Boot::at(&path).await;
+    other.add(&[&other.owned()]).await;
+    let locks = format!("{}-instances", path.display());
+    let lock = fs::read_dir(locks).unwrap().next().unwrap().unwrap().path();
+    let found_with = |mode: u32| {
+        fs::set_permissions(&lock, Permissions::from_mode(mode)).unwrap();
+        let name = "a_lock_of_another_user_is_looked_at_or_counts_as_held";
+        let path = path.to_str().unwrap();
+        let mut child = Played::start(this_test_as_a_plain_user(), name, path);
+        let found = child.said("found ");
+        child.end();
+        found
+    };
+
+    let while_it_lives = [0o444, 0o000].map(found_with);
+    drop(other);
+    let after_it_died = [0o000, 0o444].map(found_with);
+
+    assert_eq!(while_it_lives, ["0 orphans, 2 of 2", "0 orphans, 2 of 2"]);
+    assert_eq!(after_it_died, ["0 orphans, 2 of 2", "1 orphans, 1 of 2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,6 +61,25 @@ async fn a_part_ends_early_when_tasks_have_said_much() {
 }
 
 #[tokio::test]
+async fn a_part_ends_early_when_tasks_are_large() {
+    let folder = tempdir().unwrap();
+    let boot = Boot::at(&folder.path().join("tasks.db")).await;
+    let large = format!("[\"{}\"]", "x".repeat(24_000_000)); // 5,860 pages
+    let mut batch = Batch::at(NOW);
+    for _ in 0..3 {
+        let mut task = boot.owned();
+        task.args = large.as_str().into();
+        batch.changes.push(Change::cancelled(&task, NOW).unwrap());
+        batch.tasks.push(Arc::new(task));
+    }
+    boot.backend.write(Arc::new(batch)).await.unwrap();
+
+    let first = boot.backend.prune(everything_before(after(1))).await;
+
+    assert_eq!(first.unwrap().deleted, 2);
+}
+
+#[tokio::test]
 async fn minutes_entries_and_keys_go_however_small_a_part_is() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.db");

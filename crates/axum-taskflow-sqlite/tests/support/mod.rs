@@ -102,6 +102,15 @@ impl Played {
         }
     }
 
+    /// Lets the child come to its end.
+    pub(crate) fn end(self) {
+        let Self {
+            mut child, _stdin, ..
+        } = self;
+        drop(_stdin);
+        child.wait().unwrap();
+    }
+
     /// Whatever the child said and nobody has read, until it is dead.
     pub(crate) fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();
