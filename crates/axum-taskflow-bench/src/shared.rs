@@ -173,9 +173,9 @@ pub(crate) async fn w3(place: String) -> Result<Vec<Figure>> {
     });
     // It says at first when it was ready.
     receiver.recv().await.ok_or("who runs said nothing")?;
-    let waits_ms = workloads::pickups_ms(&adds, &mut receiver).await?;
+    let figures = workloads::pickup_figures(&adds, &mut receiver).await?;
     adds.shutdown().await?;
-    Ok(workloads::pickup_figures(&waits_ms))
+    Ok(figures)
 }
 
 /// `run PLACE`: the process that runs them, and says when. It is killed in the end.

@@ -248,7 +248,9 @@ impl Backend for Sqlite {
                 .await?;
             for id in orphaned.to_bury {
                 // What the dead leave is more urgent than that they are forgotten.
-                if let Err(error) = self.writer.call(move |session| session.bury(id)).await {
+                if let Err(error) = self.writer.call(move |session| session.bury(id)).await
+                    && self.told.is_new(id.as_bytes())
+                {
                     tracing::warn!(%id, %error, "an instance that died cannot be cleared away");
                 }
             }

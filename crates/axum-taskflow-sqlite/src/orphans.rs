@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use axum_taskflow_core::{InstanceId, Task, TaskId};
+use axum_taskflow_core::{InstanceId, Task};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
@@ -22,19 +22,19 @@ pub(crate) struct Orphaned {
     pub(crate) to_bury: Vec<InstanceId>,
 }
 
-/// Of which rows it was said that they cannot be read: they are found again three times a second. A std mutex: held
-/// for one look.
+/// Of which tasks it was said that they cannot be read, and of which of the dead that they cannot be cleared away: they
+/// are found again three times a second. A std mutex: held for one look.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told(Arc<Mutex<BTreeSet<TaskId>>>);
+pub(crate) struct Told(Arc<Mutex<BTreeSet<[u8; 16]>>>);
 
 impl Told {
-    /// Rows that are remembered // more: nothing is said of them
+    /// So many are remembered // more: nothing is said of them
     const MAX: usize = 1_000;
 
     /// True the first time.
-    fn is_new(&self, id: TaskId) -> bool {
+    pub(crate) fn is_new(&self, id: &[u8; 16]) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < Self::MAX && told.insert(id)
+        told.len() < Self::MAX && told.insert(*id)
     }
 }
 
@@ -111,7 +111,7 @@ fn read(
         match row::read_task(row, usize::MAX, conn, interned) {
             Ok(task) => tasks.push(task),
             // It must not keep all others from being taken over; it stays with the dead.
-            Err(Fault::Unreadable(_)) if !told.is_new(row::read_id(row, 0)?) => {}
+            Err(Fault::Unreadable(_)) if !told.is_new(row::read_id(row, 0)?.as_bytes()) => {}
             Err(Fault::Unreadable(why)) => {
                 tracing::error!(owner, %why, "a task of an instance that died cannot be read; it is left alone");
             }
