@@ -177,6 +177,16 @@ async fn talks(ctx: TaskContext, Data(doors): Data<Doors>, line: String, door: S
     42
 }
 
+/// Says as many lines at once when its door is opened, and then stays.
+#[task]
+async fn tells(ctx: TaskContext, Data(doors): Data<Doors>, n_lines: u32, door: String) {
+    doors.through(&door).await;
+    for n in 1..=n_lines {
+        ctx.log(format!("line {n}"));
+    }
+    std::future::pending::<()>().await;
+}
+
 /// An errand of the crash laboratory.
 #[task(retries = 5, delay = "10ms")]
 async fn lab_errand(ctx: TaskContext, Data(effects): Data<Effects>, errand: Errand) -> Done {
@@ -278,6 +288,7 @@ async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, Task
         "panics" => ordered!(panics, String),
         "aborts" => ordered!(aborts, String),
         "talks" => ordered!(talks, (String, String)),
+        "tells" => ordered!(tells, (u32, String)),
         other => return Err(invalid(format!("there is no function {other}"))),
     };
     Ok(Json(json!({ "id": id, "instance": tasks.instance().id })))
