@@ -3,7 +3,7 @@
 //! Tasks are stored in `tasks.db` in the folder (or where DATABASE or REDIS_URL says), and each task writes what it does to `effects` there, a line at a
 //! time, so that a test can tell what has run even if the process is gone. Prints its address once it listens.
 
-use std::{collections::HashSet, env, io::Read, path::PathBuf, time::Duration};
+use std::{collections::HashSet, env, io::Read, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::{
     Json, Router,
@@ -458,7 +458,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut admin = TaskAdmin::new(&tasks)
         .auth("ada", "correct horse")
         .user("bob", "battery staple", Rights::Read)
-        .token("ci", "0123456789abcdef", Rights::Operate);
+        .token("ci", "0123456789abcdef", Rights::Operate)
+        .trusted_proxies(["127.0.0.1"]);
     if setting("FORGET_SESSIONS")?.is_none() {
         admin = admin.secret("0123456789abcdef0123456789abcdef");
     }
@@ -480,6 +481,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = setting("PORT")?.unwrap_or(0);
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("listening on http://{}", listener.local_addr()?);
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(tasks.shutdown_on_signal())
         .await?;
