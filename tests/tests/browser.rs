@@ -77,6 +77,11 @@ impl Scene {
     }
 }
 
+fn port_of(service: &Service) -> u16 {
+    let (_, port) = service.caller.url.rsplit_once(':').unwrap();
+    port.parse().unwrap()
+}
+
 /// The button of a row that does this.
 fn button(id: &str, action: &str) -> String {
     format!("#t-{id} .act[formaction$='/{action}']")
@@ -403,14 +408,7 @@ async fn a_restart_of_the_server_is_seen_and_made_good() {
         .await;
     browser.eval("window.sameDocument = true").await;
 
-    let port = service
-        .caller
-        .url
-        .rsplit_once(':')
-        .unwrap()
-        .1
-        .parse()
-        .unwrap();
+    let port = port_of(&service);
     service.kill().await;
     browser
         .becomes("document.querySelector('#live').dataset.s === 'off'")
@@ -454,6 +452,77 @@ async fn a_restart_of_the_server_is_seen_and_made_good() {
 }
 
 #[tokio::test]
+async fn a_log_shows_each_line_once_also_after_its_stream_has_come_back() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    // It runs elsewhere, so that it goes on while the stream is gone.
+    let other = Settings::default().start(scene.folder.path()).await;
+    let id = other.add("tells", json!([150, "door"])).await;
+    other.seen_as(&id, &["running"]).await;
+    scene.open_live(&format!("/dashboard/t/{id}")).await;
+    let Scene {
+        browser,
+        service,
+        folder,
+    } = scene;
+    let told = |times: usize| {
+        format!("heard.filter((data) => data.includes('line 150')).length >= {times}")
+    };
+    other.open("door").await;
+    browser.becomes(&told(1)).await;
+
+    let port = port_of(&service);
+    service.kill().await;
+    let _service = Settings::default().port(port).start(folder.path()).await;
+    browser.becomes(&told(2)).await;
+
+    browser.run(DRAWN, json!([])).await;
+    let lines = "document.querySelector('#log').innerText.match(/line [0-9]+/g)";
+    let wanted: Vec<String> = (1..=150).map(|n| format!("line {n}")).collect();
+    assert_eq!(browser.eval(lines).await, json!(wanted));
+}
+
+/// Makes the tab one that nobody sees, or shows it again. The half minute after which it gives its stream back is over at
+/// once.
+const SEEN: &str = "
+    const wait = window.setTimeout;
+    window.setTimeout = (call, ms, ...rest) => wait(call, ms === 30000 ? 0 : ms, ...rest);
+    Object.defineProperty(document, 'hidden', { value: !arguments[0], configurable: true });
+    document.dispatchEvent(new Event('visibilitychange'));
+    window.setTimeout = wait;
+";
+
+#[tokio::test]
+async fn a_tab_that_came_back_while_the_server_was_gone_is_live_when_it_is_there_again() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    scene.open_live("/dashboard").await;
+    let Scene {
+        browser,
+        service,
+        folder,
+    } = scene;
+    browser.run(SEEN, json!([false])).await;
+    browser
+        .becomes("stream.readyState === EventSource.CLOSED")
+        .await;
+
+    let port = port_of(&service);
+    service.kill().await;
+    browser.run(SEEN, json!([true])).await;
+    browser
+        .becomes("document.querySelector('#live').innerText.startsWith('Not reachable')")
+        .await;
+    let service = Settings::default().port(port).start(folder.path()).await;
+
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+    service.add("effect", "x").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+}
+
+#[tokio::test]
 async fn a_restart_that_ends_all_sessions_leads_to_the_sign_in() {
     let scene = Scene::signed_in(Settings::default().forget_sessions()).await;
     let Scene {
@@ -467,14 +536,7 @@ async fn a_restart_that_ends_all_sessions_leads_to_the_sign_in() {
         .becomes("document.querySelector('#live').dataset.s === 'live'")
         .await;
 
-    let port = service
-        .caller
-        .url
-        .rsplit_once(':')
-        .unwrap()
-        .1
-        .parse()
-        .unwrap();
+    let port = port_of(&service);
     service.kill().await;
     browser
         .becomes("document.querySelector('#live').dataset.s === 'off'")

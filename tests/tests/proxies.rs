@@ -10,6 +10,7 @@ mod proxy;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::IpAddr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -67,6 +68,7 @@ behind_each_proxy! {
     when_an_instance_is_killed_the_service_and_its_pages_go_on,
     with_sticky_sessions_one_instance_answers_as_long_as_it_lives,
     the_dashboard_can_have_an_instance_of_its_own,
+    who_guesses_passwords_keeps_nobody_else_from_signing_in,
 }
 
 /// Two instances that share a store, and a proxy in front of them.
@@ -552,4 +554,41 @@ async fn the_dashboard_can_have_an_instance_of_its_own(kind: Kind, store: Store)
     );
     let service = staff.ask(Method::GET, "/instance").send().await.unwrap();
     assert_eq!(service.status(), 404, "it is for the dashboard alone");
+}
+
+async fn who_guesses_passwords_keeps_nobody_else_from_signing_in(kind: Kind, store: Store) {
+    let site = Site::open(kind, store).await;
+    let from = |address: [u8; 4]| {
+        let http = http().local_address(IpAddr::from(address));
+        http.pool_max_idle_per_host(0).build().unwrap()
+    };
+    let (guesser, other) = (from([127, 0, 0, 2]), from([127, 0, 0, 3]));
+    let sign_in = async |http: &Client, password: &str, said: &str| {
+        let request = http.post(format!("{}/tasks/auth/login", site.proxy.url()));
+        let request = request.header("x-forwarded-for", said);
+        let credentials = json!({ "username": "ada", "password": password });
+        let answer = request.json(&credentials).send().await.unwrap();
+        answer.status().as_u16()
+    };
+
+    // Each of the two instances counts for itself. What the guesser says of his address changes nothing.
+    let mut statuses = Vec::new();
+    for n in 0..20 {
+        let said = format!("203.0.113.{n}, 127.0.0.1");
+        statuses.push(sign_in(&guesser, "wrong", &said).await);
+    }
+
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 401).count(),
+        10,
+        "{statuses:?}"
+    );
+    assert_eq!(statuses.last(), Some(&429));
+    for _ in 0..4 {
+        assert_eq!(
+            sign_in(&guesser, "correct horse", "203.0.113.99").await,
+            429
+        );
+        assert_eq!(sign_in(&other, "correct horse", "127.0.0.2").await, 200);
+    }
 }

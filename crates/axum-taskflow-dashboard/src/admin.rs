@@ -8,6 +8,7 @@ use axum_taskflow_core::{Error, ErrorKind, TaskManager};
 use crate::{
     Shared,
     auth::{self, Auth, Rights, TokenSetting, UserSetting},
+    proxies::{self, Proxies},
     stream::Streams,
 };
 
@@ -45,6 +46,7 @@ pub struct TaskAdmin {
     session_ttl: Duration,
     secret: Option<Vec<u8>>,
     is_https: bool,
+    proxies: Vec<String>,
     streams_max: usize,
 }
 
@@ -72,6 +74,7 @@ impl TaskAdmin {
             session_ttl: SESSION_TTL,
             secret: None,
             is_https: false,
+            proxies: Vec::new(),
             streams_max: STREAMS_MAX,
         }
     }
@@ -115,7 +118,8 @@ impl TaskAdmin {
         self
     }
 
-    /// Lets everybody who can reach the routes see all tasks with their arguments, retry, cancel and delete them.
+    /// Lets everybody who can reach the routes see all tasks with their arguments, retry, cancel and delete them. On
+    /// `localhost`, too, that may be a foreign web page in a browser there, by a name that leads to it (DNS rebinding).
     #[must_use]
     pub fn insecure_no_auth(mut self) -> Self {
         self.is_open = true;
@@ -157,6 +161,23 @@ impl TaskAdmin {
     #[must_use]
     pub fn https(mut self) -> Self {
         self.is_https = true;
+        self
+    }
+
+    /// The reverse proxies in front of the service, by their addresses (`10.0.0.7`) or networks (`10.0.0.0/24`). From
+    /// them, and from nobody else, the client's address is taken from `X-Forwarded-For`: the last one that is no
+    /// proxy of these. Without it all who come by a proxy share the brake on wrong passwords. Call it again for more.
+    ///
+    /// Each of them has to add the address that it was asked from to that header, or to put it in its place, and no
+    /// client may have an address in these networks. The service has to be served with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`, or the proxies cannot be recognised.
+    #[must_use]
+    pub fn trusted_proxies<P>(mut self, proxies: P) -> Self
+    where
+        P: IntoIterator,
+        P::Item: Into<String>,
+    {
+        self.proxies.extend(proxies.into_iter().map(Into::into));
         self
     }
 
@@ -214,7 +235,14 @@ impl TaskAdmin {
     /// # Errors
     /// One error of kind `Invalid` that holds all complaints.
     pub fn try_routes<S: Clone + Send + Sync + 'static>(mut self) -> Result<Router<S>, Error> {
-        let complaints = self.complaints();
+        let mut complaints = self.complaints();
+        let mut networks = Vec::new();
+        for proxy in &self.proxies {
+            match proxies::network(proxy) {
+                Ok(network) => networks.push(network),
+                Err(complaint) => complaints.push(complaint),
+            }
+        }
         if !complaints.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, complaints.join("; ")));
         }
@@ -239,6 +267,7 @@ impl TaskAdmin {
         Ok(crate::router(Arc::new(Shared {
             manager: self.manager,
             auth,
+            proxies: Proxies::new(networks),
             title: self.title,
             public_path: self
                 .public_path
@@ -380,6 +409,8 @@ mod tests {
             .secret("short")
             .session_ttl(Duration::ZERO)
             .public_path("tasks")
+            .trusted_proxies(["10.0.0.7", "proxy.example"])
+            .trusted_proxies(["0.0.0.0/0".to_owned()])
             .insecure_no_auth();
 
         let error = admin.try_routes::<()>().unwrap_err().to_string();
@@ -394,6 +425,8 @@ mod tests {
             "session_ttl must be longer than zero",
             "secret must have at least 32 bytes, and has 5",
             "public_path must be a path such as \"/ops/tasks\", not \"tasks\"",
+            "such as \"10.0.0.7\" or \"10.0.0.0/24\", not \"proxy.example\"",
+            "trusted_proxies \"0.0.0.0/0\" would believe everybody",
         ] {
             assert!(error.contains(part), "{part:?} is missing in {error}");
         }

@@ -157,8 +157,7 @@ impl Auth {
         if self.is_open {
             return Identity::Known(self.anybody());
         }
-        let session = session_cookie(headers).map(|cookie| self.by_cookie(cookie, now));
-        if let Some(Some(access)) = session {
+        if let Some(access) = self.by_session(headers, now) {
             return Identity::Known(access);
         }
         if let Some(value) = headers.get(header::AUTHORIZATION) {
@@ -172,10 +171,24 @@ impl Auth {
                 _ => Identity::Wrong,
             };
         }
-        match session {
+        match session_cookie(headers) {
             Some(_) => Identity::Wrong,
             None => Identity::Nobody,
         }
+    }
+
+    /// The same where nobody has to sign in. Only a session is looked at: nobody asked for a password there, so a wrong
+    /// one must not count for the brake.
+    pub(crate) fn recognise(&self, headers: &HeaderMap, now: Timestamp) -> Identity {
+        if self.is_open {
+            return Identity::Known(self.anybody());
+        }
+        self.by_session(headers, now)
+            .map_or(Identity::Nobody, Identity::Known)
+    }
+
+    fn by_session(&self, headers: &HeaderMap, now: Timestamp) -> Option<Access> {
+        session_cookie(headers).and_then(|cookie| self.by_cookie(cookie, now))
     }
 
     fn anybody(&self) -> Access {

@@ -35,6 +35,7 @@ pub(crate) struct Visit {
     pub(crate) wants_html: bool,
     /// True if the browser is known to use https.
     pub(crate) is_https: bool,
+    /// The client's, and not that of a trusted proxy; nothing if the service is served without the peers' addresses.
     pub(crate) address: Option<IpAddr>,
     pub(crate) theme: Theme,
     /// What the last action came to, told once.
@@ -159,14 +160,15 @@ pub(crate) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let (visit, identity) = look(&shared, &request);
+    let right = right_of(request.method(), request.uri().path());
+    let (visit, identity) = look(&shared, &request, right);
     let asset = request.uri().path().starts_with(ASSETS);
-    let mut response = match refuse(&shared, &request, &visit, &identity) {
+    let mut response = match refuse(&shared, &request, right, &visit, &identity) {
         Some(refusal) => refusal,
         None => {
             let told = visit.flash.is_some() && visit.wants_html;
             request.extensions_mut().insert(Arc::new(visit));
-            let mut response = match right_of(request.method(), request.uri().path()) {
+            let mut response = match right {
                 Right::Operate => to_the_end(next.run(request)).await,
                 Right::Open | Right::Read => next.run(request).await,
             };
@@ -200,14 +202,18 @@ async fn to_the_end(answer: impl Future<Output = Response> + Send + 'static) -> 
 
 const ASSETS: &str = "/dashboard/assets/";
 
-fn look(shared: &Shared, request: &Request) -> (Visit, Identity) {
+fn look(shared: &Shared, request: &Request, right: Right) -> (Visit, Identity) {
     let headers = request.headers();
     let now = shared.manager.now();
-    let address = request
+    let peer = request
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
-        .map(|ConnectInfo(address)| address.ip().to_canonical());
-    let identity = shared.auth.identify(headers, address, now);
+        .map(|ConnectInfo(address)| address.ip());
+    let address = shared.proxies.client(peer, headers);
+    let identity = match right {
+        Right::Open => shared.auth.recognise(headers, now),
+        Right::Read | Right::Operate => shared.auth.identify(headers, address, now),
+    };
     let visit = Visit {
         base: base(shared, request),
         below: request
@@ -250,10 +256,10 @@ fn base(shared: &Shared, request: &Request) -> String {
 fn refuse(
     shared: &Shared,
     request: &Request,
+    right: Right,
     visit: &Visit,
     identity: &Identity,
 ) -> Option<Response> {
-    let right = right_of(request.method(), request.uri().path());
     let proof = Proof::of(request.headers());
     if right != Right::Open {
         match identity {

@@ -24,6 +24,7 @@ mod query;
 mod runners;
 mod view;
 mod auth;
+mod proxies;
 mod guard;
 mod instances;
 mod stream;
@@ -238,6 +239,7 @@ impl Verb {
 struct Shared {
     manager: TaskManager,
     auth: auth::Auth,
+    proxies: proxies::Proxies,
     title: String,
     public_path: Option<String>,
     is_https: bool,

@@ -3,7 +3,7 @@
 //! Tasks are stored in `tasks.db` in the folder (or where DATABASE or REDIS_URL says), and each task writes what it does to `effects` there, a line at a
 //! time, so that a test can tell what has run even if the process is gone. Prints its address once it listens.
 
-use std::{collections::HashSet, env, io::Read, path::PathBuf, time::Duration};
+use std::{collections::HashSet, env, io::Read, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::{
     Json, Router,
@@ -177,6 +177,16 @@ async fn talks(ctx: TaskContext, Data(doors): Data<Doors>, line: String, door: S
     42
 }
 
+/// Says as many lines at once when its door is opened, and then stays.
+#[task]
+async fn tells(ctx: TaskContext, Data(doors): Data<Doors>, n_lines: u32, door: String) {
+    doors.through(&door).await;
+    for n in 1..=n_lines {
+        ctx.log(format!("line {n}"));
+    }
+    std::future::pending::<()>().await;
+}
+
 /// An errand of the crash laboratory.
 #[task(retries = 5, delay = "10ms")]
 async fn lab_errand(ctx: TaskContext, Data(effects): Data<Effects>, errand: Errand) -> Done {
@@ -278,6 +288,7 @@ async fn add(tasks: Tasks, Json(order): Json<Order>) -> Result<Json<Value>, Task
         "panics" => ordered!(panics, String),
         "aborts" => ordered!(aborts, String),
         "talks" => ordered!(talks, (String, String)),
+        "tells" => ordered!(tells, (u32, String)),
         other => return Err(invalid(format!("there is no function {other}"))),
     };
     Ok(Json(json!({ "id": id, "instance": tasks.instance().id })))
@@ -447,7 +458,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut admin = TaskAdmin::new(&tasks)
         .auth("ada", "correct horse")
         .user("bob", "battery staple", Rights::Read)
-        .token("ci", "0123456789abcdef", Rights::Operate);
+        .token("ci", "0123456789abcdef", Rights::Operate)
+        .trusted_proxies(["127.0.0.1"]);
     if setting("FORGET_SESSIONS")?.is_none() {
         admin = admin.secret("0123456789abcdef0123456789abcdef");
     }
@@ -469,6 +481,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = setting("PORT")?.unwrap_or(0);
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("listening on http://{}", listener.local_addr()?);
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(tasks.shutdown_on_signal())
         .await?;

@@ -32,7 +32,8 @@ const WATCH: &str = "
     window.EventSource = class extends EventSource {
         constructor(...args) {
             super(...args);
-            this.addEventListener('tasks', (e) => heard.push(e.data));
+            window.stream = this;
+            for (const name of ['tasks', 'log']) this.addEventListener(name, (e) => heard.push(e.data));
         }
     };
     addEventListener('error', (e) => complaints.push(`error: ${e.message ?? e.target}`));

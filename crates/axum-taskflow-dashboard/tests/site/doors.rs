@@ -1,9 +1,8 @@
 //! Who comes in, who may act, and whose page asks.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use axum::Router;
-use axum::http::Method;
+use axum::{Router, extract::ConnectInfo, http::Method};
 use axum_taskflow_core::TaskStatus;
 use axum_taskflow_dashboard::TaskAdmin;
 use serde_json::json;
@@ -321,6 +320,115 @@ async fn a_wrong_password_shows_the_form_again_and_the_sixth_one_has_to_wait() {
     assert!(basic.detail(429).contains("too many wrong passwords"));
     site.clock.advance(Duration::from_secs(60));
     assert_eq!(try_it("secret").await.status, 303);
+}
+
+/// Somebody who connects from `peer` with this header tries to sign in as ada.
+async fn try_from(site: &Site, peer: &str, forwarded_for: &str, password: &str) -> u16 {
+    let headers = [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("x-forwarded-for", forwarded_for),
+    ];
+    let form = format!("username=ada&password={password}");
+    let mut request = request(Method::POST, "/tasks/auth/login", &headers, &form);
+    let peer = SocketAddr::new(peer.parse().unwrap(), 61_000);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    site.send(request).await.status.as_u16()
+}
+
+async fn behind_proxies() -> Site {
+    let mount = |admin: TaskAdmin| {
+        let admin = people(admin).trusted_proxies(["10.0.0.7", "10.1.0.0/16"]);
+        Router::new().nest("/tasks", admin.routes())
+    };
+    Site::with(mount).await
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_who_guesses_keeps_nobody_else_from_signing_in() {
+    let site = behind_proxies().await;
+    let guess = async |n: u8, password: &str| {
+        // The proxy adds the address to whatever was sent, and a second one may stand before it.
+        let sent = format!("198.51.100.{n}, 203.0.113.5");
+        match n % 2 {
+            0 => try_from(&site, "10.0.0.7", &sent, password).await,
+            _ => try_from(&site, "10.0.0.7", &format!("{sent}, 10.1.0.{n}"), password).await,
+        }
+    };
+    for n in 0..5 {
+        assert_eq!(guess(n, "wrong").await, 401);
+    }
+
+    assert_eq!(guess(5, "wrong").await, 429);
+    assert_eq!(guess(6, "secret").await, 429);
+    for other in ["203.0.113.6", "203.0.113.6:61000", "[2001:db8::5]:443", ""] {
+        assert_eq!(
+            try_from(&site, "10.0.0.7", other, "secret").await,
+            303,
+            "{other}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_says_of_an_address_counts_for_nothing() {
+    let site = behind_proxies().await;
+    let plain = Site::closed().await; // trusts nobody
+    for site in [&site, &plain] {
+        for n in 0..5 {
+            let spoofed = format!("203.0.113.{n}");
+            assert_eq!(try_from(site, "10.0.0.8", &spoofed, "wrong").await, 401);
+        }
+
+        assert_eq!(
+            try_from(site, "10.0.0.8", "203.0.113.6", "secret").await,
+            429
+        );
+        assert_eq!(
+            try_from(site, "10.0.0.7", "203.0.113.0", "secret").await,
+            303
+        );
+    }
+    // Nobody knows who connects: all count as one, whatever they send.
+    let guess = async |n: u8, password: &str| {
+        let form = [("username", "bob"), ("password", password)];
+        let said = format!("203.0.113.{n}");
+        let headers = [("x-forwarded-for", &*said)];
+        let answer = site.post_form("/tasks/auth/login", &headers, &form).await;
+        answer.status.as_u16()
+    };
+    for n in 0..5 {
+        assert_eq!(guess(n, "wrong").await, 401);
+    }
+    assert_eq!(guess(6, "secret").await, 429);
+}
+
+#[tokio::test]
+async fn where_nobody_has_to_sign_in_passwords_are_neither_judged_nor_counted() {
+    let site = Site::closed().await;
+    let wrong = ("authorization", "Basic YWRhOndyb25n");
+    let right = ("authorization", ADA);
+    let form = [("username", "ada"), ("password", "secret")];
+
+    for _ in 0..10 {
+        for path in ["/tasks/health", "/tasks/auth/login"] {
+            assert_eq!(site.ask(Method::GET, path, &[wrong]).await.status, 200);
+        }
+        let file = site.page("/tasks/auth/login").await.attribute("src");
+        assert_eq!(site.ask(Method::GET, &file, &[wrong]).await.status, 200);
+    }
+    assert_eq!(site.ask(Method::GET, "/tasks", &[right]).await.status, 200);
+    for _ in 0..10 {
+        let answer = site.post_form("/tasks/auth/login", &[wrong], &form).await;
+        assert_eq!(answer.status, 303, "by the form");
+    }
+    let cookie = site.sign_in("ada").await;
+    let door = async |name: &str, value: &str| {
+        let headers = [(name, value)];
+        let answer = site.ask(Method::GET, "/tasks/auth/login", &headers).await;
+        answer.status.as_u16()
+    };
+    assert_eq!(door("cookie", &cookie).await, 303, "a session is known");
+    assert_eq!(door(right.0, right.1).await, 200, "and nothing else");
 }
 
 #[tokio::test]

@@ -193,6 +193,36 @@ async fn new_tasks_are_counted_and_not_sent() {
     assert_eq!(n, 20);
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_new_tasks_of_other_instances_no_more_than_a_thousand_are_remembered() {
+    let site = Site::open().await;
+    site.joined(site.clock.now(), |_| {}).await;
+    let mut live = Live::of_page(&site, "/tasks/dashboard").await;
+    live.until("counts").await;
+
+    let mut told = 0;
+    for round in 0..7 {
+        for _ in 0..200 {
+            let later = site.clock.now().saturating_add(Duration::from_secs(3_600));
+            site.stored("greet", |task| task.life.run_at = later).await;
+        }
+        // The store is looked at once a second. The numbers follow each look, so those of the last round were read after
+        // the rows of the one before.
+        let all = ["200", "400", "600", "800", "1,000", "1,200", "1,400"][round];
+        loop {
+            let frame = live.next().await.expect("the stream goes on");
+            if let Some(n) = frame.data["n"].as_u64().filter(|_| frame.event == "tasks") {
+                told = n;
+            }
+            if frame.event == "counts" && frame.data["all"] == all {
+                break;
+            }
+        }
+    }
+
+    assert_eq!(told, 1_000);
+}
+
 #[tokio::test]
 async fn only_new_tasks_that_fit_the_page_are_counted() {
     let site = Site::open().await;

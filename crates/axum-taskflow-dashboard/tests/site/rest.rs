@@ -364,6 +364,24 @@ async fn a_bulk_retry_retries_what_it_can_and_counts_the_rest() {
 }
 
 #[tokio::test]
+async fn of_what_was_sent_for_ids_the_audit_log_keeps_64_characters_each() {
+    let site = Site::open().await;
+    let long = "ä".repeat(10_000);
+    let ids = json!({ "task_ids": [long, "short"] });
+
+    let answer = site.post_json("/tasks/bulk-retry", &ids).await.json();
+
+    assert_eq!(answer["skipped"], 2);
+    let audit = site.get("/tasks/audit").await.json();
+    let kept = audit[0]["detail"]["task_ids"].as_array().unwrap();
+    assert!(
+        kept[0].as_str().unwrap().chars().count() <= 64 + 1,
+        "{kept:?}"
+    );
+    assert_eq!(kept[1], "short");
+}
+
+#[tokio::test]
 async fn a_body_that_cannot_be_read_is_refused_with_the_reason() {
     let site = Site::open().await;
     let send = async |kind: &str, body: Vec<u8>| {
