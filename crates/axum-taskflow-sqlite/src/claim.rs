@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Statement};
 
 use crate::{
     connection::kept,
-    fault::Fault,
+    fault::{Fault, say},
     interned::Interned,
     row::{self, LifeRow},
     transaction::{Transaction, at_most},
@@ -159,11 +159,13 @@ impl<'c> ClaimVerb<'c> {
         now: Timestamp,
     ) -> Result<(), Fault> {
         const AGAIN_IN: Duration = Duration::from_secs(60);
-        tracing::error!(
-            task = %id,
-            why,
-            "a stored task cannot be read: it waits for a program that can"
-        );
+        say(|| {
+            tracing::error!(
+                task = %id,
+                why,
+                "a stored task cannot be read: it waits for a program that can"
+            );
+        });
         if !self.unreadable.remember(id, now) {
             let again_at = now.saturating_add(AGAIN_IN);
             self.put_off.execute((rowid, again_at.as_unix_ms()))?;

@@ -36,6 +36,11 @@ pub(crate) fn contain<T>(act: impl FnOnce() -> T) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(act)).map_err(|_| Fault::Panicked)
 }
 
+/// Writes a log line where others would suffer if it cannot be written, as to a closed pipe.
+pub(crate) fn say(line: impl FnOnce()) {
+    let _ = contain(line); // there is nowhere to tell it
+}
+
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::Error as E;

@@ -102,11 +102,6 @@ impl Interned {
         Ok(no)
     }
 
-    /// The instance that was asked for last, and its number.
-    pub(crate) fn last_instance(&self) -> Option<(InstanceId, i64)> {
-        self.last_instance
-    }
-
     /// Makes an instance known with all that is to be said about it.
     pub(crate) fn join(&mut self, conn: &Connection, instance: &Instance) -> Result<(), Fault> {
         const SQL: &str = "

@@ -12,7 +12,7 @@ use std::{
 
 use axum_taskflow_core::{InstanceId, TaskId, Timestamp};
 
-use crate::place;
+use crate::{fault::say, place};
 
 /// For how long an instance whose lock is gone must be silent until it counts as dead: its next beat makes the lock
 /// again ([`Locks::keep`]), and two of them are hardly more than a second apart.
@@ -76,8 +76,10 @@ impl LockFolder {
         let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
         if hidden.insert(id) {
             let path = self.path(id);
-            tracing::warn!(%id, ?path, %error, "the lock of an instance cannot be looked at: it counts as alive, and nobody \
-                takes over its tasks; let all processes that share the file run as one user");
+            say(|| {
+                tracing::warn!(%id, ?path, %error, "the lock of an instance cannot be looked at: it counts as alive, and nobody \
+                    takes over its tasks; let all processes that share the file run as one user");
+            });
         }
     }
 
@@ -169,10 +171,12 @@ impl Locks {
             if place::is_at(file, &path)? {
                 continue;
             }
-            tracing::warn!(
-                ?path,
-                "somebody has deleted the lock of this instance: it is made again"
-            );
+            say(|| {
+                tracing::warn!(
+                    ?path,
+                    "somebody has deleted the lock of this instance: it is made again"
+                );
+            });
             fs::create_dir_all(&self.folder.path)?;
             // Locked before it has its name: whoever finds it must not take this instance for dead.
             let new_path = path.with_extension(NEW);
@@ -186,8 +190,8 @@ impl Locks {
     }
 
     /// The instances whose locks are held here.
-    pub(crate) fn held(&self) -> Vec<InstanceId> {
-        self.held.iter().map(|(id, _)| *id).collect()
+    pub(crate) fn held(&self) -> impl Iterator<Item = InstanceId> {
+        self.held.iter().map(|(id, _)| *id)
     }
 
     /// Lets go of a lock: to the others the instance is dead.

@@ -9,7 +9,7 @@ use axum_taskflow_core::{InstanceId, Task};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
-    fault::Fault,
+    fault::{Fault, say},
     interned::{Interned, NOBODY},
     lock::LockFolder,
     row,
@@ -113,7 +113,9 @@ fn read(
             // It must not keep all others from being taken over; it stays with the dead.
             Err(Fault::Unreadable(_)) if !told.is_new(row::read_id(row, 0)?.as_bytes()) => {}
             Err(Fault::Unreadable(why)) => {
-                tracing::error!(owner, %why, "a task of an instance that died cannot be read; it is left alone");
+                say(
+                    || tracing::error!(owner, %why, "a task of an instance that died cannot be read; it is left alone"),
+                );
             }
             Err(fault) => return Err(fault),
         }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum_taskflow_core::{Life, TaskId, Timestamp};
+use axum_taskflow_core::{InstanceId, Life, TaskId, Timestamp};
 use rusqlite::{Connection, Statement};
 
 use crate::{connection::kept, fault::Fault, interned::Interned};
@@ -68,7 +68,7 @@ pub(crate) struct Transaction<'c> {
     minutes: BTreeMap<(i64, i64, i64), (i64, i64)>,
     waits: LockWaits,
     begin: Statement<'c>,
-    is_stored: Statement<'c>,
+    is_present: Statement<'c>,
     commit: Statement<'c>,
     rollback: Statement<'c>,
     add_count: Statement<'c>,
@@ -87,7 +87,10 @@ impl<'c> Transaction<'c> {
             waits,
             // Not deferred: a transaction that reads first and then finds another writer ahead must fail.
             begin: kept(conn, "BEGIN IMMEDIATE")?,
-            is_stored: kept(conn, "SELECT 1 FROM instance WHERE no = ?1")?,
+            is_present: kept(
+                conn,
+                "SELECT 1 FROM instance WHERE id = ?1 AND gone IS NULL",
+            )?,
             commit: kept(conn, "COMMIT")?,
             rollback: kept(conn, "ROLLBACK")?,
             add_count: kept(
@@ -111,20 +114,20 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    /// Makes sure that the instance that writes here can be found as the owner of what it writes. Others may have taken
-    /// it for dead while this process slept, and pruned it in the end: it is superseded, and they take that over too.
-    pub(crate) fn keep_instance(&mut self) -> Result<(), Fault> {
-        if let Some((id, no)) = self.interned.last_instance()
-            && !self.is_stored.exists([no])?
-        {
-            self.interned.clear();
-            self.conn
-                .prepare_cached(
-                    "INSERT INTO instance (id, superseded) VALUES (?1, 1)
-                     ON CONFLICT (id) DO UPDATE SET superseded = 1",
-                )?
-                .execute([id.as_bytes()])?;
+    /// Makes sure that an instance that writes here can be found as the owner of what it writes. Others may have taken it
+    /// for dead while this process slept, cleared it away, and pruned it in the end: it is superseded, and they take that
+    /// over too.
+    pub(crate) fn keep_instance(&mut self, id: InstanceId) -> Result<(), Fault> {
+        if self.is_present.exists([id.as_bytes()])? {
+            return Ok(());
         }
+        self.interned.clear();
+        self.conn
+            .prepare_cached(
+                "INSERT INTO instance (id, superseded) VALUES (?1, 1)
+                 ON CONFLICT (id) DO UPDATE SET superseded = 1, gone = NULL",
+            )?
+            .execute([id.as_bytes()])?;
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use crate::{
     claim::ClaimVerb,
     connection,
     enqueue::Enqueue,
-    fault::{Fault, contain},
+    fault::{Fault, contain, say},
     instances::Instances,
     lock::{LockFolder, Locks},
     logs::Notes,
@@ -251,7 +251,7 @@ fn run(
         // An error here means that the caller is gone; the file is closed all the same.
         let _ = caller.send(outcome);
     } else if let Err(error) = outcome {
-        tracing::warn!(%error, "tasks were left without being closed");
+        say(|| tracing::warn!(%error, "tasks were left without being closed"));
     }
 }
 
@@ -345,7 +345,9 @@ impl<'c> Session<'c> {
 
     pub(crate) fn join(&mut self, instance: &Instance) -> Result<(), Fault> {
         if let Err(fault) = self.sweep() {
-            tracing::warn!(%fault, "locks that dead processes have left behind cannot be cleared away");
+            say(|| {
+                tracing::warn!(%fault, "locks that dead processes have left behind cannot be cleared away");
+            });
         }
         crash_point!("join::begun");
         self.locks.take(instance.id)?;
@@ -524,7 +526,9 @@ impl<'c> Session<'c> {
             Err(fault) if group.len() == 1 => tell(group, &Arc::new(fault), path),
             Err(fault) => {
                 let n = group.len();
-                tracing::debug!(%fault, n, "a group of writes failed and is tried one by one");
+                say(
+                    || tracing::debug!(%fault, n, "a group of writes failed and is tried one by one"),
+                );
                 let mut rest = group.into_iter();
                 while let Some(work) = rest.next() {
                     // The others need not wait for the same lock one after the other.
@@ -541,7 +545,9 @@ impl<'c> Session<'c> {
     /// All of a group or nothing, in the transaction that has begun.
     fn perform(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), Fault> {
         let outcome = contain(|| {
-            self.tx.keep_instance()?;
+            self.locks
+                .held()
+                .try_for_each(|id| self.tx.keep_instance(id))?;
             group.iter_mut().try_for_each(|work| work.perform(self))?;
             crash_point!("writer::before-commit");
             self.tx.commit()
@@ -555,9 +561,11 @@ impl<'c> Session<'c> {
 
     /// Says good-bye: instances that hold no task any more are gone, others are found dead by the next one.
     fn leave(&mut self, path: &Path) {
-        for id in self.locks.held() {
+        for id in self.locks.held().collect::<Vec<_>>() {
             if let Err(fault) = self.leave_as(id) {
-                tracing::warn!(%id, %fault, ?path, "an instance could not say good-bye; the next one clears it away");
+                say(|| {
+                    tracing::warn!(%id, %fault, ?path, "an instance could not say good-bye; the next one clears it away");
+                });
             }
         }
     }
@@ -596,6 +604,7 @@ mod tests {
     };
 
     use axum_taskflow_core::{Enqueued, IdSource, Task, Timestamp};
+    use tracing::{Event, Metadata, span};
 
     use super::*;
     use crate::{Durability, connection};
@@ -617,6 +626,42 @@ mod tests {
         batch
     }
 
+    /// Whoever writes log lines to a pipe that nobody reads any more.
+    struct ClosedPipe;
+
+    impl ClosedPipe {
+        /// For the lines of the writer's thread from now on.
+        async fn log_to(writer: &Writer) {
+            let log_here = |_: &mut Session<'_>| {
+                std::mem::forget(tracing::subscriber::set_default(Self));
+                Ok(())
+            };
+            writer.call(log_here).await.unwrap();
+        }
+    }
+
+    impl tracing::Subscriber for ClosedPipe {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            panic!("failed printing to stdout: Broken pipe");
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
     fn n_tasks(session: &mut Session<'_>) -> Result<i64, Fault> {
         // With its function: a number that was made up in an undone transaction has no name.
         let count = "SELECT n FROM counter JOIN func ON no = func WHERE name = 'f'";
@@ -627,6 +672,7 @@ mod tests {
     async fn requests_that_wait_share_a_transaction_and_a_bad_one_harms_nobody_else() {
         let folder = tempfile::tempdir().unwrap();
         let writer = writer(&folder);
+        ClosedPipe::log_to(&writer).await; // nor does what is said of it
         let ids = IdSource::default();
         let n_played = Arc::new(AtomicUsize::new(0));
         let (open_gate, gate) = std::sync::mpsc::channel::<()>();
@@ -672,6 +718,35 @@ mod tests {
         // The first two together, then each of the three alone.
         assert_eq!(n_played.load(Ordering::SeqCst), 5);
         assert_eq!(writer.call(n_tasks).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_cannot_be_read_is_passed_over_also_if_it_cannot_be_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let ids = IdSource::default();
+        let (broken, good) = (batch(&ids, "[]"), batch(&ids, "[]"));
+        let id = good.tasks[0].id;
+        let prepared = move |session: &mut Session<'_>| {
+            session.write(&broken)?;
+            session.tx.conn.execute("UPDATE task SET source = 99", [])?;
+            session.write(&good)
+        };
+        writer.call(prepared).await.unwrap();
+        ClosedPipe::log_to(&writer).await;
+        let claim = Claim {
+            owner: ids.instance(NOW),
+            names: Arc::from([Arc::from("f")]),
+            except: Arc::default(),
+            limit: 2,
+            now: NOW,
+            reserve: None,
+        };
+
+        let claimed = writer.call(move |session| session.claim(&claim)).await;
+
+        let claimed = claimed.unwrap().tasks;
+        assert_eq!(claimed.iter().map(|task| task.id).collect::<Vec<_>>(), [id]);
     }
 
     #[tokio::test]

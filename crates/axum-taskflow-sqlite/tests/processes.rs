@@ -13,7 +13,7 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, Backend, Batch, Change, Prune, Standing, TaskId, TaskStatus, Timestamp,
+    Applied, Backend, Batch, Change, Prune, Standing, Task, TaskId, TaskStatus, Timestamp,
 };
 use axum_taskflow_sqlite::SqliteOptions;
 use rusqlite::Connection;
@@ -262,13 +262,8 @@ async fn an_instance_is_forgotten_when_no_task_names_it_any_more() {
     assert_eq!(n_instances(), 1);
 }
 
-#[tokio::test]
-async fn what_an_instance_adds_that_was_forgotten_while_it_slept_is_not_lost() {
-    let folder = tempdir().unwrap();
-    let path = folder.path().join("tasks.db");
-    let (sleeper, other) = (Boot::at(&path).await, Boot::at(&path).await);
-    other.backend.supersede(sleeper.me, NOW).await.unwrap();
-    assert_eq!(other.backend.orphans(10).await.unwrap(), []); // and clears it away
+/// Deletes everything that ended before now, and the instances that nothing names any more.
+async fn prune_all(boot: &Boot) {
     let later = NOW.saturating_add(Duration::from_secs(1));
     let prune = Prune {
         finished_before: later,
@@ -277,7 +272,20 @@ async fn what_an_instance_adds_that_was_forgotten_while_it_slept_is_not_lost() {
         from: None,
         limit: 100,
     };
-    other.backend.prune(prune).await.unwrap();
+    boot.backend.prune(prune).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_instance_adds_that_was_forgotten_while_it_slept_is_not_lost() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (sleeper, other) = (Boot::at(&path).await, Boot::at(&path).await);
+    let third = Boot::at(&path).await;
+    sleeper.backend.supersede(third.me, NOW).await.unwrap();
+    assert_eq!(sleeper.backend.orphans(10).await.unwrap(), []); // and clears it away, as the last that it does
+    other.backend.supersede(sleeper.me, NOW).await.unwrap();
+    assert_eq!(other.backend.orphans(10).await.unwrap(), []); // the same
+    prune_all(&other).await;
 
     let task = sleeper.owned();
     sleeper.add(&[&task]).await;
@@ -286,6 +294,28 @@ async fn what_an_instance_adds_that_was_forgotten_while_it_slept_is_not_lost() {
     assert_eq!(standing, Standing::Superseded);
     let orphans = other.backend.orphans(10).await.unwrap();
     assert_eq!(orphans, [task]);
+}
+
+#[tokio::test]
+async fn an_instance_that_was_cleared_away_and_writes_is_not_forgotten_before_what_it_wrote() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (sleeper, other) = (Boot::at(&path).await, Boot::at(&path).await);
+    let later = NOW.saturating_add(Duration::from_millis(1));
+    let old = other.owned();
+    other.add(&[&old]).await;
+    other.backend.supersede(sleeper.me, NOW).await.unwrap();
+    assert_eq!(other.backend.orphans(10).await.unwrap(), []); // and clears it away
+    let mut task = Task::new(sleeper.ids.task(later), "f", "[]");
+    task.life.owner = Some(sleeper.me);
+    sleeper.add(&[&task]).await;
+
+    other.change(Change::cancelled(&old, NOW).unwrap()).await;
+    prune_all(&other).await;
+
+    assert_eq!(other.backend.get(old.id).await.unwrap(), None);
+    let next = Boot::at(&path).await; // who has not met the sleeper
+    assert_eq!(next.backend.orphans(10).await.unwrap(), [task]);
 }
 
 /// This test's program, without the right to open whatever it likes if it has that.
@@ -521,7 +551,7 @@ async fn a_claim_that_waits_for_the_lock_when_the_store_is_closed_takes_nothing(
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.db");
     let boot = Boot::at(&path).await;
-    let task = || axum_taskflow_core::Task::new(boot.ids.task(NOW), "f", "[]");
+    let task = || Task::new(boot.ids.task(NOW), "f", "[]");
     let (first, second) = (task(), task());
     let claim = || {
         boot.backend.claim(axum_taskflow_core::Claim {
