@@ -8,7 +8,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Why a call to the [`TaskManager`](crate::TaskManager) did not do what was asked.
 ///
 /// What a task's own function returns is never this type: it is recorded with the task.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     kind: ErrorKind,
@@ -86,6 +86,25 @@ impl Error {
     }
 }
 
+/// For people, too: it is what they see of a `main` that returns an error, and of an `unwrap`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.message)?;
+        let mut said = self.message.clone();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let why = error.to_string();
+            // Most messages quote their cause.
+            if !said.contains(&why) {
+                write!(f, "; caused by: {why}")?;
+                said.push_str(&why);
+            }
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
 impl From<BackendError> for Error {
     fn from(error: BackendError) -> Self {
         Self::new(
@@ -138,5 +157,24 @@ impl BackendError {
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_main_that_returns_an_error_prints_it_for_people_with_each_cause_once() {
+        let disk = std::io::Error::other("disk is full");
+        let named = BackendError::refused("cannot open \"jobs.db\": it cannot be written")
+            .with_source(disk);
+
+        let shown = format!("{:?}", Error::from(named));
+
+        assert_eq!(
+            shown,
+            "Unavailable: the task store failed: cannot open \"jobs.db\": it cannot be written; caused by: disk is full"
+        );
     }
 }

@@ -102,7 +102,10 @@ impl TaskManager {
         if config.collect {
             schedules.extend(schedule::collected());
         }
-        let complaints: Vec<String> = schedules.iter().filter_map(Schedule::complaint).collect();
+        let complaints: Vec<String> = schedules
+            .iter()
+            .filter_map(Schedule::complaint_with_place)
+            .collect();
         if !complaints.is_empty() {
             return Err(Error::invalid(complaints.join("; ")));
         }

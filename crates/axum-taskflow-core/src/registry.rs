@@ -143,12 +143,13 @@ impl TaskDef {
                 Some(param) => format!("argument `{param}` of {name}: {error}"),
                 None => format!("argument {} of {name}: {error}", n + 1),
             },
-            ArgError::Count(n) => format!(
-                "{name} takes {} arguments, and {n} are stored",
-                self.handler.args_len()
-            ),
+            // Not "stored": those of a call by name are not, yet.
+            ArgError::Count(n) => match self.handler.args_len() {
+                1 => format!("{name} takes 1 argument, not {n}"),
+                taken => format!("{name} takes {taken} arguments, not {n}"),
+            },
             ArgError::Shape(error) => {
-                format!("the stored arguments of {name} are no JSON array: {error}")
+                format!("the arguments of {name} are no JSON array: {error}")
             }
         }
     }
@@ -390,7 +391,7 @@ impl Known {
                 && (other.type_id != def.type_id || other.place != def.place)
             {
                 complaints.push(format!(
-                    "two functions are called {name:?}: {} and {}; give one of them another name",
+                    "two functions are called {name:?}: {} and {}; give one of them another name: #[task(name = \"…\")]",
                     other.at(),
                     def.at()
                 ));

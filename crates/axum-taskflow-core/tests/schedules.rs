@@ -999,7 +999,7 @@ async fn functions_are_scheduled_by_their_names_if_their_arguments_fit() {
     assert_eq!((&*entry.actor, &*entry.action), ("ada", "schedule"));
     for (args, complaint) in [
         ("[1]", "argument `what` of says"),
-        ("[]", "says takes 1 arguments, and 0 are stored"),
+        ("[]", "says takes 1 argument, not 0"),
         ("{", "no JSON array"),
     ] {
         let once = manager.schedule_once_named("says", args).await.unwrap_err();

@@ -365,7 +365,7 @@ fn notice(password: &str, public_path: Option<&str>) -> String {
     let place = match public_path {
         Some(path) => format!("{}/auth/login", path.trim_end_matches('/')),
         None => {
-            "auth/login below the mount, such as http://localhost:3000/tasks/auth/login".to_owned()
+            "auth/login below the mount, such as http://127.0.0.1:8000/tasks/auth/login".to_owned()
         }
     };
     format!(

@@ -268,10 +268,18 @@ impl Schedule {
         }
     }
 
-    /// What is wrong with it, with its place.
-    pub(crate) fn complaint(&self) -> Option<String> {
-        let wrong = self
-            .rule()
+    /// What is wrong with it, with its place: of one of the program.
+    pub(crate) fn complaint_with_place(&self) -> Option<String> {
+        let (wrong, at) = (self.complaint()?, self.at());
+        Some(match &self.name {
+            Some(name) => format!("schedule {name} ({at}): {wrong}"),
+            None => format!("schedule ({at}): {wrong}"),
+        })
+    }
+
+    /// What is wrong with it. Without its place: whoever adds one by a call knows it, and by REST it would be ours.
+    fn complaint(&self) -> Option<String> {
+        self.rule()
             .and_then(|rule| Slots::of(&rule).map(drop))
             .err()
             .or_else(|| match self.policy.missed {
@@ -287,9 +295,7 @@ impl Schedule {
                     || name.contains(char::is_control);
                 is_bad.then(|| format!("{name:?} is no name: it has 1 to {NAME_BYTES_MAX} bytes and no control characters"))
             })
-            .or_else(|| self.options.complaint());
-        let name = self.name.as_deref().unwrap_or_default();
-        wrong.map(|wrong| format!("schedule {name}({}): {wrong}", self.at()))
+            .or_else(|| self.options.complaint())
     }
 
     /// What is stored of it.
