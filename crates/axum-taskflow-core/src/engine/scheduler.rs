@@ -349,7 +349,12 @@ impl Engine {
         self: &Arc<Self>,
         definitions: BTreeMap<String, Definition>,
     ) -> Result<(), Error> {
-        for record in self.all_records(PREFIX).await? {
+        let stored = match self.instance().role.runs_tasks() {
+            true => self.all_records(PREFIX).await?,
+            // It knows functions to add their tasks: what schedules there are is for those to say that run them.
+            false => Vec::new(),
+        };
+        for record in stored {
             if let Some(name) = record.key.strip_prefix(PREFIX)
                 && !definitions.contains_key(name)
             {
@@ -547,6 +552,18 @@ impl Engine {
         }
     }
 
+    /// True if somebody alive has its function. One that went from the program together with it is retired by nobody: who
+    /// does not know the function may be another program.
+    async fn is_known_to_anybody(&self, state: &State) -> Result<bool, BackendError> {
+        let function = &state.definition.function;
+        if self.registry.by_name(function).is_some() {
+            return Ok(true);
+        }
+        let peers = self.backend.instances().await?;
+        let mut alive = peers.iter().filter(|peer| peer.alive);
+        Ok(alive.any(|peer| peer.instance.functions.iter().any(|it| **it == **function)))
+    }
+
     /// Changes a schedule by hand, in one step with the record of who did it.
     pub(crate) async fn edit_schedule(
         self: &Arc<Self>,
@@ -596,7 +613,8 @@ impl Engine {
                     tasks.push(task);
                 }
                 Edit::Delete => {
-                    if state.origin == Origin::Code && !state.retired {
+                    let is_of_program = state.origin == Origin::Code && !state.retired;
+                    if is_of_program && self.is_known_to_anybody(&state).await? {
                         return Err(Error::conflict(format!(
                             "schedule {name} is one of the program, which would bring it back: pause it"
                         )));
