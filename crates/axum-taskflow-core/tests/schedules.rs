@@ -18,7 +18,7 @@ use axum_taskflow_core::{
     Memory, Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source,
     Step, Task, TaskContext, TaskDef, TaskManager, TaskOptions, TaskStatus, Timestamp,
 };
-use support::{Backstage, Link, config};
+use support::{Backstage, Link, Said, config};
 use tokio::{sync::Notify, time::sleep};
 
 /// The beginning of a minute.
@@ -646,6 +646,29 @@ async fn who_resumes_or_changes_a_schedule_by_a_late_clock_makes_no_slot_come_ag
         let last = *slots.keys().last().unwrap();
         assert!(last >= 600, "{name} goes on: {slots:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_clock_far_ahead_has_silenced_a_schedule_is_said_and_it_can_be_added_anew() {
+    let site = Site::new();
+    let (said, _listens) = Said::here();
+    let year = 366 * 24 * 3_600;
+    let ahead = TaskManager::start(site.config(year, vec![])).await.unwrap();
+    ahead.schedule(each_second().name("mine")).await.unwrap();
+    sleep(SECOND * 10).await;
+    kill(ahead, &site).await;
+    let n = site.tasks("mine").await.len();
+    assert_eq!(said.n("by a clock that is ahead"), 0);
+
+    let manager = site.start(vec![]).await;
+    sleep(MINUTE).await;
+    assert_eq!(site.tasks("mine").await.len(), n, "it is silent");
+    assert_eq!(said.n("by a clock that is ahead"), 1);
+    manager.delete_schedule("mine", "ada").await.unwrap();
+    manager.schedule(each_second().name("mine")).await.unwrap();
+    sleep(MINUTE).await;
+
+    assert!(site.tasks("mine").await.len() > n + 50);
 }
 
 #[tokio::test(start_paused = true)]

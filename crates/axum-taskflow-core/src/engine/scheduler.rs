@@ -34,6 +34,8 @@ const READ_AFTER: Duration = Duration::from_secs(1);
 const READ_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks whether a slot that waits for another's task can fire.
 const QUEUED_EVERY: Duration = Duration::from_millis(500);
+/// A slot that is decided on so long before it comes was so by a clock that is wrong, or this one is.
+const FAR_AHEAD: Duration = Duration::from_secs(3_600);
 /// Slots that are told ahead.
 const NEXT_MAX: usize = 5;
 
@@ -158,13 +160,25 @@ impl Engine {
             let kept = before.remove(name);
             let read = match kept.filter(|kept| kept.version == record.version) {
                 Some(kept) => Some(kept),
-                None => Known::of(&record),
+                None => {
+                    let read = Known::of(&record);
+                    self.says_if_silenced(name, read.as_ref());
+                    read
+                }
             };
             if let Some(read) = read {
                 known.insert(name.to_owned(), read);
             }
         }
         Ok(())
+    }
+
+    /// No slot comes twice, so one who had next year on his clock has left this year's to nobody: people have to know.
+    fn says_if_silenced(&self, name: &str, it: Option<&Known>) {
+        let decided = it.and_then(|it| it.state.decided).unwrap_or_default();
+        if decided.since(self.clock.now()) > FAR_AHEAD {
+            warn!(schedule = name, until = %decided, "slots were decided on by a clock that is ahead of this one: none fires before they are over");
+        }
     }
 
     fn fires(&self, state: &State) -> bool {
