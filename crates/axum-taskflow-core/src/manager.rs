@@ -323,7 +323,8 @@ impl TaskManager {
         edited.ok_or_else(|| Error::conflict("no task was added"))
     }
 
-    /// Deletes a schedule that was added while the program ran, or that the program has no more.
+    /// Deletes a schedule that was added while the program ran, or that the program has no more, or whose function nobody
+    /// alive knows.
     ///
     /// # Errors
     /// As [`TaskManager::pause_schedule`], and the program has it.

@@ -4,7 +4,7 @@ use std::{fmt, future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     backend::{Becomes, Record, RecordChange, Step, Stepped},
@@ -14,7 +14,7 @@ use crate::{
         holds::{Hold, HoldName, Patience},
         records::{json, parse},
     },
-    error::{BoxError, Error},
+    error::{BackendError, BoxError, Error, ErrorKind},
     id::{InstanceId, TaskId},
 };
 
@@ -188,6 +188,22 @@ where
     }
 }
 
+/// What somebody learns who asks.
+enum Asking {
+    Ended(Result<OnceOutcome, OnceError>),
+    MayRun(Arc<Hold>),
+    /// Another process runs it.
+    Waits,
+}
+
+/// True if the store may answer later.
+fn is_outage(failure: &Error) -> bool {
+    let source = std::error::Error::source(failure);
+    let store = source.and_then(|source| source.downcast_ref::<BackendError>());
+    let is_refused = store.is_some_and(BackendError::is_refused);
+    matches!(failure.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) && !is_refused
+}
+
 struct Asked<'a> {
     engine: &'a Arc<Engine>,
     name: HoldName,
@@ -210,48 +226,70 @@ impl Asked<'_> {
         let begun = Instant::now();
         let mut changes = self.engine.hold_changes();
         // Whoever failed before anybody asked here does not count.
-        let (before, mut outcome) = self.look().await?;
-        let mut has_waited = false;
+        let (before, outcome) = self.look().await?;
+        let mut first = Some(outcome);
         loop {
             changes.mark_unchanged(); // before the look, so that nothing is missed
-            if has_waited {
-                outcome = self.look().await?.1;
-            }
-            match &outcome {
-                Some((_, Outcome { error: None, .. })) => {
-                    return Ok(match has_waited {
-                        true => OnceOutcome::WaitedForOther,
-                        false => OnceOutcome::AlreadyDone,
+            let has_waited = first.is_none();
+            let asking = async {
+                let outcome = match first.take() {
+                    Some(outcome) => outcome,
+                    None => self.look().await?.1,
+                };
+                if let Some(ended) = self.ended(outcome, before, has_waited) {
+                    return Ok(Asking::Ended(ended));
+                }
+                let patience = Patience::None;
+                let acquired = self.engine.acquire(self.name.clone(), patience).await?;
+                Ok(acquired.map_or(Asking::Waits, Asking::MayRun))
+            };
+            match asking.await {
+                Ok(Asking::Ended(ended)) => return ended,
+                Ok(Asking::MayRun(hold)) => {
+                    // Once more, now that nobody else can end it.
+                    let (version, outcome) = self.look().await?;
+                    if outcome.is_none_or(|(version, it)| it.error.is_some() && version <= before) {
+                        let ended = self.work_off(&hold, version, &mut work, (retries, delay));
+                        if let Some(ended) = ended.await? {
+                            return ended;
+                        }
+                    }
+                    continue;
+                }
+                Ok(Asking::Waits) if begun.elapsed() >= wait => {
+                    return Err(OnceError::TimedOut {
+                        name: self.name.name.to_string(),
+                        waited: wait,
                     });
                 }
-                Some((version, Outcome { error, .. })) if *version > before => {
-                    return Err(self.failed(error.clone().unwrap_or_default()));
+                Ok(Asking::Waits) => {}
+                // Whoever runs it goes on through an outage, and so does the wait for him.
+                Err(failure) if has_waited && is_outage(&failure) && begun.elapsed() < wait => {
+                    debug!(error = %failure, name = %self.name.name, "cannot look whether it was run");
                 }
-                _ => {}
+                Err(failure) => return Err(failure.into()),
             }
-            let acquired = self
-                .engine
-                .acquire(self.name.clone(), Patience::None)
-                .await?;
-            if let Some(hold) = acquired {
-                // Once more, now that nobody else can end it.
-                let (version, outcome) = self.look().await?;
-                if outcome.is_none_or(|(version, it)| it.error.is_some() && version <= before) {
-                    let ended = self.work_off(&hold, version, &mut work, (retries, delay));
-                    if let Some(ended) = ended.await? {
-                        return ended;
-                    }
-                }
-                drop(hold);
-            } else if begun.elapsed() >= wait {
-                return Err(OnceError::TimedOut {
-                    name: self.name.name.to_string(),
-                    waited: wait,
-                });
-            } else {
-                changes.next(begun.checked_add(wait)).await;
+            changes.next(begun.checked_add(wait)).await;
+            if self.engine.stopped.is_cancelled() {
+                return Err(Error::shutting_down().into());
             }
-            has_waited = true;
+        }
+    }
+
+    /// What came of it, if it has ended, and that counts here.
+    fn ended(
+        &self,
+        outcome: Option<(u64, Outcome)>,
+        before: u64,
+        has_waited: bool,
+    ) -> Option<Result<OnceOutcome, OnceError>> {
+        let (version, Outcome { error, .. }) = outcome?;
+        match error {
+            None => Some(Ok(match has_waited {
+                true => OnceOutcome::WaitedForOther,
+                false => OnceOutcome::AlreadyDone,
+            })),
+            Some(message) => (version > before).then(|| Err(self.failed(message))),
         }
     }
 
@@ -347,7 +385,7 @@ impl Asked<'_> {
     }
 
     /// The version of what is stored, 0 if there is nothing; and what it says.
-    async fn look(&self) -> Result<(u64, Option<(u64, Outcome)>), OnceError> {
+    async fn look(&self) -> Result<(u64, Option<(u64, Outcome)>), Error> {
         let looked = async {
             let Some(record) = self.engine.record(&self.key).await? else {
                 return Ok::<_, Error>((0, None));
@@ -357,7 +395,7 @@ impl Asked<'_> {
             let counts = outcome.filter(|outcome| outcome.boot == self.boot);
             Ok((version, counts.map(|outcome| (version, outcome))))
         };
-        Ok(self.engine.in_time(looked).await?)
+        self.engine.in_time(looked).await
     }
 
     fn failed(&self, message: String) -> OnceError {

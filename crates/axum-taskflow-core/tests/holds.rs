@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     sync::{Arc, Mutex},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use axum_taskflow_core::{
     Schedule, Scope, TaskManager,
 };
 use support::{Backstage, Link, Said, config, start, until};
+use tokio::sync::{Notify, Semaphore};
 
 /// However slow the machine is.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -135,6 +137,57 @@ async fn who_saw_that_another_one_has_it_is_told_so_although_the_last_look_hangs
     stage.link(Link::Hangs);
 
     assert!(soon(asking).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_waits_for_what_another_one_runs_once_waits_through_an_outage() {
+    let (stage, one, other) = two().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let begun = Arc::new(Notify::new());
+    let runs = tokio::spawn({
+        let (gate, begun) = (gate.clone(), begun.clone());
+        async move {
+            let work = || async {
+                begun.notify_one();
+                gate.acquire().await.map(|ticket| ticket.forget())
+            };
+            one.run_once("job", Scope::Forever, work).await
+        }
+    });
+    soon(begun.notified()).await;
+    let mut waits = Box::pin(async move { other.run_once("job", Scope::Forever, works).await });
+    let first = std::future::poll_fn(|cx| Poll::Ready(waits.as_mut().poll(cx))).await;
+    assert!(first.is_pending(), "it has looked, and waits");
+    let waits = tokio::spawn(waits);
+
+    stage.link(Link::Fails);
+    let n_failed = stage.failed_calls();
+    until(async || (waits.is_finished() || stage.failed_calls() >= n_failed + 20).then_some(()))
+        .await;
+    stage.link(Link::Works);
+    gate.add_permits(1);
+
+    assert_eq!(
+        soon(waits).await.unwrap().unwrap(),
+        OnceOutcome::WaitedForOther
+    );
+    assert_eq!(soon(runs).await.unwrap().unwrap(), OnceOutcome::Ran);
+}
+
+#[tokio::test]
+async fn after_a_shutdown_nobody_is_said_to_have_what_was_asked_for() {
+    let (_stage, one, _other) = two().await;
+    one.shutdown().await.unwrap();
+
+    let tried = soon(one.lock("door").try_acquire()).await.unwrap_err();
+    let within = one.lock("door").acquire_within(Duration::ZERO);
+    let within = soon(within).await.unwrap_err();
+    let once = one.run_once("job", Scope::Forever, works);
+    let once = soon(once.into_future()).await;
+
+    assert_eq!(tried.kind(), ErrorKind::ShuttingDown);
+    assert_eq!(within.kind(), ErrorKind::ShuttingDown);
+    assert!(once.is_err());
 }
 
 async fn nothing() {}

@@ -18,7 +18,7 @@ use axum_taskflow_core::{
     Memory, Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source,
     Step, Task, TaskContext, TaskDef, TaskManager, TaskOptions, TaskStatus, Timestamp,
 };
-use support::{Backstage, Link, config};
+use support::{Backstage, Link, Said, config};
 use tokio::{sync::Notify, time::sleep};
 
 /// The beginning of a minute.
@@ -450,6 +450,18 @@ async fn the_newer_program_says_what_a_schedule_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_that_only_adds_tasks_retires_no_schedule_of_those_that_run_them() {
+    let site = Site::new();
+    let _runs = site.start(vec![each_second()]).await;
+    let mut web = site.config(0, vec![]);
+    web.role = Role::Web;
+    let web = TaskManager::start(web).await.unwrap();
+
+    let told = web.schedules().await.unwrap();
+    assert_eq!(told[0].state, ScheduleState::Active);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_schedule_whose_function_is_not_known_here_is_shown_and_fired_by_those_who_know_it() {
     let site = Site::new();
     let mut knows = site.config(0, vec![Schedule::new(tock, ()).every(SECOND)]);
@@ -466,6 +478,22 @@ async fn a_schedule_whose_function_is_not_known_here_is_shown_and_fired_by_those
     assert_eq!(site.tasks("tock").await.len(), n);
     let told = other.schedules().await.unwrap();
     assert_eq!(told[0].state, ScheduleState::UnknownFunction);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_that_went_with_its_function_can_be_deleted_once_nobody_alive_knows_it() {
+    let site = Site::new();
+    let mut knows = site.config(0, vec![Schedule::new(tock, ()).every(MINUTE)]);
+    knows.tasks = vec![TaskDef::new(tock)];
+    let knows = TaskManager::start(knows).await.unwrap();
+    let without = site.start(vec![]).await;
+
+    let refused = without.delete_schedule("tock", "ada").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "somebody has it");
+    kill(knows, &site).await;
+    without.delete_schedule("tock", "ada").await.unwrap();
+
+    assert_eq!(without.schedules().await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -618,6 +646,29 @@ async fn who_resumes_or_changes_a_schedule_by_a_late_clock_makes_no_slot_come_ag
         let last = *slots.keys().last().unwrap();
         assert!(last >= 600, "{name} goes on: {slots:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_clock_far_ahead_has_silenced_a_schedule_is_said_and_it_can_be_added_anew() {
+    let site = Site::new();
+    let (said, _listens) = Said::here();
+    let year = 366 * 24 * 3_600;
+    let ahead = TaskManager::start(site.config(year, vec![])).await.unwrap();
+    ahead.schedule(each_second().name("mine")).await.unwrap();
+    sleep(SECOND * 10).await;
+    kill(ahead, &site).await;
+    let n = site.tasks("mine").await.len();
+    assert_eq!(said.n("by a clock that is ahead"), 0);
+
+    let manager = site.start(vec![]).await;
+    sleep(MINUTE).await;
+    assert_eq!(site.tasks("mine").await.len(), n, "it is silent");
+    assert_eq!(said.n("by a clock that is ahead"), 1);
+    manager.delete_schedule("mine", "ada").await.unwrap();
+    manager.schedule(each_second().name("mine")).await.unwrap();
+    sleep(MINUTE).await;
+
+    assert!(site.tasks("mine").await.len() > n + 50);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum_taskflow_core::{Config, Data, TaskId, TaskManager, TaskStatus};
+use axum_taskflow_core::{Config, Data, Scope, TaskId, TaskManager, TaskStatus};
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 use tokio::sync::Semaphore;
@@ -107,6 +107,42 @@ async fn what_the_last_writes_of_a_server_said_is_made_good_while_their_instance
     let n_begun = [0, 1, 2].map(|n| gates.n_begun(n));
     assert_eq!(n_begun, [2, 2, 1]);
     manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_epoch_is_given_again_by_a_server_that_has_forgotten_to_whom_it_gave_the_last_ones() {
+    let server = RedisServer::start();
+    let start = async || {
+        let mut config = Config::default();
+        config.collect = false;
+        config.backend = Arc::new(RedisOptions::new(server.url()).open().await.unwrap());
+        let manager = TaskManager::start(config).await.unwrap();
+        // Takes part in the start of the cluster by then, and writes no record of its own any more.
+        let work = || async { Ok::<(), std::io::Error>(()) };
+        manager
+            .run_once("start", Scope::ClusterBoot, work)
+            .await
+            .unwrap();
+        manager
+    };
+    let (one, other) = (start().await, start().await);
+    server.command(&["SAVE"]);
+    let held = one.lock("door").acquire().await.unwrap();
+
+    tokio::task::block_in_place(|| server.restart());
+
+    let taken = other.lock("door").acquire_within(DEADLINE).await.unwrap();
+    let taken = taken.expect("nobody has it by what is stored");
+    assert!(
+        taken.epoch() > held.epoch(),
+        "{} after {}",
+        taken.epoch(),
+        held.epoch()
+    );
+    tokio::time::timeout(DEADLINE, held.lost())
+        .await
+        .expect("two have it");
+    assert!(taken.is_held());
 }
 
 #[test]

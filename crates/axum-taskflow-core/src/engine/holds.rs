@@ -439,6 +439,9 @@ impl Engine {
             let is_over = patience.end().is_some_and(|end| Instant::now() >= end);
             match taken {
                 Ok(Ok(Some(hold))) => return Ok(Some(hold)),
+                Ok(Ok(None)) if self.stopped.is_cancelled() => {
+                    return Err(Error::shutting_down());
+                }
                 Ok(Ok(None)) if is_over || !claiming.waits => return Ok(None),
                 Ok(Ok(None)) => has_looked = true,
                 Ok(Err(failure)) if is_over || !claiming.waits => return Err(failure.into()),

@@ -34,6 +34,8 @@ const READ_AFTER: Duration = Duration::from_secs(1);
 const READ_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks whether a slot that waits for another's task can fire.
 const QUEUED_EVERY: Duration = Duration::from_millis(500);
+/// A slot that is decided on so long before it comes was so by a clock that is wrong, or this one is.
+const FAR_AHEAD: Duration = Duration::from_secs(3_600);
 /// Slots that are told ahead.
 const NEXT_MAX: usize = 5;
 
@@ -158,13 +160,25 @@ impl Engine {
             let kept = before.remove(name);
             let read = match kept.filter(|kept| kept.version == record.version) {
                 Some(kept) => Some(kept),
-                None => Known::of(&record),
+                None => {
+                    let read = Known::of(&record);
+                    self.says_if_silenced(name, read.as_ref());
+                    read
+                }
             };
             if let Some(read) = read {
                 known.insert(name.to_owned(), read);
             }
         }
         Ok(())
+    }
+
+    /// No slot comes twice, so one who had next year on his clock has left this year's to nobody: people have to know.
+    fn says_if_silenced(&self, name: &str, it: Option<&Known>) {
+        let decided = it.and_then(|it| it.state.decided).unwrap_or_default();
+        if decided.since(self.clock.now()) > FAR_AHEAD {
+            warn!(schedule = name, until = %decided, "slots were decided on by a clock that is ahead of this one: none fires before they are over");
+        }
     }
 
     fn fires(&self, state: &State) -> bool {
@@ -349,7 +363,12 @@ impl Engine {
         self: &Arc<Self>,
         definitions: BTreeMap<String, Definition>,
     ) -> Result<(), Error> {
-        for record in self.all_records(PREFIX).await? {
+        let stored = match self.instance().role.runs_tasks() {
+            true => self.all_records(PREFIX).await?,
+            // It knows functions to add their tasks: what schedules there are is for those to say that run them.
+            false => Vec::new(),
+        };
+        for record in stored {
             if let Some(name) = record.key.strip_prefix(PREFIX)
                 && !definitions.contains_key(name)
             {
@@ -547,6 +566,18 @@ impl Engine {
         }
     }
 
+    /// True if somebody alive has its function. One that went from the program together with it is retired by nobody: who
+    /// does not know the function may be another program.
+    async fn is_known_to_anybody(&self, state: &State) -> Result<bool, BackendError> {
+        let function = &state.definition.function;
+        if self.registry.by_name(function).is_some() {
+            return Ok(true);
+        }
+        let peers = self.backend.instances().await?;
+        let mut alive = peers.iter().filter(|peer| peer.alive);
+        Ok(alive.any(|peer| peer.instance.functions.iter().any(|it| **it == **function)))
+    }
+
     /// Changes a schedule by hand, in one step with the record of who did it.
     pub(crate) async fn edit_schedule(
         self: &Arc<Self>,
@@ -596,7 +627,8 @@ impl Engine {
                     tasks.push(task);
                 }
                 Edit::Delete => {
-                    if state.origin == Origin::Code && !state.retired {
+                    let is_of_program = state.origin == Origin::Code && !state.retired;
+                    if is_of_program && self.is_known_to_anybody(&state).await? {
                         return Err(Error::conflict(format!(
                             "schedule {name} is one of the program, which would bring it back: pause it"
                         )));

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use chrono::{DateTime, LocalResult, Offset, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::{
     Cron, JobType,
@@ -185,24 +185,29 @@ impl Slots {
     }
 }
 
-/// The next slot of what comes at one time of the day: of a time that there is twice, the first one.
+/// The next slot of what comes at one time of the day: of a time that there is twice, the first one; for a time that
+/// there is not, the moment at which the clock goes on.
 fn after_fixed(cron: &Cron, zone: Tz, at: DateTime<Utc>) -> Option<Timestamp> {
-    let at = at.with_timezone(&zone);
-    let next = cron.find_next_occurrence(&at, false).ok()?;
-    if next > at {
-        return Some(timestamp(&next));
+    // By a clock on the wall that nobody sets. By one that is set, the parser takes the gap, which its search only comes
+    // by, for what it searches: what had come at 01:30 would come once more when the clock goes from 02:00 to 03:00.
+    let mut wall = at.with_timezone(&zone).naive_local().and_utc();
+    loop {
+        wall = cron.find_next_occurrence(&wall, false).ok()?;
+        let next = first_shown(zone, wall.naive_utc())?;
+        if next > at {
+            return Some(timestamp(&next));
+        } // else it is the second time that the clock shows this
     }
-    // It is the second time that the clock shows this, and the parser gives the first one, which has passed. So have all
-    // until the clock shows what there is once.
-    let mut wall = at.naive_local();
-    let later = loop {
-        wall += TimeDelta::seconds(1);
-        if let LocalResult::Single(later) = zone.from_local_datetime(&wall) {
-            break later;
+}
+
+/// When the clocks of a zone first show this, or what comes next if they leave it out.
+fn first_shown(zone: Tz, mut wall: NaiveDateTime) -> Option<DateTime<Utc>> {
+    loop {
+        match zone.from_local_datetime(&wall).earliest() {
+            Some(shown) => return Some(shown.to_utc()),
+            None => wall = wall.checked_add_signed(TimeDelta::seconds(1))?,
         }
-    };
-    let next = cron.find_next_occurrence(&later, true).ok()?;
-    (next > at).then(|| timestamp(&next))
+    }
 }
 
 /// The next slot of what comes at several times of the day: whenever the clock on the wall shows it, so an hour that there is
@@ -216,10 +221,14 @@ fn after_by_wall(cron: &Cron, zone: Tz, mut at: DateTime<Utc>) -> Option<Timesta
             .find_next_occurrence(&at.with_timezone(&offset), is_included)
             .ok()?
             .to_utc();
-        // Slots of this kind are never far ahead of each other, so at most one change of the clocks lies between.
-        let (mut same, mut changed) = (at, next);
-        if offset_at(&next) == offset {
-            return Some(timestamp(&next));
+        // The first change of the clocks between, if there is one. By days: it may be made good before a slot that is far.
+        let (mut same, mut changed) = (at, at);
+        while offset_at(&changed) == offset {
+            if changed == next {
+                return Some(timestamp(&next));
+            }
+            same = changed;
+            changed = next.min(changed + TimeDelta::days(1));
         }
         while changed - same > TimeDelta::seconds(1) {
             let middle = same + (changed - same) / 2;
@@ -419,14 +428,14 @@ pub(crate) mod tests {
     }
 
     /// 400 days over two changes of the clocks, in zones that change by an hour and by half of one: the slots are those
-    /// of the parser's own iterator, they only go forward, and none is given twice or left out, wherever one starts.
+    /// that the clock on the wall shows, they only go forward, and none is given twice or left out, wherever one starts.
     #[test]
-    fn over_400_days_slots_are_those_of_the_parsers_own_iterator() {
+    fn over_400_days_slots_are_what_the_clock_on_the_wall_shows() {
         let start = at("2026-01-01T00:00:00Z");
         for zone in ZONES {
             for expression in EXPRESSIONS {
                 let slots = cron(expression, zone);
-                let (iterated, end) = iterated(&slots, start);
+                let (shown, end) = shown(&slots, start);
                 let mut stepped = Vec::new();
                 let mut cursor = start;
                 while let Some(slot) = slots.after(cursor).filter(|slot| *slot <= end) {
@@ -437,12 +446,9 @@ pub(crate) mod tests {
                     stepped.push(slot);
                     cursor = slot;
                 }
-                let differ = stepped
-                    .iter()
-                    .zip(&iterated)
-                    .find(|(ours, its)| ours != its);
+                let differ = stepped.iter().zip(&shown).find(|(ours, its)| ours != its);
                 assert_eq!(differ, None, "{expression} in {zone}");
-                assert_eq!(stepped.len(), iterated.len(), "{expression} in {zone}");
+                assert_eq!(stepped.len(), shown.len(), "{expression} in {zone}");
                 let due = slots.due(stepped[0], end, 3);
                 assert_eq!(
                     due.latest,
@@ -458,41 +464,68 @@ pub(crate) mod tests {
         }
     }
 
-    /// What changes on a given clock, in zones that change by an hour and by half of one, early and late in the day.
-    pub(crate) const ZONES: [&str; 3] =
-        ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"];
-    pub(crate) const EXPRESSIONS: [&str; 8] = [
+    /// Zones that change by an hour and by half of one, early in the day and at its beginning.
+    pub(crate) const ZONES: [&str; 5] = [
+        "Europe/Berlin",
+        "Europe/London",
+        "America/New_York",
+        "Africa/Cairo",
+        "Australia/Lord_Howe",
+    ];
+    /// At whole quarters of an hour: so often the wall is looked at.
+    pub(crate) const EXPRESSIONS: [&str; 10] = [
         "30 2 * * *",
-        "*/20 * * * *",
+        "*/30 * * * *",
         "15 1-3 * * Mon-Sun",
         "0 0 L * *",
         "0 9 * * Mon-Fri",
         "45 1 * * *",
         "30 1 * * *",
         "0 3 * * *",
+        "0 0 * * *",
+        "45 23 * * Thu,Sat",
     ];
+    const QUARTER_MS: i64 = 15 * 60_000;
 
-    /// The slots of 400 days by the parser's own iterator, and the end of the days.
-    pub(crate) fn iterated(slots: &Slots, start: Timestamp) -> (Vec<Timestamp>, Timestamp) {
+    /// The slots of 400 days as somebody finds them who looks at the clock on the wall each quarter of an hour, and the
+    /// end of the days.
+    pub(crate) fn shown(slots: &Slots, start: Timestamp) -> (Vec<Timestamp>, Timestamp) {
         let Slots::Cron(cron, zone) = slots else {
             panic!("not by cron");
         };
         let end = Timestamp::from_unix_ms(start.as_unix_ms() + 400 * DAY_MS);
-        let from = Utc.timestamp_millis_opt(start.as_unix_ms()).unwrap();
-        let mut iterated: Vec<Timestamp> = cron
-            .iter_after(from.with_timezone(zone))
-            .map(|slot| timestamp(&slot))
-            .take_while(|slot| *slot <= end)
-            .collect();
-        // It gives both slots of one time on the wall together.
-        iterated.sort();
-        (iterated, end)
+        let comes = |wall| cron.is_time_matching(&wall).unwrap();
+        let wall_at = |ms| {
+            let utc = Utc.timestamp_millis_opt(ms).unwrap();
+            utc.with_timezone(zone).naive_local().and_utc()
+        };
+        let quarter = TimeDelta::milliseconds(QUARTER_MS);
+        let comes_often = cron.determine_job_type() == JobType::IntervalWildcard;
+        let mut new = wall_at(start.as_unix_ms()) + quarter; // what it has not shown before
+        let mut shown = Vec::new();
+        for ms in (start.as_unix_ms()..=end.as_unix_ms())
+            .step_by(usize::try_from(QUARTER_MS).unwrap())
+            .skip(1)
+        {
+            let wall = wall_at(ms);
+            let is_slot = match comes_often {
+                true => comes(wall),
+                false => std::iter::successors(Some(new), |it| Some(*it + quarter))
+                    .take_while(|it| *it <= wall)
+                    .any(comes),
+            };
+            if is_slot {
+                shown.push(Timestamp::from_unix_ms(ms));
+            }
+            new = new.max(wall + quarter);
+        }
+        (shown, end)
     }
 
     /// A clock may ask at any time, also in the hour that comes twice: the answer is never in the past, and never
-    /// another slot than that of the iterator.
+    /// another slot than that which the clock on the wall will show first.
     #[test]
-    fn around_each_change_of_the_clocks_the_next_slot_is_that_of_the_iterator_at_every_minute() {
+    fn around_each_change_of_the_clocks_the_next_slot_is_that_of_the_wall_at_every_minute() {
         const MINUTE_MS: i64 = 60_000;
         let start = at("2026-01-01T00:00:00Z");
         for zone in ZONES {
@@ -501,20 +534,20 @@ pub(crate) mod tests {
                 let utc = Utc.timestamp_millis_opt(ms).unwrap();
                 tz.offset_from_utc_datetime(&utc.naive_utc()).fix()
             };
-            let minutes = (0..400 * 24 * 60).map(|n| start.as_unix_ms() + n * MINUTE_MS);
-            let changes: Vec<i64> = minutes
-                .filter(|ms| offset(*ms) != offset(ms - MINUTE_MS))
+            let quarters = (0..400 * 24 * 4).map(|n| start.as_unix_ms() + n * QUARTER_MS);
+            let changes: Vec<i64> = quarters
+                .filter(|ms| offset(*ms) != offset(ms - QUARTER_MS))
                 .collect();
             assert_eq!(changes.len(), 2, "{zone}");
             for expression in EXPRESSIONS {
                 let slots = cron(expression, zone);
-                let (iterated, _) = iterated(&slots, start);
+                let (shown, _) = shown(&slots, start);
                 for asked in changes
                     .iter()
                     .flat_map(|change| (-180..=180).map(move |n| change + n * MINUTE_MS))
                     .map(Timestamp::from_unix_ms)
                 {
-                    let wanted = iterated.iter().find(|slot| **slot > asked);
+                    let wanted = shown.iter().find(|slot| **slot > asked);
                     assert_eq!(
                         slots.after(asked).as_ref(),
                         wanted,
@@ -523,6 +556,38 @@ pub(crate) mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_comes_before_the_clocks_go_on_does_not_come_again_when_they_do() {
+        // On 29 March 2026 the clocks of London go from 01:00 to 02:00.
+        let midnight = cron("0 0 * * *", "Europe/London");
+        assert_eq!(
+            next(&midnight, "2026-03-28T12:00:00Z", 2),
+            ["03-29 00:00:00 +0000", "03-30 00:00:00 +0100"]
+        );
+        // On 24 April 2026 those of Cairo go from 00:00 to 01:00.
+        let evening = cron("45 23 * * *", "Africa/Cairo");
+        assert_eq!(
+            next(&evening, "2026-04-23T12:00:00Z", 2),
+            ["04-23 23:45:00 +0200", "04-24 23:45:00 +0300"]
+        );
+    }
+
+    #[test]
+    fn what_comes_once_a_year_in_the_hour_that_there_is_twice_comes_in_both() {
+        let slots = cron("*/30 2 25 10 *", "Europe/Berlin");
+
+        assert_eq!(
+            next(&slots, "2026-02-01T00:00:00Z", 5),
+            [
+                "10-25 02:00:00 +0200",
+                "10-25 02:30:00 +0200",
+                "10-25 02:00:00 +0100",
+                "10-25 02:30:00 +0100",
+                "10-25 02:00:00 +0200"
+            ]
+        );
     }
 
     #[test]

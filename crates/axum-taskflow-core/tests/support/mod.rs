@@ -489,7 +489,10 @@ impl Backstage {
         let mut link = self.0.link.subscribe();
         let link = *link.wait_for(|link| *link != Link::Hangs).await.unwrap();
         match link {
-            Link::Fails => Err(BackendError::unavailable("the link fails on demand")),
+            Link::Fails => {
+                self.0.failed_calls.fetch_add(1, Ordering::SeqCst);
+                Err(BackendError::unavailable("the link fails on demand"))
+            }
             _ => Ok(()),
         }
     }

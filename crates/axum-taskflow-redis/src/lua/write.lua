@@ -351,10 +351,19 @@ for _, entry in ipairs(audit) do
     end
 end
 
+-- Larger than all before, also than those that a server gave before it lost its last writes: whoever holds something
+-- under one of those must not take the next holder's for his own.
+local function new_version()
+    local time = redis.call('TIME')
+    local version = math.max(tonumber(redis.call('GET', P .. 'rv') or '0') + 1, time[1] * 1000 + math.floor(time[2] / 1000))
+    redis.call('SET', P .. 'rv', string.format('%d', version))
+    return version
+end
+
 for at = 1, #records, 3 do
     local name, becomes = records[at], records[at + 2]
     if is_new and becomes ~= '=' then
-        local version = redis.call('INCR', P .. 'rv')
+        local version = new_version()
         if becomes == '-' then
             redis.call('HDEL', P .. 'r', name)
             redis.call('ZREM', P .. 'rn', name)
