@@ -163,20 +163,21 @@ impl Function {
                     .extend(quote_spanned!(ty.span()=> #check::in_order::<#before, #ty, _, _>();));
             }
         }
+        // `impl Trait` can be returned, but not be named here.
         let output = match &self.signature.output {
-            ReturnType::Default => quote!(()),
-            ReturnType::Type(_, ty) => ty.to_token_stream(),
+            ReturnType::Default => Some(quote!(())),
+            ReturnType::Type(_, ty) => (!has_impl_trait(ty)).then(|| ty.to_token_stream()),
         };
         let function = &self.signature.ident;
         if self.signature.asyncness.is_some() {
             let params = self.params.iter().map(|_| quote!(_));
-            checks.extend(quote_spanned!(output.span()=> #check::returned::<#output>();));
+            if let Some(output) = output {
+                checks.extend(quote_spanned!(output.span()=> #check::returned::<#output>();));
+            }
             checks.extend(quote_spanned! {function.span()=>
                 #check::task_must_be_send(#function as fn(#(#params),*) -> _);
             });
-        } else if !matches!(&self.signature.output, ReturnType::Type(_, ty) if matches!(**ty, Type::ImplTrait(_)))
-        {
-            // `impl Future` can be returned, but not be named here.
+        } else if let Some(output) = output {
             checks.extend(
                 quote_spanned!(output.span()=> #check::returned_or_awaited::<#output, _>();),
             );
@@ -196,7 +197,12 @@ impl Param {
 
     /// True for what is surely provided by the task. Types of the user's own may be, too: only the compiler knows.
     fn is_provided(&self) -> bool {
-        let Type::Path(path) = &self.ty else {
+        let mut ty = &self.ty;
+        // As another macro gives it.
+        while let Type::Group(group) = ty {
+            ty = &group.elem;
+        }
+        let Type::Path(path) = ty else {
             return false;
         };
         path.path.segments.last().is_some_and(|last| {
@@ -328,6 +334,18 @@ impl<'ast> Visit<'ast> for Complaints {
     // The references in `fn(&str)` and `dyn Fn(&str)` are not the argument's own.
     fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
     fn visit_parenthesized_generic_arguments(&mut self, _: &'ast ParenthesizedGenericArguments) {}
+}
+
+fn has_impl_trait(ty: &Type) -> bool {
+    struct Found(bool);
+    impl<'ast> Visit<'ast> for Found {
+        fn visit_type_impl_trait(&mut self, _: &'ast TypeImplTrait) {
+            self.0 = true;
+        }
+    }
+    let mut found = Found(false);
+    found.visit_type(ty);
+    found.0
 }
 
 /// The owned form of what a reference points to, as somebody would write it.

@@ -788,8 +788,11 @@ impl Engine {
             }
             let lost = self.holds.held().by_holder.remove(&holder);
             if let Some(weak) = lost {
+                // Else it is just being given back, and only the answer is missing.
+                if !weak.lost.is_cancelled() {
+                    warn!(name = %weak.name, epoch, "somebody has taken away what this instance held");
+                }
                 weak.lost.cancel();
-                warn!(name = %weak.name, epoch, "somebody has taken away what this instance held");
             }
         }
     }

@@ -50,6 +50,15 @@ fn three_and_eight(
 ) {
 }
 
+macro_rules! declare {
+    ($name:ident, $state:ty) => {
+        #[task]
+        async fn $name(_: $state, _address: String) {}
+    };
+}
+
+declare!(static_state_by_another_macro, Data<&'static str>);
+
 /// `Data` is a common name: one that is stored is an argument.
 mod measurements {
     #[derive(serde::Serialize, serde::Deserialize)]

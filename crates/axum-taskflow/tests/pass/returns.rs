@@ -71,6 +71,16 @@ async fn no_report() -> Option<Report> {
     None
 }
 
+#[task]
+async fn some_report() -> Result<impl serde::Serialize + Send, String> {
+    Ok(Report { rows: 1 })
+}
+
+#[task]
+fn some_rows() -> Result<impl serde::Serialize + Send, String> {
+    Ok(1)
+}
+
 /// A plain function that returns a future is an async one.
 #[task]
 fn future() -> impl Future<Output = u8> + Send + 'static {
