@@ -15,7 +15,7 @@ use axum_taskflow_core::{
     Schedule, Scope, TaskManager,
 };
 use support::{Backstage, Link, Said, config, start, until};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 /// However slow the machine is.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -149,7 +149,7 @@ async fn who_waits_for_what_another_one_runs_once_waits_through_an_outage() {
         async move {
             let work = || async {
                 begun.notify_one();
-                gate.acquire().await.map(|ticket| ticket.forget())
+                gate.acquire().await.map(SemaphorePermit::forget)
             };
             one.run_once("job", Scope::Forever, work).await
         }
