@@ -363,13 +363,11 @@ impl Engine {
         self: &Arc<Self>,
         definitions: BTreeMap<String, Definition>,
     ) -> Result<(), Error> {
-        let stored = match self.instance().role.runs_tasks() {
-            true => self.all_records(PREFIX).await?,
-            // It knows functions to add their tasks: what schedules there are is for those to say that run them.
-            false => Vec::new(),
-        };
-        for record in stored {
+        // One that only adds tasks knows functions for that: what schedules there are is for those to say that run them.
+        let may_retire = self.instance().role.runs_tasks();
+        for record in self.all_records(PREFIX).await? {
             if let Some(name) = record.key.strip_prefix(PREFIX)
+                && may_retire
                 && !definitions.contains_key(name)
             {
                 self.retire(name).await?;
