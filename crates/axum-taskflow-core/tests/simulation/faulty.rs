@@ -43,8 +43,13 @@ impl Flight {
         let world = &process.world;
         let is_own = |change: &Change| {
             let stored = now(world.memory.get(change.id)).unwrap();
-            let owner = stored.and_then(|task| task.life.owner);
-            owner.is_some() && owner == process.who().identity.map(|(id, _)| id)
+            // The rescuer may come late, when this process has claimed again what another one took over before.
+            stored.is_some_and(|Task { life, .. }| {
+                let me = process.who().identity.map(|(id, _)| id);
+                life.owner.is_some()
+                    && life.owner == me
+                    && change.expects == (life.status, life.epoch)
+            })
         };
         if batch.tasks.is_empty() && !batch.changes.iter().any(is_own) {
             return None;
