@@ -8,9 +8,9 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -61,8 +61,9 @@ pub(crate) struct Journal {
     clock: Clock,
     /// A std mutex: held to push or to take, never while writing.
     queue: Mutex<Queue>,
-    /// Something waits to be written.
-    wake: Notify,
+    bell: Arc<Bell>,
+    /// Rings it.
+    ringer: Waker,
     /// Everything that waited has been written.
     idle: Notify,
     /// Free places for new tasks // none: add_task waits, so the handler slows down, up to its deadline
@@ -190,6 +191,25 @@ impl Going {
     }
 }
 
+/// Wakes the journal: something waits to be written, or the store has answered what a caller has begun.
+#[derive(Default)]
+struct Bell {
+    wake: Notify,
+    /// An atomic: the store may answer before the journal can see what it was asked.
+    has_rung: AtomicBool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_rung.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+}
+
 /// If something panics where a caller writes, the journal goes on all the same.
 struct Unwinding<'a>(&'a Journal);
 
@@ -201,7 +221,7 @@ impl Drop for Unwinding<'_> {
                 queue.writer = Writer::Nobody;
             }
             drop(queue);
-            self.0.wake.notify_one();
+            self.0.bell.wake.notify_one();
         }
     }
 }
@@ -213,13 +233,15 @@ impl Journal {
         places_max: usize,
         troubles: Arc<Troubles>,
     ) -> Self {
+        let bell = Arc::<Bell>::default();
         Self {
+            ringer: bell.clone().into(),
+            bell,
             troubles,
             writes_at_once: backend.writes_at_once(),
             backend,
             clock,
             queue: Mutex::default(),
-            wake: Notify::new(),
             idle: Notify::new(),
             places: Semaphore::new(places_max),
             places_max,
@@ -282,8 +304,9 @@ impl Journal {
     }
 
     /// Writes what waits if nobody does, up to the point where the store has to be waited for; from there on the journal
-    /// goes on. So a store in memory has answered when this returns, and another one was asked before the journal is
-    /// awake. If somebody writes, he will take it. To be called without any lock, on the engine's runtime.
+    /// goes on. So a store in memory has answered when this returns, and another one was asked without waking the journal:
+    /// the answer does that, or enough for a second batch. If somebody writes, he will take it. To be called without any
+    /// lock, on the engine's runtime.
     pub(crate) fn begin(&self, stored: impl Fn(&[Note])) {
         let queue = self.queue();
         if queue.writer != Writer::Nobody {
@@ -296,9 +319,10 @@ impl Journal {
         let flight = self.take_from(queue, BATCH_MAX, Writer::Caller, &HashSet::new());
         crash_point!("journal::before-write");
         let mut writing = self.write(&flight);
+        self.bell.has_rung.store(false, Ordering::SeqCst);
         let at_once = writing
             .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
+            .poll(&mut Context::from_waker(&self.ringer));
         match at_once {
             Poll::Ready(Ok(written)) if flight.is_answered_by(&written) => {
                 crash_point!("journal::written");
@@ -314,9 +338,20 @@ impl Journal {
             Poll::Ready(outcome) => {
                 self.queue().begun = Some((flight, Box::pin(std::future::ready(outcome))));
             }
-            Poll::Pending => self.queue().begun = Some((flight, writing)),
+            Poll::Pending => {
+                self.troubles.asked(Duty::Write, flight.batch.now);
+                let mut queue = self.queue();
+                if self.writes_at_once > 1 && flight.is_small() {
+                    queue.wakes_at = enough_beside(&flight);
+                }
+                queue.begun = Some((flight, writing));
+                self.wake_if_enough(queue);
+                if !self.bell.has_rung.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
         }
-        self.wake.notify_one();
+        self.bell.wake.notify_one();
     }
 
     /// Asks the store. If its code panics, nothing is lost that was to be written.
@@ -414,8 +449,10 @@ impl Journal {
             let next = self.next(changes_max, &going);
             let was_busy = next.is_some() || unanswered.is_some();
             if let Some((flight, writing)) = next {
-                going.push_back(Going::sent(flight, writing).await);
-                if self.writes_at_once > 1 {
+                let sent = Going::sent(flight, writing).await;
+                let is_asked = sent.outcome.is_none();
+                going.push_back(sent);
+                if is_asked && self.writes_at_once > 1 {
                     // Its connection has a task of its own, which tokio keeps for this thread: it is to run now.
                     tokio::task::yield_now().await;
                 }
@@ -430,7 +467,7 @@ impl Journal {
             if going.is_empty() {
                 if self.rest() {
                     self.idle.notify_waiters();
-                    self.wake.notified().await;
+                    self.bell.wake.notified().await;
                 }
                 continue;
             }
@@ -490,10 +527,10 @@ impl Journal {
             tokio::select! {
                 biased;
                 () = one_has_landed(going) => {}
-                () = self.wake.notified(), if room => return None,
+                () = self.bell.wake.notified(), if room => return None,
             }
-            self.troubles.answered(Duty::Write);
         }
+        self.troubles.answered(Duty::Write);
         crash_point!("journal::written");
         let Going {
             flight, outcome, ..
@@ -544,7 +581,7 @@ impl Journal {
             return Some(begun);
         }
         if let Some(last) = going.back() {
-            let enough = (last.flight.len() / 2).max(1);
+            let enough = enough_beside(&last.flight);
             let free = queue.adds.len() + queue.changes_free(&in_flight);
             if free < enough {
                 queue.wakes_at = queue.len() + enough - free;
@@ -770,7 +807,7 @@ impl Journal {
         let is_enough = queue.len() >= queue.wakes_at;
         drop(queue);
         if is_enough {
-            self.wake.notify_one();
+            self.bell.wake.notify_one();
         }
     }
 
@@ -953,6 +990,11 @@ fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
     } else {
         notes.drain(..n).collect()
     }
+}
+
+/// What has to wait before a second batch goes beside this one.
+fn enough_beside(flight: &Flight) -> usize {
+    (flight.len() / 2).max(1)
 }
 
 /// Returns when a batch has its answer.

@@ -248,9 +248,12 @@ local function is_gone(id)
         or redis.call('HEXISTS', P .. 'i', id) == 0
 end
 
--- Tells other instances that something waits. In a cluster a message goes to all nodes, unless it is one of a slot;
--- Redis 6.2 does not know those, and does not tell scripts its version either.
+-- Tells other instances that something waits, if there are any. In a cluster a message goes to all nodes, unless it is one
+-- of a slot; Redis 6.2 does not know those, and does not tell scripts its version either.
 local function publish(message, is_cluster)
+    if redis.call('HLEN', P .. 'i') < 2 then
+        return
+    end
     local how = is_cluster == '1' and redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH'
     redis.call(how, P .. 'news', message)
 end
