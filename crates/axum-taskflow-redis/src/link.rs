@@ -483,6 +483,12 @@ fn word(error: &RedisError) -> Option<&str> {
     of_script().or(Some(code))
 }
 
+/// True if a script of ours met a key that another node has: it names none but those of its own slot.
+fn is_on_its_way(error: &RedisError) -> bool {
+    let said = error.detail().unwrap_or_default();
+    said.contains("access a non local key")
+}
+
 /// What went wrong, in words for the one who is woken.
 pub(crate) fn explain(error: RedisError) -> BackendError {
     let hint = match word(&error) {
@@ -498,6 +504,9 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
         Some("LATE") => "a call that was given up arrived late, and was refused",
         Some("EMPTY") => {
             "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
+        }
+        _ if is_on_its_way(&error) => {
+            "the keys of the tasks move to another node of the Redis cluster, and nothing is done before all are there"
         }
         _ => "Redis failed",
     };
