@@ -114,6 +114,28 @@ async fn a_write_that_was_given_up_and_arrives_after_the_next_one_changes_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_fails_at_its_deadline_whoever_else_waits_for_a_connection() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(&server.address());
+    let options = RedisOptions::new(proxy.url(&server.url())).deadline(Duration::from_secs(1));
+    let store = Store::open(options).await;
+    proxy.stall();
+    store.try_add(&store.task()).await.unwrap_err(); // the connection is given up
+    let tasks: Vec<_> = (0..41_000).map(|_| store.task()).collect();
+    let bulk = store.try_add_all(&tasks); // has five seconds
+
+    let call = async {
+        let begun = Instant::now();
+        store.try_add(&store.task()).await.unwrap_err();
+        begun.elapsed()
+    };
+    let (added, took) = tokio::join!(bulk, call);
+
+    added.unwrap_err();
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_repeated_on_a_new_connection_waits_for_its_replicas_there_too() {
     let (server, replica) = start_with_replica();
     in_step(&server).await;
