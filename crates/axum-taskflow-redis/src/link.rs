@@ -511,7 +511,9 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
             "Redis has fewer replicas than it needs to write (min-replicas-to-write)"
         }
         Some("BUSY") => "Redis is busy with a script, perhaps of another program",
-        Some("LATE") => "a call that was given up arrived late, and was refused",
+        Some("LATE") => {
+            "a call that was given up arrived late, and was refused; it may have been done before"
+        }
         Some("EMPTY") => {
             "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
         }
