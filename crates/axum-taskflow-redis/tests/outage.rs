@@ -109,7 +109,8 @@ async fn on_a_full_server_an_instance_stays_alive_all_the_same() {
     let site = Site::open(|options| options).await;
     let alive = format!("{{taskflow}}:i:{}", site.me);
     site.server.command(&["PEXPIRE", &alive, "5000"]);
-    site.server.command(&["CONFIG", "SET", "maxmemory", "100kb"]); // less than it uses
+    site.server
+        .command(&["CONFIG", "SET", "maxmemory", "100kb"]); // less than it uses
     site.add(&site.task(10)).await.unwrap_err();
 
     let later = NOW.saturating_add(Duration::from_secs(1));
