@@ -73,11 +73,11 @@ if is_gone(owner) then
     return { next_due(), '' }
 end
 
--- A claim leaves here its number and what it gave. Its answer may be lost: then the next one gives that again, as long as
--- the owner still holds it, and leaves behind the bar what it had no room for. What was heard of is not given again,
--- whatever was lost afterwards: it runs.
+-- A claim leaves here its number and what it gave. Its answer may be lost: then the next one of these functions gives that
+-- again, as long as the owner still holds it, and leaves behind the bar what it had no room for. What was heard of is not
+-- given again, whatever was lost afterwards: it runs.
 local claims = P .. 'cl:' .. owner
-local ids, lives, no_room, first_skipped = {}, {}, {}, nil
+local ids, lives, no_room, unwanted, first_skipped = {}, {}, {}, {}, nil
 local record = redis.call('GET', claims)
 if record then
     local last, given, left = string.match(record, '^(%d+) (.-)|(.*)$')
@@ -88,8 +88,11 @@ if record then
     for id in string.gmatch(left, '%S+') do earlier[#earlier + 1] = id end
     for n, life in ipairs(get_all('l:', earlier)) do
         local status, _, holder = read_life(life or '')
+        local meta = meta_of(earlier[n])
         if holder ~= owner or (status ~= 'running' and status ~= 'pending') then
             -- It was taken from the owner, or deleted.
+        elseif meta and not wanted[meta.name] then
+            unwanted[#unwanted + 1] = earlier[n]
         elseif #ids < limit then
             ids[#ids + 1] = earlier[n]
             lives[#ids] = life
@@ -211,8 +214,9 @@ for n = n_brought + 1, #ids do
     no_room[#no_room + 1] = ids[n]
     ids[n] = nil
 end
-if #ids > 0 or #no_room > 0 then
-    redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. table.concat(no_room, ' '), 'EX', 86400)
+if #ids > 0 or #no_room > 0 or #unwanted > 0 then
+    local left = table.concat(no_room, ' ') .. ' ' .. table.concat(unwanted, ' ')
+    redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. left, 'EX', 86400)
 elseif record then
     redis.call('DEL', claims)
 end

@@ -247,6 +247,13 @@ local function priority_of(id)
     return redis.call('GETRANGE', P .. 't:' .. id, 0, 7)
 end
 
+-- The line of JSON of what a task is; nothing if it cannot be read.
+local function meta_of(id)
+    local meta = string.match(beginning(P .. 't:' .. id, 0), '^%x+\n([^\n]*)\n')
+    local is_read, read = pcall(cjson.decode, meta or '')
+    return is_read and type(read) == 'table' and read.name and read or nil
+end
+
 -- True if the instance was superseded, has left, did not beat for its lease, or is not known: all was flushed since it
 -- joined, or a failover has lost that.
 local function is_gone(id)
