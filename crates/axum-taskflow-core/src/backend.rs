@@ -84,7 +84,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// But if every record says already what it is to become, or is gone as it is to be, or has the version that is
     /// expected of it if it is to stay the same, and every changed task has the [`life`](Change::life) of its change,
     /// then the step was taken before and its answer was lost: it is [`Stepped::Done`], and nothing changes. (So a
-    /// value should say who wrote it.) That each task is stored once follows from its id.
+    /// value should say who wrote it.) The same if one of its tasks is stored already, whatever others have done to its
+    /// records and changed tasks since. That each task is stored once follows from its id.
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped>;
 
     /// Records in the order of their names, byte by byte. Cost does not grow with what is not asked for.

@@ -557,9 +557,10 @@ impl Redis {
         self.is_open()?;
         let answers = self.tasks.send(&self.tasks.call(&INSTANCES)).await?;
         let mut peers = Vec::new();
-        for [instance, beat_at, alive] in answer::groups::<3>(answer::list(answers)?) {
-            let instance: Instance = record::from_json(&answer::text(instance)?)?;
+        for [id, instance, beat_at, alive] in answer::groups::<4>(answer::list(answers)?) {
+            let id = record::read_instance(&answer::text(id)?)?;
             let beat_at = Timestamp::from_unix_ms(answer::number(beat_at)?);
+            let instance = record::instance(id, beat_at, &answer::text(instance)?);
             peers.push(Peer::new(instance, beat_at, answer::number(alive)? == 1));
         }
         peers.sort_by_key(|peer| peer.instance.id);

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -141,12 +141,8 @@ impl ConnectionLike for Connection {
 /// A connection, and which one it is.
 type Numbered = (u64, Connection);
 
-#[derive(Default)]
-struct Connected {
-    open: Option<Numbered>,
-    /// It goes on when those who wait for it give up: each of them would begin anew otherwise, and leave a socket behind.
-    opening: Option<JoinHandle<Result<Connection, RedisError>>>,
-}
+/// A connection that is being made.
+type Opening = JoinHandle<Result<Connection, RedisError>>;
 
 /// A connection that comes back by itself.
 pub(crate) struct Link {
@@ -155,8 +151,11 @@ pub(crate) struct Link {
     deadline: Duration,
     /// Replicas that must have a write before it counts.
     min_replicas: usize,
-    /// An async mutex: held while a connection is made, so that one is made for all who wait.
-    connection: Mutex<Connected>,
+    /// A std mutex: held for one look, so that who gives up need not wait for those who still wait for a connection.
+    open: std::sync::Mutex<Option<Numbered>>,
+    /// An async mutex: held while a connection is made, so that one is made for all who wait. It goes on when they give
+    /// up: each of them would begin anew otherwise, and leave a socket behind.
+    opening: Mutex<Option<Opening>>,
     /// Connections that were made. An atomic: only ever counted.
     n_connections: AtomicU64,
     /// Names this process to the server, which refuses calls that it gave up.
@@ -221,7 +220,8 @@ impl Link {
             prefix,
             deadline,
             min_replicas,
-            connection: Mutex::default(),
+            open: std::sync::Mutex::default(),
+            opening: Mutex::default(),
             n_connections: AtomicU64::new(0),
             session: Uuid::now_v7().to_string(),
             generation: AtomicU64::new(0),
@@ -281,7 +281,7 @@ impl Link {
             let answer = self.try_send(&mut connection, call).await;
             match &answer {
                 Err(failure) if is_lost(failure) && call.may_repeat => {
-                    self.let_go_of(used).await;
+                    self.let_go_of(used);
                     let (n, mut connection) = self.connection().await?;
                     used = Some(n);
                     let answer = self.try_send(&mut connection, call).await;
@@ -308,13 +308,13 @@ impl Link {
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
                 // name of the server may lead elsewhere by now.
                 if !self.is_cluster() {
-                    self.let_go_of(used).await;
+                    self.let_go_of(used);
                 }
                 explain(failure)
             }
             Err(_) => {
                 // The other end may be gone without a word: a new connection finds out.
-                self.let_go_of(used).await;
+                self.let_go_of(used);
                 too_late(deadline)
             }
         };
@@ -390,9 +390,12 @@ impl Link {
     }
 
     /// The next call makes a connection of its own, unless somebody did so meanwhile.
-    async fn let_go_of(&self, used: Option<u64>) {
-        let mut current = self.connection.lock().await;
-        current.open.take_if(|(n, _)| Some(*n) == used);
+    fn let_go_of(&self, used: Option<u64>) {
+        self.open().take_if(|(n, _)| Some(*n) == used);
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<Numbered>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks something that is not a script, at the start.
@@ -408,16 +411,19 @@ impl Link {
     }
 
     async fn connection(&self) -> Result<Numbered, RedisError> {
-        let mut current = self.connection.lock().await;
-        if let Some(connection) = &current.open {
+        if let Some(connection) = &*self.open() {
             return Ok(connection.clone());
         }
-        let opening = current.opening.get_or_insert_with(|| {
+        let mut opening = self.opening.lock().await;
+        if let Some(connection) = &*self.open() {
+            return Ok(connection.clone()); // made for somebody who was here before
+        }
+        let connecting = opening.get_or_insert_with(|| {
             let (way, deadline) = (self.way.clone(), self.deadline);
             tokio::spawn(async move { way.connect(deadline).await })
         });
-        let opened = opening.await;
-        current.opening = None;
+        let opened = connecting.await;
+        *opening = None;
         let connection = opened.map_err(|stopped| {
             let why = std::io::Error::other(stopped);
             RedisError::from(why) // the runtime ends
@@ -426,14 +432,14 @@ impl Link {
             self.n_connections.fetch_add(1, Ordering::Relaxed),
             connection,
         );
-        current.open = Some(numbered.clone());
+        *self.open() = Some(numbered.clone());
         Ok(numbered)
     }
 
     /// Lets go of the connection.
     pub(crate) async fn close(&self) {
-        let closed = std::mem::take(&mut *self.connection.lock().await);
-        if let Some(opening) = closed.opening {
+        self.open().take();
+        if let Some(opening) = self.opening.lock().await.take() {
             opening.abort();
         }
     }
@@ -483,6 +489,12 @@ fn word(error: &RedisError) -> Option<&str> {
     of_script().or(Some(code))
 }
 
+/// True if a script of ours met a key that another node has: it names none but those of its own slot.
+fn is_on_its_way(error: &RedisError) -> bool {
+    let said = error.detail().unwrap_or_default();
+    said.contains("access a non local key")
+}
+
 /// What went wrong, in words for the one who is woken.
 pub(crate) fn explain(error: RedisError) -> BackendError {
     let hint = match word(&error) {
@@ -495,9 +507,18 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
         Some("CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN") => "the Redis cluster is not ready",
         Some("NOAUTH" | "WRONGPASS") => "Redis does not accept the user or the password",
         Some("NOPERM") => "the Redis user lacks a permission",
-        Some("LATE") => "a call that was given up arrived late, and was refused",
+        Some("NOREPLICAS") => {
+            "Redis has fewer replicas than it needs to write (min-replicas-to-write)"
+        }
+        Some("BUSY") => "Redis is busy with a script, perhaps of another program",
+        Some("LATE") => {
+            "a call that was given up arrived late, and was refused; it may have been done before"
+        }
         Some("EMPTY") => {
             "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
+        }
+        _ if is_on_its_way(&error) => {
+            "the keys of the tasks move to another node of the Redis cluster, and nothing is done before all are there"
         }
         _ => "Redis failed",
     };

@@ -213,7 +213,9 @@ pub(crate) async fn counts(link: &Link) -> Result<Vec<Count>, BackendError> {
     let fields = pairs(link.send(&link.call(&COUNTS)).await?)?;
     let mut counts = Vec::new();
     for (field, n) in fields {
-        let (status, name) = status_and_name(&field)?;
+        let Some((status, name)) = status_and_name(&field)? else {
+            continue;
+        };
         // A field that is below zero is not ours to explain; it is not shown.
         if let Ok(n @ 1..) = u64::try_from(n) {
             counts.push(Count {
@@ -226,14 +228,13 @@ pub(crate) async fn counts(link: &Link) -> Result<Vec<Count>, BackendError> {
     Ok(counts)
 }
 
-fn status_and_name(field: &str) -> Result<(TaskStatus, &str), BackendError> {
+/// Nothing if the status is one of a newer program: the other sums are told all the same.
+fn status_and_name(field: &str) -> Result<Option<(TaskStatus, &str)>, BackendError> {
     let (status, name) = field
         .split_once(' ')
         .ok_or_else(|| record::strange("count", field))?;
-    let status = status
-        .parse()
-        .map_err(|_| record::strange("status", status))?;
-    Ok((status, name))
+    let status = status.parse().ok();
+    Ok(status.map(|status| (status, name)))
 }
 
 /// A hash as the script gives it.
@@ -261,7 +262,9 @@ pub(crate) async fn series(link: &Link, since: Timestamp) -> Result<Vec<Minute>,
                 let (kind, field) = field
                     .split_once(' ')
                     .ok_or_else(|| record::strange("count", &field))?;
-                let (status, name) = status_and_name(field)?;
+                let Some((status, name)) = status_and_name(field)? else {
+                    continue;
+                };
                 let sum = ended.entry((name.to_owned(), status)).or_default();
                 let n = u64::try_from(n).unwrap_or(0);
                 match kind {

@@ -6,8 +6,8 @@
 use std::{borrow::Cow, cmp::Reverse, fmt::Write, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
-    BackendError, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, InstanceId, Life,
-    Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp, Turn,
+    BackendError, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, Instance,
+    InstanceId, Life, Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp, Turn,
 };
 use redis::Value;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -371,6 +371,26 @@ pub(crate) fn task_id(text: &str) -> Result<TaskId, BackendError> {
 pub(crate) fn read_instance(text: &str) -> Result<InstanceId, BackendError> {
     let id = Uuid::try_parse(text).map_err(|_| strange("instance", text))?;
     Ok(InstanceId::from_bytes(*id.as_bytes()))
+}
+
+/// Not everything can be read that an instance of a newer program says; that it is there is what counts.
+pub(crate) fn instance(id: InstanceId, beat_at: Timestamp, json: &str) -> Instance {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Known {
+        host: String,
+        pid: u32,
+        started_at: Option<Timestamp>,
+        version: String,
+        functions: Arc<[Arc<str>]>,
+    }
+    from_json(json).unwrap_or_else(|_| {
+        let known: Known = from_json(json).unwrap_or_default();
+        let mut instance = Instance::new(id, known.started_at.unwrap_or(beat_at));
+        (instance.host, instance.pid) = (known.host, known.pid);
+        (instance.version, instance.functions) = (known.version, known.functions);
+        instance
+    })
 }
 
 fn read_time(text: &str) -> Result<Timestamp, BackendError> {

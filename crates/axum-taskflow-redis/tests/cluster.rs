@@ -6,12 +6,12 @@ mod support;
 use std::{sync::LazyLock, time::Duration};
 
 use axum_taskflow_core::{
-    Backend,
+    Backend, Standing,
     conformance::{self, Opened},
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::{RedisCluster, RedisServer};
-use support::Store;
+use support::{NOW, Store};
 
 static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
     let node = RedisServer::builder().user("tasks", "secret", &rules());
@@ -84,6 +84,56 @@ async fn hints_stay_with_the_node_that_has_the_slot() {
         assert_eq!(node.command(&["PUBSUB", "CHANNELS", "*"]), "");
         let bus = node.command(&["CLUSTER", "INFO"]);
         assert!(!bus.contains("messages_publish_sent"), "{bus}");
+    }
+}
+
+/// What a store does with its keys on two nodes: each of its calls fails, and says why.
+async fn nothing_is_done(store: &Store) {
+    let beat = store.backend.beat(store.me, NOW).await.map(drop);
+    let added = store.try_add(&store.task()).await;
+    let read = store.backend.counts().await.map(drop);
+    for (what, done) in [("beat", beat), ("add", added), ("read", read)] {
+        let why = done.expect_err(what).to_string();
+        assert!(why.contains("move to another node"), "{what}: {why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_its_slot_moves_to_another_node_nothing_is_done_and_then_all_is_there() {
+    let (key, now_at) = ("{moves}", CLUSTER.master_of("{moves}"));
+    let masters = || CLUSTER.nodes()[..3].iter();
+    let next = masters().find(|it| it.port() != now_at.port()).unwrap();
+    let store = Store::open(options("moves")).await;
+    let tasks: Vec<_> = (0..10).map(|_| store.task()).collect();
+    store.add_all(&tasks).await;
+
+    let slot = &*now_at.command(&["CLUSTER", "KEYSLOT", key]);
+    let [from, to] = [now_at, next].map(|it| it.command(&["CLUSTER", "MYID"]));
+    next.command(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &from]);
+    now_at.command(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &to]);
+    let port = next.port().to_string();
+    let move_one = |name: &str| {
+        let moved = now_at.command(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]);
+        assert_eq!(moved, "OK", "{name}");
+    };
+    nothing_is_done(&store).await;
+    move_one("{moves}:meta");
+    nothing_is_done(&store).await;
+    let keys = now_at.command(&["CLUSTER", "GETKEYSINSLOT", slot, "1000"]);
+    keys.lines().for_each(move_one);
+    nothing_is_done(&store).await;
+    for node in [next, now_at].into_iter().chain(masters()) {
+        node.command(&["CLUSTER", "SETSLOT", slot, "NODE", &to]);
+    }
+
+    store.works_again().await;
+    let standing = store.backend.beat(store.me, NOW).await;
+    assert_eq!(standing.unwrap(), Standing::Alive);
+    for task in &tasks {
+        assert_eq!(
+            store.backend.get(task.id).await.unwrap().as_ref(),
+            Some(task)
+        );
     }
 }
 

@@ -4,12 +4,20 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
+use rustix::{
+    net::{getpeername, sockopt},
+    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
+};
 use servers::{Proxy, RedisServer};
-use support::Store;
+use support::{NOW, Store};
 
 /// How long a test waits for what must come.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -106,6 +114,28 @@ async fn a_write_that_was_given_up_and_arrives_after_the_next_one_changes_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_fails_at_its_deadline_whoever_else_waits_for_a_connection() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(&server.address());
+    let options = RedisOptions::new(proxy.url(&server.url())).deadline(Duration::from_secs(1));
+    let store = Store::open(options).await;
+    proxy.stall();
+    store.try_add(&store.task()).await.unwrap_err(); // the connection is given up
+    let tasks: Vec<_> = (0..41_000).map(|_| store.task()).collect();
+    let bulk = store.try_add_all(&tasks); // has five seconds
+
+    let call = async {
+        let begun = Instant::now();
+        store.try_add(&store.task()).await.unwrap_err();
+        begun.elapsed()
+    };
+    let (added, took) = tokio::join!(bulk, call);
+
+    added.unwrap_err();
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_repeated_on_a_new_connection_waits_for_its_replicas_there_too() {
     let (server, replica) = start_with_replica();
     in_step(&server).await;
@@ -130,6 +160,46 @@ async fn a_write_that_is_repeated_on_a_new_connection_waits_for_its_replicas_the
     let error = added.unwrap_err().to_string();
     assert!(error.contains("0 replicas of Redis"), "{error}");
     assert!(store.is_stored(task.id).await);
+}
+
+/// Copies of this process's sockets that lead to a port.
+fn sockets_to(port: u16) -> Vec<OwnedFd> {
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let leads_there = |socket: &OwnedFd| {
+        let peer = getpeername(socket).ok().flatten();
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        peer.is_some_and(|peer| peer.port() == port)
+    };
+    std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        // An error: it was closed meanwhile.
+        .filter_map(|fd| pidfd_getfd(&me, fd, PidfdGetfdFlags::empty()).ok())
+        .filter(leads_there)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_system_gives_up_a_connection_on_which_nothing_is_acknowledged_for_a_lease() {
+    let server = RedisServer::start();
+    let lease = Duration::from_secs(7);
+    let store = Store::open(RedisOptions::new(server.url()).lease(lease)).await;
+    store.backend.beat(store.me, NOW).await.unwrap();
+    let subscribed = tokio::time::timeout(DEADLINE, store.backend.changed(0));
+    subscribed.await.unwrap().unwrap();
+
+    let sockets = sockets_to(server.port());
+
+    assert_eq!(sockets.len(), 3, "for tasks, beats and hints");
+    for socket in sockets {
+        assert_eq!(sockopt::tcp_user_timeout(&socket), Ok(7_000));
+        assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
+        assert_eq!(
+            sockopt::tcp_keepidle(&socket),
+            Ok(Duration::from_secs(3)),
+            "the system counts whole seconds"
+        );
+    }
 }
 
 #[test]

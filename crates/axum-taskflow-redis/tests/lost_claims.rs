@@ -65,12 +65,21 @@ impl Bench {
         Some(places)
     }
 
+    fn n_begun(&self) -> usize {
+        let begun = ["HGET", "{taskflow}:c", "running f"];
+        let n = self.server.command(&begun);
+        n.parse().unwrap_or(0) // nothing: none
+    }
+
     /// A claim that the server carries out, and whose answer nobody waits for any more.
     async fn claim_in_vain(&self, limit: usize) {
+        // A server that does not know the script yet would only say so.
+        assert_eq!(self.claim(0).await, Some(vec![]));
+        let n_before = self.n_begun();
         self.server.stop();
         assert_eq!(self.claim(limit).await, None);
         self.server.cont();
-        self.server.command(&["PING"]);
+        assert_eq!(self.n_begun(), n_before + limit);
     }
 }
 
@@ -127,6 +136,28 @@ async fn what_a_lost_claim_took_is_held_by_nobody_until_it_is_brought() {
 
     assert_eq!(before, bench.added[..1]);
     assert_eq!(after, bench.added);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_claim_took_waits_for_a_claim_of_its_function() {
+    let bench = Bench::with(3).await;
+    let of_another = Claim {
+        names: Arc::new(["another".into()]),
+        ..bench.request(9)
+    };
+    bench.claim_in_vain(2).await;
+
+    let claimed = bench.store.claim(of_another.clone()).await.unwrap();
+    let again = bench.store.claim(of_another).await.unwrap();
+
+    assert_eq!((claimed.tasks, again.tasks), (vec![], vec![]));
+    assert_eq!(claimed.next_due, None, "not to be asked again for these");
+    assert_eq!(claimed.next_turn, None);
+    let held = bench.store.held(bench.me).await.unwrap();
+    assert_eq!(held, [], "they are on their way");
+    assert_eq!(bench.claim(1).await.unwrap(), [0]);
+    assert_eq!(bench.claim(9).await.unwrap(), [1, 2]);
+    assert!(bench.claim(9).await.unwrap().is_empty());
 }
 
 #[test]

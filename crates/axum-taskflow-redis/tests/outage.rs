@@ -9,8 +9,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Task, TaskStatus,
-    Timestamp,
+    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Standing, Task,
+    TaskStatus, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
@@ -102,6 +102,24 @@ async fn a_full_server_takes_nothing_and_says_so_and_what_it_has_goes_on_when_th
     assert_eq!(site.change(start).await.unwrap(), Applied::Applied);
     site.add(&task).await.unwrap();
     assert_eq!(site.store.get(task.id).await.unwrap(), Some(task));
+}
+
+#[tokio::test]
+async fn on_a_full_server_an_instance_stays_alive_all_the_same() {
+    let site = Site::open(|options| options).await;
+    let alive = format!("{{taskflow}}:i:{}", site.me);
+    site.server.command(&["PEXPIRE", &alive, "5000"]);
+    site.server
+        .command(&["CONFIG", "SET", "maxmemory", "100kb"]); // less than it uses
+    site.add(&site.task(10)).await.unwrap_err();
+
+    let later = NOW.saturating_add(Duration::from_secs(1));
+    let standing = site.store.beat(site.me, later).await;
+
+    assert_eq!(standing.unwrap(), Standing::Alive);
+    let left = site.server.command(&["PTTL", &alive]);
+    assert!(left.parse::<u64>().unwrap() > 5_000, "{left}");
+    assert_eq!(site.store.instances().await.unwrap()[0].beat_at, later);
 }
 
 #[tokio::test]

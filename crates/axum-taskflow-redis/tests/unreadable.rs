@@ -13,7 +13,7 @@ use std::{
 
 use axum_taskflow_core::{
     AheadQuery, Backend, Batch, Change, Claim, Claimed, FailureKind, ListQuery, Outcome, Prune,
-    RetryPolicy, Task, TaskId, TaskStatus,
+    RetryPolicy, Role, Task, TaskId, TaskStatus, Timestamp,
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
@@ -241,6 +241,52 @@ async fn what_cannot_be_read_is_not_deleted_and_hides_nothing_from_lists_and_del
     assert_eq!(all, [tasks[1].id, tasks[0].id]);
     assert_eq!(pruned.deleted, 1);
     assert_eq!(left, [tasks[1].id]);
+}
+
+#[tokio::test]
+async fn sums_of_a_status_that_is_not_known_hide_no_others() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let [waits, ends] = [store.task(), store.task()];
+    store.add_all(&[waits, ends.clone()]).await;
+    end(&store, &ends).await;
+    let minute = server.command(&["ZRANGE", "{taskflow}:ms", "0", "0"]);
+    let minute = format!("{{taskflow}}:m:{minute}");
+
+    server.command(&["HSET", "{taskflow}:c", "paused f", "1"]);
+    server.command(&["HSET", &minute, "n paused f", "1"]);
+
+    let counts = store.backend.counts().await.unwrap();
+    assert_eq!(counts.len(), 2, "{counts:?}");
+    let series = store.backend.series(Timestamp::default()).await.unwrap();
+    assert_eq!(series.len(), 1, "{series:?}");
+    assert_eq!(series[0].status, TaskStatus::Success);
+}
+
+#[tokio::test]
+async fn an_instance_of_which_not_everything_can_be_read_is_shown_with_the_rest() {
+    let server = RedisServer::start();
+    let (store, newer) = (open(&server).await, open(&server).await);
+    let id = newer.me.to_string();
+    let known = server.command(&["HGET", "{taskflow}:i", &id]);
+    let instances = async || store.backend.instances().await.unwrap();
+    let of_newer = async || {
+        let peers = instances().await;
+        peers.into_iter().find(|it| it.instance.id == newer.me)
+    };
+
+    let another = known.replace(r#""role":"both""#, r#""role":"gpu""#);
+    assert_ne!(another, known);
+    server.command(&["HSET", "{taskflow}:i", &id, &another]);
+    let with_another_role = of_newer().await.unwrap();
+    server.command(&["HSET", "{taskflow}:i", &id, "2"]);
+    let unreadable = of_newer().await.unwrap();
+
+    assert_eq!(instances().await.len(), 2);
+    assert!(with_another_role.alive && unreadable.alive);
+    let instance = with_another_role.instance;
+    let said = (instance.pid, instance.started_at, instance.role);
+    assert_eq!(said, (std::process::id(), NOW, Role::Both));
 }
 
 #[tokio::test]

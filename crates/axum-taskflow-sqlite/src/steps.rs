@@ -18,6 +18,7 @@ pub(crate) struct Steps<'c> {
     next_version: Statement<'c>,
     put: Statement<'c>,
     delete: Statement<'c>,
+    has_task: Statement<'c>,
 }
 
 impl<'c> Steps<'c> {
@@ -34,6 +35,7 @@ impl<'c> Steps<'c> {
                  ON CONFLICT (key) DO UPDATE SET version = ?2, value = ?3",
             )?,
             delete: kept(conn, "DELETE FROM record WHERE key = ?1")?,
+            has_task: kept(conn, "SELECT 1 FROM task WHERE id = ?1")?,
         })
     }
 
@@ -87,6 +89,12 @@ impl<'c> Steps<'c> {
         for change in &step.changes {
             is_new &= apply.would_apply(tx, change)?;
             was_taken &= apply.was_applied(tx, change, step.now)?;
+        }
+        for task in &step.tasks {
+            if is_new || was_taken {
+                break;
+            }
+            was_taken = self.has_task.exists([task.id.as_bytes()])?;
         }
         Ok((is_new || was_taken).then_some(is_new))
     }

@@ -256,6 +256,7 @@ macro_rules! __conformance_checks {
             a_step_changes_tasks_and_records_together
             a_step_that_was_taken_before_is_done
             a_step_can_require_a_record_that_stays
+            a_step_was_taken_if_its_task_is_stored_whatever_came_after_it
             of_many_steps_at_once_one_is_taken
             a_task_finds_the_key_that_its_step_has_freed
             a_task_whose_key_is_taken_is_answered_as_in_a_batch

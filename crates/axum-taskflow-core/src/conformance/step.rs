@@ -161,6 +161,43 @@ pub(super) async fn a_step_can_require_a_record_that_stays(bench: &Bench<'_>) {
     assert_eq!(bench.get(late.id).await, None);
 }
 
+pub(super) async fn a_step_was_taken_if_its_task_is_stored_whatever_came_after_it(
+    bench: &Bench<'_>,
+) {
+    let version = written(bench, "lead", 0, "me").await;
+    let mut waits = bench.task("f");
+    bench.add_one(&waits).await;
+    let (first, second) = (bench.task("f"), bench.task("f"));
+    let mut step = fire(bench, 0, "mine", &first);
+    step.records.push(same("lead", version));
+    step.tasks.push(Arc::new(second.clone()));
+    let cancelled = Change::cancelled(&waits, bench.now()).expect("it waits");
+    waits.life = cancelled.life.clone();
+    step.changes.push(cancelled);
+    let Stepped::Done { versions, .. } = bench.step(step.clone()).await else {
+        panic!("everything stands as it was seen");
+    };
+    let newest = written(bench, "lead", version, "another").await;
+    let another = written(bench, "r", versions[0], "another's").await;
+
+    let again = bench.step(step).await;
+
+    assert_eq!(
+        again,
+        Stepped::Done {
+            versions: vec![another, newest],
+            tasks: vec![Enqueued::Created, Enqueued::Created]
+        }
+    );
+    let record = bench.record("r").await.expect("it is there");
+    assert_eq!(&*record.value, "another's");
+    for task in [first, second, waits] {
+        assert_eq!(bench.get(task.id).await, Some(task));
+    }
+    assert_eq!(bench.count("f", crate::TaskStatus::Cancelled).await, 1);
+    assert_eq!(bench.count("f", crate::TaskStatus::Pending).await, 2);
+}
+
 pub(super) async fn of_many_steps_at_once_one_is_taken(bench: &Bench<'_>) {
     let mut takers = tokio::task::JoinSet::new();
     for n in 0..200 {

@@ -107,8 +107,11 @@ impl Store {
             .all(|change| self.records.version(&change.key) == change.expects)
             && changes.iter().all(|change| self.stands(change));
         let was_taken = || {
-            records.iter().all(|change| self.records.is_changed(change))
-                && changes.iter().all(|change| self.was_applied(change))
+            let has_task = |task: &Arc<Task>| self.rows.contains_key(&task.id);
+            let mut tasks = step.tasks.iter();
+            tasks.any(has_task)
+                || records.iter().all(|change| self.records.is_changed(change))
+                    && changes.iter().all(|change| self.was_applied(change))
         };
         if !stands && !was_taken() {
             return Stepped::Stale;

@@ -7,6 +7,8 @@ end
 if is_gone(ARGV[1]) then
     return { 0, run }
 end
-redis.call('SET', P .. 'i:' .. ARGV[1], '', 'PX', ARGV[3])
+-- It is there. A full server takes what needs no memory, and after that what does: not to store anything is no reason to
+-- look dead, and to stop what runs.
+redis.call('PEXPIRE', P .. 'i:' .. ARGV[1], ARGV[3])
 redis.call('HSET', P .. 'b', ARGV[1], ARGV[2])
 return { 1, run }

@@ -43,17 +43,27 @@ local function next_due()
     local next = first and string.sub(first, 1, 15)
     if now < latest then
         -- A clock was set back, or runs late: what was due may be ahead again.
+        local is_any_ahead = false
         for _, name in ipairs(redis.call('SMEMBERS', P .. 'wn')) do
             local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, 128)
             for _, place in ipairs(places) do
                 local run_at = string.sub(place, 9, 23)
-                if run_at > now_text and (not next or run_at < next) then
-                    next = run_at
+                if run_at > now_text then
+                    is_any_ahead = true
+                    if not next or run_at < next then
+                        next = run_at
+                    end
                 end
             end
-            if #places == 128 and (not next or next > string.format('%015d', latest)) then
-                next = string.format('%015d', latest) -- too many to look at: then at the latest
+            if #places == 128 then
+                is_any_ahead = true -- or may be
+                if not next or next > string.format('%015d', latest) then
+                    next = string.format('%015d', latest) -- too many to look at: then at the latest
+                end
             end
+        end
+        if not is_any_ahead then
+            redis.call('SET', P .. 'h', ARGV[4]) -- whoever was ahead has left nothing
         end
     end
     return next or ''
@@ -63,11 +73,11 @@ if is_gone(owner) then
     return { next_due(), '' }
 end
 
--- A claim leaves here its number and what it gave. Its answer may be lost: then the next one gives that again, as long as
--- the owner still holds it, and leaves behind the bar what it had no room for. What was heard of is not given again,
--- whatever was lost afterwards: it runs.
+-- A claim leaves here its number and what it gave. Its answer may be lost: then the next one of these functions gives that
+-- again, as long as the owner still holds it, and leaves behind the bar what it had no room for. What was heard of is not
+-- given again, whatever was lost afterwards: it runs.
 local claims = P .. 'cl:' .. owner
-local ids, lives, no_room, first_skipped = {}, {}, {}, nil
+local ids, lives, no_room, unwanted, first_skipped = {}, {}, {}, {}, nil
 local record = redis.call('GET', claims)
 if record then
     local last, given, left = string.match(record, '^(%d+) (.-)|(.*)$')
@@ -78,8 +88,11 @@ if record then
     for id in string.gmatch(left, '%S+') do earlier[#earlier + 1] = id end
     for n, life in ipairs(get_all('l:', earlier)) do
         local status, _, holder = read_life(life or '')
+        local meta = meta_of(earlier[n])
         if holder ~= owner or (status ~= 'running' and status ~= 'pending') then
             -- It was taken from the owner, or deleted.
+        elseif meta and not wanted[meta.name] then
+            unwanted[#unwanted + 1] = earlier[n]
         elseif #ids < limit then
             ids[#ids + 1] = earlier[n]
             lives[#ids] = life
@@ -95,22 +108,31 @@ end
 
 if #ids < limit then
     local places, name_of, n_names = {}, {}, 0
+
+    local function add_due(name, found, first)
+        for at = first, #found do
+            local place = found[at]
+            if string.sub(place, 9, 23) <= now_text and not (n_except > 0 and except[string.sub(place, 24)]) then
+                places[#places + 1] = place
+                name_of[place] = name
+            end
+        end
+    end
+
     for _, name in ipairs(redis.call('SMEMBERS', P .. 'wn')) do
         if wanted[name] then
             n_names = n_names + 1
-            local n_looked_at = limit - #ids + n_except
-            if now < latest then
-                n_looked_at = math.max(n_looked_at, 1000)
-            end
+            local n_looked_at, n_before = limit - #ids + n_except, #places
             local found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, n_looked_at)
             if #found == 0 then
                 redis.call('SREM', P .. 'wn', name)
             end
-            for _, place in ipairs(found) do
-                if string.sub(place, 9, 23) <= now_text and not (n_except > 0 and except[string.sub(place, 24)]) then
-                    places[#places + 1] = place
-                    name_of[place] = name
-                end
+            add_due(name, found, 1)
+            -- A clock was set back, or runs late: what is ahead may lie before what is due. Clocks differ by milliseconds
+            -- all the time, so it is not looked for before it is met.
+            if now < latest and #found == n_looked_at and #places - n_before < limit - #ids then
+                found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, math.max(n_looked_at, 1000))
+                add_due(name, found, n_looked_at + 1)
             end
         end
     end
@@ -192,8 +214,9 @@ for n = n_brought + 1, #ids do
     no_room[#no_room + 1] = ids[n]
     ids[n] = nil
 end
-if #ids > 0 or #no_room > 0 then
-    redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. table.concat(no_room, ' '), 'EX', 86400)
+if #ids > 0 or #no_room > 0 or #unwanted > 0 then
+    local left = table.concat(no_room, ' ') .. ' ' .. table.concat(unwanted, ' ')
+    redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. left, 'EX', 86400)
 elseif record then
     redis.call('DEL', claims)
 end

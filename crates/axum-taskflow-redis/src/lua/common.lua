@@ -17,7 +17,13 @@
 --   v:SESSION cl:OWNER h meta   which calls of a process count, what claims took whose answers may be lost, the latest
 --                               time that anything was due at, which store this is
 --   wait                        nothing: written so that a connection has something to wait for
+--   none none2                  never there
 local P = KEYS[1] .. ':'
+
+-- While the slot moves to another node of a cluster, each of the two has a part of the keys. Both end a script here: one
+-- for a key that it does not have, the other for several of which it does not have all. Else what is on the other node
+-- would be taken for gone, and be made a second time.
+redis.call('EXISTS', P .. 'none', P .. 'none2')
 
 -- At most this many values to one command: Lua's stack is small.
 local CHUNK = 2000
@@ -239,6 +245,13 @@ end
 
 local function priority_of(id)
     return redis.call('GETRANGE', P .. 't:' .. id, 0, 7)
+end
+
+-- The line of JSON of what a task is; nothing if it cannot be read.
+local function meta_of(id)
+    local meta = string.match(beginning(P .. 't:' .. id, 0), '^%x+\n([^\n]*)\n')
+    local is_read, read = pcall(cjson.decode, meta or '')
+    return is_read and type(read) == 'table' and read.name and read or nil
 end
 
 -- True if the instance was superseded, has left, did not beat for its lease, or is not known: all was flushed since it

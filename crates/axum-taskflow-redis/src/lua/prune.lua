@@ -32,14 +32,13 @@ for n, id in ipairs(ids) do
         before = failed_before
     end
     if before and finished_at ~= '-' and tonumber(finished_at) < before then
-        local meta = string.match(redis.call('GET', P .. 't:' .. id) or '', '^%x+\n([^\n]*)\n')
-        local is_read, read = pcall(cjson.decode, meta or '')
-        if is_read and type(read) == 'table' and read.name then -- one that cannot be read stays, and is shown in part
-            mark('f:' .. read.name, id, false)
-            for _, tag in ipairs(read.tag_sets or {}) do
+        local meta = meta_of(id)
+        if meta then -- one that cannot be read stays, and is shown in part
+            mark('f:' .. meta.name, id, false)
+            for _, tag in ipairs(meta.tag_sets or {}) do
                 mark('y:' .. tag, id, false)
             end
-            count(status, read.name, -1)
+            count(status, meta.name, -1)
             mark('s:' .. status, id, false)
             for _, kind in ipairs({ 't:', 'l:', 'q:', 'p:', 'g:' }) do
                 to_delete[#to_delete + 1] = P .. kind .. id

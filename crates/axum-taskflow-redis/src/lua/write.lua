@@ -50,8 +50,8 @@ local function look_at(list, first, width)
     end
 end
 
--- A step is taken if everything stands as it was seen. If not, but everything is as the step would leave it, it was
--- taken before.
+-- A step is taken if everything stands as it was seen. If not, but everything is as the step would leave it or one of its
+-- tasks is there, it was taken before.
 local is_new = true
 if is_step then
     look_at(changes, 2, 12)
@@ -72,6 +72,13 @@ if is_step then
         local life, expected = lives[changes[at + 1]], changes[at + 2]
         is_new = is_new and life and string.sub(life, 1, #expected) == expected
         was_taken = was_taken and life == changes[at + 3]
+    end
+    if not is_new and not was_taken then
+        for _, block in ipairs(blocks) do
+            for at = 1, #block[5], 4 do
+                was_taken = was_taken or redis.call('EXISTS', block[5][at]) == 1
+            end
+        end
     end
     if not is_new and not was_taken then
         return false

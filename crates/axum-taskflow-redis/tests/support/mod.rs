@@ -56,10 +56,17 @@ impl Store {
         self.try_add(task).await.unwrap();
     }
 
-    pub(crate) async fn add_all(&self, tasks: &[Task]) {
+    pub(crate) async fn try_add_all(
+        &self,
+        tasks: &[Task],
+    ) -> Result<(), axum_taskflow_core::BackendError> {
         let mut batch = Batch::at(NOW);
         batch.tasks = tasks.iter().cloned().map(Arc::new).collect();
-        self.backend.write(Arc::new(batch)).await.unwrap();
+        self.backend.write(Arc::new(batch)).await.map(drop)
+    }
+
+    pub(crate) async fn add_all(&self, tasks: &[Task]) {
+        self.try_add_all(tasks).await.unwrap();
     }
 
     /// Starts the task as this instance would; true if that was stored.
