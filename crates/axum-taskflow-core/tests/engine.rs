@@ -15,11 +15,11 @@ use std::{
 
 use axum_taskflow_core::{
     Backend, Batch, Cancelled, Change, Clock, Config, Data, Duty, Epoch, ErrorKind, Executor,
-    Failure, FailureKind, FailureReport, IdSource, Life, ListQuery, LogLevel, Source, Task,
-    TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
+    Failure, FailureKind, FailureReport, IdSource, Life, ListQuery, LogLevel, Source,
+    Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
     WaitError,
 };
-use support::{Backstage, Call, Probe, Said, Spoilt, config, ended, settled, start};
+use support::{Backstage, BrokenSpan, Call, Probe, Said, Spoilt, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
 
@@ -2346,6 +2346,81 @@ async fn a_log_that_panics_keeps_no_task_from_being_stored() {
     support::until(async || manager.health().is_ready().then_some(())).await;
 }
 
+#[tokio::test]
+async fn a_log_that_panics_at_a_span_costs_no_attempt_its_end() {
+    for broken in [BrokenSpan::Enter, BrokenSpan::Exit, BrokenSpan::Close] {
+        let mut config = config();
+        config.concurrency = 1;
+        config.blocking_threads = 1;
+        let manager = start(config).await;
+        let _guard = broken.here();
+
+        for _ in 0..2 {
+            for id in [
+                manager.add_task(add, (1, 1)).await.unwrap(),
+                manager.add_task(add_blocking, (1, 1)).await.unwrap(),
+            ] {
+                let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+                assert_eq!(sum.expect("it ends").unwrap(), 2, "{broken:?}");
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("on demand");
+    }
+}
+
+impl std::fmt::Display for PanicsWhenDropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no")
+    }
+}
+
+impl std::error::Error for PanicsWhenDropped {}
+
+#[tokio::test]
+async fn an_error_that_panics_when_it_is_dropped_costs_no_attempt_its_end() {
+    async fn polite(ctx: TaskContext, Data(begun): Data<Arc<Notify>>) -> Result<(), Failure> {
+        begun.notify_one();
+        ctx.cancellation().cancelled().await;
+        Err(PanicsWhenDropped.into())
+    }
+    fn late(ctx: TaskContext) -> Result<(), Failure> {
+        while !ctx.is_cancelled() {
+            std::thread::yield_now();
+        }
+        Err(PanicsWhenDropped.into())
+    }
+    let begun = Arc::new(Notify::new());
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    config.blocking_threads = 1;
+    config.state(begun.clone());
+    let manager = start(config).await;
+
+    for _ in 0..2 {
+        let id = manager.add_task(polite, ()).await.unwrap();
+        begun.notified().await;
+        manager.cancel(id).await.unwrap();
+        let ended = tokio::time::timeout(SOON, manager.wait::<()>(id)).await;
+        assert!(ended.expect("it ends").is_err());
+        assert_eq!(backstage.task(id).await.life.status, TaskStatus::Cancelled);
+        let short = Duration::from_millis(1);
+        let id = manager.add_task(late, ()).timeout(short).await.unwrap();
+        let ended = tokio::time::timeout(SOON, manager.wait::<()>(id)).await;
+        assert!(ended.expect("it ends").is_err());
+        assert_eq!(backstage.task(id).await.life.status, TaskStatus::Failed);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_panics_is_one_that_failed_and_loses_no_slot() {
     let (backend, backstage) = Backstage::new();
@@ -2441,6 +2516,68 @@ async fn shutdown_lets_running_tasks_finish_and_starts_no_others() {
     manager.shutdown().await.unwrap();
     let error = manager.add_task(gated, ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ShuttingDown);
+}
+
+#[test]
+fn a_shutdown_goes_on_although_the_runtime_is_gone_on_which_it_was_asked_for() {
+    async fn gated(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<Semaphore>>) {
+        begun.notify_one();
+        gate.acquire().await.unwrap().forget();
+    }
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let (service, other) = (runtime(), runtime());
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let manager = service.block_on(async {
+        let mut config = config();
+        config.state(begun.clone());
+        config.state(gate.clone());
+        let manager = start(config).await;
+        manager.add_task(gated, ()).await.unwrap();
+        begun.notified().await;
+        manager
+    });
+
+    // A handler of signals that waits for a moment, on a runtime of its own.
+    other.block_on(async {
+        assert!(poll_once(&mut pin!(manager.shutdown())).await.is_pending());
+        tokio::task::yield_now().await;
+    });
+    drop(other);
+
+    service.block_on(async {
+        gate.add_permits(1);
+        let stopped = tokio::time::timeout(SOON, manager.shutdown()).await;
+        stopped.expect("nothing runs any more").unwrap();
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_not_begun_when_the_time_to_shut_down_was_over_is_left_to_others() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.shutdown_timeout = Duration::from_secs(1);
+    config.add_timeout = Duration::from_secs(3_600);
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let manager = start(config).await;
+    settled().await;
+    backstage.hold_new(Some("entered"));
+    let mut adding = manager.add_task(entered, ()).into_future();
+    waits(&mut adding).await;
+
+    manager.drain().await; // the store takes longer than that
+    backstage.hold_new(None);
+    let id = adding.await.unwrap();
+    manager.shutdown().await.unwrap();
+
+    let life = backstage.task(id).await.life;
+    assert_eq!((life.status, life.attempt), (TaskStatus::Pending, 0));
+    assert_eq!((life.owner, probe.total()), (None, 0));
 }
 
 #[tokio::test]
