@@ -2069,6 +2069,22 @@ async fn a_beat_that_hangs_is_told_and_over_with_its_answer() {
     support::until(async || manager.health().is_ready().then_some(())).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_action_whose_record_the_store_does_not_take_fails_within_the_deadline() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+    backstage.stall();
+
+    let recorded = manager.record_audit("me", "retry", None, serde_json::Value::Null);
+    let told = tokio::time::timeout(SOON, recorded).await;
+
+    let told = told.expect("he is told").unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::TimedOut);
+}
+
 #[tokio::test]
 async fn who_waits_in_vain_for_a_store_that_fails_is_told_why() {
     let (backend, backstage) = Backstage::new();
@@ -2421,6 +2437,43 @@ async fn an_error_that_panics_when_it_is_dropped_costs_no_attempt_its_end() {
     }
 }
 
+struct PanicsWhenWoken;
+
+impl std::task::Wake for PanicsWhenWoken {
+    fn wake(self: Arc<Self>) {
+        panic!("on demand");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_whose_waker_panics_costs_no_other_caller_his_answer() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+    backstage.stall();
+    // On its way alone; what follows gathers behind it.
+    let mut first = manager.add_task(add, (1, 1)).into_future();
+    assert!(poll_once(&mut first).await.is_pending());
+    let mut bad = manager.add_task(add, (1, 1)).into_future();
+    let waker = Arc::new(PanicsWhenWoken).into();
+    let polled = bad
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    let mut good = manager.add_task(add, (1, 1)).into_future();
+    assert!(poll_once(&mut good).await.is_pending());
+
+    backstage.go_on();
+
+    first.await.unwrap();
+    let id = good.await.expect("it is stored, and he is told so");
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(sum.expect("it runs").unwrap(), 2);
+    bad.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_panics_is_one_that_failed_and_loses_no_slot() {
     let (backend, backstage) = Backstage::new();
@@ -2578,6 +2631,25 @@ async fn what_had_not_begun_when_the_time_to_shut_down_was_over_is_left_to_other
     let life = backstage.task(id).await.life;
     assert_eq!((life.status, life.attempt), (TaskStatus::Pending, 0));
     assert_eq!((life.owner, probe.total()), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_answered_before_the_end_is_not_told_that_nothing_was_added() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.add_timeout = Duration::from_secs(3_600);
+    let manager = start(config).await;
+    settled().await;
+    backstage.stall();
+    let mut adding = manager.add_task(add, (1, 1)).into_future();
+    waits(&mut adding).await; // the store was asked
+
+    manager.shutdown().await.unwrap();
+
+    let told = tokio::time::timeout(SOON, adding).await;
+    let told = told.expect("he waits for nobody").unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Unavailable, "{told}");
 }
 
 #[tokio::test]
