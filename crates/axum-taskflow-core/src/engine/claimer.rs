@@ -52,7 +52,7 @@ impl Engine {
                     next
                 }
                 Err(failure) => {
-                    error!(error = %failure, "cannot claim tasks");
+                    panics::say(|| error!(error = %failure, "cannot claim tasks"));
                     self.troubles.begin(Duty::Claim, self.clock.now(), &failure);
                     // Not by the clock of tasks: a test that stands still must not make this loop spin or hang.
                     tokio::select! {
