@@ -15,7 +15,7 @@ use std::{
 
 use axum_taskflow_core::{
     Backend, Batch, Cancelled, Change, Clock, Config, Data, Duty, Epoch, ErrorKind, Executor,
-    Failure, FailureKind, FailureReport, IdSource, Life, ListQuery, LogLevel, Source,
+    Failure, FailureKind, FailureReport, IdSource, Instance, Life, ListQuery, LogLevel, Source,
     Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
     WaitError,
 };
@@ -2248,6 +2248,33 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     })
     .await;
     backstage.hold_beats(false);
+}
+
+#[tokio::test]
+async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_taken_over() {
+    let (backend, backstage) = Backstage::new();
+    let ids = IdSource::default();
+    let mut config = config();
+    config.backend = backend.clone();
+    let now = config.clock.now();
+    let dead = Instance::new(ids.instance(now), now);
+    backend.join(dead.clone()).await.unwrap();
+    let mut good = Vec::new();
+    for name in ["add", "unstorable", "add", "unstorable", "add"] {
+        let mut task = Task::new(ids.task(now), name, "[1,2]");
+        task.life = Change::started(&task, dead.id, now).unwrap().life;
+        backstage.store(&task).await;
+        good.extend((name == "add").then_some(task.id));
+    }
+    backend.leave(dead.id).await.unwrap();
+    backstage.refuse_ends_of("unstorable");
+
+    let _manager = start(config).await;
+
+    for id in good {
+        let status = backstage.task(id).await.life.status;
+        assert_eq!(status, TaskStatus::Interrupted);
+    }
 }
 
 async fn seven(Data(probe): Data<Probe>, Data(gate): Data<Arc<Semaphore>>) -> u32 {
