@@ -147,7 +147,7 @@ impl LockGuard {
     /// Releases it; false if it was lost before.
     ///
     /// # Errors
-    /// The store fails: it is tried again until it works.
+    /// The store fails, or does not answer within [`Config::add_timeout`](crate::Config): it is tried again until it works.
     pub async fn release(self) -> Result<bool, Error> {
         self.hold.release().await
     }

@@ -398,10 +398,50 @@ async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() 
     let n_begun = probe.total();
     backstage.hold_starts(false);
     manager.wait::<()>(first).await.unwrap();
+    backstage.hold_beats(false); // until then it takes nothing more
     let third = manager.add_task(add, (1, 2)).await.unwrap();
     manager.wait::<u32>(third).await.unwrap();
 
     assert_eq!((n_begun, probe.total()), (1, 1), "somebody else runs it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_before_it_heard_what_it_has_begins_nothing_of_it() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.takeover_after = Some(Duration::from_secs(5));
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    task.requeue_on_interrupt = true;
+    backstage.store(&task).await;
+    backstage.hold_claims(true);
+    let manager = start(config).await;
+    backstage.claim_held().await; // it is begun, and nobody here knows it
+
+    backstage.hold_beats(true);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let mut of_others = backstage.task(task.id).await;
+    assert_eq!(of_others.life.status, TaskStatus::Running);
+    let requeued = Change::interrupted(&of_others, "taken for dead", manager.now()).unwrap();
+    of_others.life = requeued.life.clone();
+    backstage.write_behind(requeued).await;
+    let other = IdSource::default().instance(manager.now());
+    let by_others = Change::started(&of_others, other, manager.now()).unwrap();
+    backstage.write_behind(by_others.clone()).await;
+    backstage.hold_claims(false);
+    settled().await;
+
+    assert_eq!(probe.total(), 0, "somebody else runs it");
+    assert_eq!(backstage.task(task.id).await.life, by_others.life);
+    // And its slot is free once it knows that it lives.
+    backstage.hold_beats(false);
+    let next = manager.add_task(entered, ()).await.unwrap();
+    let ended = tokio::time::timeout(SOON, manager.wait::<()>(next)).await;
+    ended.expect("it runs").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -2275,6 +2315,38 @@ async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_tak
         let status = backstage.task(id).await.life.status;
         assert_eq!(status, TaskStatus::Interrupted);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_large_end_to_be_stored_starts_at_once_if_that_is_refused_for_good() {
+    async fn unstorable(Data(gate): Data<Arc<Semaphore>>) -> String {
+        gate.acquire().await.unwrap().forget();
+        "x".repeat(64 * 1024 * 1024)
+    }
+    let (backend, backstage) = Backstage::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    config.result_max = usize::MAX;
+    config.state(gate.clone());
+    config.tasks = vec![
+        TaskDef::new(add).name("add"),
+        TaskDef::new(unstorable).name("unstorable"),
+    ];
+    let manager = start(config).await;
+    settled().await;
+    backstage.refuse_ends_of("unstorable");
+    manager.add_task(unstorable, ()).await.unwrap();
+    let waiting = manager.add_task(add, (1, 1)).await.unwrap();
+    let held = backstage.task(waiting).await.life.owner;
+    assert_eq!(held, Some(manager.instance().id));
+
+    let begun = tokio::time::Instant::now();
+    gate.add_permits(1);
+
+    assert_eq!(manager.wait::<u32>(waiting).await.unwrap(), 2);
+    assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
 async fn seven(Data(probe): Data<Probe>, Data(gate): Data<Arc<Semaphore>>) -> u32 {

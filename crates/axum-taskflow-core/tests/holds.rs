@@ -122,6 +122,20 @@ async fn nobody_waits_for_a_store_that_hangs_for_longer_than_he_said() {
 }
 
 #[tokio::test]
+async fn who_gives_a_lock_back_waits_no_longer_for_a_store_that_hangs_than_for_any_other_answer() {
+    let (stage, one, other) = two().await;
+    let guard = one.lock("door").acquire().await.unwrap();
+    stage.link(Link::Hangs);
+
+    let told = soon(guard.release()).await.unwrap_err();
+
+    assert_eq!(told.kind(), ErrorKind::TimedOut);
+    stage.link(Link::Works);
+    let door = other.lock("door").acquire_within(DEADLINE).await.unwrap();
+    assert!(door.is_some(), "it was tried again");
+}
+
+#[tokio::test]
 async fn who_saw_that_another_one_has_it_is_told_so_although_the_last_look_hangs() {
     let (stage, one, other) = two().await;
     let _guard = one.lock("door").acquire().await.unwrap();

@@ -270,6 +270,10 @@ impl Engine {
     pub(crate) fn begin_now(self: &Arc<Self>, beginning: Beginning) {
         crash_point!("executor::start-stored");
         let Beginning { change, attempt } = beginning;
+        if !self.is_surely_alive() && !attempt.running.was_cancelled() {
+            // This process was stopped before it heard of it, or cut off: others may have taken the task.
+            return self.never_called(&attempt.task);
+        }
         self.feed.changed(&change, change.life.run_at);
         tokio::spawn(attempt.run(self.clone()));
     }

@@ -160,18 +160,19 @@ impl Hold {
         end_of(&self.name, self.epoch)
     }
 
-    /// Gives it back; true if it was still held.
+    /// Gives it back; true if it was still held. A store that hangs is not waited for any longer than for other answers.
     pub(crate) async fn release(&self) -> Result<bool, Error> {
         if !self.engine.holds.knows(self.holder) {
             return Ok(false); // it was lost, and is let go of already
         }
         self.lost.cancel();
-        let released = self.engine.take_back(self.end()).await;
+        let releasing = async { Ok(self.engine.take_back(self.end()).await?) };
+        let released = self.engine.in_time(releasing).await;
         if self.engine.holds.forget(self.holder) && released.is_err() {
             self.release_later();
         }
         self.engine.tell_holds();
-        released.map_err(Error::from)
+        released
     }
 
     /// Gives it back, whoever still has it in his hand.

@@ -497,6 +497,7 @@ impl Journal {
                     let n = flight.thens.len();
                     if n == 1 && changes_max < BATCH_MAX && flight.has_only_what_is_of_changes() {
                         self.drop_refused(flight, &failure);
+                        panics::contain(|| stored(&[])); // what waited for room may go on
                     } else {
                         self.give_back(flight, failure, Duration::ZERO);
                     }
