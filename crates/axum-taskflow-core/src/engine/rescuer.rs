@@ -304,7 +304,9 @@ impl Engine {
         }
         crash_point!("rescuer::found");
         let rescued = self.take_over(changes, now).await?;
-        panics::say(|| info!(rescued, "took over tasks of an instance that died"));
+        if rescued > 0 {
+            panics::say(|| info!(rescued, "took over tasks of an instance that died"));
+        }
         // A store gives fewer than it has if they are large.
         Ok(rescued > 0)
     }
