@@ -608,8 +608,8 @@ impl Promised {
     fn keep(self, engine: &Arc<Engine>, now: Timestamp) -> Option<Arc<Task>> {
         engine.feed.added(self.task());
         let owner = self.task().life.owner;
-        if owner.is_some_and(|owner| owner != engine.me() || !engine.is_surely_alive()) {
-            // This instance was taken for dead while the task was stored, or may have been: it is for all.
+        if owner.is_some_and(|owner| owner != engine.me()) {
+            // This instance was taken for dead while the task was stored: it is for all.
             engine.disown(self.task());
             self.break_it(engine);
             return None;

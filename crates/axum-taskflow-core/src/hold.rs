@@ -15,6 +15,7 @@ use crate::{
         holds::{Hold, HoldName, Patience},
     },
     error::Error,
+    panics,
 };
 
 /// Longest name of a lead, a lock or something that is run once, in bytes.
@@ -146,7 +147,7 @@ impl LockGuard {
     /// Releases it; false if it was lost before.
     ///
     /// # Errors
-    /// The store fails: it is tried again until it works.
+    /// The store fails, or does not answer within [`Config::add_timeout`](crate::Config): it is tried again until it works.
     pub async fn release(self) -> Result<bool, Error> {
         self.hold.release().await
     }
@@ -282,16 +283,17 @@ async fn term(engine: &Arc<Engine>, name: &HoldName) -> Option<Arc<Hold>> {
         hold = engine.acquire(name.clone(), Patience::Forever) => hold,
     };
     let hold = hold.ok().flatten()?; // else the manager is shut down
-    info!(%name, epoch = hold.epoch, "this instance leads");
+    panics::say(|| info!(%name, epoch = hold.epoch, "this instance leads"));
     Some(hold)
 }
 
 async fn resign(hold: &Hold) {
-    match hold.release().await {
+    let released = hold.release().await;
+    panics::say(|| match released {
         Ok(true) => info!(name = %hold.name, epoch = hold.epoch, "this instance leads no more"),
         Ok(false) => {} // it was lost
         Err(error) => debug!(%error, name = %hold.name, "cannot give up the lead yet"),
-    }
+    });
 }
 
 /// Whether this instance leads. Dropping it gives up the lead, and any claim to it.

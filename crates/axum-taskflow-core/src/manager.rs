@@ -644,7 +644,7 @@ impl TaskManager {
     /// Keeps a record of somebody's action.
     ///
     /// # Errors
-    /// `Unavailable` if the store cannot be written.
+    /// `Unavailable` if the store cannot be written, `TimedOut` if it does not answer in time: it may be kept or not.
     pub async fn record_audit(
         &self,
         actor: &str,
@@ -661,7 +661,8 @@ impl TaskManager {
             task,
             detail,
         };
-        self.engine.journal.audit(entry).await
+        let recorded = self.engine.journal.audit(entry);
+        self.engine.in_time(recorded).await
     }
 
     /// Deletes tasks that finished before then; answers how many.

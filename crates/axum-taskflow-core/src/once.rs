@@ -16,6 +16,7 @@ use crate::{
     },
     error::{BackendError, BoxError, Error, ErrorKind},
     id::{InstanceId, TaskId},
+    panics,
 };
 
 /// How long those wait who find that another process runs it, unless they say otherwise.
@@ -265,7 +266,9 @@ impl Asked<'_> {
                 Ok(Asking::Waits) => {}
                 // Whoever runs it goes on through an outage, and so does the wait for him.
                 Err(failure) if has_waited && is_outage(&failure) && begun.elapsed() < wait => {
-                    debug!(error = %failure, name = %self.name.name, "cannot look whether it was run");
+                    panics::say(
+                        || debug!(error = %failure, name = %self.name.name, "cannot look whether it was run"),
+                    );
                 }
                 Err(failure) => return Err(failure.into()),
             }
@@ -317,7 +320,9 @@ impl Asked<'_> {
                 Ok(()) => break Ok(()),
                 Err(error) => {
                     let error: BoxError = error.into();
-                    warn!(name = %self.name.name, %error, left, "what is to be run once has failed");
+                    panics::say(
+                        || warn!(name = %self.name.name, %error, left, "what is to be run once has failed"),
+                    );
                     if left == 0 {
                         break Err(error.to_string());
                     }
@@ -364,23 +369,24 @@ impl Asked<'_> {
             becomes: Becomes::Value(json(&outcome)),
         });
         step.records.push(hold.end());
-        let step = Arc::new(step);
         // It has run: an outage must not make another process run it again.
         loop {
-            match engine.backend.step(step.clone()).await {
+            match engine.step(step.clone()).await {
                 Ok(Stepped::Done { .. }) => break,
                 Ok(Stepped::Stale) => return Ok(false),
                 Err(failure) if hold.lost.is_cancelled() || failure.is_refused() => {
                     return Err(Error::from(failure).into());
                 }
                 Err(failure) => {
-                    warn!(name = %self.name.name, error = %failure, "cannot store that it was run");
+                    panics::say(
+                        || warn!(name = %self.name.name, error = %failure, "cannot store that it was run"),
+                    );
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }
         hold.has_ended();
-        info!(name = %self.name.name, "run once");
+        panics::say(|| info!(name = %self.name.name, "run once"));
         Ok(true)
     }
 

@@ -15,11 +15,11 @@ use std::{
 
 use axum_taskflow_core::{
     Backend, Batch, Cancelled, Change, Clock, Config, Data, Duty, Epoch, ErrorKind, Executor,
-    Failure, FailureKind, FailureReport, IdSource, Life, ListQuery, LogLevel, Source, Task,
-    TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
+    Failure, FailureKind, FailureReport, IdSource, Instance, Life, ListQuery, LogLevel, Source,
+    Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
     WaitError,
 };
-use support::{Backstage, Call, Probe, Said, Spoilt, config, ended, settled, start};
+use support::{Backstage, BrokenSpan, Call, Probe, Said, Spoilt, config, ended, settled, start};
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
 
@@ -398,10 +398,50 @@ async fn a_process_that_was_stopped_starts_nothing_that_others_may_have_taken() 
     let n_begun = probe.total();
     backstage.hold_starts(false);
     manager.wait::<()>(first).await.unwrap();
+    backstage.hold_beats(false); // until then it takes nothing more
     let third = manager.add_task(add, (1, 2)).await.unwrap();
     manager.wait::<u32>(third).await.unwrap();
 
     assert_eq!((n_begun, probe.total()), (1, 1), "somebody else runs it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_before_it_heard_what_it_has_begins_nothing_of_it() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.takeover_after = Some(Duration::from_secs(5));
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    task.requeue_on_interrupt = true;
+    backstage.store(&task).await;
+    backstage.hold_claims(true);
+    let manager = start(config).await;
+    backstage.claim_held().await; // it is begun, and nobody here knows it
+
+    backstage.hold_beats(true);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let mut of_others = backstage.task(task.id).await;
+    assert_eq!(of_others.life.status, TaskStatus::Running);
+    let requeued = Change::interrupted(&of_others, "taken for dead", manager.now()).unwrap();
+    of_others.life = requeued.life.clone();
+    backstage.write_behind(requeued).await;
+    let other = IdSource::default().instance(manager.now());
+    let by_others = Change::started(&of_others, other, manager.now()).unwrap();
+    backstage.write_behind(by_others.clone()).await;
+    backstage.hold_claims(false);
+    settled().await;
+
+    assert_eq!(probe.total(), 0, "somebody else runs it");
+    assert_eq!(backstage.task(task.id).await.life, by_others.life);
+    // And its slot is free once it knows that it lives.
+    backstage.hold_beats(false);
+    let next = manager.add_task(entered, ()).await.unwrap();
+    let ended = tokio::time::timeout(SOON, manager.wait::<()>(next)).await;
+    ended.expect("it runs").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -2069,6 +2109,22 @@ async fn a_beat_that_hangs_is_told_and_over_with_its_answer() {
     support::until(async || manager.health().is_ready().then_some(())).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_action_whose_record_the_store_does_not_take_fails_within_the_deadline() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+    backstage.stall();
+
+    let recorded = manager.record_audit("me", "retry", None, serde_json::Value::Null);
+    let told = tokio::time::timeout(SOON, recorded).await;
+
+    let told = told.expect("he is told").unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::TimedOut);
+}
+
 #[tokio::test]
 async fn who_waits_in_vain_for_a_store_that_fails_is_told_why() {
     let (backend, backstage) = Backstage::new();
@@ -2234,6 +2290,65 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     backstage.hold_beats(false);
 }
 
+#[tokio::test]
+async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_taken_over() {
+    let (backend, backstage) = Backstage::new();
+    let ids = IdSource::default();
+    let mut config = config();
+    config.backend = backend.clone();
+    let now = config.clock.now();
+    let dead = Instance::new(ids.instance(now), now);
+    backend.join(dead.clone()).await.unwrap();
+    let mut good = Vec::new();
+    for name in ["add", "unstorable", "add", "unstorable", "add"] {
+        let mut task = Task::new(ids.task(now), name, "[1,2]");
+        task.life = Change::started(&task, dead.id, now).unwrap().life;
+        backstage.store(&task).await;
+        good.extend((name == "add").then_some(task.id));
+    }
+    backend.leave(dead.id).await.unwrap();
+    backstage.refuse_ends_of("unstorable");
+
+    let _manager = start(config).await;
+
+    for id in good {
+        let status = backstage.task(id).await.life.status;
+        assert_eq!(status, TaskStatus::Interrupted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_large_end_to_be_stored_starts_at_once_if_that_is_refused_for_good() {
+    async fn unstorable(Data(gate): Data<Arc<Semaphore>>) -> String {
+        gate.acquire().await.unwrap().forget();
+        "x".repeat(64 * 1024 * 1024)
+    }
+    let (backend, backstage) = Backstage::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    config.result_max = usize::MAX;
+    config.state(gate.clone());
+    config.tasks = vec![
+        TaskDef::new(add).name("add"),
+        TaskDef::new(unstorable).name("unstorable"),
+    ];
+    let manager = start(config).await;
+    settled().await;
+    backstage.refuse_ends_of("unstorable");
+    manager.add_task(unstorable, ()).await.unwrap();
+    let waiting = manager.add_task(add, (1, 1)).await.unwrap();
+    let held = backstage.task(waiting).await.life.owner;
+    assert_eq!(held, Some(manager.instance().id));
+
+    let begun = tokio::time::Instant::now();
+    gate.add_permits(1);
+
+    assert_eq!(manager.wait::<u32>(waiting).await.unwrap(), 2);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
 async fn seven(Data(probe): Data<Probe>, Data(gate): Data<Arc<Semaphore>>) -> u32 {
     probe.enter();
     gate.acquire().await.expect("never closed").forget();
@@ -2346,6 +2461,118 @@ async fn a_log_that_panics_keeps_no_task_from_being_stored() {
     support::until(async || manager.health().is_ready().then_some(())).await;
 }
 
+#[tokio::test]
+async fn a_log_that_panics_at_a_span_costs_no_attempt_its_end() {
+    for broken in [BrokenSpan::Enter, BrokenSpan::Exit, BrokenSpan::Close] {
+        let mut config = config();
+        config.concurrency = 1;
+        config.blocking_threads = 1;
+        let manager = start(config).await;
+        let _guard = broken.here();
+
+        for _ in 0..2 {
+            for id in [
+                manager.add_task(add, (1, 1)).await.unwrap(),
+                manager.add_task(add_blocking, (1, 1)).await.unwrap(),
+            ] {
+                let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+                assert_eq!(sum.expect("it ends").unwrap(), 2, "{broken:?}");
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("on demand");
+    }
+}
+
+impl std::fmt::Display for PanicsWhenDropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no")
+    }
+}
+
+impl std::error::Error for PanicsWhenDropped {}
+
+#[tokio::test]
+async fn an_error_that_panics_when_it_is_dropped_costs_no_attempt_its_end() {
+    async fn polite(ctx: TaskContext, Data(begun): Data<Arc<Notify>>) -> Result<(), Failure> {
+        begun.notify_one();
+        ctx.cancellation().cancelled().await;
+        Err(PanicsWhenDropped.into())
+    }
+    fn late(ctx: TaskContext) -> Result<(), Failure> {
+        while !ctx.is_cancelled() {
+            std::thread::yield_now();
+        }
+        Err(PanicsWhenDropped.into())
+    }
+    let begun = Arc::new(Notify::new());
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.concurrency = 1;
+    config.blocking_threads = 1;
+    config.state(begun.clone());
+    let manager = start(config).await;
+
+    for _ in 0..2 {
+        let id = manager.add_task(polite, ()).await.unwrap();
+        begun.notified().await;
+        manager.cancel(id).await.unwrap();
+        let ended = tokio::time::timeout(SOON, manager.wait::<()>(id)).await;
+        assert!(ended.expect("it ends").is_err());
+        assert_eq!(backstage.task(id).await.life.status, TaskStatus::Cancelled);
+        let short = Duration::from_millis(1);
+        let id = manager.add_task(late, ()).timeout(short).await.unwrap();
+        let ended = tokio::time::timeout(SOON, manager.wait::<()>(id)).await;
+        assert!(ended.expect("it ends").is_err());
+        assert_eq!(backstage.task(id).await.life.status, TaskStatus::Failed);
+    }
+}
+
+struct PanicsWhenWoken;
+
+impl std::task::Wake for PanicsWhenWoken {
+    fn wake(self: Arc<Self>) {
+        panic!("on demand");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_whose_waker_panics_costs_no_other_caller_his_answer() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    settled().await;
+    backstage.stall();
+    // On its way alone; what follows gathers behind it.
+    let mut first = manager.add_task(add, (1, 1)).into_future();
+    assert!(poll_once(&mut first).await.is_pending());
+    let mut bad = manager.add_task(add, (1, 1)).into_future();
+    let waker = Arc::new(PanicsWhenWoken).into();
+    let polled = bad
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    let mut good = manager.add_task(add, (1, 1)).into_future();
+    assert!(poll_once(&mut good).await.is_pending());
+
+    backstage.go_on();
+
+    first.await.unwrap();
+    let id = good.await.expect("it is stored, and he is told so");
+    let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
+    assert_eq!(sum.expect("it runs").unwrap(), 2);
+    bad.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_panics_is_one_that_failed_and_loses_no_slot() {
     let (backend, backstage) = Backstage::new();
@@ -2441,6 +2668,87 @@ async fn shutdown_lets_running_tasks_finish_and_starts_no_others() {
     manager.shutdown().await.unwrap();
     let error = manager.add_task(gated, ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ShuttingDown);
+}
+
+#[test]
+fn a_shutdown_goes_on_although_the_runtime_is_gone_on_which_it_was_asked_for() {
+    async fn gated(Data(begun): Data<Arc<Notify>>, Data(gate): Data<Arc<Semaphore>>) {
+        begun.notify_one();
+        gate.acquire().await.unwrap().forget();
+    }
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let (service, other) = (runtime(), runtime());
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let manager = service.block_on(async {
+        let mut config = config();
+        config.state(begun.clone());
+        config.state(gate.clone());
+        let manager = start(config).await;
+        manager.add_task(gated, ()).await.unwrap();
+        begun.notified().await;
+        manager
+    });
+
+    // A handler of signals that waits for a moment, on a runtime of its own.
+    other.block_on(async {
+        assert!(poll_once(&mut pin!(manager.shutdown())).await.is_pending());
+        tokio::task::yield_now().await;
+    });
+    drop(other);
+
+    service.block_on(async {
+        gate.add_permits(1);
+        let stopped = tokio::time::timeout(SOON, manager.shutdown()).await;
+        stopped.expect("nothing runs any more").unwrap();
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_not_begun_when_the_time_to_shut_down_was_over_is_left_to_others() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.shutdown_timeout = Duration::from_secs(1);
+    config.add_timeout = Duration::from_secs(3_600);
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let manager = start(config).await;
+    settled().await;
+    backstage.hold_new(Some("entered"));
+    let mut adding = manager.add_task(entered, ()).into_future();
+    waits(&mut adding).await;
+
+    manager.drain().await; // the store takes longer than that
+    backstage.hold_new(None);
+    let id = adding.await.unwrap();
+    manager.shutdown().await.unwrap();
+
+    let life = backstage.task(id).await.life;
+    assert_eq!((life.status, life.attempt), (TaskStatus::Pending, 0));
+    assert_eq!((life.owner, probe.total()), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_answered_before_the_end_is_not_told_that_nothing_was_added() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.add_timeout = Duration::from_secs(3_600);
+    let manager = start(config).await;
+    settled().await;
+    backstage.stall();
+    let mut adding = manager.add_task(add, (1, 1)).into_future();
+    waits(&mut adding).await; // the store was asked
+
+    manager.shutdown().await.unwrap();
+
+    let told = tokio::time::timeout(SOON, adding).await;
+    let told = told.expect("he waits for nobody").unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Unavailable, "{told}");
 }
 
 #[tokio::test]

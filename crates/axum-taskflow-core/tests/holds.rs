@@ -11,10 +11,10 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Becomes, Config, ErrorKind, HoldKind, Lead, OnceError, OnceOutcome, RecordChange,
-    Schedule, Scope, TaskManager,
+    Backend, Becomes, Clock, Config, ErrorKind, HoldKind, Lead, OnceError, OnceOutcome,
+    RecordChange, Schedule, Scope, TaskManager, Timestamp,
 };
-use support::{Backstage, Link, Said, config, start, until};
+use support::{Backstage, BrokenPipe, Call, Link, Said, config, start, until};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 /// However slow the machine is.
@@ -119,6 +119,20 @@ async fn nobody_waits_for_a_store_that_hangs_for_longer_than_he_said() {
     let door = other.lock("door").acquire_within(DEADLINE).await.unwrap();
     assert!(door.is_some());
     assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn who_gives_a_lock_back_waits_no_longer_for_a_store_that_hangs_than_for_any_other_answer() {
+    let (stage, one, other) = two().await;
+    let guard = one.lock("door").acquire().await.unwrap();
+    stage.link(Link::Hangs);
+
+    let told = soon(guard.release()).await.unwrap_err();
+
+    assert_eq!(told.kind(), ErrorKind::TimedOut);
+    stage.link(Link::Works);
+    let door = other.lock("door").acquire_within(DEADLINE).await.unwrap();
+    assert!(door.is_some(), "it was tried again");
 }
 
 #[tokio::test]
@@ -307,4 +321,78 @@ fn what_is_held_is_looked_after_when_the_runtime_that_asked_for_it_is_gone() {
         other.release(HoldKind::Lock, "door", "ada").await.unwrap();
         soon(guard.lost()).await;
     });
+}
+
+// ---- what panics ---------------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_panics_keeps_nobody_from_learning_that_he_holds_it_no_more() {
+    let (store, stage) = Backstage::new();
+    let mut config = on(&store);
+    // So that it beats on this thread, where the log is.
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let manager = start(config).await;
+    let lock = async |name| manager.lock(name).acquire().await.unwrap();
+    let guards = [lock("door").await, lock("gate").await];
+    let _guard = BrokenPipe::here();
+
+    stage.supersede_now(manager.instance().id).await;
+    for guard in &guards {
+        soon(guard.lost()).await; // another instance may have it
+    }
+
+    drop(guards);
+    let guard = soon(manager.lock("door").acquire()).await.unwrap();
+    stage
+        .put(RecordChange {
+            key: "hold:lock:door".to_owned(),
+            expects: guard.epoch(),
+            becomes: Becomes::Gone,
+        })
+        .await;
+    soon(guard.lost()).await;
+}
+
+#[tokio::test]
+async fn a_store_that_panics_keeps_no_lock_from_being_given_back() {
+    let (stage, one, other) = two().await;
+    let guard = one.lock("door").acquire().await.unwrap();
+
+    stage.panic_in(Call::Step);
+    drop(guard);
+
+    let _taken = soon(other.lock("door").acquire()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_panics_keeps_nobody_from_leaving_the_line() {
+    let (stage, one, other) = two().await;
+    let guard = one.lock("door").acquire().await.unwrap();
+    {
+        let waiting = other.lock("door").acquire();
+        tokio::select! {
+            _ = waiting => panic!("it is held"),
+            () = until(async || stage.record("line:lock:door").await.map(drop)) => {}
+        }
+        stage.panic_in(Call::Step);
+    }
+
+    until(async || stage.record("line:lock:door").await.is_none().then_some(())).await;
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_lock_is_told_of_a_shutdown_although_the_store_hangs() {
+    let (stage, one, _other) = two().await;
+    stage.link(Link::Hangs);
+    let asking = tokio::spawn({
+        let one = one.clone();
+        async move { one.lock("door").acquire().await }
+    });
+    tokio::task::yield_now().await;
+
+    one.shutdown().await.unwrap();
+
+    let told = soon(asking).await.unwrap().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::ShuttingDown);
 }

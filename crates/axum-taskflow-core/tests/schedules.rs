@@ -18,7 +18,7 @@ use axum_taskflow_core::{
     Memory, Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source,
     Step, Task, TaskContext, TaskDef, TaskManager, TaskOptions, TaskStatus, Timestamp,
 };
-use support::{Backstage, Link, Said, config};
+use support::{Backstage, BrokenPipe, Link, Said, config};
 use tokio::{sync::Notify, time::sleep};
 
 /// The beginning of a minute.
@@ -1130,4 +1130,16 @@ async fn what_takes_the_place_of_a_task_while_that_is_cancelled_is_cancelled() {
     assert_eq!(cancelling.await.unwrap(), Some(new.id));
     let status = backstage.task(new.id).await.life.status;
     assert_eq!(status.as_str(), "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_panics_keeps_no_schedule_from_firing() {
+    let site = Site::new();
+    let _manager = site.start(vec![each_second().name("tick")]).await;
+    let _guard = BrokenPipe::here();
+
+    sleep(5 * SECOND).await;
+
+    let n = site.tasks("tick").await.len();
+    assert!(n >= 4, "{n} of 5 slots have made a task");
 }

@@ -154,8 +154,8 @@ impl Engine {
         self.holds.go_on();
         if self.backend.lease().is_some() {
             self.ready.go_on();
-            self.look_on_disk();
         }
+        self.look_on_disk(); // nothing was claimed meanwhile
     }
 
     /// Beats; answers from when on a new lease counts at least.

@@ -1,6 +1,6 @@
 //! The start of the cluster: the time since which there was always somebody alive.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,7 @@ impl Engine {
                 expects: record.map_or(0, |record| record.version),
                 becomes: Becomes::Value(json(&boot)),
             });
-            if self.backend.step(Arc::new(step)).await? != Stepped::Stale {
+            if self.step(step).await? != Stepped::Stale {
                 return Ok(boot.id);
             }
         }

@@ -52,7 +52,7 @@ impl Engine {
                     next
                 }
                 Err(failure) => {
-                    error!(error = %failure, "cannot claim tasks");
+                    panics::say(|| error!(error = %failure, "cannot claim tasks"));
                     self.troubles.begin(Duty::Claim, self.clock.now(), &failure);
                     // Not by the clock of tasks: a test that stands still must not make this loop spin or hang.
                     tokio::select! {
@@ -145,9 +145,9 @@ impl Engine {
     }
 
     /// True if a claim for this lane is worth while. Bounded: outcomes that cannot be stored are kept, and no more are
-    /// made than we can keep.
+    /// made than we can keep. And what is claimed in doubt is let go of again, over and over.
     pub(crate) fn wants_tasks(&self, executor: Executor) -> bool {
-        self.ready.wants(executor) && !self.journal.is_full()
+        self.ready.wants(executor) && !self.journal.is_full() && self.is_surely_alive()
     }
 
     fn more_on_disk(&self) {

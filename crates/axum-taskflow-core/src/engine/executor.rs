@@ -2,16 +2,19 @@
 
 use std::{
     collections::hash_map::Entry,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, info_span, warn};
+use tracing::{Span, info_span, span::Entered, warn};
 
 use super::{Engine, Next};
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
     change::{Change, Outcome},
     clock::Timestamp,
     context::TaskContext,
-    failure::Failure,
+    failure::{Failure, FailureReport},
     handler::{Invocation, Returned},
     panics,
     registry::{Prepared, TaskDef},
@@ -36,6 +39,9 @@ pub(crate) struct Running {
     /// Somebody cancelled the task: whatever else cuts the attempt off, it is not to be repeated. An atomic: set before the
     /// token fires.
     cancelled: AtomicBool,
+    /// The function is called, or has to do nothing any more but end. An atomic: set before the look at `interrupted`, so
+    /// that whoever has interrupted an attempt and finds it not called knows that it never will be.
+    called: AtomicBool,
 }
 
 /// How long a task waits that this program cannot read, if too many of them are remembered already to leave it to
@@ -95,10 +101,23 @@ impl Running {
         self.cancelled.load(Ordering::SeqCst)
     }
 
+    /// False while the start is being stored.
+    pub(crate) fn was_called(&self) -> bool {
+        self.called.load(Ordering::SeqCst)
+    }
+
     fn outcome(&self) -> Outcome {
         match self.interrupted.get() {
             Some(why) => self.cut_off(why),
             None => Outcome::Cancelled,
+        }
+    }
+
+    /// Something panicked beside the function, as does an error of it that is dropped.
+    fn panicked(&self, report: FailureReport) -> Outcome {
+        match self.was_cancelled() || self.interrupted.get().is_some() {
+            true => self.outcome(),
+            false => Outcome::Panicked(report),
         }
     }
 
@@ -200,6 +219,7 @@ impl Engine {
             token: CancellationToken::new(),
             interrupted: OnceLock::new(),
             cancelled: AtomicBool::new(false),
+            called: AtomicBool::new(false),
         });
         let former = self.running().insert(task.id, running.clone());
         if let Some(former) = former {
@@ -250,6 +270,10 @@ impl Engine {
     pub(crate) fn begin_now(self: &Arc<Self>, beginning: Beginning) {
         crash_point!("executor::start-stored");
         let Beginning { change, attempt } = beginning;
+        if !self.is_surely_alive() && !attempt.running.was_cancelled() {
+            // This process was stopped before it heard of it, or cut off: others may have taken the task.
+            return self.never_called(&attempt.task);
+        }
         self.feed.changed(&change, change.life.run_at);
         tokio::spawn(attempt.run(self.clone()));
     }
@@ -330,7 +354,7 @@ impl Engine {
                 });
         #[cfg(feature = "otel")]
         if let Ok(change) = &finished {
-            crate::otel::ended(change);
+            panics::contain(|| crate::otel::ended(change));
         }
         match finished {
             Ok(change) => {
@@ -360,6 +384,7 @@ impl Attempt {
             running,
             timeout,
         } = self;
+        running.called.store(true, Ordering::SeqCst);
         if running.interrupted.get().is_some() && !running.was_cancelled() {
             return engine.never_called(&task);
         }
@@ -371,13 +396,43 @@ impl Attempt {
                 running: &running,
                 timeout,
             };
-            call_function(&engine, call, &context, limits)
-                .instrument(span.clone())
-                .await
+            let called = pin!(call_function(&engine, call, &context, limits));
+            let outcome = in_span(&span, called).await;
+            outcome.unwrap_or_else(|report| running.panicked(report))
         };
         let outcome = keep_result_small(outcome, engine.result_max, &context);
-        span.in_scope(|| engine.finish(&task, &def, outcome));
+        let entered = enter(&span);
+        engine.finish(&task, &def, outcome);
+        leave(entered);
+        panics::contain(|| drop(span));
     }
+}
+
+/// Polls `work` in the span, and to its end whatever the subscriber does: one that panics, as at a broken pipe, must not
+/// cost an attempt its end.
+async fn in_span<T>(
+    span: &Span,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, FailureReport> {
+    poll_fn(|cx| {
+        let entered = enter(span);
+        let polled = panics::catch(|| work.as_mut().poll(cx));
+        leave(entered);
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(report) => Poll::Ready(Err(report)),
+        }
+    })
+    .await
+}
+
+fn enter(span: &Span) -> Option<Entered<'_>> {
+    panics::contain(|| span.enter())
+}
+
+fn leave(entered: Option<Entered<'_>>) {
+    panics::contain(|| drop(entered));
 }
 
 /// Around everything that an attempt does: each line that its function logs by `tracing` says which task it is of.
@@ -420,7 +475,7 @@ async fn call_function(
 }
 
 async fn run_async(
-    mut work: std::pin::Pin<Box<dyn Future<Output = Returned> + Send>>,
+    mut work: Pin<Box<dyn Future<Output = Returned> + Send>>,
     context: TaskContext,
     limits: Limits<'_>,
 ) -> Outcome {
@@ -459,8 +514,10 @@ async fn run_thread(
     let spawned = engine.threads.spawn(move || {
         // So that the function finds the service's runtime, and not that of the pool.
         let _inside = runtime.enter();
-        let _in_span = span.enter();
-        context.sync_scope(|| panics::catch(work))
+        let entered = enter(&span);
+        let returned = context.sync_scope(|| panics::catch(work));
+        leave(entered);
+        returned
     });
     let mut thread = match spawned {
         Ok(thread) => thread,

@@ -26,6 +26,7 @@ use crate::{
     clock::Timestamp,
     error::{BackendError, Error},
     id::{InstanceId, TaskId},
+    panics,
 };
 
 /// Between two looks at a hold that somebody else has, if nothing is heard: its holder may have died.
@@ -159,18 +160,19 @@ impl Hold {
         end_of(&self.name, self.epoch)
     }
 
-    /// Gives it back; true if it was still held.
+    /// Gives it back; true if it was still held. A store that hangs is not waited for any longer than for other answers.
     pub(crate) async fn release(&self) -> Result<bool, Error> {
         if !self.engine.holds.knows(self.holder) {
             return Ok(false); // it was lost, and is let go of already
         }
         self.lost.cancel();
-        let released = self.engine.take_back(self.end()).await;
+        let releasing = async { Ok(self.engine.take_back(self.end()).await?) };
+        let released = self.engine.in_time(releasing).await;
         if self.engine.holds.forget(self.holder) && released.is_err() {
             self.release_later();
         }
         self.engine.tell_holds();
-        released.map_err(Error::from)
+        released
     }
 
     /// Gives it back, whoever still has it in his hand.
@@ -194,7 +196,7 @@ impl Hold {
         self.engine.runtime.spawn(async move {
             let trying = async {
                 while let Err(failure) = engine.take_back(end.clone()).await {
-                    debug!(error = %failure, %name, "cannot let go yet");
+                    panics::say(|| debug!(error = %failure, %name, "cannot let go yet"));
                     tokio::time::sleep(jittered(LOOP_RETRY)).await;
                 }
             };
@@ -392,7 +394,7 @@ impl Drop for Claiming {
         self.engine.runtime.spawn(async move {
             let trying = async {
                 while let Err(failure) = engine.give_up(&name, holder, is_in_line, may_hold).await {
-                    debug!(error = %failure, %name, "cannot leave the line yet");
+                    panics::say(|| debug!(error = %failure, %name, "cannot leave the line yet"));
                     tokio::time::sleep(jittered(LOOP_RETRY)).await;
                 }
             };
@@ -434,7 +436,11 @@ impl Engine {
             let looking = self.claim_hold(&mut claiming);
             let taken = match latest {
                 Some(latest) => tokio::time::timeout_at(latest, looking).await,
-                None => Ok(looking.await),
+                None => tokio::select! {
+                    biased;
+                    taken = looking => Ok(taken),
+                    () = self.stopped.cancelled() => return Err(Error::shutting_down()),
+                },
             };
             let is_over = patience.end().is_some_and(|end| Instant::now() >= end);
             match taken {
@@ -448,10 +454,14 @@ impl Engine {
                 // Not over by itself: somebody has to look at what is stored.
                 Ok(Err(failure)) if failure.is_refused() && !is_told => {
                     is_told = true;
-                    warn!(error = %failure, name = %claiming.name, "nobody here can have it");
+                    panics::say(
+                        || warn!(error = %failure, name = %claiming.name, "nobody here can have it"),
+                    );
                 }
                 Ok(Err(failure)) => {
-                    debug!(error = %failure, name = %claiming.name, "cannot ask for it");
+                    panics::say(
+                        || debug!(error = %failure, name = %claiming.name, "cannot ask for it"),
+                    );
                 }
                 // Somebody else had it all that time, but for the last look.
                 Err(_) if has_looked => return Ok(None),
@@ -542,7 +552,7 @@ impl Engine {
             }
             claiming.is_in_line |= !takes; // also if the answer is lost, or nobody waits for it any more
             claiming.may_hold |= takes;
-            let stepped = self.backend.step(Arc::new(step)).await?;
+            let stepped = self.step(step).await?;
             match stepped {
                 Stepped::Stale => {}
                 Stepped::Done { .. } if !takes => return Ok(None),
@@ -586,7 +596,7 @@ impl Engine {
     async fn take_back(&self, end: RecordChange) -> Result<bool, BackendError> {
         let mut step = Step::at(self.clock.now());
         step.records.push(end);
-        let stepped = self.backend.step(Arc::new(step)).await?;
+        let stepped = self.step(step).await?;
         self.tell_holds();
         Ok(stepped != Stepped::Stale)
     }
@@ -615,7 +625,7 @@ impl Engine {
                 expects: 0,
                 becomes: Becomes::Same,
             });
-            self.backend.step(Arc::new(step)).await?;
+            self.step(step).await?;
             let record = self.record(&name.hold()).await?;
             let held: Option<Claimant> = parse(record.as_ref())?;
             if let Some((record, held)) = record.zip(held)
@@ -654,7 +664,7 @@ impl Engine {
                     false => Becomes::Value(json(&line)),
                 },
             });
-            if self.backend.step(Arc::new(step)).await? != Stepped::Stale {
+            if self.step(step).await? != Stepped::Stale {
                 self.tell_holds();
                 return Ok(());
             }
@@ -688,7 +698,13 @@ impl Engine {
         };
         for weak in &lost {
             weak.lost.cancel();
-            warn!(name = %weak.name, epoch = weak.epoch, "this instance may be taken for dead: it gives up what it holds");
+            panics::say(|| {
+                warn!(
+                    name = %weak.name,
+                    epoch = weak.epoch,
+                    "this instance may be taken for dead: it gives up what it holds"
+                );
+            });
         }
         if lost.is_empty() || self.stopped.is_cancelled() {
             return;
@@ -697,7 +713,9 @@ impl Engine {
         tokio::spawn(async move {
             for weak in lost {
                 while let Err(failure) = engine.take_back(weak.end()).await {
-                    debug!(error = %failure, name = %weak.name, "cannot let go yet");
+                    panics::say(
+                        || debug!(error = %failure, name = %weak.name, "cannot let go yet"),
+                    );
                     if engine.stopped.is_cancelled() {
                         return;
                     }
@@ -764,7 +782,9 @@ impl Engine {
         let rest = async {
             for weak in rest {
                 if let Err(failure) = self.take_back(weak.end()).await {
-                    debug!(error = %failure, name = %weak.name, "cannot let go of it any more");
+                    panics::say(
+                        || debug!(error = %failure, name = %weak.name, "cannot let go of it any more"),
+                    );
                 }
             }
         };
@@ -790,7 +810,9 @@ impl Engine {
             if let Some(weak) = lost {
                 // Else it is just being given back, and only the answer is missing.
                 if !weak.lost.is_cancelled() {
-                    warn!(name = %weak.name, epoch, "somebody has taken away what this instance held");
+                    panics::say(
+                        || warn!(name = %weak.name, epoch, "somebody has taken away what this instance held"),
+                    );
                 }
                 weak.lost.cancel();
             }
@@ -860,9 +882,9 @@ impl Engine {
                 expects: record.version,
                 becomes: Becomes::Gone,
             });
-            let stepped = self.backend.step(Arc::new(step)).await.map_err(failed)?;
+            let stepped = self.step(step).await.map_err(failed)?;
             if stepped != Stepped::Stale {
-                info!(%name, epoch = record.version, actor, "released by force");
+                panics::say(|| info!(%name, epoch = record.version, actor, "released by force"));
                 self.tell_holds();
                 return Ok(record.version);
             }

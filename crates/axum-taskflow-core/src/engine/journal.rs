@@ -210,6 +210,49 @@ impl Wake for Bell {
     }
 }
 
+/// The batches of which those who wait for them have heard nothing yet.
+struct Unheard<'a, F: Fn(&[Note])> {
+    journal: &'a Journal,
+    /// Called after each batch with what functions said.
+    stored: F,
+    /// Those on their way, oldest first.
+    going: VecDeque<Going>,
+    /// One that has landed.
+    landed: Option<(Flight, Written)>,
+}
+
+/// When the engine stops, or something panics: what the store has answered is told, and what it has not is given back.
+impl<F: Fn(&[Note])> Drop for Unheard<'_, F> {
+    fn drop(&mut self) {
+        if let Some((flight, written)) = self.landed.take() {
+            self.journal.answer(flight, &written, &self.stored);
+        }
+        if let Some((flight, writing)) = self.journal.queue().begun.take() {
+            self.going.push_back(Going {
+                flight,
+                writing,
+                outcome: None,
+            });
+        }
+        while let Some(going) = self.going.pop_back() {
+            let Going {
+                flight,
+                writing,
+                outcome,
+            } = going;
+            panics::contain(|| drop(writing)); // it is the store's
+            let outcome = outcome.unwrap_or_else(|| {
+                let why = "the task manager ended before the store answered";
+                Err(BackendError::unavailable(why))
+            });
+            match flight.checked(outcome) {
+                Ok(written) => self.journal.answer(flight, &written, &self.stored),
+                Err(failure) => self.journal.give_back(flight, failure, Duration::ZERO),
+            }
+        }
+    }
+}
+
 /// If something panics where a caller writes, the journal goes on all the same.
 struct Unwinding<'a>(&'a Journal);
 
@@ -441,13 +484,23 @@ impl Journal {
     /// answer: another batch is on its way before that is told.
     pub(crate) async fn run(&self, stored: impl Fn(&[Note]) + Send) {
         let mut wait = RETRY_MIN;
-        let mut going = VecDeque::new();
-        let mut unanswered: Option<(Flight, Written)> = None;
+        let mut unheard = Unheard {
+            journal: self,
+            stored,
+            going: VecDeque::new(),
+            landed: None,
+        };
+        let Unheard {
+            stored,
+            going,
+            landed,
+            ..
+        } = &mut unheard;
         // Less than BATCH_MAX while a change is looked for that the store refuses for good.
         let mut changes_max = BATCH_MAX;
         loop {
-            let next = self.next(changes_max, &going);
-            let was_busy = next.is_some() || unanswered.is_some();
+            let next = self.next(changes_max, going);
+            let was_busy = next.is_some() || landed.is_some();
             if let Some((flight, writing)) = next {
                 let sent = Going::sent(flight, writing).await;
                 let is_asked = sent.outcome.is_none();
@@ -457,10 +510,10 @@ impl Journal {
                     tokio::task::yield_now().await;
                 }
             }
-            if let Some((flight, written)) = unanswered.take() {
-                self.answer(flight, &written, &stored);
+            if let Some((flight, written)) = landed.take() {
+                self.answer(flight, &written, stored);
             }
-            let has_room = self.has_room(changes_max, &going);
+            let has_room = self.has_room(changes_max, going);
             if was_busy && has_room {
                 continue; // there may be enough for one more
             }
@@ -471,7 +524,7 @@ impl Journal {
                 }
                 continue;
             }
-            let Some((flight, outcome)) = self.landed(&mut going, has_room).await else {
+            let Some((flight, outcome)) = self.landed(going, has_room).await else {
                 continue;
             };
             match outcome {
@@ -481,24 +534,25 @@ impl Journal {
                     }
                     wait = RETRY_MIN;
                     changes_max = (changes_max * 2).min(BATCH_MAX);
-                    unanswered = Some((flight, written));
+                    *landed = Some((flight, written));
                 }
                 Err(failure) if failure.is_refused() && !flight.thens.is_empty() => {
                     // One of the changes may be at fault, and must not keep all others waiting for ever.
                     let n = flight.thens.len();
                     if n == 1 && changes_max < BATCH_MAX && flight.has_only_what_is_of_changes() {
                         self.drop_refused(flight, &failure);
+                        panics::contain(|| stored(&[])); // what waited for room may go on
                     } else {
                         self.give_back(flight, failure, Duration::ZERO);
                     }
                     changes_max = n.div_ceil(2).min(BATCH_MAX / 2);
-                    self.land(&mut going, Duration::ZERO, &stored).await;
+                    self.land(going, Duration::ZERO, stored).await;
                 }
                 Err(failure) => {
                     self.troubles.begin(Duty::Write, self.clock.now(), &failure);
                     let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
                     self.give_back(flight, failure, again_in);
-                    self.land(&mut going, again_in, &stored).await;
+                    self.land(going, again_in, stored).await;
                     tokio::time::sleep(again_in).await;
                     wait = (wait * 2).min(RETRY_MAX);
                 }
@@ -706,7 +760,8 @@ impl Journal {
         panics::contain(|| stored(&batch.notes));
         // Last: what has just begun is ahead of those who add more, and short tasks have left their slots to them.
         for (caller, answer) in callers {
-            let _ = caller.send(answer); // he may have stopped waiting; the tasks are stored all the same
+            // He may have stopped waiting; the tasks are stored all the same. And what wakes him is his.
+            panics::contain(|| drop(caller.send(answer)));
         }
     }
 
@@ -759,7 +814,8 @@ impl Journal {
         for (n, then, caller) in adds {
             self.places.add_permits(self.place_size(n) as usize);
             let answer = panics::contain(|| then(Err(&failure)));
-            let _ = caller.send(answer.unwrap_or_else(|| Err(unavailable(&failure)))); // as above
+            let answer = answer.unwrap_or_else(|| Err(unavailable(&failure)));
+            panics::contain(|| drop(caller.send(answer))); // as above
         }
         for sender in audits {
             // As above.
@@ -1167,5 +1223,31 @@ mod tests {
         assert_eq!(heard.load(Ordering::SeqCst), 2);
         assert_eq!(stored.load(Ordering::SeqCst), 2);
         assert!(journal.is_idle());
+    }
+
+    #[tokio::test]
+    async fn when_the_journal_ends_whoever_was_answered_by_the_store_hears_it() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let mut journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        journal.writes_at_once = 2;
+        let heard = Arc::new(AtomicUsize::new(0));
+        for n_polls in 1..8 {
+            let mut running = Box::pin(journal.run(|_| ()));
+            heard.store(0, Ordering::SeqCst);
+
+            for _ in 0..n_polls {
+                let (Entry { change, .. }, heard) = (end(&ids, 2), heard.clone());
+                let then = Box::new(move |_: &Change, _| {
+                    heard.fetch_add(1, Ordering::SeqCst);
+                });
+                journal.change(change, then);
+                poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await;
+            }
+            drop(running);
+
+            let n_taken = n_polls - journal.changes_waiting();
+            assert_eq!(heard.load(Ordering::SeqCst), n_taken, "{n_polls} polls");
+            journal.queue().changes.clear();
+        }
     }
 }

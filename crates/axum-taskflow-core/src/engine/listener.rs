@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tracing::error;
 
 use super::{Engine, LOOP_RETRY, jittered};
+use crate::panics;
 
 /// Looks by itself after so long, since a hint may be lost.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ impl Engine {
                     self.tell_holds();
                 }
                 Err(failure) => {
-                    error!(error = %failure, "cannot hear of other instances");
+                    panics::say(|| error!(error = %failure, "cannot hear of other instances"));
                     tokio::time::sleep(jittered(LOOP_RETRY)).await;
                 }
             }

@@ -335,9 +335,10 @@ impl Engine {
     /// Stops starting tasks, lets them run until the deadline, cancels them, lets others have what was not begun, and
     /// stores everything. The journal stays open: what is added meanwhile waits for another instance or the next start.
     pub(crate) async fn drain(self: &Arc<Self>) {
-        // In a task of its own: a caller who stops waiting must not leave the work half done.
+        // In a task of its own: a caller who stops waiting must not leave the work half done. Nor the end of the runtime
+        // that he is on, which may be another one.
         if !self.draining.swap(true, Ordering::SeqCst) {
-            tokio::spawn(self.clone().stop_and_store());
+            self.runtime.spawn(self.clone().stop_and_store());
         }
         self.drained.cancelled().await;
     }
@@ -398,8 +399,9 @@ impl Engine {
         self.drain().await;
         if !self.journal.close() {
             // As above. That code of a store panics must keep nobody waiting.
-            let (engine, closing) = (self.clone(), tokio::spawn(self.clone().store_and_close()));
-            tokio::spawn(async move {
+            let closing = self.runtime.spawn(self.clone().store_and_close());
+            let engine = self.clone();
+            self.runtime.spawn(async move {
                 let closed = closing
                     .await
                     .unwrap_or_else(|panic| Err(BackendError::unavailable(panic.to_string())));
@@ -433,7 +435,9 @@ impl Engine {
                 self.ready.all_done().await;
                 self.all_stored().await;
                 if let Err(failure) = self.close().await {
-                    warn!(error = %failure, "the task store was left without being closed");
+                    panics::say(
+                        || warn!(error = %failure, "the task store was left without being closed"),
+                    );
                 }
             });
             return Ok(());
@@ -454,6 +458,7 @@ impl Engine {
     /// Waits until everything that has ended is stored, or for [`FLUSH_TIMEOUT`]; then the answer is false.
     async fn all_stored(&self) -> bool {
         let stored = async {
+            self.all_called().await;
             self.journal.flushed().await;
             // What was stale by then is looked after, and may be written once more.
             self.looks.wait().await;
@@ -472,11 +477,25 @@ impl Engine {
         in_time
     }
 
+    /// Returns once no attempt waits for its start to be stored. When nothing starts any more.
+    async fn all_called(&self) {
+        loop {
+            let freed = self.ready.freed();
+            if self.attempts().iter().all(|it| it.was_called()) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// A plain function cannot be stopped: its task is interrupted, and whatever it still does is stale. One that may
     /// be repeated is not for others as long as this process is there: two would run it.
     fn give_up_on_threads(self: &Arc<Self>) {
         let now = self.clock.now();
         for attempt in self.attempts() {
+            if !attempt.was_called() {
+                continue; // it lets go of its task once its start is stored
+            }
             let (task, function) = (attempt.task.id, &attempt.task.name);
             panics::say(|| warn!(%task, %function, "the function does not return: interrupted"));
             let change = match attempt.was_cancelled() {

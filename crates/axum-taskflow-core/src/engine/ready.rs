@@ -33,7 +33,7 @@ pub(crate) struct Ready {
     stopped: AtomicBool,
     /// No task starts until the others are known to take this instance for alive. An atomic, as above.
     paused: AtomicBool,
-    /// Nothing runs any more.
+    /// A slot came free after [`Ready::stop`].
     idle: Notify,
 }
 
@@ -471,6 +471,11 @@ impl Ready {
             }
             idle.await;
         }
+    }
+
+    /// Returns when a slot has come free since this was called. After [`Ready::stop`].
+    pub(crate) fn freed(&self) -> impl Future<Output = ()> + '_ {
+        self.idle.notified()
     }
 
     fn n_running(&self) -> usize {

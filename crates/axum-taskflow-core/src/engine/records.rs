@@ -6,9 +6,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::Engine;
 use crate::{
-    backend::{Record, RecordQuery},
+    backend::{Record, RecordQuery, Step, Stepped},
     error::BackendError,
     id::InstanceId,
+    panics,
 };
 
 impl Engine {
@@ -18,8 +19,17 @@ impl Engine {
             after: None,
             limit: 1,
         };
-        let first = self.backend.records(query).await?.into_iter().next();
+        let first = self.records(query).await?.into_iter().next();
         Ok(first.filter(|record| record.key == key))
+    }
+
+    async fn records(&self, query: RecordQuery) -> Result<Vec<Record>, BackendError> {
+        panics::outage(async { self.backend.records(query).await }).await
+    }
+
+    /// That the store's code panics is an outage here, too: who looks after a lock must not end with it.
+    pub(crate) async fn step(&self, step: Step) -> Result<Stepped, BackendError> {
+        panics::outage(async { self.backend.step(Arc::new(step)).await }).await
     }
 
     /// All records whose names begin so.
@@ -32,7 +42,7 @@ impl Engine {
                 after: records.last().map(|record: &Record| record.key.clone()),
                 limit: PART,
             };
-            let part = self.backend.records(query).await?;
+            let part = self.records(query).await?;
             let is_last = part.len() < PART;
             records.extend(part);
             if is_last {
@@ -42,8 +52,8 @@ impl Engine {
     }
 
     pub(super) async fn alive(&self) -> Result<BTreeSet<InstanceId>, BackendError> {
-        let peers = self.backend.instances().await?.into_iter();
-        let alive = peers.filter(|peer| peer.alive);
+        let peers = panics::outage(async { self.backend.instances().await }).await?;
+        let alive = peers.into_iter().filter(|peer| peer.alive);
         Ok(alive.map(|peer| peer.instance.id).collect())
     }
 }

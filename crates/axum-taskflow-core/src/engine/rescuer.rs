@@ -134,7 +134,7 @@ impl Engine {
             match rescued {
                 Ok(()) => self.troubles.end(Duty::Rescue),
                 Err(failure) => {
-                    error!(error = %failure, "cannot take over from the dead");
+                    panics::say(|| error!(error = %failure, "cannot take over from the dead"));
                     self.troubles
                         .begin(Duty::Rescue, self.clock.now(), &failure);
                     tokio::time::sleep(jittered(super::LOOP_RETRY)).await;
@@ -189,7 +189,9 @@ impl Engine {
         };
         match change {
             Ok(change) => self.store(change),
-            Err(refused) => warn!(task = %task.id, %refused, "a task that is held is finished"),
+            Err(refused) => {
+                panics::say(|| warn!(task = %task.id, %refused, "a task that is held is finished"));
+            }
         }
     }
 
@@ -263,7 +265,9 @@ impl Engine {
         let mut peers = self.backend.instances().await?;
         peers.retain(|peer| peer.instance.id != me);
         for (id, beat_at) in watched.unresponsive(peers, look, limit) {
-            warn!(instance = %id, ?limit, "an instance does not respond: its tasks are taken over");
+            panics::say(
+                || warn!(instance = %id, ?limit, "an instance does not respond: its tasks are taken over"),
+            );
             self.backend.supersede(id, beat_at).await?;
         }
         Ok(())
@@ -277,7 +281,7 @@ impl Engine {
         now: Timestamp,
     ) -> Result<bool, BackendError> {
         let orphans = self.backend.orphans(BATCH_MAX).await?;
-        let mut batch = Batch::at(now);
+        let mut changes = Vec::with_capacity(orphans.len());
         let mut n_suspects = 0;
         for task in &orphans {
             let change = if task.life.status == TaskStatus::Running {
@@ -289,27 +293,61 @@ impl Engine {
                 Change::released(task)
             };
             match change {
-                Ok(change) => batch.changes.push(change),
-                Err(refused) => warn!(task = %task.id, %refused, "an orphan is not live"),
+                Ok(change) => changes.push(change),
+                Err(refused) => {
+                    panics::say(|| warn!(task = %task.id, %refused, "an orphan is not live"));
+                }
             }
         }
-        if batch.changes.is_empty() {
+        if changes.is_empty() {
             return Ok(false);
         }
-        let batch = Arc::new(batch);
         crash_point!("rescuer::found");
-        let written = self.backend.write(batch.clone()).await?;
-        crash_point!("rescuer::written");
-        let mut rescued = 0;
-        for (change, applied) in batch.changes.iter().zip(written.changes) {
-            if applied == Applied::Applied {
-                rescued += 1;
-                self.stored(change, applied);
-            } // Stale: another instance was faster.
+        let rescued = self.take_over(changes, now).await?;
+        if rescued > 0 {
+            panics::say(|| info!(rescued, "took over tasks of an instance that died"));
         }
-        info!(rescued, "took over tasks of an instance that died");
         // A store gives fewer than it has if they are large.
         Ok(rescued > 0)
+    }
+
+    /// Stores what becomes of orphans; answers of how many. One that the store refuses for good keeps no other waiting.
+    async fn take_over(
+        self: &Arc<Self>,
+        changes: Vec<Change>,
+        now: Timestamp,
+    ) -> Result<usize, BackendError> {
+        let mut rescued = 0;
+        let mut parts = vec![changes];
+        while let Some(changes) = parts.pop() {
+            let mut batch = Batch::at(now);
+            batch.changes = changes;
+            let batch = Arc::new(batch);
+            let written = match self.backend.write(batch.clone()).await {
+                Ok(written) => written,
+                Err(failure) if !failure.is_refused() => return Err(failure),
+                Err(failure) => {
+                    match &batch.changes[..] {
+                        [change] => panics::say(
+                            || error!(error = %failure, task = %change.id, "a task of an instance that died cannot be taken over"),
+                        ),
+                        many => {
+                            let (some, others) = many.split_at(many.len() / 2);
+                            parts.extend([some.to_vec(), others.to_vec()]);
+                        }
+                    }
+                    continue;
+                }
+            };
+            crash_point!("rescuer::written");
+            for (change, applied) in batch.changes.iter().zip(written.changes) {
+                if applied == Applied::Applied {
+                    rescued += 1;
+                    self.stored(change, applied);
+                } // Stale: another instance was faster.
+            }
+        }
+        Ok(rescued)
     }
 }
 

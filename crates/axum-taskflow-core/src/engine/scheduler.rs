@@ -16,6 +16,7 @@ use crate::{
     error::{BackendError, Error, ErrorKind},
     health::Duty,
     id::TaskId,
+    panics,
     registry::TaskDef,
     schedule::{
         Decided, Definition, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State, Totals,
@@ -136,7 +137,7 @@ impl Engine {
     }
 
     async fn cannot_schedule(&self, failure: &BackendError) {
-        error!(error = %failure, "cannot fire schedules");
+        panics::say(|| error!(error = %failure, "cannot fire schedules"));
         self.troubles
             .begin(Duty::Schedule, self.clock.now(), failure);
         tokio::select! {
@@ -177,7 +178,9 @@ impl Engine {
     fn says_if_silenced(&self, name: &str, it: Option<&Known>) {
         let decided = it.and_then(|it| it.state.decided).unwrap_or_default();
         if decided.since(self.clock.now()) > FAR_AHEAD {
-            warn!(schedule = name, until = %decided, "slots were decided on by a clock that is ahead of this one: none fires before they are over");
+            panics::say(
+                || warn!(schedule = name, until = %decided, "slots were decided on by a clock that is ahead of this one: none fires before they are over"),
+            );
         }
     }
 
@@ -254,11 +257,13 @@ impl Engine {
         (state.next, state.queued) = (verdict.next, verdict.queued);
         state.decided = verdict.decided.max(state.decided);
         if let Some((n, last)) = verdict.missed {
-            warn!(schedule = name, n, "slots were missed");
+            panics::say(|| warn!(schedule = name, n, "slots were missed"));
             state.remember(last, now, Decided::Missed { n });
         }
         for slot in &verdict.overlapped {
-            info!(schedule = name, %slot, "a slot is left out: a task before it has not ended");
+            panics::say(
+                || info!(schedule = name, %slot, "a slot is left out: a task before it has not ended"),
+            );
             state.remember(*slot, now, Decided::Overlapped);
         }
         let is_new = verdict.queued.is_some_and(|queued| {
@@ -266,7 +271,9 @@ impl Engine {
             !last.any(|it| it.slot == queued && it.what == Decided::Queued)
         });
         if let Some(queued) = verdict.queued.filter(|_| is_new) {
-            info!(schedule = name, slot = %queued, "a slot waits: a task before it has not ended");
+            panics::say(
+                || info!(schedule = name, slot = %queued, "a slot waits: a task before it has not ended"),
+            );
             state.remember(queued, now, Decided::Queued);
         }
         let mut tasks = Vec::with_capacity(verdict.fire.len());
@@ -292,7 +299,7 @@ impl Engine {
     ) -> Option<Task> {
         let def = self.registry.by_name(&state.definition.function)?;
         let late = now.since(slot);
-        info!(schedule = name, ?late, "a schedule fires");
+        panics::say(|| info!(schedule = name, ?late, "a schedule fires"));
         let run_at = slot.saturating_add(state.definition.jitter.mul_f64(fastrand::f64()));
         let mut task = self.scheduled(&def, name, &state.definition, run_at);
         if slots.has(slot) {

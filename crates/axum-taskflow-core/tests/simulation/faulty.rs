@@ -41,17 +41,23 @@ impl Flight {
     /// Nothing if it is perhaps the rescuer's, which asks the store before and waits for it.
     fn of(batch: &Batch, in_flight: &InFlight, process: &Process) -> Option<Self> {
         let world = &process.world;
+        let me = process.who().identity.map(|(id, _)| id);
+        // If it was taken for dead and does not know it yet, its rescuer finds its own tasks among those of the dead.
+        let is_alive = || {
+            let peers = now(world.memory.instances()).unwrap();
+            let mut alive = peers.into_iter().filter(|peer| peer.alive);
+            alive.any(|peer| Some(peer.instance.id) == me)
+        };
         let is_own = |change: &Change| {
             let stored = now(world.memory.get(change.id)).unwrap();
             // The rescuer may come late, when this process has claimed again what another one took over before.
             stored.is_some_and(|Task { life, .. }| {
-                let me = process.who().identity.map(|(id, _)| id);
                 life.owner.is_some()
                     && life.owner == me
                     && change.expects == (life.status, life.epoch)
             })
         };
-        if batch.tasks.is_empty() && !batch.changes.iter().any(is_own) {
+        if batch.tasks.is_empty() && !(batch.changes.iter().any(is_own) && is_alive()) {
             return None;
         }
         let mut others = in_flight.lock().unwrap();

@@ -195,6 +195,39 @@ impl<S: tracing::Subscriber> Layer<S> for BrokenPipe {
     }
 }
 
+/// A log that writes when a span is entered, left or closed, as it can be told to, and cannot any more: that panics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum BrokenSpan {
+    Enter,
+    Exit,
+    Close,
+}
+
+impl BrokenSpan {
+    /// As long as the guard is there.
+    pub(crate) fn here(self) -> DefaultGuard {
+        tracing::subscriber::set_default(Registry::default().with(self))
+    }
+
+    fn panics_at(self, now: Self) {
+        assert_ne!(self, now, "failed printing to stderr: Broken pipe");
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for BrokenSpan {
+    fn on_enter(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+        self.panics_at(Self::Enter);
+    }
+
+    fn on_exit(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+        self.panics_at(Self::Exit);
+    }
+
+    fn on_close(&self, _: tracing::span::Id, _: Context<'_, S>) {
+        self.panics_at(Self::Close);
+    }
+}
+
 /// A memory backend that fails and stalls on demand, and that can be looked into after `close`.
 #[derive(Clone, Debug)]
 pub(crate) struct Backstage(Arc<Stage>);
@@ -264,6 +297,7 @@ pub(crate) enum Call {
     Orphans,
     Prune,
     Records,
+    Step,
 }
 
 /// How many there were of each.
@@ -652,6 +686,7 @@ impl Backend for Backstage {
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         Box::pin(async move {
+            self.called(Call::Step);
             self.answers().await?;
             self.reached().await?;
             let mut records = step.records.iter();
