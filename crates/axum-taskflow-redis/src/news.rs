@@ -241,6 +241,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_node_of_any_version_is_heard_and_only_what_others_say_counts() {
         let server = RedisServer::start();
+        // Nobody is told who is alone.
+        server.command(&["HSET", "{p}:i", "this one", "", "another", ""]);
         let node = Source::Node(Box::new(Client::open(server.url()).unwrap()));
         let news = News::listen(vec![node], "{p}:news".to_owned(), "own".to_owned());
         let deadline = Duration::from_secs(20);
