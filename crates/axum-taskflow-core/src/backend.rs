@@ -100,6 +100,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// An owner that was superseded gets nothing: it may not know it yet, and what it began would be taken from it as
     /// if it had crashed. One that has not joined may get nothing either.
+    ///
+    /// A store whose answers can be lost gives what such a claim took to the next one of the same owner and functions: an
+    /// engine that has heard nothing claims once more, also before it leaves.
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed>;
 
     /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means, has left or was

@@ -722,7 +722,7 @@ async fn new_tasks_that_waited_for_a_claim_start_as_soon_as_it_fails() {
     let waits_here = (TaskStatus::Pending, Some(manager.instance().id));
     assert_eq!((life.status, life.owner), waits_here);
 
-    backstage.fail_claims();
+    backstage.fail_claims(true);
     let failed_at = tokio::time::Instant::now();
     backstage.hold_claims(false);
     let sum = tokio::time::timeout(SOON, manager.wait::<u32>(id)).await;
@@ -733,6 +733,33 @@ async fn new_tasks_that_waited_for_a_claim_start_as_soon_as_it_fails() {
         waited < Duration::from_millis(500), // on paused time
         "not when the next claim has failed, too: {waited:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_claim_took_whose_answer_is_lost_is_for_others_after_a_shutdown() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.state(Probe::default());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    backstage.store(&task).await;
+    backstage.fail_claims(true);
+    let manager = start(config).await;
+    backstage.claim_lost().await;
+    assert!(backstage.task(task.id).await.life.owner.is_some());
+
+    let shutdown = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.shutdown().await }
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await; // on paused time: the claimer has seen that it is to stop
+    backstage.fail_claims(false);
+    shutdown.await.unwrap().unwrap();
+
+    let life = backstage.task(task.id).await.life;
+    assert_eq!((life.status, life.owner), (TaskStatus::Pending, None));
 }
 
 /// A task whose start is on its way to the store.

@@ -1,15 +1,18 @@
 //! Claims tasks that nobody holds: what was added while the slots were full, what is due now, what others left.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
-use tracing::error;
+use tracing::{error, warn};
 
 use super::Engine;
 use crate::{
-    backend::{Claim, Turn},
+    backend::{Claim, Claimed, Turn},
     clock::Timestamp,
     error::BackendError,
     health::Duty,
@@ -42,11 +45,22 @@ impl NextDue {
     }
 }
 
+/// The last claim of each lane, if no answer came: it may have taken tasks all the same.
+type InDoubt = HashMap<Executor, Claim>;
+
 impl Engine {
     /// Claims when a lane asks for it, and when a task on disk becomes due.
     pub(crate) async fn run_claimer(self: Arc<Self>) {
+        let mut in_doubt = InDoubt::new();
+        self.claim_until_stopped(&mut in_doubt).await;
+        for claim in in_doubt.into_values() {
+            self.give_back_what_it_took(claim).await;
+        }
+    }
+
+    async fn claim_until_stopped(self: &Arc<Self>, in_doubt: &mut InDoubt) {
         loop {
-            let next = match self.claim_once(self.clock.now()).await {
+            let next = match self.claim_once(self.clock.now(), in_doubt).await {
                 Ok(next) => {
                     self.troubles.end(Duty::Claim);
                     next
@@ -81,6 +95,7 @@ impl Engine {
     async fn claim_once(
         self: &Arc<Self>,
         now: Timestamp,
+        in_doubt: &mut InDoubt,
     ) -> Result<Option<Timestamp>, BackendError> {
         if self.next_due.get().is_some_and(|due| due <= now) {
             // Used up: the lanes know it now, and the claim tells what is due after it.
@@ -107,10 +122,13 @@ impl Engine {
                 now,
                 reserve: wish.reserve,
             };
-            let asked = async { self.backend.claim(claim).await };
-            let claimed = match panics::outage(asked).await {
-                Ok(claimed) => claimed,
+            let claimed = match self.ask_for(claim.clone()).await {
+                Ok(claimed) => {
+                    in_doubt.remove(&executor);
+                    claimed
+                }
                 Err(failure) => {
+                    in_doubt.insert(executor, claim);
                     self.claim_ended(executor, Vec::new(), None);
                     // Both: what was forgotten above may be the other's.
                     self.more_on_disk();
@@ -129,6 +147,33 @@ impl Engine {
             self.dispatch(); // and wakes us again if a lane wants more
         }
         Ok(self.next_due.get())
+    }
+
+    async fn ask_for(&self, claim: Claim) -> Result<Claimed, BackendError> {
+        panics::outage(async { self.backend.claim(claim).await }).await
+    }
+
+    /// When nothing begins here any more: claims again, which brings what is ours without our knowing, and lets others have
+    /// it. Otherwise it would be taken from us as if it had begun.
+    async fn give_back_what_it_took(self: &Arc<Self>, mut claim: Claim) {
+        claim.reserve = None;
+        loop {
+            claim.now = self.clock.now();
+            match self.ask_for(claim.clone()).await {
+                Ok(claimed) => {
+                    let tasks = claimed.tasks.into_iter().map(Arc::new);
+                    return self.let_others_have(tasks.collect());
+                }
+                Err(failure) => panics::say(
+                    || warn!(error = %failure, "a claim failed: what it took, if anything, is not given back yet"),
+                ),
+            }
+            tokio::select! {
+                biased;
+                () = self.stopped.cancelled() => return,
+                () = tokio::time::sleep(super::jittered(super::LOOP_RETRY)) => {}
+            }
+        }
     }
 
     fn claim_ended(

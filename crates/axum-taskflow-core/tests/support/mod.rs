@@ -256,6 +256,8 @@ struct Stage {
     claims_held: AtomicUsize,
     /// Claims are made and not answered.
     failing_claims: AtomicBool,
+    /// What these have taken: the next one that is answered brings it.
+    unheard: Mutex<Vec<Task>>,
     /// Beats wait while this is set.
     holding_beats: watch::Sender<bool>,
     holding_close: watch::Sender<bool>,
@@ -336,6 +338,7 @@ impl Backstage {
             holding_claims: watch::Sender::new(false),
             claims_held: AtomicUsize::new(0),
             failing_claims: AtomicBool::new(false),
+            unheard: Mutex::default(),
             holding_beats: watch::Sender::new(false),
             holding_close: watch::Sender::new(false),
             holding_reads: watch::Sender::new(false),
@@ -416,8 +419,13 @@ impl Backstage {
     }
 
     /// Also that which is held.
-    pub(crate) fn fail_claims(&self) {
-        self.0.failing_claims.store(true, Ordering::SeqCst);
+    pub(crate) fn fail_claims(&self, fail: bool) {
+        self.0.failing_claims.store(fail, Ordering::SeqCst);
+    }
+
+    /// Returns once one that has taken a task has failed.
+    pub(crate) async fn claim_lost(&self) {
+        until(async || (!self.0.unheard.lock().unwrap().is_empty()).then_some(())).await;
     }
 
     /// From when it has begun to be closed, until it is told otherwise.
@@ -724,16 +732,19 @@ impl Backend for Backstage {
         Box::pin(async move {
             self.called(Call::Claim);
             self.answers().await?;
-            let claimed = self.0.memory.claim(claim).await;
+            let mut claimed = self.0.memory.claim(claim).await?;
             if *self.0.holding_claims.borrow() {
                 self.0.claims_held.fetch_add(1, Ordering::SeqCst);
                 let mut holding = self.0.holding_claims.subscribe();
                 holding.wait_for(|holding| !holding).await.unwrap();
             }
+            let mut unheard = self.0.unheard.lock().unwrap();
+            unheard.append(&mut claimed.tasks);
             if self.0.failing_claims.load(Ordering::SeqCst) {
                 return Err(BackendError::unavailable("claims fail on demand"));
             }
-            claimed
+            claimed.tasks = std::mem::take(&mut unheard);
+            Ok(claimed)
         })
     }
 
