@@ -1,11 +1,13 @@
 //! Setters that judge nothing; [`Builder::build`] judges everything.
 
-use std::{env::VarError, path::PathBuf, sync::Arc, time::Duration};
+use std::{env::VarError, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
-    Backend, BackendError, Clock, Config, Error, ErrorKind, Role, Schedule, TaskDef, TaskOptions,
+    Backend, Clock, Config, Error, ErrorKind, Role, Schedule, TaskDef, TaskOptions,
 };
+#[cfg(feature = "redis")]
 use axum_taskflow_redis::RedisOptions;
+#[cfg(feature = "sqlite")]
 use axum_taskflow_sqlite::{Durability, SqliteOptions};
 
 use crate::manager::TaskManager;
@@ -35,10 +37,22 @@ use crate::manager::TaskManager;
 #[must_use = "a builder does nothing until `build().await`"]
 pub struct Builder {
     config: Config,
-    sqlite: Option<SqliteOptions>,
-    redis: Option<RedisOptions>,
+    store: Store,
+    #[cfg(feature = "sqlite")]
     durability: Option<Durability>,
     role: Option<Role>,
+}
+
+/// Where tasks are stored.
+#[derive(Debug, Default)]
+enum Store {
+    /// As the configuration says: in memory, or in a backend of the user's own.
+    #[default]
+    Configured,
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqliteOptions),
+    #[cfg(feature = "redis")]
+    Redis(RedisOptions),
 }
 
 /// Says what an instance does with tasks, unless the builder does.
@@ -46,31 +60,34 @@ const ROLE_VARIABLE: &str = "TASKFLOW_ROLE";
 
 impl Builder {
     /// Stores tasks in this SQLite file, which is made if it is not there. Its folder must be on a local disk.
-    pub fn sqlite(self, path: impl Into<PathBuf>) -> Self {
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(self, path: impl Into<std::path::PathBuf>) -> Self {
         self.sqlite_with(SqliteOptions::new(path))
     }
 
     /// Stores tasks in an SQLite file, with options.
+    #[cfg(feature = "sqlite")]
     pub fn sqlite_with(mut self, options: SqliteOptions) -> Self {
-        self.sqlite = Some(options);
-        self.redis = None;
+        self.store = Store::Sqlite(options);
         self
     }
 
     /// Stores tasks in Redis or Valkey, for services on several hosts: `redis://[user:password@]host[:port][/db]`, or
     /// `rediss://` with TLS.
+    #[cfg(feature = "redis")]
     pub fn redis(self, url: impl Into<String>) -> Self {
         self.redis_with(RedisOptions::new(url))
     }
 
     /// Stores tasks in Redis or Valkey, with options: a cluster, sentinels, a prefix.
+    #[cfg(feature = "redis")]
     pub fn redis_with(mut self, options: RedisOptions) -> Self {
-        self.redis = Some(options);
-        self.sqlite = None;
+        self.store = Store::Redis(options);
         self
     }
 
     /// What a stored task survives, if it is stored in an SQLite file: see [`Durability`].
+    #[cfg(feature = "sqlite")]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
         self
@@ -79,8 +96,7 @@ impl Builder {
     /// Stores tasks in a backend of your own.
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.config.backend = Arc::new(backend);
-        self.sqlite = None;
-        self.redis = None;
+        self.store = Store::Configured;
         self
     }
 
@@ -237,20 +253,24 @@ impl Builder {
             Some(role) => role,
             None => role_of_environment()?,
         };
-        if self.durability.is_some() && self.sqlite.is_none() {
+        #[cfg(feature = "sqlite")]
+        if self.durability.is_some() && !matches!(self.store, Store::Sqlite(_)) {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 "durability is for tasks in an SQLite file: add .sqlite(path)",
             ));
         }
-        if let Some(mut options) = self.sqlite.take() {
-            if let Some(durability) = self.durability {
-                options = options.durability(durability);
+        match self.store {
+            Store::Configured => {}
+            #[cfg(feature = "sqlite")]
+            Store::Sqlite(mut options) => {
+                if let Some(durability) = self.durability {
+                    options = options.durability(durability);
+                }
+                self.config.backend = Arc::new(opened(options).await?);
             }
-            self.config.backend = Arc::new(opened(options).await?);
-        }
-        if let Some(options) = self.redis.take() {
-            self.config.backend = Arc::new(options.open().await?);
+            #[cfg(feature = "redis")]
+            Store::Redis(options) => self.config.backend = Arc::new(options.open().await?),
         }
         Ok(TaskManager(
             axum_taskflow_core::TaskManager::start(self.config).await?,
@@ -272,9 +292,10 @@ fn role_of_environment() -> Result<Role, Error> {
 }
 
 /// Opening a file may wait for another process: not on the runtime.
+#[cfg(feature = "sqlite")]
 async fn opened(options: SqliteOptions) -> Result<axum_taskflow_sqlite::Sqlite, Error> {
     match tokio::task::spawn_blocking(move || options.open()).await {
-        Ok(opened) => opened.map_err(|error: BackendError| error.into()),
+        Ok(opened) => opened.map_err(Error::from),
         Err(error) => Err(Error::new(
             ErrorKind::Unavailable,
             format!("opening the task store was cut off: {error}"),

@@ -67,8 +67,8 @@
 //! [`TaskEvent`]s. People and programs do the same by the routes of [`TaskAdmin`].
 //!
 //! **Tasks are stored** in a file ([`Sqlite`], [`SqliteOptions`], [`Durability`]), in [`Redis`] ([`RedisOptions`]), in
-//! [`Memory`], or in a [`Backend`]
-//! of your own, which deals with [`Batch`]es of tasks and [`Change`]s.
+//! [`Memory`], or in a [`Backend`] of your own, which deals with [`Batch`]es of tasks and [`Change`]s. A service that needs
+//! one of the first two compiles without the other: they are the features `sqlite` and `redis`, both on by default.
 //!
 //! What the library promises and what it does not, and the guides, are in the folder `docs` of the repository.
 
@@ -81,7 +81,9 @@ mod tracking;
 pub use axum_taskflow_core::*;
 pub use axum_taskflow_dashboard::{Rights, TaskAdmin};
 pub use axum_taskflow_macros::{schedule, task};
+#[cfg(feature = "redis")]
 pub use axum_taskflow_redis::{Redis, RedisOptions};
+#[cfg(feature = "sqlite")]
 pub use axum_taskflow_sqlite::{Durability, Sqlite, SqliteOptions};
 
 // Not the glob's: these know axum and the stores.
