@@ -3,9 +3,11 @@
 //! Group commit: while one batch is being written, the next one gathers. So N callers that wait at once cost one
 //! commit, and a caller on an idle journal waits for one commit and for no timer.
 
+mod flight;
+mod queue;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    future::poll_fn,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,33 +19,24 @@ use std::{
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{error, warn};
 
+pub(crate) use self::{flight::ThenAdded, queue::Wanted};
+use self::{
+    flight::{
+        BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside, one_has_landed,
+    },
+    queue::{Add, Entry, Queue, Writer, first},
+};
 use crate::{
-    backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Enqueued, Note, Said, Written},
+    backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Note, Said, Written},
     change::Change,
     clock::Clock,
     error::{BackendError, Error, ErrorKind},
     health::{Duty, Troubles},
-    id::{Epoch, TaskId},
+    id::TaskId,
     panics,
-    task::{Progress, Task},
+    task::Task,
 };
 
-/// Called once the change is stored, or found to be stale.
-pub(crate) type Then = Box<dyn FnOnce(&Change, Applied) + Send>;
-/// Called once new tasks are stored, or could not be; gives the answer for the caller.
-pub(crate) type ThenAdded =
-    Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) -> Result<Vec<Enqueued>, Error> + Send>;
-/// Who added tasks, and may have stopped waiting.
-pub(crate) type Caller = oneshot::Sender<Result<Vec<Enqueued>, Error>>;
-
-/// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
-const BATCH_MAX: usize = 512;
-/// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// A batch of at most so many bytes leaves a link room for another one.
-const SMALL_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
-/// Log lines in one batch, each of at most 8 KiB.
-const NOTES_OF_A_BATCH: usize = 2_000;
 /// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
 const NOTES_MAX: usize = 20_000;
 /// Waits between two tries while the backend fails.
@@ -74,121 +67,6 @@ pub(crate) struct Journal {
     /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
     n_bytes: AtomicUsize,
     troubles: Arc<Troubles>,
-}
-
-#[derive(Default)]
-struct Queue {
-    adds: VecDeque<Add>,
-    changes: VecDeque<Entry>,
-    notes: Vec<Note>,
-    notes_dropped: u64,
-    /// Only the last word of each task.
-    progress: HashMap<TaskId, (Epoch, Progress)>,
-    audit: Vec<(AuditEntry, oneshot::Sender<Result<(), Error>>)>,
-    writer: Writer,
-    /// So many things have to wait before the journal is woken; none if it rests.
-    wakes_at: usize,
-    /// What a caller has begun to write, to be waited for by the journal.
-    begun: Option<Begun>,
-    /// No new tasks any more.
-    closed: bool,
-}
-
-struct Add {
-    tasks: Vec<Arc<Task>>,
-    then: ThenAdded,
-    caller: Caller,
-    /// Dropped by a caller who stopped waiting; then the tasks are not written.
-    wanted: Arc<Wanted>,
-}
-
-/// Whether a caller still waits for its tasks. A std mutex: held for one look.
-#[derive(Default)]
-pub(crate) struct Wanted(Mutex<Want>);
-
-#[derive(Default, Clone, Copy, PartialEq)]
-enum Want {
-    #[default]
-    Waiting,
-    Taken,
-    GivenUp,
-}
-
-impl Wanted {
-    /// The caller gives up; true if the tasks will not be written.
-    pub(crate) fn give_up(&self) -> bool {
-        self.change(Want::GivenUp)
-    }
-
-    fn take(&self) -> bool {
-        self.change(Want::Taken)
-    }
-
-    fn change(&self, to: Want) -> bool {
-        let mut want = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *want == Want::Waiting {
-            *want = to;
-        }
-        *want == to
-    }
-}
-
-struct Entry {
-    change: Change,
-    then: Then,
-}
-
-/// Who writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Writer {
-    #[default]
-    Nobody,
-    Journal,
-    /// Somebody who added tasks while nobody wrote.
-    Caller,
-}
-
-/// A batch, and the store's answer to come.
-type Begun = (Flight, BackendFuture<'static, Written>);
-
-/// A batch on its way, with those who wait for it.
-struct Flight {
-    batch: Arc<Batch>,
-    adds: Vec<(usize, ThenAdded, Caller)>,
-    thens: Vec<Then>,
-    audits: Vec<oneshot::Sender<Result<(), Error>>>,
-}
-
-/// A batch that the store was asked to write.
-struct Going {
-    flight: Flight,
-    writing: BackendFuture<'static, Written>,
-    outcome: Option<Result<Written, BackendError>>,
-}
-
-impl Going {
-    /// Asks the store.
-    async fn sent(flight: Flight, writing: BackendFuture<'static, Written>) -> Self {
-        let mut going = Self {
-            flight,
-            writing,
-            outcome: None,
-        };
-        poll_fn(|cx| {
-            going.poll(cx);
-            Poll::Ready(())
-        })
-        .await;
-        going
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) {
-        if self.outcome.is_none()
-            && let Poll::Ready(outcome) = self.writing.as_mut().poll(cx)
-        {
-            self.outcome = Some(outcome);
-        }
-    }
 }
 
 /// Wakes the journal: something waits to be written, or the store has answered what a caller has begun.
@@ -872,199 +750,6 @@ impl Journal {
     }
 }
 
-impl Flight {
-    /// Changes, and the last words of the attempts that they end.
-    fn has_only_what_is_of_changes(&self) -> bool {
-        self.adds.is_empty() && self.audits.is_empty()
-    }
-
-    fn is_answered_by(&self, written: &Written) -> bool {
-        (self.batch.tasks.len(), self.batch.changes.len())
-            == (written.tasks.len(), written.changes.len())
-    }
-
-    /// The answer, if it is one.
-    fn checked(&self, outcome: Result<Written, BackendError>) -> Result<Written, BackendError> {
-        outcome.and_then(|written| match self.is_answered_by(&written) {
-            true => Ok(written),
-            false => Err(BackendError::unavailable(
-                "the store gave fewer or more answers than it was asked for",
-            )),
-        })
-    }
-
-    /// Calls and changes in it.
-    fn len(&self) -> usize {
-        self.adds.len() + self.thens.len()
-    }
-
-    /// True if another one may share its time.
-    fn is_small(&self) -> bool {
-        let Batch { tasks, changes, .. } = &*self.batch;
-        let of_tasks: usize = tasks.iter().map(|task| task.args.len()).sum();
-        let of_changes: usize = changes.iter().map(bytes_of).sum();
-        tasks.len() <= BATCH_MAX && of_tasks + of_changes <= SMALL_BYTES_MAX
-    }
-
-    /// The tasks that it says something of.
-    fn ids(&self) -> impl Iterator<Item = TaskId> {
-        let Batch {
-            tasks,
-            changes,
-            notes,
-            ..
-        } = &*self.batch;
-        let tasks = tasks.iter().map(|task| task.id);
-        let changes = changes.iter().map(|change| change.id);
-        tasks.chain(changes).chain(notes.iter().map(|note| note.id))
-    }
-}
-
-impl Queue {
-    /// How many of the adds go into one batch: until it has enough tasks, or bytes.
-    fn adds_of_a_batch(&self) -> usize {
-        let (mut n_tasks, mut bytes) = (0, 0);
-        let fits = |add: &&Add| {
-            let fits = n_tasks < BATCH_MAX && bytes < BATCH_BYTES_MAX;
-            n_tasks += add.tasks.len();
-            bytes += add.tasks.iter().map(|task| task.args.len()).sum::<usize>();
-            fits
-        };
-        self.adds.iter().take_while(fits).count()
-    }
-
-    /// How many of the changes go into one batch of at most `changes_max`.
-    fn changes_of_a_batch(&self, changes_max: usize) -> usize {
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            let fits = bytes < BATCH_BYTES_MAX;
-            bytes += bytes_of(&entry.change);
-            fits
-        };
-        let changes = self.changes.iter().take(changes_max);
-        changes.take_while(fits).count()
-    }
-
-    /// How many of the next changes are of tasks that are not in flight.
-    fn changes_free(&self, in_flight: &HashSet<TaskId>) -> usize {
-        let next = self.changes.iter().take(self.changes_of_a_batch(BATCH_MAX));
-        next.filter(|entry| !in_flight.contains(&entry.change.id))
-            .count()
-    }
-
-    /// Takes the first `n` changes, but for those of tasks that are in flight.
-    fn take_changes(&mut self, n: usize, in_flight: &HashSet<TaskId>) -> VecDeque<Entry> {
-        let mut changes = first(&mut self.changes, n);
-        if !in_flight.is_empty() {
-            let is_free = |entry: &Entry| !in_flight.contains(&entry.change.id);
-            let (free, others): (_, VecDeque<_>) = changes.into_iter().partition(is_free);
-            for entry in others.into_iter().rev() {
-                self.changes.push_front(entry);
-            }
-            changes = free;
-        }
-        changes
-    }
-
-    /// Takes the first lines and all progress, but for those of tasks that are in flight.
-    fn take_notes(&mut self, in_flight: &HashSet<TaskId>) -> Vec<Note> {
-        let mut notes = first_of(&mut self.notes, NOTES_OF_A_BATCH);
-        if !in_flight.is_empty() {
-            let is_free = |note: &Note| !in_flight.contains(&note.id);
-            let (free, others): (_, Vec<_>) = notes.into_iter().partition(is_free);
-            self.notes.splice(0..0, others);
-            notes = free;
-        }
-        let progress = self.progress.extract_if(|id, _| !in_flight.contains(id));
-        notes.extend(progress.map(last_word));
-        notes
-    }
-
-    /// Takes what is left of what attempts said that are not the last of their tasks: the next one has another epoch, and
-    /// from then on it counts no more.
-    fn take_last_words(&mut self, changes: &VecDeque<Entry>, notes: &mut Vec<Note>) {
-        let mut ended = changes
-            .iter()
-            .filter(|it| it.change.ended.is_some())
-            .peekable();
-        if ended.peek().is_none() {
-            return;
-        }
-        let ids: HashSet<TaskId> = ended.map(|it| it.change.id).collect();
-        notes.extend(self.notes.extract_if(.., |note| ids.contains(&note.id)));
-        let progress = self.progress.extract_if(|id, _| ids.contains(id));
-        notes.extend(progress.map(last_word));
-    }
-
-    /// Calls and changes that wait.
-    fn len(&self) -> usize {
-        self.adds.len() + self.changes.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.adds.is_empty()
-            && self.changes.is_empty()
-            && self.notes.is_empty()
-            && self.progress.is_empty()
-            && self.audit.is_empty()
-    }
-
-    fn is_idle(&self) -> bool {
-        self.writer == Writer::Nobody && self.is_empty()
-    }
-}
-
-/// What of a change can be large.
-fn bytes_of(change: &Change) -> usize {
-    let result = change.life.result.as_ref().map_or(0, |json| json.len());
-    let error = change.life.error.as_ref();
-    result + error.map_or(0, |report| report.message.len())
-}
-
-/// Takes the first `n` out of `queue`; all of them in one step, since that is what usually happens.
-fn first<T>(queue: &mut VecDeque<T>, n: usize) -> VecDeque<T> {
-    if n == queue.len() {
-        let same_again = VecDeque::with_capacity(n);
-        std::mem::replace(queue, same_again)
-    } else {
-        queue.drain(..n).collect()
-    }
-}
-
-fn last_word((id, (epoch, progress)): (TaskId, (Epoch, Progress))) -> Note {
-    Note {
-        id,
-        epoch,
-        what: Said::Progress(progress),
-    }
-}
-
-/// Takes the first lines.
-fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
-    if notes.len() <= n {
-        std::mem::take(notes)
-    } else {
-        notes.drain(..n).collect()
-    }
-}
-
-/// What has to wait before a second batch goes beside this one.
-fn enough_beside(flight: &Flight) -> usize {
-    (flight.len() / 2).max(1)
-}
-
-/// Returns when a batch has its answer.
-async fn one_has_landed(going: &mut VecDeque<Going>) {
-    poll_fn(|cx| {
-        going.iter_mut().for_each(|it| it.poll(cx));
-        match going.iter().any(|it| it.outcome.is_some()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    })
-    .await;
-}
-
 /// The error of a caller whose write failed together with others'.
 pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
     Error::new(
@@ -1076,56 +761,23 @@ pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::future::poll_fn;
+
+    use super::{
+        queue::tests::{add, end},
+        *,
+    };
     use crate::{
+        backend::Enqueued,
         change::Outcome,
         clock::Timestamp,
         id::IdSource,
         memory::Memory,
         retry::RetryPolicy,
-        task::{LogLevel, LogLine},
+        task::{LogLevel, LogLine, Progress},
     };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
-    const MEGABYTE: usize = 1 << 20;
-
-    fn text(bytes: usize) -> String {
-        format!("{:?}", "x".repeat(bytes - 2))
-    }
-
-    fn add(ids: &IdSource, bytes: usize) -> Add {
-        Add {
-            tasks: vec![Arc::new(Task::new(ids.task(NOW), "f", text(bytes)))],
-            then: Box::new(|_| Ok(Vec::new())),
-            caller: oneshot::channel().0,
-            wanted: Arc::default(),
-        }
-    }
-
-    fn end(ids: &IdSource, bytes: usize) -> Entry {
-        let mut task = Task::new(ids.task(NOW), "f", "[]");
-        task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
-        let done = Outcome::Done(Some(text(bytes).into()));
-        Entry {
-            change: Change::finished(&task, done, &RetryPolicy::default(), 0.0, NOW).unwrap(),
-            then: Box::new(|_, _| ()),
-        }
-    }
-
-    #[test]
-    fn a_batch_has_so_many_tasks_or_so_many_bytes() {
-        let ids = IdSource::default();
-        let of = |bytes, n| {
-            let mut queue = Queue::default();
-            queue.adds.extend((0..n).map(|_| add(&ids, bytes)));
-            queue.changes.extend((0..n).map(|_| end(&ids, bytes)));
-            (queue.adds_of_a_batch(), queue.changes_of_a_batch(BATCH_MAX))
-        };
-
-        assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
-        assert_eq!(of(MEGABYTE, 20), (4, 4));
-        assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
-    }
 
     #[tokio::test]
     async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
