@@ -105,7 +105,15 @@ impl<F: Fn(&[Note])> Drop for Unheard<'_, F> {
         if let Some((flight, written)) = self.landed.take() {
             self.journal.answer(flight, &written, &self.stored);
         }
-        if let Some((flight, writing)) = self.journal.queue().begun.take() {
+        let begun = {
+            let mut queue = self.journal.queue();
+            let begun = queue.begun.take();
+            if begun.is_some() {
+                queue.writer = Writer::Journal; // who began it writes no more, and the next run goes on
+            }
+            begun
+        };
+        if let Some((flight, writing)) = begun {
             self.going.push_back(Going {
                 flight,
                 writing,
@@ -761,17 +769,20 @@ pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{fmt, future::poll_fn};
 
     use super::{
         queue::tests::{add, end},
         *,
     };
     use crate::{
-        backend::Enqueued,
+        backend::{
+            AheadPage, AheadQuery, Claim, Claimed, Count, Enqueued, Instance, ListQuery, Minute,
+            Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped,
+        },
         change::Outcome,
         clock::Timestamp,
-        id::IdSource,
+        id::{IdSource, InstanceId},
         memory::Memory,
         retry::RetryPolicy,
         task::{LogLevel, LogLine, Progress},
@@ -901,5 +912,166 @@ mod tests {
             assert_eq!(heard.load(Ordering::SeqCst), n_taken, "{n_polls} polls");
             journal.queue().changes.clear();
         }
+    }
+
+    /// A store that answers when it is looked at for the second time, and calls who asked as soon as it is asked.
+    #[derive(Default)]
+    struct Hasty {
+        memory: Memory,
+        /// What happens as soon as it has called.
+        then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    }
+
+    impl fmt::Debug for Hasty {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Hasty")
+        }
+    }
+
+    macro_rules! never_asked {
+        ($($verb:ident($($of:ty),*) -> $what:ty;)*) => {
+            $(fn $verb(&self, $(_: $of),*) -> BackendFuture<'_, $what> {
+                unreachable!("a journal writes")
+            })*
+        };
+    }
+
+    impl Backend for Hasty {
+        fn describe(&self) -> String {
+            "a store for tests".to_owned()
+        }
+
+        fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+            Box::pin(async move {
+                let mut is_asked = false;
+                poll_fn(|cx| {
+                    if std::mem::replace(&mut is_asked, true) {
+                        return Poll::Ready(());
+                    }
+                    cx.waker().wake_by_ref();
+                    let then = self.then.lock().unwrap().take();
+                    if let Some(then) = then {
+                        then();
+                    }
+                    Poll::Pending
+                })
+                .await;
+                self.memory.write(batch).await
+            })
+        }
+
+        never_asked! {
+            join(Instance) -> ();
+            beat(InstanceId, Timestamp) -> Standing;
+            instances() -> Vec<Peer>;
+            supersede(InstanceId, Timestamp) -> ();
+            leave(InstanceId) -> ();
+            step(Arc<Step>) -> Stepped;
+            records(RecordQuery) -> Vec<Record>;
+            claim(Claim) -> Claimed;
+            orphans(usize) -> Vec<Task>;
+            held(InstanceId) -> Vec<TaskId>;
+            get(TaskId) -> Option<Task>;
+            list(ListQuery) -> Page;
+            ahead(AheadQuery) -> AheadPage;
+            logs(TaskId, usize, usize) -> Vec<LogLine>;
+            counts() -> Vec<Count>;
+            series(Timestamp) -> Vec<Minute>;
+            audit(Option<TaskId>, usize) -> Vec<AuditEntry>;
+            prune(Prune) -> Pruned;
+            close() -> ();
+        }
+    }
+
+    /// Adds a task; its answer comes by the channel.
+    fn add_one(
+        journal: &Journal,
+        ids: &IdSource,
+    ) -> oneshot::Receiver<Result<Vec<Enqueued>, Error>> {
+        let (caller, answer) = oneshot::channel();
+        let Add { tasks, wanted, .. } = add(ids, 40);
+        let then: ThenAdded = Box::new(|written| match written {
+            Ok(written) => Ok(written.to_vec()),
+            Err(failure) => Err(unavailable(failure)),
+        });
+        assert!(journal.add(tasks, wanted, then, caller).is_ok());
+        journal.begin(|_| ());
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_store_that_answers_before_the_journal_can_see_what_it_was_asked_is_heard() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let store = Arc::new(Hasty::default());
+        let journal = Arc::new(Journal::new(store.clone(), clock, 1, Arc::default()));
+        let running = {
+            let journal = journal.clone();
+            let running = async move { journal.run(|_| ()).await };
+            Arc::new(Mutex::new(Box::pin(running)))
+        };
+        let look = {
+            let running = running.clone();
+            move |cx: &mut Context<'_>| {
+                assert!(running.lock().unwrap().as_mut().poll(cx).is_pending());
+            }
+        };
+        let (woken, mut wakes) = tokio::sync::mpsc::unbounded_channel();
+        let waker: Waker = Arc::new(Woken(woken)).into();
+        look(&mut Context::from_waker(&waker)); // and rests
+        *store.then.lock().unwrap() = Some(Box::new({
+            let (look, waker) = (look.clone(), waker.clone());
+            move || look(&mut Context::from_waker(&waker))
+        }));
+
+        let mut answer = add_one(&journal, &ids);
+
+        while wakes.try_recv().is_ok() {
+            look(&mut Context::from_waker(&waker));
+        }
+        let answer = answer.try_recv().expect("the journal was woken");
+        assert_eq!(answer.unwrap(), [Enqueued::Created]);
+    }
+
+    /// Counts how often it was woken.
+    struct Woken(tokio::sync::mpsc::UnboundedSender<()>);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let _ = self.0.send(()); // the test may be over
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_has_begun_when_the_journal_ends_is_told_and_kept_for_the_next_one() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let store = Arc::new(Hasty::default());
+        let journal = Journal::new(store, clock, 1, Arc::default());
+        let mut running = Box::pin(journal.run(|_| ()));
+        poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await;
+        let heard = Arc::new(AtomicUsize::new(0));
+        let then = {
+            let heard = heard.clone();
+            Box::new(move |_: &Change, _| {
+                heard.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        journal.change(end(&ids, 2).change, then);
+        let mut answer = add_one(&journal, &ids);
+
+        drop(running);
+
+        let failure = answer.try_recv().expect("he is told").unwrap_err();
+        assert!(failure.to_string().contains("ended before"), "{failure}");
+        assert_eq!(journal.changes_waiting(), 1);
+        let mut answer = add_one(&journal, &ids);
+        let written = async {
+            tokio::select! {
+                () = journal.run(|_| ()) => None,
+                answer = &mut answer => answer.ok(),
+            }
+        };
+        let written = tokio::time::timeout(Duration::from_secs(20), written).await;
+        assert!(written.expect("it goes on").is_some_and(|it| it.is_ok()));
+        assert_eq!(heard.load(Ordering::SeqCst), 1);
     }
 }
