@@ -60,8 +60,9 @@ pub struct TaskManager {
 pub enum Cancelled {
     /// The task had not begun, and never will.
     Now,
-    /// The task runs: its token has fired. An async function is dropped at its next await; a plain one ends when it
-    /// looks.
+    /// The task runs here: its token has fired. An async function is dropped at its next await; a plain one ends when it
+    /// looks. It may end otherwise before that, but it does not begin again here. If others took this instance for dead,
+    /// they may have the task by then.
     Asked,
 }
 
@@ -465,14 +466,14 @@ impl TaskManager {
     /// Cancels a task: one that has not begun never runs, one that runs is asked to stop.
     ///
     /// # Errors
-    /// `NotFound` if there is no such task; `Conflict` if it has ended, or runs in another process.
+    /// `NotFound` if there is no such task; `Conflict` if it has ended, or runs in another process; `TimedOut` if the store
+    /// does not answer in time: the task may be cancelled or not.
     ///
     /// # Cancel safety
     /// Dropped while it is awaited, the task may be cancelled or not.
     pub async fn cancel(&self, id: TaskId) -> Result<Cancelled, Error> {
         for _ in 0..CHANGE_TRIES {
-            if let Some(attempt) = self.engine.running().get(&id) {
-                attempt.cancel();
+            if self.engine.cancel_here(id).await? {
                 return Ok(Cancelled::Asked);
             }
             let task = self.engine.readable(id).await?;

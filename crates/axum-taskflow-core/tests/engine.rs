@@ -6,7 +6,7 @@ use std::{
     future::{IntoFuture, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
@@ -351,6 +351,85 @@ async fn a_task_that_was_cancelled_while_it_waited_for_a_slot_never_runs() {
         assert_eq!(probe.total(), 1, "only the first");
         let life = backstage.task(id).await.life;
         assert_eq!(life.status, TaskStatus::Cancelled);
+    }
+}
+
+/// What becomes of a cancel while the start of the task is on its way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Meanwhile {
+    /// The start is stored.
+    Starts,
+    /// Another instance has let go of the task.
+    IsLeft,
+    /// And runs it.
+    RunsElsewhere,
+    /// The store does not answer.
+    Nothing,
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cancels_a_task_whose_start_is_on_its_way_hears_what_came_of_it() {
+    for (meanwhile, answer, status) in [
+        (
+            Meanwhile::Starts,
+            Ok(Cancelled::Asked),
+            TaskStatus::Cancelled,
+        ),
+        (Meanwhile::IsLeft, Ok(Cancelled::Now), TaskStatus::Cancelled),
+        (
+            Meanwhile::RunsElsewhere,
+            Err(ErrorKind::Conflict),
+            TaskStatus::Running,
+        ),
+        (
+            Meanwhile::Nothing,
+            Err(ErrorKind::TimedOut),
+            TaskStatus::Pending,
+        ),
+    ] {
+        let (backend, backstage) = Backstage::new();
+        let probe = Probe::default();
+        let mut config = config();
+        config.backend = backend;
+        config.state(probe.clone());
+        config.tasks = vec![TaskDef::new(entered).name("entered")];
+        // One that a process died of: a claim does not begin it, its start is a write of its own.
+        let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+        task.life.crashes = 1;
+        backstage.hold_starts(true);
+        backstage.store(&task).await;
+        let manager = start(config).await;
+        backstage.start_held().await;
+        let held = backstage.task(task.id).await;
+        assert_eq!(held.life.owner, Some(manager.instance().id));
+
+        let cancelled = manager.cancel(task.id);
+        let happens = async {
+            settled().await; // it is asked by now
+            if matches!(meanwhile, Meanwhile::IsLeft | Meanwhile::RunsElsewhere) {
+                let released = Change::released(&held).unwrap();
+                let mut of_others = held.clone();
+                of_others.life = released.life.clone();
+                backstage.write_behind(released).await;
+                if meanwhile == Meanwhile::RunsElsewhere {
+                    let other = IdSource::default().instance(manager.now());
+                    let by_others = Change::started(&of_others, other, manager.now()).unwrap();
+                    backstage.write_behind(by_others).await;
+                }
+            }
+            backstage.hold_starts(meanwhile == Meanwhile::Nothing);
+        };
+        let (cancelled, ()) = tokio::join!(cancelled, happens);
+
+        let told = cancelled.map_err(|error| error.kind());
+        assert_eq!(told, answer, "{meanwhile:?}");
+        let seen = support::until(async || {
+            let now = backstage.task(task.id).await.life.status;
+            (now == status).then_some(now)
+        });
+        seen.await;
+        backstage.hold_starts(false);
+        assert_eq!(probe.total(), 0, "{meanwhile:?}");
     }
 }
 
@@ -1926,6 +2005,42 @@ async fn a_function_that_stops_when_it_is_told_to_is_cancelled_and_not_retried()
 }
 
 #[tokio::test]
+async fn a_function_that_is_cancelled_when_it_has_just_failed_is_not_retried() {
+    #[derive(Debug)]
+    struct Failed(TaskManager, TaskId);
+    impl std::fmt::Display for Failed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let mut cancelled = pin!(self.0.cancel(self.1));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match cancelled.as_mut().poll(&mut context) {
+                Poll::Ready(cancelled) => assert_eq!(cancelled.unwrap(), Cancelled::Asked),
+                Poll::Pending => panic!("it runs"),
+            }
+            f.write_str("failed")
+        }
+    }
+    impl std::error::Error for Failed {}
+    async fn fails(ctx: TaskContext, Data(manager): Data<Held>) -> Result<(), Failed> {
+        let manager = manager.0.lock().unwrap().clone();
+        Err(Failed(manager.unwrap(), ctx.id()))
+    }
+    #[derive(Clone, Debug, Default)]
+    struct Held(Arc<Mutex<Option<TaskManager>>>);
+    let held = Held::default();
+    let mut config = config();
+    config.state(held.clone());
+    let manager = start(config).await;
+    *held.0.lock().unwrap() = Some(manager.clone());
+
+    let id = manager.add_task(fails, ()).retries(5).await.unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+
+    let life = manager.get(id).await.unwrap().unwrap().life;
+    assert_eq!((life.status, life.attempt), (TaskStatus::Cancelled, 1));
+    *held.0.lock().unwrap() = None;
+}
+
+#[tokio::test]
 async fn an_error_whose_words_panic_fails_its_task_and_frees_its_slot() {
     #[derive(Debug)]
     struct Speechless;
@@ -3059,13 +3174,13 @@ async fn a_task_that_was_cancelled_while_its_start_was_on_its_way_is_not_for_oth
     let manager = start(config).await;
     backstage.start_held().await;
 
-    assert_eq!(manager.cancel(task.id).await.unwrap(), Cancelled::Asked);
     let is_stored = async {
         let is_over = async || (said.n("the time to shut down is over") > 0).then_some(());
         support::until(is_over).await;
         backstage.hold_starts(false);
     };
-    tokio::join!(manager.drain(), is_stored);
+    let (cancelled, (), ()) = tokio::join!(manager.cancel(task.id), manager.drain(), is_stored);
+    assert_eq!(cancelled.unwrap(), Cancelled::Asked);
 
     let life = backstage.task(task.id).await.life;
     assert_eq!((life.status, probe.total()), (TaskStatus::Cancelled, 0));
