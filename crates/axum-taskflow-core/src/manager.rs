@@ -16,7 +16,7 @@ use crate::{
     clock::Timestamp,
     config::Config,
     engine::{Engine, scheduler::Edit},
-    error::Error,
+    error::{Error, ErrorKind},
     event::EventStream,
     failure::FailureReport,
     handler::{Args, IntoArgs, TaskFn},
@@ -467,7 +467,7 @@ impl TaskManager {
     ///
     /// # Errors
     /// `NotFound` if there is no such task; `Conflict` if it has ended, or runs in another process; `TimedOut` if the store
-    /// does not answer in time: the task may be cancelled or not.
+    /// does not answer in time: the task may be cancelled or not; `Overloaded` if too much waits for it already.
     ///
     /// # Cancel safety
     /// Dropped while it is awaited, the task may be cancelled or not.
@@ -646,6 +646,7 @@ impl TaskManager {
     ///
     /// # Errors
     /// `Unavailable` if the store cannot be written, `TimedOut` if it does not answer in time: it may be kept or not.
+    /// `Overloaded` if too many wait for it already.
     pub async fn record_audit(
         &self,
         actor: &str,
@@ -811,6 +812,10 @@ impl TaskManager {
         if self.engine.journal.is_closed() {
             return Err(Error::shutting_down());
         }
+        if self.engine.journal.is_full() {
+            let why = "too many changes wait to be stored already: nothing was changed";
+            return Err(Error::new(ErrorKind::Overloaded, why));
+        }
         let (sender, answer) = oneshot::channel();
         let engine = self.engine.clone();
         let then = Box::new(move |change: &Change, applied| {
@@ -824,7 +829,7 @@ impl TaskManager {
             .await
             .map_err(|_| {
                 Error::new(
-                    crate::error::ErrorKind::TimedOut,
+                    ErrorKind::TimedOut,
                     "the task store did not answer in time: the change is kept and tried again",
                 )
             })?

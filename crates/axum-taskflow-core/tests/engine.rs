@@ -2241,6 +2241,59 @@ async fn an_action_whose_record_the_store_does_not_take_fails_within_the_deadlin
 }
 
 #[tokio::test]
+async fn while_the_store_hangs_so_many_records_and_cancels_wait_and_further_ones_are_refused() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    let later = Duration::from_secs(3_600);
+    let id = manager.add_task(add, (1, 1)).delay_by(later);
+    let id = id.await.unwrap();
+    settled().await;
+    backstage.stall();
+
+    let refusal = async || {
+        let mut recorded =
+            Box::pin(manager.record_audit("me", "cancel", None, serde_json::Value::Null));
+        match poll_once(&mut recorded).await {
+            Poll::Ready(told) => Some(told.unwrap_err().kind()), // it is not stored
+            Poll::Pending => None,
+        }
+    };
+    let record_refused = refused_after(20_000, refusal).await;
+    let refusal = async || match poll_once(&mut Box::pin(manager.cancel(id))).await {
+        Poll::Ready(told) => Some(told.unwrap_err().kind()),
+        Poll::Pending => None,
+    };
+    let cancel_refused = refused_after(20_000, refusal).await;
+
+    assert_eq!(record_refused, Some(ErrorKind::Overloaded));
+    assert_eq!(cancel_refused, Some(ErrorKind::Overloaded));
+    backstage.go_on();
+    let cancelled = support::until(async || {
+        let status = backstage.task(id).await.life.status;
+        (status == TaskStatus::Cancelled).then_some(())
+    });
+    cancelled.await;
+    let recorded = manager.record_audit("me", "cancel", None, serde_json::Value::Null);
+    recorded.await.unwrap();
+}
+
+/// Why a call is refused that nobody waits for, if it is within so many.
+async fn refused_after(
+    calls: usize,
+    refusal: impl AsyncFn() -> Option<ErrorKind>,
+) -> Option<ErrorKind> {
+    for _ in 0..calls {
+        if let Some(kind) = refusal().await {
+            return Some(kind);
+        }
+        tokio::task::yield_now().await; // what is polled on and on, tokio keeps waiting
+    }
+    None
+}
+
+#[tokio::test]
 async fn who_waits_in_vain_for_a_store_that_fails_is_told_why() {
     let (backend, backstage) = Backstage::new();
     let mut config = config();

@@ -39,11 +39,13 @@ use crate::{
 
 /// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
 const NOTES_MAX: usize = 20_000;
+/// Records of actions that wait to be written // full: further ones are refused, since their callers do not wait for long
+const AUDITS_MAX: usize = 1_000;
 /// Waits between two tries while the backend fails.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Outcomes that wait to be stored // more: no further task starts until the store takes them
+/// Outcomes that wait to be stored // more: no further task starts until the store takes them, and none is cancelled
 const OUTCOMES_MAX: usize = 10_000;
 /// The same for the bytes of their results and errors // more: as above
 const OUTCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -312,13 +314,19 @@ impl Journal {
     /// Stores an audit entry.
     ///
     /// # Errors
-    /// If the backend fails.
+    /// Overloaded if too many wait; or the backend fails.
     pub(crate) async fn audit(&self, entry: AuditEntry) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
         {
             let mut queue = self.queue();
             if queue.closed {
                 return Err(Error::shutting_down());
+            }
+            if queue.audit.len() >= AUDITS_MAX {
+                let why = format!(
+                    "{AUDITS_MAX} records of actions wait to be stored already: this one is not kept"
+                );
+                return Err(Error::new(ErrorKind::Overloaded, why));
             }
             queue.audit.push((entry, sender));
             self.wake_if_enough(queue);
