@@ -2458,8 +2458,9 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     backstage.hold_beats(false);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_taken_over() {
+    let (said, _log) = Said::here();
     let (backend, backstage) = Backstage::new();
     let ids = IdSource::default();
     let mut config = config();
@@ -2477,12 +2478,55 @@ async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_tak
     backend.leave(dead.id).await.unwrap();
     backstage.refuse_ends_of("unstorable");
 
-    let _manager = start(config).await;
+    let manager = start(config).await;
 
     for id in good {
         let status = backstage.task(id).await.life.status;
         assert_eq!(status, TaskStatus::Interrupted);
     }
+    // It is tried again with growing pauses, and the health says so; there is nothing else that this instance cannot do.
+    support::until(async || (backstage.calls(Call::Orphans) > 50).then_some(())).await;
+    let n_said = said.n("cannot be taken over");
+    assert!((2..=12).contains(&n_said), "{n_said} times in 50 looks");
+    let health = manager.health();
+    let duties: Vec<Duty> = health.troubles.iter().map(|it| it.duty).collect();
+    assert_eq!(
+        (&duties[..], health.is_ready()),
+        (&[Duty::Orphan][..], true)
+    );
+    backstage.refuse_ends_of("nothing");
+    support::until(async || manager.health().troubles.is_empty().then_some(())).await;
+    let orphans = backend.orphans(10).await.unwrap();
+    assert_eq!(orphans.len(), 0);
+}
+
+#[tokio::test]
+async fn orphans_that_the_store_refuses_for_good_leave_room_for_others_however_many_they_are() {
+    let (backend, backstage) = Backstage::new();
+    let ids = IdSource::default();
+    let mut config = config();
+    config.backend = backend.clone();
+    let now = config.clock.now();
+    let dead = Instance::new(ids.instance(now), now);
+    backend.join(dead.clone()).await.unwrap();
+    let mut last = None;
+    for n in 0..=1_000 {
+        let name = if n < 1_000 { "unstorable" } else { "add" };
+        let mut task = Task::new(ids.task(now), name, "[1,2]");
+        task.life = Change::started(&task, dead.id, now).unwrap().life;
+        backstage.store(&task).await;
+        last = Some(task.id);
+    }
+    backend.leave(dead.id).await.unwrap();
+    backstage.refuse_ends_of("unstorable");
+
+    let _manager = start(config).await;
+
+    support::until(async || {
+        let status = backstage.task(last.unwrap()).await.life.status;
+        (status == TaskStatus::Interrupted).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
