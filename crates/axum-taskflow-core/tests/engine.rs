@@ -2458,6 +2458,40 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
     backstage.hold_beats(false);
 }
 
+#[tokio::test]
+async fn an_end_whose_words_the_store_refuses_for_good_is_stored_without_them() {
+    async fn fails() -> Result<(), Failure> {
+        Err(Failure::retry("unspeakable"))
+    }
+    async fn returns() -> String {
+        "unspeakable".to_owned()
+    }
+    let (said, _log) = Said::here();
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    backstage.refuse_words("unspeakable");
+
+    let failed = manager.add_task(fails, ()).retries(1).await.unwrap();
+    let returned = manager.add_task(returns, ()).await.unwrap();
+    let failure = tokio::time::timeout(SOON, manager.wait::<()>(failed)).await;
+    let result = tokio::time::timeout(SOON, manager.wait::<String>(returned)).await;
+
+    let failure = failure.expect("it ends").unwrap_err().to_string();
+    assert!(failure.contains("the task store refuses"), "{failure}");
+    assert!(matches!(
+        result.expect("it ends"),
+        Err(WaitError::Result(_))
+    ));
+    let life = backstage.task(failed).await.life;
+    assert_eq!((life.status, life.attempt), (TaskStatus::Failed, 2));
+    let life = backstage.task(returned).await.life;
+    assert_eq!((life.status, life.result), (TaskStatus::Success, None));
+    assert_eq!(said.n("without its words"), 3, "each of the ends");
+    support::until(async || manager.health().is_ready().then_some(())).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_taken_over() {
     let (said, _log) = Said::here();

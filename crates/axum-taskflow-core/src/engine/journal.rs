@@ -717,11 +717,26 @@ impl Journal {
         }
     }
 
-    /// The only change in a batch can never be stored: it is dropped as if it were stale.
+    /// The only change in a batch can never be stored as it is: what it says may be at fault, and is left out. One that is
+    /// refused all the same is dropped as if it were stale.
     fn drop_refused(&self, flight: Flight, failure: &BackendError) {
         self.troubles.begin(Duty::Write, self.clock.now(), failure);
         self.stored_or_dropped(&flight.batch);
         for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
+            if let Some(plain) = change.without_words() {
+                panics::say(|| {
+                    error!(
+                        error = %failure,
+                        task = %change.id,
+                        function = %change.name,
+                        status = %change.life.status,
+                        said = change.life.error.as_ref().map(|report| &*report.message),
+                        "the task store refuses what came of a task: it is stored without its words"
+                    );
+                });
+                self.change(plain, then);
+                continue;
+            }
             panics::say(|| {
                 error!(
                     error = %failure,

@@ -267,6 +267,8 @@ struct Stage {
     lost_answers: AtomicUsize,
     /// A batch that brings an attempt of this function to its end is refused for good.
     refused_ends: Mutex<Option<&'static str>>,
+    /// As above for one in which somebody says this.
+    refused_words: Mutex<Option<&'static str>>,
     /// As above for one that brings a new task of it.
     refused_new: Mutex<Option<&'static str>>,
     /// A batch that brings a new task of this function waits.
@@ -343,6 +345,7 @@ impl Backstage {
             closed: AtomicBool::new(false),
             lost_answers: AtomicUsize::new(0),
             refused_ends: Mutex::default(),
+            refused_words: Mutex::default(),
             refused_new: Mutex::default(),
             held_new: watch::Sender::new(None),
             panics: AtomicUsize::new(0),
@@ -474,6 +477,11 @@ impl Backstage {
 
     pub(crate) fn refuse_ends_of(&self, function: &'static str) {
         *self.0.refused_ends.lock().unwrap() = Some(function);
+    }
+
+    /// As a database does that cannot hold each character.
+    pub(crate) fn refuse_words(&self, words: &'static str) {
+        *self.0.refused_words.lock().unwrap() = Some(words);
     }
 
     pub(crate) fn hold_new(&self, function: Option<&'static str>) {
@@ -666,8 +674,10 @@ impl Backend for Backstage {
                 (change.life.status.is_terminal() || change.ended.is_some())
                     && ends.is_some_and(|it| change.name.contains(it))
             });
+            let words = *self.0.refused_words.lock().unwrap();
+            let says = words.is_some_and(|words| format!("{:?}", batch.changes).contains(words));
             let new = *self.0.refused_new.lock().unwrap();
-            if ends || brings(new) {
+            if ends || says || brings(new) {
                 self.0.spoilt.lock().unwrap().push(spoilt);
                 return Err(BackendError::refused("this will never be stored"));
             }
