@@ -146,5 +146,5 @@ pub(super) async fn one_has_landed(going: &mut VecDeque<Going>) {
 pub(super) fn bytes_of(change: &Change) -> usize {
     let result = change.life.result.as_ref().map_or(0, |json| json.len());
     let error = change.life.error.as_ref();
-    result + error.map_or(0, |report| report.message.len())
+    result + error.map_or(0, |report| report.bytes())
 }

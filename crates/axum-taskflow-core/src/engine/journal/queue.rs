@@ -220,7 +220,13 @@ fn last_word((id, (epoch, progress)): (TaskId, (Epoch, Progress))) -> Note {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{change::Outcome, clock::Timestamp, id::IdSource, retry::RetryPolicy};
+    use crate::{
+        change::Outcome,
+        clock::Timestamp,
+        failure::{FailureKind, FailureReport},
+        id::IdSource,
+        retry::RetryPolicy,
+    };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
     const MEGABYTE: usize = 1 << 20;
@@ -261,5 +267,20 @@ pub(super) mod tests {
         assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
         assert_eq!(of(MEGABYTE, 20), (4, 4));
         assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
+    }
+
+    #[test]
+    fn all_that_is_said_of_a_failure_counts_among_the_bytes_of_a_batch() {
+        let ids = IdSource::default();
+        let mut queue = Queue::default();
+        for _ in 0..20 {
+            let mut failed = end(&ids, 2);
+            let mut report = FailureReport::new(FailureKind::Panic, "on demand");
+            report.backtrace = Some("x".repeat(MEGABYTE));
+            failed.change.life.error = Some(Arc::new(report));
+            queue.changes.push_back(failed);
+        }
+
+        assert_eq!(queue.changes_of_a_batch(BATCH_MAX), 4);
     }
 }
