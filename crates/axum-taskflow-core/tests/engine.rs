@@ -2224,6 +2224,34 @@ async fn a_beat_that_hangs_is_told_and_over_with_its_answer() {
     support::until(async || manager.health().is_ready().then_some(())).await;
 }
 
+#[tokio::test]
+async fn a_claim_or_a_look_for_orphans_that_hangs_is_told_and_over_with_its_answer() {
+    for duty in [Duty::Claim, Duty::Rescue] {
+        let (backend, backstage) = Backstage::new();
+        let mut config = config();
+        config.backend = backend;
+        config.add_timeout = Duration::from_millis(100);
+        let manager = start(config).await;
+        let hold = |hold| match duty {
+            Duty::Claim => backstage.hold_claims(hold),
+            _ => backstage.hold_orphans(hold),
+        };
+
+        hold(true);
+        // A function that is new here may have tasks on disk.
+        manager.add_task(add, (1, 1)).await.unwrap();
+        let troubles = support::until(async || {
+            let health = manager.health();
+            (!health.is_ready()).then_some(health.troubles)
+        })
+        .await;
+        hold(false);
+
+        assert_eq!(troubles[0].duty, duty);
+        support::until(async || manager.health().is_ready().then_some(())).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_action_whose_record_the_store_does_not_take_fails_within_the_deadline() {
     let (backend, backstage) = Backstage::new();

@@ -108,7 +108,10 @@ impl Engine {
                 reserve: wish.reserve,
             };
             let asked = async { self.backend.claim(claim).await };
-            let claimed = match panics::outage(asked).await {
+            self.troubles.asked(Duty::Claim, now);
+            let answer = panics::outage(asked).await;
+            self.troubles.answered(Duty::Claim);
+            let claimed = match answer {
                 Ok(claimed) => claimed,
                 Err(failure) => {
                     self.claim_ended(executor, Vec::new(), None);

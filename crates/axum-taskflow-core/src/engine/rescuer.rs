@@ -325,10 +325,11 @@ impl Engine {
         self: &Arc<Self>,
         now: Timestamp,
     ) -> Result<bool, BackendError> {
-        let mut orphans = self
-            .backend
-            .orphans(BATCH_MAX + self.refusals.len())
-            .await?;
+        let limit = BATCH_MAX + self.refusals.len();
+        self.troubles.asked(Duty::Rescue, now);
+        let answer = self.backend.orphans(limit).await;
+        self.troubles.answered(Duty::Rescue);
+        let mut orphans = answer?;
         self.refusals.keep(&orphans);
         if self.refusals.len() == 0 {
             self.troubles.end(Duty::Orphan);

@@ -256,6 +256,8 @@ struct Stage {
     claims_held: AtomicUsize,
     /// Claims are made and not answered.
     failing_claims: AtomicBool,
+    /// Looks for orphans wait while this is set.
+    holding_orphans: watch::Sender<bool>,
     /// Beats wait while this is set.
     holding_beats: watch::Sender<bool>,
     holding_close: watch::Sender<bool>,
@@ -338,6 +340,7 @@ impl Backstage {
             holding_claims: watch::Sender::new(false),
             claims_held: AtomicUsize::new(0),
             failing_claims: AtomicBool::new(false),
+            holding_orphans: watch::Sender::new(false),
             holding_beats: watch::Sender::new(false),
             holding_close: watch::Sender::new(false),
             holding_reads: watch::Sender::new(false),
@@ -426,6 +429,10 @@ impl Backstage {
     /// From when it has begun to be closed, until it is told otherwise.
     pub(crate) fn hold_close(&self, hold: bool) {
         self.0.holding_close.send_replace(hold);
+    }
+
+    pub(crate) fn hold_orphans(&self, hold: bool) {
+        self.0.holding_orphans.send_replace(hold);
     }
 
     pub(crate) fn hold_beats(&self, hold: bool) {
@@ -757,7 +764,11 @@ impl Backend for Backstage {
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
         self.called(Call::Orphans);
-        self.0.memory.orphans(limit)
+        Box::pin(async move {
+            let mut holding = self.0.holding_orphans.subscribe();
+            holding.wait_for(|holding| !holding).await.unwrap();
+            self.0.memory.orphans(limit).await
+        })
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {
