@@ -303,7 +303,11 @@ impl Journal {
         let mut queue = self.queue();
         match note.what {
             Said::Progress(progress) => {
-                queue.progress.insert(note.id, (note.epoch, progress));
+                let last = queue.progress.get(&note.id);
+                // What an attempt has left behind that was cut off may go on talking.
+                if last.is_none_or(|(epoch, _)| *epoch <= note.epoch) {
+                    queue.progress.insert(note.id, (note.epoch, progress));
+                }
             }
             Said::Log(_) if queue.notes.len() < NOTES_MAX => queue.notes.push(note),
             Said::Log(_) => queue.notes_dropped += 1,
@@ -805,7 +809,7 @@ mod tests {
         },
         change::Outcome,
         clock::Timestamp,
-        id::{IdSource, InstanceId},
+        id::{Epoch, IdSource, InstanceId},
         memory::Memory,
         retry::RetryPolicy,
         task::{LogLevel, LogLine, Progress},
@@ -856,6 +860,27 @@ mod tests {
         };
         assert_eq!(take(), [true, true]);
         assert_eq!(take(), [false, false]);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_an_earlier_attempt_does_not_talk_over_the_one_that_runs() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        let id = ids.task(NOW);
+        let (first, second) = (Epoch::ZERO.next(), Epoch::ZERO.next().next());
+        for (epoch, fraction) in [(first, 0.5), (second, 0.1), (first, 0.6)] {
+            let progress = Progress {
+                fraction,
+                message: String::new(),
+            };
+            let what = Said::Progress(progress);
+            journal.note(Note { id, epoch, what });
+        }
+
+        let notes = journal.queue().take_notes(&HashSet::new());
+
+        let epochs: Vec<Epoch> = notes.iter().map(|note| note.epoch).collect();
+        assert_eq!(epochs, [second]);
     }
 
     #[tokio::test]

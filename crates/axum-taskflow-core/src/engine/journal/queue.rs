@@ -42,7 +42,7 @@ pub(super) struct Add {
     pub(super) tasks: Vec<Arc<Task>>,
     pub(super) then: ThenAdded,
     pub(super) caller: Caller,
-    /// Dropped by a caller who stopped waiting; then the tasks are not written.
+    /// Given up by a caller whose time is over; then the tasks are not written.
     pub(super) wanted: Arc<Wanted>,
 }
 
