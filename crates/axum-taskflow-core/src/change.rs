@@ -11,6 +11,9 @@ use crate::{
     task::{Attempt, Life, Task},
 };
 
+/// What stands for the words of a function that the store refuses.
+const UNTOLD: &str = "the task store refuses what was said of this: it stands in the log";
+
 /// What one attempt came to.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -282,6 +285,20 @@ impl Change {
             ..let_go(task, Cause::Held)?
         };
         Ok(Self::of(task, life))
+    }
+
+    /// The same without what a function said, for a store that refuses it, as one that cannot hold each character; nothing if
+    /// there is nothing to leave out.
+    pub(crate) fn without_words(&self) -> Option<Self> {
+        let mut plain = self.clone();
+        plain.life.result = None;
+        let untold =
+            |report: &Arc<FailureReport>| Arc::new(FailureReport::new(report.kind, UNTOLD));
+        plain.life.error = plain.life.error.as_ref().map(untold);
+        if let Some(attempt) = &mut plain.ended {
+            attempt.error = attempt.error.as_ref().map(untold);
+        }
+        (plain != *self).then_some(plain)
     }
 
     fn of(task: &Task, life: Life) -> Self {

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// What is wrong; empty if nothing is.
+    /// What is wrong; empty if nothing is. [`Duty::Orphan`] alone leaves the manager ready.
     pub troubles: Vec<Trouble>,
 }
 
@@ -24,7 +24,8 @@ impl Health {
     /// True if tasks can be added and run.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.troubles.is_empty()
+        let mut duties = self.troubles.iter().map(|trouble| trouble.duty);
+        duties.all(|duty| duty == Duty::Orphan)
     }
 }
 
@@ -51,6 +52,8 @@ pub enum Duty {
     Claim,
     /// Taking over from instances that died.
     Rescue,
+    /// Taking over single tasks that the store refuses to change. All others are taken over.
+    Orphan,
     /// Showing the others that this instance is alive.
     Beat,
     /// Firing schedules.
@@ -67,6 +70,9 @@ impl Duty {
             Self::Write => "the task store cannot be written",
             Self::Claim => "no tasks can be taken from the task store",
             Self::Rescue => "tasks of instances that died cannot be taken over",
+            Self::Orphan => {
+                "the task store refuses to let tasks of instances that died be taken over"
+            }
             Self::Beat => "this instance cannot show that it is alive",
             Self::Schedule => "schedules cannot be fired",
             Self::Serve => "the task manager is shutting down",

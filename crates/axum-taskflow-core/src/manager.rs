@@ -16,7 +16,7 @@ use crate::{
     clock::Timestamp,
     config::Config,
     engine::{Engine, scheduler::Edit},
-    error::Error,
+    error::{Error, ErrorKind},
     event::EventStream,
     failure::FailureReport,
     handler::{Args, IntoArgs, TaskFn},
@@ -60,8 +60,9 @@ pub struct TaskManager {
 pub enum Cancelled {
     /// The task had not begun, and never will.
     Now,
-    /// The task runs: its token has fired. An async function is dropped at its next await; a plain one ends when it
-    /// looks.
+    /// The task runs here: its token has fired. An async function is dropped at its next await; a plain one ends when it
+    /// looks. It may end otherwise before that, but it does not begin again here. If others took this instance for dead,
+    /// they may have the task by then.
     Asked,
 }
 
@@ -465,14 +466,14 @@ impl TaskManager {
     /// Cancels a task: one that has not begun never runs, one that runs is asked to stop.
     ///
     /// # Errors
-    /// `NotFound` if there is no such task; `Conflict` if it has ended, or runs in another process.
+    /// `NotFound` if there is no such task; `Conflict` if it has ended, or runs in another process; `TimedOut` if the store
+    /// does not answer in time: the task may be cancelled or not; `Overloaded` if too much waits for it already.
     ///
     /// # Cancel safety
     /// Dropped while it is awaited, the task may be cancelled or not.
     pub async fn cancel(&self, id: TaskId) -> Result<Cancelled, Error> {
         for _ in 0..CHANGE_TRIES {
-            if let Some(attempt) = self.engine.running().get(&id) {
-                attempt.cancel();
+            if self.engine.cancel_here(id).await? {
                 return Ok(Cancelled::Asked);
             }
             let task = self.engine.readable(id).await?;
@@ -645,6 +646,7 @@ impl TaskManager {
     ///
     /// # Errors
     /// `Unavailable` if the store cannot be written, `TimedOut` if it does not answer in time: it may be kept or not.
+    /// `Overloaded` if too many wait for it already.
     pub async fn record_audit(
         &self,
         actor: &str,
@@ -810,6 +812,10 @@ impl TaskManager {
         if self.engine.journal.is_closed() {
             return Err(Error::shutting_down());
         }
+        if self.engine.journal.is_full() {
+            let why = "too many changes wait to be stored already: nothing was changed";
+            return Err(Error::new(ErrorKind::Overloaded, why));
+        }
         let (sender, answer) = oneshot::channel();
         let engine = self.engine.clone();
         let then = Box::new(move |change: &Change, applied| {
@@ -823,7 +829,7 @@ impl TaskManager {
             .await
             .map_err(|_| {
                 Error::new(
-                    crate::error::ErrorKind::TimedOut,
+                    ErrorKind::TimedOut,
                     "the task store did not answer in time: the change is kept and tried again",
                 )
             })?

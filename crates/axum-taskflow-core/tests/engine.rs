@@ -6,7 +6,7 @@ use std::{
     future::{IntoFuture, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
@@ -351,6 +351,85 @@ async fn a_task_that_was_cancelled_while_it_waited_for_a_slot_never_runs() {
         assert_eq!(probe.total(), 1, "only the first");
         let life = backstage.task(id).await.life;
         assert_eq!(life.status, TaskStatus::Cancelled);
+    }
+}
+
+/// What becomes of a cancel while the start of the task is on its way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Meanwhile {
+    /// The start is stored.
+    Starts,
+    /// Another instance has let go of the task.
+    IsLeft,
+    /// And runs it.
+    RunsElsewhere,
+    /// The store does not answer.
+    Nothing,
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cancels_a_task_whose_start_is_on_its_way_hears_what_came_of_it() {
+    for (meanwhile, answer, status) in [
+        (
+            Meanwhile::Starts,
+            Ok(Cancelled::Asked),
+            TaskStatus::Cancelled,
+        ),
+        (Meanwhile::IsLeft, Ok(Cancelled::Now), TaskStatus::Cancelled),
+        (
+            Meanwhile::RunsElsewhere,
+            Err(ErrorKind::Conflict),
+            TaskStatus::Running,
+        ),
+        (
+            Meanwhile::Nothing,
+            Err(ErrorKind::TimedOut),
+            TaskStatus::Pending,
+        ),
+    ] {
+        let (backend, backstage) = Backstage::new();
+        let probe = Probe::default();
+        let mut config = config();
+        config.backend = backend;
+        config.state(probe.clone());
+        config.tasks = vec![TaskDef::new(entered).name("entered")];
+        // One that a process died of: a claim does not begin it, its start is a write of its own.
+        let mut task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+        task.life.crashes = 1;
+        backstage.hold_starts(true);
+        backstage.store(&task).await;
+        let manager = start(config).await;
+        backstage.start_held().await;
+        let held = backstage.task(task.id).await;
+        assert_eq!(held.life.owner, Some(manager.instance().id));
+
+        let cancelled = manager.cancel(task.id);
+        let happens = async {
+            settled().await; // it is asked by now
+            if matches!(meanwhile, Meanwhile::IsLeft | Meanwhile::RunsElsewhere) {
+                let released = Change::released(&held).unwrap();
+                let mut of_others = held.clone();
+                of_others.life = released.life.clone();
+                backstage.write_behind(released).await;
+                if meanwhile == Meanwhile::RunsElsewhere {
+                    let other = IdSource::default().instance(manager.now());
+                    let by_others = Change::started(&of_others, other, manager.now()).unwrap();
+                    backstage.write_behind(by_others).await;
+                }
+            }
+            backstage.hold_starts(meanwhile == Meanwhile::Nothing);
+        };
+        let (cancelled, ()) = tokio::join!(cancelled, happens);
+
+        let told = cancelled.map_err(|error| error.kind());
+        assert_eq!(told, answer, "{meanwhile:?}");
+        let seen = support::until(async || {
+            let now = backstage.task(task.id).await.life.status;
+            (now == status).then_some(now)
+        });
+        seen.await;
+        backstage.hold_starts(false);
+        assert_eq!(probe.total(), 0, "{meanwhile:?}");
     }
 }
 
@@ -1953,6 +2032,42 @@ async fn a_function_that_stops_when_it_is_told_to_is_cancelled_and_not_retried()
 }
 
 #[tokio::test]
+async fn a_function_that_is_cancelled_when_it_has_just_failed_is_not_retried() {
+    #[derive(Debug)]
+    struct Failed(TaskManager, TaskId);
+    impl std::fmt::Display for Failed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let mut cancelled = pin!(self.0.cancel(self.1));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match cancelled.as_mut().poll(&mut context) {
+                Poll::Ready(cancelled) => assert_eq!(cancelled.unwrap(), Cancelled::Asked),
+                Poll::Pending => panic!("it runs"),
+            }
+            f.write_str("failed")
+        }
+    }
+    impl std::error::Error for Failed {}
+    async fn fails(ctx: TaskContext, Data(manager): Data<Held>) -> Result<(), Failed> {
+        let manager = manager.0.lock().unwrap().clone();
+        Err(Failed(manager.unwrap(), ctx.id()))
+    }
+    #[derive(Clone, Debug, Default)]
+    struct Held(Arc<Mutex<Option<TaskManager>>>);
+    let held = Held::default();
+    let mut config = config();
+    config.state(held.clone());
+    let manager = start(config).await;
+    *held.0.lock().unwrap() = Some(manager.clone());
+
+    let id = manager.add_task(fails, ()).retries(5).await.unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+
+    let life = manager.get(id).await.unwrap().unwrap().life;
+    assert_eq!((life.status, life.attempt), (TaskStatus::Cancelled, 1));
+    *held.0.lock().unwrap() = None;
+}
+
+#[tokio::test]
 async fn an_error_whose_words_panic_fails_its_task_and_frees_its_slot() {
     #[derive(Debug)]
     struct Speechless;
@@ -2136,6 +2251,34 @@ async fn a_beat_that_hangs_is_told_and_over_with_its_answer() {
     support::until(async || manager.health().is_ready().then_some(())).await;
 }
 
+#[tokio::test]
+async fn a_claim_or_a_look_for_orphans_that_hangs_is_told_and_over_with_its_answer() {
+    for duty in [Duty::Claim, Duty::Rescue] {
+        let (backend, backstage) = Backstage::new();
+        let mut config = config();
+        config.backend = backend;
+        config.add_timeout = Duration::from_millis(100);
+        let manager = start(config).await;
+        let hold = |hold| match duty {
+            Duty::Claim => backstage.hold_claims(hold),
+            _ => backstage.hold_orphans(hold),
+        };
+
+        hold(true);
+        // A function that is new here may have tasks on disk.
+        manager.add_task(add, (1, 1)).await.unwrap();
+        let troubles = support::until(async || {
+            let health = manager.health();
+            (!health.is_ready()).then_some(health.troubles)
+        })
+        .await;
+        hold(false);
+
+        assert_eq!(troubles[0].duty, duty);
+        support::until(async || manager.health().is_ready().then_some(())).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_action_whose_record_the_store_does_not_take_fails_within_the_deadline() {
     let (backend, backstage) = Backstage::new();
@@ -2150,6 +2293,59 @@ async fn an_action_whose_record_the_store_does_not_take_fails_within_the_deadlin
 
     let told = told.expect("he is told").unwrap_err();
     assert_eq!(told.kind(), ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn while_the_store_hangs_so_many_records_and_cancels_wait_and_further_ones_are_refused() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    let later = Duration::from_secs(3_600);
+    let id = manager.add_task(add, (1, 1)).delay_by(later);
+    let id = id.await.unwrap();
+    settled().await;
+    backstage.stall();
+
+    let refusal = async || {
+        let mut recorded =
+            Box::pin(manager.record_audit("me", "cancel", None, serde_json::Value::Null));
+        match poll_once(&mut recorded).await {
+            Poll::Ready(told) => Some(told.unwrap_err().kind()), // it is not stored
+            Poll::Pending => None,
+        }
+    };
+    let record_refused = refused_after(20_000, refusal).await;
+    let refusal = async || match poll_once(&mut Box::pin(manager.cancel(id))).await {
+        Poll::Ready(told) => Some(told.unwrap_err().kind()),
+        Poll::Pending => None,
+    };
+    let cancel_refused = refused_after(20_000, refusal).await;
+
+    assert_eq!(record_refused, Some(ErrorKind::Overloaded));
+    assert_eq!(cancel_refused, Some(ErrorKind::Overloaded));
+    backstage.go_on();
+    let cancelled = support::until(async || {
+        let status = backstage.task(id).await.life.status;
+        (status == TaskStatus::Cancelled).then_some(())
+    });
+    cancelled.await;
+    let recorded = manager.record_audit("me", "cancel", None, serde_json::Value::Null);
+    recorded.await.unwrap();
+}
+
+/// Why a call is refused that nobody waits for, if it is within so many.
+async fn refused_after(
+    calls: usize,
+    refusal: impl AsyncFn() -> Option<ErrorKind>,
+) -> Option<ErrorKind> {
+    for _ in 0..calls {
+        if let Some(kind) = refusal().await {
+            return Some(kind);
+        }
+        tokio::task::yield_now().await; // what is polled on and on, tokio keeps waiting
+    }
+    None
 }
 
 #[tokio::test]
@@ -2318,7 +2514,42 @@ async fn a_change_that_the_store_refuses_for_good_harms_no_other() {
 }
 
 #[tokio::test]
+async fn an_end_whose_words_the_store_refuses_for_good_is_stored_without_them() {
+    async fn fails() -> Result<(), Failure> {
+        Err(Failure::retry("unspeakable"))
+    }
+    async fn returns() -> String {
+        "unspeakable".to_owned()
+    }
+    let (said, _log) = Said::here();
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    let manager = start(config).await;
+    backstage.refuse_words("unspeakable");
+
+    let failed = manager.add_task(fails, ()).retries(1).await.unwrap();
+    let returned = manager.add_task(returns, ()).await.unwrap();
+    let failure = tokio::time::timeout(SOON, manager.wait::<()>(failed)).await;
+    let result = tokio::time::timeout(SOON, manager.wait::<String>(returned)).await;
+
+    let failure = failure.expect("it ends").unwrap_err().to_string();
+    assert!(failure.contains("the task store refuses"), "{failure}");
+    assert!(matches!(
+        result.expect("it ends"),
+        Err(WaitError::Result(_))
+    ));
+    let life = backstage.task(failed).await.life;
+    assert_eq!((life.status, life.attempt), (TaskStatus::Failed, 2));
+    let life = backstage.task(returned).await.life;
+    assert_eq!((life.status, life.result), (TaskStatus::Success, None));
+    assert_eq!(said.n("without its words"), 3, "each of the ends");
+    support::until(async || manager.health().is_ready().then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_taken_over() {
+    let (said, _log) = Said::here();
     let (backend, backstage) = Backstage::new();
     let ids = IdSource::default();
     let mut config = config();
@@ -2336,12 +2567,55 @@ async fn an_orphan_that_the_store_refuses_for_good_keeps_no_other_from_being_tak
     backend.leave(dead.id).await.unwrap();
     backstage.refuse_ends_of("unstorable");
 
-    let _manager = start(config).await;
+    let manager = start(config).await;
 
     for id in good {
         let status = backstage.task(id).await.life.status;
         assert_eq!(status, TaskStatus::Interrupted);
     }
+    // It is tried again with growing pauses, and the health says so; there is nothing else that this instance cannot do.
+    support::until(async || (backstage.calls(Call::Orphans) > 50).then_some(())).await;
+    let n_said = said.n("cannot be taken over");
+    assert!((2..=12).contains(&n_said), "{n_said} times in 50 looks");
+    let health = manager.health();
+    let duties: Vec<Duty> = health.troubles.iter().map(|it| it.duty).collect();
+    assert_eq!(
+        (&duties[..], health.is_ready()),
+        (&[Duty::Orphan][..], true)
+    );
+    backstage.refuse_ends_of("nothing");
+    support::until(async || manager.health().troubles.is_empty().then_some(())).await;
+    let orphans = backend.orphans(10).await.unwrap();
+    assert_eq!(orphans.len(), 0);
+}
+
+#[tokio::test]
+async fn orphans_that_the_store_refuses_for_good_leave_room_for_others_however_many_they_are() {
+    let (backend, backstage) = Backstage::new();
+    let ids = IdSource::default();
+    let mut config = config();
+    config.backend = backend.clone();
+    let now = config.clock.now();
+    let dead = Instance::new(ids.instance(now), now);
+    backend.join(dead.clone()).await.unwrap();
+    let mut last = None;
+    for n in 0..=1_000 {
+        let name = if n < 1_000 { "unstorable" } else { "add" };
+        let mut task = Task::new(ids.task(now), name, "[1,2]");
+        task.life = Change::started(&task, dead.id, now).unwrap().life;
+        backstage.store(&task).await;
+        last = Some(task.id);
+    }
+    backend.leave(dead.id).await.unwrap();
+    backstage.refuse_ends_of("unstorable");
+
+    let _manager = start(config).await;
+
+    support::until(async || {
+        let status = backstage.task(last.unwrap()).await.life.status;
+        (status == TaskStatus::Interrupted).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -3086,13 +3360,13 @@ async fn a_task_that_was_cancelled_while_its_start_was_on_its_way_is_not_for_oth
     let manager = start(config).await;
     backstage.start_held().await;
 
-    assert_eq!(manager.cancel(task.id).await.unwrap(), Cancelled::Asked);
     let is_stored = async {
         let is_over = async || (said.n("the time to shut down is over") > 0).then_some(());
         support::until(is_over).await;
         backstage.hold_starts(false);
     };
-    tokio::join!(manager.drain(), is_stored);
+    let (cancelled, (), ()) = tokio::join!(manager.cancel(task.id), manager.drain(), is_stored);
+    assert_eq!(cancelled.unwrap(), Cancelled::Asked);
 
     let life = backstage.task(task.id).await.life;
     assert_eq!((life.status, probe.total()), (TaskStatus::Cancelled, 0));

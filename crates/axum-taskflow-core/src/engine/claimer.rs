@@ -150,7 +150,10 @@ impl Engine {
     }
 
     async fn ask_for(&self, claim: Claim) -> Result<Claimed, BackendError> {
-        panics::outage(async { self.backend.claim(claim).await }).await
+        self.troubles.asked(Duty::Claim, claim.now);
+        let answer = panics::outage(async { self.backend.claim(claim).await }).await;
+        self.troubles.answered(Duty::Claim);
+        answer
     }
 
     /// When nothing begins here any more: claims again, which brings what is ours without our knowing, and lets others have

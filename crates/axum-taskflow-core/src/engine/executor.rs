@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info_span, span::Entered, warn};
 
@@ -22,11 +22,13 @@ use crate::{
     change::{Change, Outcome},
     clock::Timestamp,
     context::TaskContext,
+    error::{Error, ErrorKind},
     failure::{Failure, FailureReport},
     handler::{Invocation, Returned},
+    id::TaskId,
     panics,
     registry::{Prepared, TaskDef},
-    status::Refused,
+    status::{Refused, TaskStatus},
     task::{Executor, LogLevel, Task},
 };
 
@@ -42,6 +44,8 @@ pub(crate) struct Running {
     /// The function is called, or has to do nothing any more but end. An atomic: set before the look at `interrupted`, so
     /// that whoever has interrupted an attempt and finds it not called knows that it never will be.
     called: AtomicBool,
+    /// It is known whether it begins, and somebody may want to know. After a cancel: nobody else waits.
+    settled: Notify,
 }
 
 /// How long a task waits that this program cannot read, if too many of them are remembered already to leave it to
@@ -99,6 +103,14 @@ impl Running {
 
     pub(crate) fn was_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// The function is called, or never will be.
+    fn is_settled(&self) {
+        // Whoever cancels says so before he looks, and we look afterwards: one of both sees the other.
+        if self.was_cancelled() {
+            self.settled.notify_waiters();
+        }
     }
 
     /// False while the start is being stored.
@@ -220,6 +232,7 @@ impl Engine {
             interrupted: OnceLock::new(),
             cancelled: AtomicBool::new(false),
             called: AtomicBool::new(false),
+            settled: Notify::new(),
         });
         let former = self.running().insert(task.id, running.clone());
         if let Some(former) = former {
@@ -270,9 +283,9 @@ impl Engine {
     pub(crate) fn begin_now(self: &Arc<Self>, beginning: Beginning) {
         crash_point!("executor::start-stored");
         let Beginning { change, attempt } = beginning;
-        if !self.is_surely_alive() && !attempt.running.was_cancelled() {
-            // This process was stopped before it heard of it, or cut off: others may have taken the task.
-            return self.never_called(&attempt.task);
+        // This process may have been stopped before it heard of it, or cut off: then others may have taken the task.
+        if !self.is_surely_alive() && self.never_called(&attempt.running) {
+            return;
         }
         self.feed.changed(&change, change.life.run_at);
         tokio::spawn(attempt.run(self.clone()));
@@ -282,6 +295,7 @@ impl Engine {
     pub(crate) fn begin_never(self: &Arc<Self>, beginning: &Beginning) {
         let task = &beginning.attempt.task;
         self.forget_attempt(task);
+        beginning.attempt.running.is_settled();
         self.ready.free_slot(task);
         self.dispatch_to(task.executor);
     }
@@ -303,26 +317,69 @@ impl Engine {
 
     /// The attempt does not run any more; a later one of the same task may.
     fn forget_attempt(&self, task: &Task) {
-        self.end_attempt(task, || ());
+        self.end_attempt(task, || true);
     }
 
     /// The same, and its end goes to the journal. In one step: who shuts down must find it in one place or the other, and
-    /// who cancels must not find it among those that run when its end is stored.
-    fn end_attempt(&self, task: &Task, store: impl FnOnce()) {
+    /// who cancels must not find it among those that run when its end is stored. So what `store` sees of a cancel is the
+    /// last word; if it stores nothing, the attempt goes on.
+    fn end_attempt(&self, task: &Task, store: impl FnOnce() -> bool) -> bool {
         let mut running = self.running();
-        store();
+        if !store() {
+            return false;
+        }
         if let Entry::Occupied(entry) = running.entry(task.id)
             && entry.get().task.life.epoch == task.life.epoch
         {
             entry.remove();
         }
+        true
     }
 
-    /// The attempt was to stop before its function was called: the task is for all again.
-    fn never_called(self: &Arc<Self>, task: &Task) {
-        self.end_attempt(task, || self.store_released(Change::released(task)));
-        self.ready.free_slot(task);
-        self.dispatch_to(task.executor);
+    /// The attempt is to stop before its function is called: the task is for all again. False if it was cancelled: then it
+    /// has to end.
+    fn never_called(self: &Arc<Self>, running: &Running) -> bool {
+        let task = &running.task;
+        let is_left = self.end_attempt(task, || {
+            let is_left = !running.was_cancelled();
+            if is_left {
+                self.store_released(Change::released(task));
+            }
+            is_left
+        });
+        if is_left {
+            self.ready.free_slot(task);
+            self.dispatch_to(task.executor);
+        }
+        is_left
+    }
+
+    /// Cancels the attempt of this task that runs here, and waits until its start is stored; false if there is none, or
+    /// none begins: somebody else has the task.
+    ///
+    /// # Errors
+    /// The store does not say so in time.
+    pub(crate) async fn cancel_here(&self, id: TaskId) -> Result<bool, Error> {
+        let attempt = self.running().get(&id).cloned().inspect(|it| it.cancel());
+        let Some(attempt) = attempt else {
+            return Ok(false);
+        };
+        let settled = async {
+            let settled = attempt.settled.notified();
+            let is_ahead = |it: &Arc<Running>| Arc::ptr_eq(it, &attempt) && !it.was_called();
+            if self.running().get(&id).is_some_and(is_ahead) {
+                settled.await;
+            }
+        };
+        match tokio::time::timeout(self.add_timeout, settled).await {
+            Ok(()) => Ok(attempt.was_called()),
+            Err(_) => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "the task store did not answer in time: if task {id} begins here, it is cancelled at once"
+                ),
+            )),
+        }
     }
 
     /// Stores that this instance lets go of a task that it cannot start.
@@ -341,8 +398,9 @@ impl Engine {
     }
 
     /// Stores what an attempt came to, and goes on with the next one without waiting for the disk.
-    fn finish(self: &Arc<Self>, task: &Task, def: &TaskDef, outcome: Outcome) {
+    fn finish(self: &Arc<Self>, running: &Running, def: &TaskDef, outcome: Outcome) {
         crash_point!("executor::returned");
+        let task = &*running.task;
         let policy = self.options(task, def).retry_policy();
         let now = self.clock.now();
         // The words of an error are made by its own code, which may panic, too.
@@ -360,7 +418,15 @@ impl Engine {
             Ok(change) => {
                 let engine = self.clone();
                 let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
-                self.end_attempt(task, || self.journal.change(change, then));
+                self.end_attempt(task, || {
+                    let begins_again = change.life.status == TaskStatus::Pending;
+                    let change = match begins_again && running.was_cancelled() {
+                        true => Change::stopped(task, now).unwrap_or(change), // since it came to its end
+                        false => change,
+                    };
+                    self.journal.change(change, then);
+                    true
+                });
             }
             Err(refused) => {
                 panics::say(
@@ -385,8 +451,9 @@ impl Attempt {
             timeout,
         } = self;
         running.called.store(true, Ordering::SeqCst);
-        if running.interrupted.get().is_some() && !running.was_cancelled() {
-            return engine.never_called(&task);
+        running.is_settled();
+        if running.interrupted.get().is_some() && engine.never_called(&running) {
+            return;
         }
         let span = panics::contain(|| span_of(&task)).unwrap_or_else(Span::none);
         let outcome = if running.token.is_cancelled() {
@@ -402,7 +469,7 @@ impl Attempt {
         };
         let outcome = keep_result_small(outcome, engine.result_max, &context);
         let entered = enter(&span);
-        engine.finish(&task, &def, outcome);
+        engine.finish(&running, &def, outcome);
         leave(entered);
         panics::contain(|| drop(span));
     }

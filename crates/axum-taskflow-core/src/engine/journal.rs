@@ -3,9 +3,11 @@
 //! Group commit: while one batch is being written, the next one gathers. So N callers that wait at once cost one
 //! commit, and a caller on an idle journal waits for one commit and for no timer.
 
+mod flight;
+mod queue;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    future::poll_fn,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,40 +19,33 @@ use std::{
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{error, warn};
 
+pub(crate) use self::{flight::ThenAdded, queue::Wanted};
+use self::{
+    flight::{
+        BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside, one_has_landed,
+    },
+    queue::{Add, Entry, Queue, Writer, first},
+};
 use crate::{
-    backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Enqueued, Note, Said, Written},
+    backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Note, Said, Written},
     change::Change,
     clock::Clock,
     error::{BackendError, Error, ErrorKind},
     health::{Duty, Troubles},
-    id::{Epoch, TaskId},
+    id::TaskId,
     panics,
-    task::{Progress, Task},
+    task::Task,
 };
 
-/// Called once the change is stored, or found to be stale.
-pub(crate) type Then = Box<dyn FnOnce(&Change, Applied) + Send>;
-/// Called once new tasks are stored, or could not be; gives the answer for the caller.
-pub(crate) type ThenAdded =
-    Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) -> Result<Vec<Enqueued>, Error> + Send>;
-/// Who added tasks, and may have stopped waiting.
-pub(crate) type Caller = oneshot::Sender<Result<Vec<Enqueued>, Error>>;
-
-/// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
-const BATCH_MAX: usize = 512;
-/// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// A batch of at most so many bytes leaves a link room for another one.
-const SMALL_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
-/// Log lines in one batch, each of at most 8 KiB.
-const NOTES_OF_A_BATCH: usize = 2_000;
 /// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
 const NOTES_MAX: usize = 20_000;
+/// Records of actions that wait to be written // full: further ones are refused, since their callers do not wait for long
+const AUDITS_MAX: usize = 1_000;
 /// Waits between two tries while the backend fails.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Outcomes that wait to be stored // more: no further task starts until the store takes them
+/// Outcomes that wait to be stored // more: no further task starts until the store takes them, and none is cancelled
 const OUTCOMES_MAX: usize = 10_000;
 /// The same for the bytes of their results and errors // more: as above
 const OUTCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -74,121 +69,6 @@ pub(crate) struct Journal {
     /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
     n_bytes: AtomicUsize,
     troubles: Arc<Troubles>,
-}
-
-#[derive(Default)]
-struct Queue {
-    adds: VecDeque<Add>,
-    changes: VecDeque<Entry>,
-    notes: Vec<Note>,
-    notes_dropped: u64,
-    /// Only the last word of each task.
-    progress: HashMap<TaskId, (Epoch, Progress)>,
-    audit: Vec<(AuditEntry, oneshot::Sender<Result<(), Error>>)>,
-    writer: Writer,
-    /// So many things have to wait before the journal is woken; none if it rests.
-    wakes_at: usize,
-    /// What a caller has begun to write, to be waited for by the journal.
-    begun: Option<Begun>,
-    /// No new tasks any more.
-    closed: bool,
-}
-
-struct Add {
-    tasks: Vec<Arc<Task>>,
-    then: ThenAdded,
-    caller: Caller,
-    /// Dropped by a caller who stopped waiting; then the tasks are not written.
-    wanted: Arc<Wanted>,
-}
-
-/// Whether a caller still waits for its tasks. A std mutex: held for one look.
-#[derive(Default)]
-pub(crate) struct Wanted(Mutex<Want>);
-
-#[derive(Default, Clone, Copy, PartialEq)]
-enum Want {
-    #[default]
-    Waiting,
-    Taken,
-    GivenUp,
-}
-
-impl Wanted {
-    /// The caller gives up; true if the tasks will not be written.
-    pub(crate) fn give_up(&self) -> bool {
-        self.change(Want::GivenUp)
-    }
-
-    fn take(&self) -> bool {
-        self.change(Want::Taken)
-    }
-
-    fn change(&self, to: Want) -> bool {
-        let mut want = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *want == Want::Waiting {
-            *want = to;
-        }
-        *want == to
-    }
-}
-
-struct Entry {
-    change: Change,
-    then: Then,
-}
-
-/// Who writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Writer {
-    #[default]
-    Nobody,
-    Journal,
-    /// Somebody who added tasks while nobody wrote.
-    Caller,
-}
-
-/// A batch, and the store's answer to come.
-type Begun = (Flight, BackendFuture<'static, Written>);
-
-/// A batch on its way, with those who wait for it.
-struct Flight {
-    batch: Arc<Batch>,
-    adds: Vec<(usize, ThenAdded, Caller)>,
-    thens: Vec<Then>,
-    audits: Vec<oneshot::Sender<Result<(), Error>>>,
-}
-
-/// A batch that the store was asked to write.
-struct Going {
-    flight: Flight,
-    writing: BackendFuture<'static, Written>,
-    outcome: Option<Result<Written, BackendError>>,
-}
-
-impl Going {
-    /// Asks the store.
-    async fn sent(flight: Flight, writing: BackendFuture<'static, Written>) -> Self {
-        let mut going = Self {
-            flight,
-            writing,
-            outcome: None,
-        };
-        poll_fn(|cx| {
-            going.poll(cx);
-            Poll::Ready(())
-        })
-        .await;
-        going
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) {
-        if self.outcome.is_none()
-            && let Poll::Ready(outcome) = self.writing.as_mut().poll(cx)
-        {
-            self.outcome = Some(outcome);
-        }
-    }
 }
 
 /// Wakes the journal: something waits to be written, or the store has answered what a caller has begun.
@@ -227,7 +107,15 @@ impl<F: Fn(&[Note])> Drop for Unheard<'_, F> {
         if let Some((flight, written)) = self.landed.take() {
             self.journal.answer(flight, &written, &self.stored);
         }
-        if let Some((flight, writing)) = self.journal.queue().begun.take() {
+        let begun = {
+            let mut queue = self.journal.queue();
+            let begun = queue.begun.take();
+            if begun.is_some() {
+                queue.writer = Writer::Journal; // who began it writes no more, and the next run goes on
+            }
+            begun
+        };
+        if let Some((flight, writing)) = begun {
             self.going.push_back(Going {
                 flight,
                 writing,
@@ -415,7 +303,11 @@ impl Journal {
         let mut queue = self.queue();
         match note.what {
             Said::Progress(progress) => {
-                queue.progress.insert(note.id, (note.epoch, progress));
+                let last = queue.progress.get(&note.id);
+                // What an attempt has left behind that was cut off may go on talking.
+                if last.is_none_or(|(epoch, _)| *epoch <= note.epoch) {
+                    queue.progress.insert(note.id, (note.epoch, progress));
+                }
             }
             Said::Log(_) if queue.notes.len() < NOTES_MAX => queue.notes.push(note),
             Said::Log(_) => queue.notes_dropped += 1,
@@ -426,13 +318,19 @@ impl Journal {
     /// Stores an audit entry.
     ///
     /// # Errors
-    /// If the backend fails.
+    /// Overloaded if too many wait; or the backend fails.
     pub(crate) async fn audit(&self, entry: AuditEntry) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
         {
             let mut queue = self.queue();
             if queue.closed {
                 return Err(Error::shutting_down());
+            }
+            if queue.audit.len() >= AUDITS_MAX {
+                let why = format!(
+                    "{AUDITS_MAX} records of actions wait to be stored already: this one is not kept"
+                );
+                return Err(Error::new(ErrorKind::Overloaded, why));
             }
             queue.audit.push((entry, sender));
             self.wake_if_enough(queue);
@@ -823,11 +721,26 @@ impl Journal {
         }
     }
 
-    /// The only change in a batch can never be stored: it is dropped as if it were stale.
+    /// The only change in a batch can never be stored as it is: what it says may be at fault, and is left out. One that is
+    /// refused all the same is dropped as if it were stale.
     fn drop_refused(&self, flight: Flight, failure: &BackendError) {
         self.troubles.begin(Duty::Write, self.clock.now(), failure);
         self.stored_or_dropped(&flight.batch);
         for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
+            if let Some(plain) = change.without_words() {
+                panics::say(|| {
+                    error!(
+                        error = %failure,
+                        task = %change.id,
+                        function = %change.name,
+                        status = %change.life.status,
+                        said = change.life.error.as_ref().map(|report| &*report.message),
+                        "the task store refuses what came of a task: it is stored without its words"
+                    );
+                });
+                self.change(plain, then);
+                continue;
+            }
             panics::say(|| {
                 error!(
                     error = %failure,
@@ -872,199 +785,6 @@ impl Journal {
     }
 }
 
-impl Flight {
-    /// Changes, and the last words of the attempts that they end.
-    fn has_only_what_is_of_changes(&self) -> bool {
-        self.adds.is_empty() && self.audits.is_empty()
-    }
-
-    fn is_answered_by(&self, written: &Written) -> bool {
-        (self.batch.tasks.len(), self.batch.changes.len())
-            == (written.tasks.len(), written.changes.len())
-    }
-
-    /// The answer, if it is one.
-    fn checked(&self, outcome: Result<Written, BackendError>) -> Result<Written, BackendError> {
-        outcome.and_then(|written| match self.is_answered_by(&written) {
-            true => Ok(written),
-            false => Err(BackendError::unavailable(
-                "the store gave fewer or more answers than it was asked for",
-            )),
-        })
-    }
-
-    /// Calls and changes in it.
-    fn len(&self) -> usize {
-        self.adds.len() + self.thens.len()
-    }
-
-    /// True if another one may share its time.
-    fn is_small(&self) -> bool {
-        let Batch { tasks, changes, .. } = &*self.batch;
-        let of_tasks: usize = tasks.iter().map(|task| task.args.len()).sum();
-        let of_changes: usize = changes.iter().map(bytes_of).sum();
-        tasks.len() <= BATCH_MAX && of_tasks + of_changes <= SMALL_BYTES_MAX
-    }
-
-    /// The tasks that it says something of.
-    fn ids(&self) -> impl Iterator<Item = TaskId> {
-        let Batch {
-            tasks,
-            changes,
-            notes,
-            ..
-        } = &*self.batch;
-        let tasks = tasks.iter().map(|task| task.id);
-        let changes = changes.iter().map(|change| change.id);
-        tasks.chain(changes).chain(notes.iter().map(|note| note.id))
-    }
-}
-
-impl Queue {
-    /// How many of the adds go into one batch: until it has enough tasks, or bytes.
-    fn adds_of_a_batch(&self) -> usize {
-        let (mut n_tasks, mut bytes) = (0, 0);
-        let fits = |add: &&Add| {
-            let fits = n_tasks < BATCH_MAX && bytes < BATCH_BYTES_MAX;
-            n_tasks += add.tasks.len();
-            bytes += add.tasks.iter().map(|task| task.args.len()).sum::<usize>();
-            fits
-        };
-        self.adds.iter().take_while(fits).count()
-    }
-
-    /// How many of the changes go into one batch of at most `changes_max`.
-    fn changes_of_a_batch(&self, changes_max: usize) -> usize {
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            let fits = bytes < BATCH_BYTES_MAX;
-            bytes += bytes_of(&entry.change);
-            fits
-        };
-        let changes = self.changes.iter().take(changes_max);
-        changes.take_while(fits).count()
-    }
-
-    /// How many of the next changes are of tasks that are not in flight.
-    fn changes_free(&self, in_flight: &HashSet<TaskId>) -> usize {
-        let next = self.changes.iter().take(self.changes_of_a_batch(BATCH_MAX));
-        next.filter(|entry| !in_flight.contains(&entry.change.id))
-            .count()
-    }
-
-    /// Takes the first `n` changes, but for those of tasks that are in flight.
-    fn take_changes(&mut self, n: usize, in_flight: &HashSet<TaskId>) -> VecDeque<Entry> {
-        let mut changes = first(&mut self.changes, n);
-        if !in_flight.is_empty() {
-            let is_free = |entry: &Entry| !in_flight.contains(&entry.change.id);
-            let (free, others): (_, VecDeque<_>) = changes.into_iter().partition(is_free);
-            for entry in others.into_iter().rev() {
-                self.changes.push_front(entry);
-            }
-            changes = free;
-        }
-        changes
-    }
-
-    /// Takes the first lines and all progress, but for those of tasks that are in flight.
-    fn take_notes(&mut self, in_flight: &HashSet<TaskId>) -> Vec<Note> {
-        let mut notes = first_of(&mut self.notes, NOTES_OF_A_BATCH);
-        if !in_flight.is_empty() {
-            let is_free = |note: &Note| !in_flight.contains(&note.id);
-            let (free, others): (_, Vec<_>) = notes.into_iter().partition(is_free);
-            self.notes.splice(0..0, others);
-            notes = free;
-        }
-        let progress = self.progress.extract_if(|id, _| !in_flight.contains(id));
-        notes.extend(progress.map(last_word));
-        notes
-    }
-
-    /// Takes what is left of what attempts said that are not the last of their tasks: the next one has another epoch, and
-    /// from then on it counts no more.
-    fn take_last_words(&mut self, changes: &VecDeque<Entry>, notes: &mut Vec<Note>) {
-        let mut ended = changes
-            .iter()
-            .filter(|it| it.change.ended.is_some())
-            .peekable();
-        if ended.peek().is_none() {
-            return;
-        }
-        let ids: HashSet<TaskId> = ended.map(|it| it.change.id).collect();
-        notes.extend(self.notes.extract_if(.., |note| ids.contains(&note.id)));
-        let progress = self.progress.extract_if(|id, _| ids.contains(id));
-        notes.extend(progress.map(last_word));
-    }
-
-    /// Calls and changes that wait.
-    fn len(&self) -> usize {
-        self.adds.len() + self.changes.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.adds.is_empty()
-            && self.changes.is_empty()
-            && self.notes.is_empty()
-            && self.progress.is_empty()
-            && self.audit.is_empty()
-    }
-
-    fn is_idle(&self) -> bool {
-        self.writer == Writer::Nobody && self.is_empty()
-    }
-}
-
-/// What of a change can be large.
-fn bytes_of(change: &Change) -> usize {
-    let result = change.life.result.as_ref().map_or(0, |json| json.len());
-    let error = change.life.error.as_ref();
-    result + error.map_or(0, |report| report.message.len())
-}
-
-/// Takes the first `n` out of `queue`; all of them in one step, since that is what usually happens.
-fn first<T>(queue: &mut VecDeque<T>, n: usize) -> VecDeque<T> {
-    if n == queue.len() {
-        let same_again = VecDeque::with_capacity(n);
-        std::mem::replace(queue, same_again)
-    } else {
-        queue.drain(..n).collect()
-    }
-}
-
-fn last_word((id, (epoch, progress)): (TaskId, (Epoch, Progress))) -> Note {
-    Note {
-        id,
-        epoch,
-        what: Said::Progress(progress),
-    }
-}
-
-/// Takes the first lines.
-fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
-    if notes.len() <= n {
-        std::mem::take(notes)
-    } else {
-        notes.drain(..n).collect()
-    }
-}
-
-/// What has to wait before a second batch goes beside this one.
-fn enough_beside(flight: &Flight) -> usize {
-    (flight.len() / 2).max(1)
-}
-
-/// Returns when a batch has its answer.
-async fn one_has_landed(going: &mut VecDeque<Going>) {
-    poll_fn(|cx| {
-        going.iter_mut().for_each(|it| it.poll(cx));
-        match going.iter().any(|it| it.outcome.is_some()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    })
-    .await;
-}
-
 /// The error of a caller whose write failed together with others'.
 pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
     Error::new(
@@ -1076,56 +796,26 @@ pub(crate) fn unavailable(failure: &Arc<BackendError>) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{fmt, future::poll_fn};
+
+    use super::{
+        queue::tests::{add, end},
+        *,
+    };
     use crate::{
+        backend::{
+            AheadPage, AheadQuery, Claim, Claimed, Count, Enqueued, Instance, ListQuery, Minute,
+            Page, Peer, Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped,
+        },
         change::Outcome,
         clock::Timestamp,
-        id::IdSource,
+        id::{Epoch, IdSource, InstanceId},
         memory::Memory,
         retry::RetryPolicy,
-        task::{LogLevel, LogLine},
+        task::{LogLevel, LogLine, Progress},
     };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
-    const MEGABYTE: usize = 1 << 20;
-
-    fn text(bytes: usize) -> String {
-        format!("{:?}", "x".repeat(bytes - 2))
-    }
-
-    fn add(ids: &IdSource, bytes: usize) -> Add {
-        Add {
-            tasks: vec![Arc::new(Task::new(ids.task(NOW), "f", text(bytes)))],
-            then: Box::new(|_| Ok(Vec::new())),
-            caller: oneshot::channel().0,
-            wanted: Arc::default(),
-        }
-    }
-
-    fn end(ids: &IdSource, bytes: usize) -> Entry {
-        let mut task = Task::new(ids.task(NOW), "f", "[]");
-        task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
-        let done = Outcome::Done(Some(text(bytes).into()));
-        Entry {
-            change: Change::finished(&task, done, &RetryPolicy::default(), 0.0, NOW).unwrap(),
-            then: Box::new(|_, _| ()),
-        }
-    }
-
-    #[test]
-    fn a_batch_has_so_many_tasks_or_so_many_bytes() {
-        let ids = IdSource::default();
-        let of = |bytes, n| {
-            let mut queue = Queue::default();
-            queue.adds.extend((0..n).map(|_| add(&ids, bytes)));
-            queue.changes.extend((0..n).map(|_| end(&ids, bytes)));
-            (queue.adds_of_a_batch(), queue.changes_of_a_batch(BATCH_MAX))
-        };
-
-        assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
-        assert_eq!(of(MEGABYTE, 20), (4, 4));
-        assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
-    }
 
     #[tokio::test]
     async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
@@ -1170,6 +860,27 @@ mod tests {
         };
         assert_eq!(take(), [true, true]);
         assert_eq!(take(), [false, false]);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_an_earlier_attempt_does_not_talk_over_the_one_that_runs() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        let id = ids.task(NOW);
+        let (first, second) = (Epoch::ZERO.next(), Epoch::ZERO.next().next());
+        for (epoch, fraction) in [(first, 0.5), (second, 0.1), (first, 0.6)] {
+            let progress = Progress {
+                fraction,
+                message: String::new(),
+            };
+            let what = Said::Progress(progress);
+            journal.note(Note { id, epoch, what });
+        }
+
+        let notes = journal.queue().take_notes(&HashSet::new());
+
+        let epochs: Vec<Epoch> = notes.iter().map(|note| note.epoch).collect();
+        assert_eq!(epochs, [second]);
     }
 
     #[tokio::test]
@@ -1249,5 +960,166 @@ mod tests {
             assert_eq!(heard.load(Ordering::SeqCst), n_taken, "{n_polls} polls");
             journal.queue().changes.clear();
         }
+    }
+
+    /// A store that answers when it is looked at for the second time, and calls who asked as soon as it is asked.
+    #[derive(Default)]
+    struct Hasty {
+        memory: Memory,
+        /// What happens as soon as it has called.
+        then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    }
+
+    impl fmt::Debug for Hasty {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Hasty")
+        }
+    }
+
+    macro_rules! never_asked {
+        ($($verb:ident($($of:ty),*) -> $what:ty;)*) => {
+            $(fn $verb(&self, $(_: $of),*) -> BackendFuture<'_, $what> {
+                unreachable!("a journal writes")
+            })*
+        };
+    }
+
+    impl Backend for Hasty {
+        fn describe(&self) -> String {
+            "a store for tests".to_owned()
+        }
+
+        fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+            Box::pin(async move {
+                let mut is_asked = false;
+                poll_fn(|cx| {
+                    if std::mem::replace(&mut is_asked, true) {
+                        return Poll::Ready(());
+                    }
+                    cx.waker().wake_by_ref();
+                    let then = self.then.lock().unwrap().take();
+                    if let Some(then) = then {
+                        then();
+                    }
+                    Poll::Pending
+                })
+                .await;
+                self.memory.write(batch).await
+            })
+        }
+
+        never_asked! {
+            join(Instance) -> ();
+            beat(InstanceId, Timestamp) -> Standing;
+            instances() -> Vec<Peer>;
+            supersede(InstanceId, Timestamp) -> ();
+            leave(InstanceId) -> ();
+            step(Arc<Step>) -> Stepped;
+            records(RecordQuery) -> Vec<Record>;
+            claim(Claim) -> Claimed;
+            orphans(usize) -> Vec<Task>;
+            held(InstanceId) -> Vec<TaskId>;
+            get(TaskId) -> Option<Task>;
+            list(ListQuery) -> Page;
+            ahead(AheadQuery) -> AheadPage;
+            logs(TaskId, usize, usize) -> Vec<LogLine>;
+            counts() -> Vec<Count>;
+            series(Timestamp) -> Vec<Minute>;
+            audit(Option<TaskId>, usize) -> Vec<AuditEntry>;
+            prune(Prune) -> Pruned;
+            close() -> ();
+        }
+    }
+
+    /// Adds a task; its answer comes by the channel.
+    fn add_one(
+        journal: &Journal,
+        ids: &IdSource,
+    ) -> oneshot::Receiver<Result<Vec<Enqueued>, Error>> {
+        let (caller, answer) = oneshot::channel();
+        let Add { tasks, wanted, .. } = add(ids, 40);
+        let then: ThenAdded = Box::new(|written| match written {
+            Ok(written) => Ok(written.to_vec()),
+            Err(failure) => Err(unavailable(failure)),
+        });
+        assert!(journal.add(tasks, wanted, then, caller).is_ok());
+        journal.begin(|_| ());
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_store_that_answers_before_the_journal_can_see_what_it_was_asked_is_heard() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let store = Arc::new(Hasty::default());
+        let journal = Arc::new(Journal::new(store.clone(), clock, 1, Arc::default()));
+        let running = {
+            let journal = journal.clone();
+            let running = async move { journal.run(|_| ()).await };
+            Arc::new(Mutex::new(Box::pin(running)))
+        };
+        let look = {
+            let running = running.clone();
+            move |cx: &mut Context<'_>| {
+                assert!(running.lock().unwrap().as_mut().poll(cx).is_pending());
+            }
+        };
+        let (woken, mut wakes) = tokio::sync::mpsc::unbounded_channel();
+        let waker: Waker = Arc::new(Woken(woken)).into();
+        look(&mut Context::from_waker(&waker)); // and rests
+        *store.then.lock().unwrap() = Some(Box::new({
+            let (look, waker) = (look.clone(), waker.clone());
+            move || look(&mut Context::from_waker(&waker))
+        }));
+
+        let mut answer = add_one(&journal, &ids);
+
+        while wakes.try_recv().is_ok() {
+            look(&mut Context::from_waker(&waker));
+        }
+        let answer = answer.try_recv().expect("the journal was woken");
+        assert_eq!(answer.unwrap(), [Enqueued::Created]);
+    }
+
+    /// Counts how often it was woken.
+    struct Woken(tokio::sync::mpsc::UnboundedSender<()>);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let _ = self.0.send(()); // the test may be over
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_has_begun_when_the_journal_ends_is_told_and_kept_for_the_next_one() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let store = Arc::new(Hasty::default());
+        let journal = Journal::new(store, clock, 1, Arc::default());
+        let mut running = Box::pin(journal.run(|_| ()));
+        poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await;
+        let heard = Arc::new(AtomicUsize::new(0));
+        let then = {
+            let heard = heard.clone();
+            Box::new(move |_: &Change, _| {
+                heard.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        journal.change(end(&ids, 2).change, then);
+        let mut answer = add_one(&journal, &ids);
+
+        drop(running);
+
+        let failure = answer.try_recv().expect("he is told").unwrap_err();
+        assert!(failure.to_string().contains("ended before"), "{failure}");
+        assert_eq!(journal.changes_waiting(), 1);
+        let mut answer = add_one(&journal, &ids);
+        let written = async {
+            tokio::select! {
+                () = journal.run(|_| ()) => None,
+                answer = &mut answer => answer.ok(),
+            }
+        };
+        let written = tokio::time::timeout(Duration::from_secs(20), written).await;
+        assert!(written.expect("it goes on").is_some_and(|it| it.is_ok()));
+        assert_eq!(heard.load(Ordering::SeqCst), 1);
     }
 }

@@ -51,6 +51,7 @@ use self::{
     holds::Holds,
     journal::Journal,
     ready::{Next, Ready},
+    rescuer::Refusals,
     threads::Threads,
     unreadable::Unreadable,
 };
@@ -100,6 +101,7 @@ pub(crate) struct Engine {
     /// Waiters, so that a finished task need not look into the map when there are none.
     n_waiters: AtomicUsize,
     unreadable: Unreadable,
+    refusals: Refusals,
     next_due: NextDue,
     pub(crate) holds: Holds,
     /// Counts what may change who holds what, here or elsewhere. A watch: it remembers for those who look away.
@@ -302,6 +304,7 @@ impl Engine {
             waiters: Mutex::default(),
             n_waiters: AtomicUsize::new(0),
             unreadable: Unreadable::default(),
+            refusals: Refusals::default(),
             next_due: NextDue::new(),
             holds: Holds::default(),
             hold_news: watch::Sender::default(),

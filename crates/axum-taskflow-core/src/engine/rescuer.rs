@@ -2,8 +2,8 @@
 //! earlier state and says that we hold what we do not.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -31,6 +31,9 @@ const BATCH_MAX: usize = 1_000;
 /// take all others with it again.
 const SUSPECTS_APART: Duration = Duration::from_millis(50);
 const SUSPECTS_APART_MAX: Duration = Duration::from_secs(10);
+/// Between two tries of a task that the store refuses to change, at first and at most.
+const REFUSED_MIN: Duration = Duration::from_secs(1);
+const REFUSED_MAX: Duration = Duration::from_secs(600);
 const DIED: &str = "the process died while this ran";
 
 const LOST: &str =
@@ -111,6 +114,48 @@ struct Forgotten {
     next: Option<Instant>,
     /// How the tasks stood at the last look.
     seen: HashMap<TaskId, (TaskStatus, Epoch)>,
+}
+
+/// Tasks of the dead that the store refuses to change. They are tried again, since it may take them one day, but not with
+/// each look.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    /// When each is tried again, and how long it waited before. A std mutex: held for one look.
+    tasks: Mutex<BTreeMap<TaskId, (Instant, Duration)>>,
+}
+
+impl Refusals {
+    fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Forgets those that are no orphans any more.
+    fn keep(&self, orphans: &[Task]) {
+        let mut tasks = self.lock();
+        if !tasks.is_empty() {
+            let ids: HashSet<TaskId> = orphans.iter().map(|task| task.id).collect();
+            tasks.retain(|id, _| ids.contains(id));
+        }
+    }
+
+    /// True if it is to be tried now.
+    fn are_over(&self, id: TaskId) -> bool {
+        let tasks = self.lock();
+        tasks
+            .get(&id)
+            .is_none_or(|(next, _)| *next <= Instant::now())
+    }
+
+    fn remember(&self, id: TaskId) {
+        let mut tasks = self.lock();
+        let wait = tasks.get(&id).map_or(REFUSED_MIN, |(_, wait)| *wait * 2);
+        let wait = wait.min(REFUSED_MAX);
+        tasks.insert(id, (Instant::now() + wait, wait));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, (Instant, Duration)>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Engine {
@@ -280,7 +325,17 @@ impl Engine {
         self: &Arc<Self>,
         now: Timestamp,
     ) -> Result<bool, BackendError> {
-        let orphans = self.backend.orphans(BATCH_MAX).await?;
+        let limit = BATCH_MAX + self.refusals.len();
+        self.troubles.asked(Duty::Rescue, now);
+        let answer = self.backend.orphans(limit).await;
+        self.troubles.answered(Duty::Rescue);
+        let mut orphans = answer?;
+        self.refusals.keep(&orphans);
+        if self.refusals.len() == 0 {
+            self.troubles.end(Duty::Orphan);
+        }
+        orphans.retain(|task| self.refusals.are_over(task.id));
+        orphans.truncate(BATCH_MAX);
         let mut changes = Vec::with_capacity(orphans.len());
         let mut n_suspects = 0;
         for task in &orphans {
@@ -328,9 +383,13 @@ impl Engine {
                 Err(failure) if !failure.is_refused() => return Err(failure),
                 Err(failure) => {
                     match &batch.changes[..] {
-                        [change] => panics::say(
-                            || error!(error = %failure, task = %change.id, "a task of an instance that died cannot be taken over"),
-                        ),
+                        [change] => {
+                            self.refusals.remember(change.id);
+                            self.troubles.begin(Duty::Orphan, now, &failure);
+                            panics::say(
+                                || error!(error = %failure, task = %change.id, "a task of an instance that died cannot be taken over"),
+                            );
+                        }
                         many => {
                             let (some, others) = many.split_at(many.len() / 2);
                             parts.extend([some.to_vec(), others.to_vec()]);

@@ -258,6 +258,8 @@ struct Stage {
     failing_claims: AtomicBool,
     /// What these have taken: the next one that is answered brings it.
     unheard: Mutex<Vec<Task>>,
+    /// Looks for orphans wait while this is set.
+    holding_orphans: watch::Sender<bool>,
     /// Beats wait while this is set.
     holding_beats: watch::Sender<bool>,
     holding_close: watch::Sender<bool>,
@@ -269,6 +271,8 @@ struct Stage {
     lost_answers: AtomicUsize,
     /// A batch that brings an attempt of this function to its end is refused for good.
     refused_ends: Mutex<Option<&'static str>>,
+    /// As above for one in which somebody says this.
+    refused_words: Mutex<Option<&'static str>>,
     /// As above for one that brings a new task of it.
     refused_new: Mutex<Option<&'static str>>,
     /// A batch that brings a new task of this function waits.
@@ -339,6 +343,7 @@ impl Backstage {
             claims_held: AtomicUsize::new(0),
             failing_claims: AtomicBool::new(false),
             unheard: Mutex::default(),
+            holding_orphans: watch::Sender::new(false),
             holding_beats: watch::Sender::new(false),
             holding_close: watch::Sender::new(false),
             holding_reads: watch::Sender::new(false),
@@ -346,6 +351,7 @@ impl Backstage {
             closed: AtomicBool::new(false),
             lost_answers: AtomicUsize::new(0),
             refused_ends: Mutex::default(),
+            refused_words: Mutex::default(),
             refused_new: Mutex::default(),
             held_new: watch::Sender::new(None),
             panics: AtomicUsize::new(0),
@@ -433,6 +439,10 @@ impl Backstage {
         self.0.holding_close.send_replace(hold);
     }
 
+    pub(crate) fn hold_orphans(&self, hold: bool) {
+        self.0.holding_orphans.send_replace(hold);
+    }
+
     pub(crate) fn hold_beats(&self, hold: bool) {
         self.0.holding_beats.send_replace(hold);
     }
@@ -482,6 +492,11 @@ impl Backstage {
 
     pub(crate) fn refuse_ends_of(&self, function: &'static str) {
         *self.0.refused_ends.lock().unwrap() = Some(function);
+    }
+
+    /// As a database does that cannot hold each character.
+    pub(crate) fn refuse_words(&self, words: &'static str) {
+        *self.0.refused_words.lock().unwrap() = Some(words);
     }
 
     pub(crate) fn hold_new(&self, function: Option<&'static str>) {
@@ -674,8 +689,10 @@ impl Backend for Backstage {
                 (change.life.status.is_terminal() || change.ended.is_some())
                     && ends.is_some_and(|it| change.name.contains(it))
             });
+            let words = *self.0.refused_words.lock().unwrap();
+            let says = words.is_some_and(|words| format!("{:?}", batch.changes).contains(words));
             let new = *self.0.refused_new.lock().unwrap();
-            if ends || brings(new) {
+            if ends || says || brings(new) {
                 self.0.spoilt.lock().unwrap().push(spoilt);
                 return Err(BackendError::refused("this will never be stored"));
             }
@@ -758,7 +775,11 @@ impl Backend for Backstage {
 
     fn orphans(&self, limit: usize) -> BackendFuture<'_, Vec<Task>> {
         self.called(Call::Orphans);
-        self.0.memory.orphans(limit)
+        Box::pin(async move {
+            let mut holding = self.0.holding_orphans.subscribe();
+            holding.wait_for(|holding| !holding).await.unwrap();
+            self.0.memory.orphans(limit).await
+        })
     }
 
     fn get(&self, id: TaskId) -> BackendFuture<'_, Option<Task>> {

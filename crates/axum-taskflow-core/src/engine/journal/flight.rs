@@ -1,0 +1,150 @@
+//! A batch on its way to the store, and those who wait for it.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    backend::{Applied, BackendFuture, Batch, Enqueued, Written},
+    change::Change,
+    error::{BackendError, Error},
+    id::TaskId,
+};
+
+/// Called once the change is stored, or found to be stale.
+pub(crate) type Then = Box<dyn FnOnce(&Change, Applied) + Send>;
+/// Called once new tasks are stored, or could not be; gives the answer for the caller.
+pub(crate) type ThenAdded =
+    Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) -> Result<Vec<Enqueued>, Error> + Send>;
+/// Who added tasks, and may have stopped waiting.
+pub(crate) type Caller = oneshot::Sender<Result<Vec<Enqueued>, Error>>;
+
+/// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
+pub(super) const BATCH_MAX: usize = 512;
+/// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
+pub(super) const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A batch of at most so many bytes leaves a link room for another one.
+const SMALL_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
+
+/// A batch, and the store's answer to come.
+pub(super) type Begun = (Flight, BackendFuture<'static, Written>);
+
+/// A batch on its way, with those who wait for it.
+pub(super) struct Flight {
+    pub(super) batch: Arc<Batch>,
+    pub(super) adds: Vec<(usize, ThenAdded, Caller)>,
+    pub(super) thens: Vec<Then>,
+    pub(super) audits: Vec<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// A batch that the store was asked to write.
+pub(super) struct Going {
+    pub(super) flight: Flight,
+    pub(super) writing: BackendFuture<'static, Written>,
+    pub(super) outcome: Option<Result<Written, BackendError>>,
+}
+
+impl Flight {
+    /// Changes, and the last words of the attempts that they end.
+    pub(super) fn has_only_what_is_of_changes(&self) -> bool {
+        self.adds.is_empty() && self.audits.is_empty()
+    }
+
+    pub(super) fn is_answered_by(&self, written: &Written) -> bool {
+        (self.batch.tasks.len(), self.batch.changes.len())
+            == (written.tasks.len(), written.changes.len())
+    }
+
+    /// The answer, if it is one.
+    pub(super) fn checked(
+        &self,
+        outcome: Result<Written, BackendError>,
+    ) -> Result<Written, BackendError> {
+        outcome.and_then(|written| match self.is_answered_by(&written) {
+            true => Ok(written),
+            false => Err(BackendError::unavailable(
+                "the store gave fewer or more answers than it was asked for",
+            )),
+        })
+    }
+
+    /// Calls and changes in it.
+    pub(super) fn len(&self) -> usize {
+        self.adds.len() + self.thens.len()
+    }
+
+    /// True if another one may share its time.
+    pub(super) fn is_small(&self) -> bool {
+        let Batch { tasks, changes, .. } = &*self.batch;
+        let of_tasks: usize = tasks.iter().map(|task| task.args.len()).sum();
+        let of_changes: usize = changes.iter().map(bytes_of).sum();
+        tasks.len() <= BATCH_MAX && of_tasks + of_changes <= SMALL_BYTES_MAX
+    }
+
+    /// The tasks that it says something of.
+    pub(super) fn ids(&self) -> impl Iterator<Item = TaskId> {
+        let Batch {
+            tasks,
+            changes,
+            notes,
+            ..
+        } = &*self.batch;
+        let tasks = tasks.iter().map(|task| task.id);
+        let changes = changes.iter().map(|change| change.id);
+        tasks.chain(changes).chain(notes.iter().map(|note| note.id))
+    }
+}
+
+impl Going {
+    /// Asks the store.
+    pub(super) async fn sent(flight: Flight, writing: BackendFuture<'static, Written>) -> Self {
+        let mut going = Self {
+            flight,
+            writing,
+            outcome: None,
+        };
+        poll_fn(|cx| {
+            going.poll(cx);
+            Poll::Ready(())
+        })
+        .await;
+        going
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.outcome.is_none()
+            && let Poll::Ready(outcome) = self.writing.as_mut().poll(cx)
+        {
+            self.outcome = Some(outcome);
+        }
+    }
+}
+
+/// What has to wait before a second batch goes beside this one.
+pub(super) fn enough_beside(flight: &Flight) -> usize {
+    (flight.len() / 2).max(1)
+}
+
+/// Returns when a batch has its answer.
+pub(super) async fn one_has_landed(going: &mut VecDeque<Going>) {
+    poll_fn(|cx| {
+        going.iter_mut().for_each(|it| it.poll(cx));
+        match going.iter().any(|it| it.outcome.is_some()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// What of a change can be large.
+pub(super) fn bytes_of(change: &Change) -> usize {
+    let result = change.life.result.as_ref().map_or(0, |json| json.len());
+    let error = change.life.error.as_ref();
+    result + error.map_or(0, |report| report.bytes())
+}

@@ -1,0 +1,286 @@
+//! What waits to be written, and how much of it goes into one batch.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+use super::flight::{BATCH_BYTES_MAX, BATCH_MAX, Begun, Caller, Then, ThenAdded, bytes_of};
+use crate::{
+    backend::{AuditEntry, Note, Said},
+    change::Change,
+    error::Error,
+    id::{Epoch, TaskId},
+    task::{Progress, Task},
+};
+
+/// Log lines in one batch, each of at most 8 KiB.
+const NOTES_OF_A_BATCH: usize = 2_000;
+
+/// What waits, and who writes it.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) adds: VecDeque<Add>,
+    pub(super) changes: VecDeque<Entry>,
+    pub(super) notes: Vec<Note>,
+    pub(super) notes_dropped: u64,
+    /// Only the last word of each task.
+    pub(super) progress: HashMap<TaskId, (Epoch, Progress)>,
+    pub(super) audit: Vec<(AuditEntry, oneshot::Sender<Result<(), Error>>)>,
+    pub(super) writer: Writer,
+    /// So many things have to wait before the journal is woken; none if it rests.
+    pub(super) wakes_at: usize,
+    /// What a caller has begun to write, to be waited for by the journal.
+    pub(super) begun: Option<Begun>,
+    /// No new tasks any more.
+    pub(super) closed: bool,
+}
+
+pub(super) struct Add {
+    pub(super) tasks: Vec<Arc<Task>>,
+    pub(super) then: ThenAdded,
+    pub(super) caller: Caller,
+    /// Given up by a caller whose time is over; then the tasks are not written.
+    pub(super) wanted: Arc<Wanted>,
+}
+
+/// Whether a caller still waits for its tasks. A std mutex: held for one look.
+#[derive(Default)]
+pub(crate) struct Wanted(Mutex<Want>);
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Want {
+    #[default]
+    Waiting,
+    Taken,
+    GivenUp,
+}
+
+impl Wanted {
+    /// The caller gives up; true if the tasks will not be written.
+    pub(crate) fn give_up(&self) -> bool {
+        self.change(Want::GivenUp)
+    }
+
+    pub(super) fn take(&self) -> bool {
+        self.change(Want::Taken)
+    }
+
+    fn change(&self, to: Want) -> bool {
+        let mut want = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *want == Want::Waiting {
+            *want = to;
+        }
+        *want == to
+    }
+}
+
+pub(super) struct Entry {
+    pub(super) change: Change,
+    pub(super) then: Then,
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Writer {
+    #[default]
+    Nobody,
+    Journal,
+    /// Somebody who added tasks while nobody wrote.
+    Caller,
+}
+
+impl Queue {
+    /// How many of the adds go into one batch: until it has enough tasks, or bytes.
+    pub(super) fn adds_of_a_batch(&self) -> usize {
+        let (mut n_tasks, mut bytes) = (0, 0);
+        let fits = |add: &&Add| {
+            let fits = n_tasks < BATCH_MAX && bytes < BATCH_BYTES_MAX;
+            n_tasks += add.tasks.len();
+            bytes += add.tasks.iter().map(|task| task.args.len()).sum::<usize>();
+            fits
+        };
+        self.adds.iter().take_while(fits).count()
+    }
+
+    /// How many of the changes go into one batch of at most `changes_max`.
+    pub(super) fn changes_of_a_batch(&self, changes_max: usize) -> usize {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let fits = bytes < BATCH_BYTES_MAX;
+            bytes += bytes_of(&entry.change);
+            fits
+        };
+        let changes = self.changes.iter().take(changes_max);
+        changes.take_while(fits).count()
+    }
+
+    /// How many of the next changes are of tasks that are not in flight.
+    pub(super) fn changes_free(&self, in_flight: &HashSet<TaskId>) -> usize {
+        let next = self.changes.iter().take(self.changes_of_a_batch(BATCH_MAX));
+        next.filter(|entry| !in_flight.contains(&entry.change.id))
+            .count()
+    }
+
+    /// Takes the first `n` changes, but for those of tasks that are in flight.
+    pub(super) fn take_changes(
+        &mut self,
+        n: usize,
+        in_flight: &HashSet<TaskId>,
+    ) -> VecDeque<Entry> {
+        let mut changes = first(&mut self.changes, n);
+        if !in_flight.is_empty() {
+            let is_free = |entry: &Entry| !in_flight.contains(&entry.change.id);
+            let (free, others): (_, VecDeque<_>) = changes.into_iter().partition(is_free);
+            for entry in others.into_iter().rev() {
+                self.changes.push_front(entry);
+            }
+            changes = free;
+        }
+        changes
+    }
+
+    /// Takes the first lines and all progress, but for those of tasks that are in flight.
+    pub(super) fn take_notes(&mut self, in_flight: &HashSet<TaskId>) -> Vec<Note> {
+        let mut notes = first_of(&mut self.notes, NOTES_OF_A_BATCH);
+        if !in_flight.is_empty() {
+            let is_free = |note: &Note| !in_flight.contains(&note.id);
+            let (free, others): (_, Vec<_>) = notes.into_iter().partition(is_free);
+            self.notes.splice(0..0, others);
+            notes = free;
+        }
+        let progress = self.progress.extract_if(|id, _| !in_flight.contains(id));
+        notes.extend(progress.map(last_word));
+        notes
+    }
+
+    /// Takes what is left of what attempts said that are not the last of their tasks: the next one has another epoch, and
+    /// from then on it counts no more.
+    pub(super) fn take_last_words(&mut self, changes: &VecDeque<Entry>, notes: &mut Vec<Note>) {
+        let mut ended = changes
+            .iter()
+            .filter(|it| it.change.ended.is_some())
+            .peekable();
+        if ended.peek().is_none() {
+            return;
+        }
+        let ids: HashSet<TaskId> = ended.map(|it| it.change.id).collect();
+        notes.extend(self.notes.extract_if(.., |note| ids.contains(&note.id)));
+        let progress = self.progress.extract_if(|id, _| ids.contains(id));
+        notes.extend(progress.map(last_word));
+    }
+
+    /// Calls and changes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.adds.len() + self.changes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.adds.is_empty()
+            && self.changes.is_empty()
+            && self.notes.is_empty()
+            && self.progress.is_empty()
+            && self.audit.is_empty()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.writer == Writer::Nobody && self.is_empty()
+    }
+}
+
+/// Takes the first `n` out of `queue`; all of them in one step, since that is what usually happens.
+pub(super) fn first<T>(queue: &mut VecDeque<T>, n: usize) -> VecDeque<T> {
+    if n == queue.len() {
+        let same_again = VecDeque::with_capacity(n);
+        std::mem::replace(queue, same_again)
+    } else {
+        queue.drain(..n).collect()
+    }
+}
+
+/// Takes the first lines.
+fn first_of(notes: &mut Vec<Note>, n: usize) -> Vec<Note> {
+    if notes.len() <= n {
+        std::mem::take(notes)
+    } else {
+        notes.drain(..n).collect()
+    }
+}
+
+fn last_word((id, (epoch, progress)): (TaskId, (Epoch, Progress))) -> Note {
+    Note {
+        id,
+        epoch,
+        what: Said::Progress(progress),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        change::Outcome,
+        clock::Timestamp,
+        failure::{FailureKind, FailureReport},
+        id::IdSource,
+        retry::RetryPolicy,
+    };
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+    const MEGABYTE: usize = 1 << 20;
+
+    fn text(bytes: usize) -> String {
+        format!("{:?}", "x".repeat(bytes - 2))
+    }
+
+    pub(in super::super) fn add(ids: &IdSource, bytes: usize) -> Add {
+        Add {
+            tasks: vec![Arc::new(Task::new(ids.task(NOW), "f", text(bytes)))],
+            then: Box::new(|_| Ok(Vec::new())),
+            caller: oneshot::channel().0,
+            wanted: Arc::default(),
+        }
+    }
+
+    pub(in super::super) fn end(ids: &IdSource, bytes: usize) -> Entry {
+        let mut task = Task::new(ids.task(NOW), "f", "[]");
+        task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
+        let done = Outcome::Done(Some(text(bytes).into()));
+        Entry {
+            change: Change::finished(&task, done, &RetryPolicy::default(), 0.0, NOW).unwrap(),
+            then: Box::new(|_, _| ()),
+        }
+    }
+
+    #[test]
+    fn a_batch_has_so_many_tasks_or_so_many_bytes() {
+        let ids = IdSource::default();
+        let of = |bytes, n| {
+            let mut queue = Queue::default();
+            queue.adds.extend((0..n).map(|_| add(&ids, bytes)));
+            queue.changes.extend((0..n).map(|_| end(&ids, bytes)));
+            (queue.adds_of_a_batch(), queue.changes_of_a_batch(BATCH_MAX))
+        };
+
+        assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
+        assert_eq!(of(MEGABYTE, 20), (4, 4));
+        assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
+    }
+
+    #[test]
+    fn all_that_is_said_of_a_failure_counts_among_the_bytes_of_a_batch() {
+        let ids = IdSource::default();
+        let mut queue = Queue::default();
+        for _ in 0..20 {
+            let mut failed = end(&ids, 2);
+            let mut report = FailureReport::new(FailureKind::Panic, "on demand");
+            report.backtrace = Some("x".repeat(MEGABYTE));
+            failed.change.life.error = Some(Arc::new(report));
+            queue.changes.push_back(failed);
+        }
+
+        assert_eq!(queue.changes_of_a_batch(BATCH_MAX), 4);
+    }
+}
