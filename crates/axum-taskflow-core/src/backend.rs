@@ -102,7 +102,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// if it had crashed. One that has not joined may get nothing either.
     ///
     /// A store whose answers can be lost gives what such a claim took to the next one of the same owner and functions: an
-    /// engine that has heard nothing claims once more, also before it leaves.
+    /// engine that has heard nothing, or is to ask again, claims once more, also before it leaves.
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed>;
 
     /// At most `limit` live tasks whose owner is dead, which the backend knows by its own means, has left or was

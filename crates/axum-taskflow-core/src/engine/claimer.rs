@@ -45,8 +45,17 @@ impl NextDue {
     }
 }
 
-/// The last claim of each lane, if no answer came: it may have taken tasks all the same.
+/// The last claim of each lane, if it may have taken tasks that no answer has brought.
 type InDoubt = HashMap<Executor, Claim>;
+
+/// So many answers are heard before an instance leaves: each brings at least one task of ours, but a store that has
+/// much that became due may ask to be asked again and again.
+const ANSWERS_MAX: usize = 100;
+
+/// False if the claim is to be made again: there may have been no room for all that it took.
+fn has_brought_all(claimed: &Claimed, now: Timestamp) -> bool {
+    claimed.next_due.is_none_or(|due| due > now)
+}
 
 impl Engine {
     /// Claims when a lane asks for it, and when a task on disk becomes due.
@@ -124,7 +133,10 @@ impl Engine {
             };
             let claimed = match self.ask_for(claim.clone()).await {
                 Ok(claimed) => {
-                    in_doubt.remove(&executor);
+                    match has_brought_all(&claimed, now) {
+                        true => in_doubt.remove(&executor),
+                        false => in_doubt.insert(executor, claim),
+                    };
                     claimed
                 }
                 Err(failure) => {
@@ -160,12 +172,19 @@ impl Engine {
     /// it. Otherwise it would be taken from us as if it had begun.
     async fn give_back_what_it_took(self: &Arc<Self>, mut claim: Claim) {
         claim.reserve = None;
+        let mut n_answers = 0;
         loop {
             claim.now = self.clock.now();
             match self.ask_for(claim.clone()).await {
                 Ok(claimed) => {
+                    n_answers += 1;
+                    let is_over = has_brought_all(&claimed, claim.now) || n_answers == ANSWERS_MAX;
                     let tasks = claimed.tasks.into_iter().map(Arc::new);
-                    return self.let_others_have(tasks.collect());
+                    self.let_others_have(tasks.collect());
+                    if is_over {
+                        return;
+                    }
+                    continue;
                 }
                 Err(failure) => panics::say(
                     || warn!(error = %failure, "a claim failed: what it took, if anything, is not given back yet"),
