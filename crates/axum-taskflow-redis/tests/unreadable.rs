@@ -13,7 +13,7 @@ use std::{
 
 use axum_taskflow_core::{
     AheadQuery, Backend, Batch, Change, Claim, Claimed, FailureKind, ListQuery, Outcome, Prune,
-    RetryPolicy, Role, Task, TaskId, TaskStatus, Timestamp,
+    Reserve, RetryPolicy, Role, Task, TaskId, TaskStatus, Timestamp, Turn,
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
@@ -41,13 +41,17 @@ fn damage(server: &RedisServer, key: &str) {
 
 impl Store {
     async fn claim(&self) -> Claimed {
+        self.claim_with_room(2, None).await
+    }
+
+    async fn claim_with_room(&self, limit: usize, reserve: Option<Reserve>) -> Claimed {
         let claim = Claim {
             owner: self.me,
             names: Arc::new(["f".into()]),
             except: Arc::default(),
-            limit: 2,
+            limit,
             now: NOW,
-            reserve: None,
+            reserve,
         };
         self.backend.claim(claim).await.unwrap()
     }
@@ -191,6 +195,50 @@ async fn a_task_whose_state_cannot_be_read_is_not_begun_and_keeps_no_other_waiti
         ]);
         let orphans = open(&server).await.backend.orphans(9).await.unwrap();
         assert!(ids(&orphans).contains(&tasks[0].id), "{life}");
+    }
+}
+
+#[tokio::test]
+async fn a_place_at_which_nobody_waits_is_gone_soon_whatever_room_is_kept() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let first = Turn::of(&store.task());
+    let gone = store.task().id;
+    let task = store.task();
+    store.add(&task).await;
+    let turn = Turn::of(&task);
+    let room = |n| Some(Reserve { from: first, n });
+    let of_no_task = format!("7fffffff{:015}{gone}", NOW.as_unix_ms());
+    for (reserve, found) in [
+        (room(1), (vec![], Some(turn))),
+        (room(9), (vec![], Some(turn))),
+        (None, (vec![task.id], None)),
+    ] {
+        let too_short = &of_no_task[..58];
+        for place in [
+            "7ffffffeat no time, which never comes",
+            too_short,
+            &of_no_task,
+        ] {
+            server.command(&["ZADD", "{taskflow}:w:f", "0", place]);
+        }
+
+        // As often as it is to be asked again at once.
+        let mut claimed = store.claim_with_room(1, reserve).await;
+        for _ in 0..9 {
+            if claimed.next_due == Some(NOW) {
+                claimed = store.claim_with_room(1, reserve).await;
+            }
+        }
+
+        assert_eq!(claimed.next_due, None, "{reserve:?}");
+        assert_eq!((ids(&claimed.tasks), claimed.next_turn), found);
+        let left = server.command(&["ZCARD", "{taskflow}:w:f"]);
+        assert_eq!(
+            left,
+            claimed.next_turn.iter().len().to_string(),
+            "{reserve:?}"
+        );
     }
 }
 

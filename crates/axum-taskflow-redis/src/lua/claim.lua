@@ -112,7 +112,10 @@ if #ids < limit then
     local function add_due(name, found, first)
         for at = first, #found do
             local place = found[at]
-            if string.sub(place, 9, 23) <= now_text and not (n_except > 0 and except[string.sub(place, 24)]) then
+            local run_at = string.sub(place, 9, 23)
+            -- Nobody waits where there is no time, and there it would stand in the way for ever.
+            local is_due = run_at <= now_text or not string.find(run_at, '^%d+$')
+            if is_due and not (n_except > 0 and except[string.sub(place, 24)]) then
                 places[#places + 1] = place
                 name_of[place] = name
             end
@@ -140,16 +143,16 @@ if #ids < limit then
         table.sort(places)
     end
     local taken, n_taken, of_names = {}, math.min(limit - #ids, #places), {}
+
+    local function has_no_room(nth, place)
+        return kept_from ~= '' and place >= kept_from and nth + n_kept > limit
+    end
+
     for n = 1, n_taken do
-        local place = places[n]
-        if kept_from ~= '' and place >= kept_from and #ids + n + n_kept > limit then
-            next_turn = place
-            break
+        taken[n] = string.sub(places[n], 24)
+        if has_no_room(#ids + n, places[n]) then
+            break -- it is looked at whether anybody waits there
         end
-        taken[n] = string.sub(place, 24)
-        local of_name = of_names[name_of[place]] or {}
-        of_names[name_of[place]] = of_name
-        of_name[#of_name + 1] = place
     end
     local found = get_all('l:', taken)
     -- What an id begins with is when its task was created: none begins before that (Life::begun).
@@ -167,7 +170,15 @@ if #ids < limit then
             is_free = life ~= '' and (not status or holder == '-' and (status == 'pending' or finished_at == '-'))
             epoch, attempt = one_more(epoch), one_more(attempt)
         end
-        if not is_free or run_at and tonumber(run_at) ~= tonumber(string.sub(place, 9, 23)) then
+        local waits = is_free and (not run_at or tonumber(run_at) == tonumber(string.sub(place, 9, 23)))
+        if waits and has_no_room(#ids + 1, place) then
+            next_turn = place
+            break
+        end
+        local of_name = of_names[name_of[place]] or {}
+        of_names[name_of[place]] = of_name
+        of_name[#of_name + 1] = place
+        if not waits then
             first_skipped = first_skipped or place -- nobody waits there
             if life == '' then left[#left + 1] = id end
         else
