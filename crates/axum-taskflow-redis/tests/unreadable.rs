@@ -12,8 +12,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AheadQuery, Backend, Batch, Change, Claim, Claimed, FailureKind, ListQuery, Outcome, Prune,
-    Reserve, RetryPolicy, Role, Task, TaskId, TaskStatus, Timestamp, Turn,
+    AheadQuery, AuditEntry, Backend, Batch, Change, Claim, Claimed, Epoch, FailureKind, ListQuery,
+    LogLevel, LogLine, Note, Outcome, Prune, Reserve, RetryPolicy, Role, Said, Task, TaskId,
+    TaskStatus, Timestamp, Turn,
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
@@ -335,6 +336,87 @@ async fn an_instance_of_which_not_everything_can_be_read_is_shown_with_the_rest(
     let instance = with_another_role.instance;
     let said = (instance.pid, instance.started_at, instance.role);
     assert_eq!(said, (std::process::id(), NOW, Role::Both));
+}
+
+#[tokio::test]
+async fn a_log_line_that_cannot_be_read_hides_no_other_and_is_shown_as_far_as_it_can_be() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let task = store.owned();
+    store.add(&task).await;
+    assert!(store.start(&task).await);
+    let mut batch = Batch::at(NOW);
+    for seq in 0..4 {
+        let line = LogLine {
+            seq,
+            attempt: 1,
+            at: NOW,
+            level: LogLevel::Debug,
+            message: format!("line {seq}"),
+        };
+        batch.notes.push(Note {
+            id: task.id,
+            epoch: Epoch::ZERO.next(),
+            what: Said::Log(line),
+        });
+    }
+    store.backend.write(Arc::new(batch)).await.unwrap();
+    let lines = key('g', task.id);
+    for (nth, pattern, newer) in [("1", "debug", "fatal"), ("2", ".$", r"\255")] {
+        let change = format!(
+            "local is = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[1])[1] redis.call('ZREM', KEYS[1], is)
+             return redis.call('ZADD', KEYS[1], 0, (is:gsub(ARGV[2], '{newer}')))"
+        );
+        server.command(&["EVAL", &change, "1", &lines, nth, pattern]);
+    }
+
+    let shown = store.backend.logs(task.id, 0, 9).await.unwrap();
+    let behind = store.backend.logs(task.id, 2, 2).await.unwrap();
+
+    assert_eq!(shown.len(), 4, "who reads in parts counts them");
+    assert_eq!((behind.len(), &behind[1]), (2, &shown[3]));
+    let said = |n: usize| {
+        let line = &shown[n];
+        (line.seq, line.attempt, line.at, line.level)
+    };
+    assert_eq!(said(0), (0, 1, NOW, LogLevel::Debug));
+    assert_eq!(said(1), (1, 1, NOW, LogLevel::Info));
+    assert_eq!(&*shown[1].message, "line 1");
+    assert_eq!(said(2), (2, 1, NOW, LogLevel::Info));
+    assert!(shown[2].message.contains("line 2"), "{:?}", shown[2]);
+    assert_eq!(said(3), (3, 1, NOW, LogLevel::Debug));
+}
+
+#[tokio::test]
+async fn an_audit_entry_that_cannot_be_read_hides_no_other_and_is_shown_as_far_as_it_can_be() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let mut batch = Batch::at(NOW);
+    let entries = [(); 3].map(|()| AuditEntry {
+        id: store.task().id,
+        at: NOW,
+        actor: "ada".to_owned(),
+        action: "retry".to_owned(),
+        task: None,
+        detail: serde_json::Value::Null,
+    });
+    batch.audit.extend([entries[0].clone(), entries[2].clone()]);
+    store.backend.write(Arc::new(batch)).await.unwrap();
+    let id = entries[1].id;
+    let newer = format!(r#"{id}{{"id":"{id}","action":"retry","actor":"bob","task":[1]}}"#);
+    for entry in [&*newer, "no id"] {
+        server.command(&["ZADD", "{taskflow}:u", "0", entry]);
+    }
+
+    let shown = store.backend.audit(None, 9).await.unwrap();
+    let first = store.backend.audit(Some(entries[2].id), 1).await.unwrap();
+
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    assert_eq!([&shown[0], &shown[2]], [&entries[2], &entries[0]]);
+    assert_eq!(first, shown[1..2]);
+    assert_eq!((shown[1].id, shown[1].at), (id, id.created_at()));
+    assert_eq!((&*shown[1].actor, &*shown[1].action), ("bob", "retry"));
+    assert_eq!(shown[1].detail["task"], serde_json::json!([1]));
 }
 
 #[tokio::test]
