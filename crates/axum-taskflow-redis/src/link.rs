@@ -11,7 +11,7 @@ use std::{
 
 use axum_taskflow_core::BackendError;
 use redis::{
-    Client, Cmd, RedisError, RedisFuture, ServerErrorKind, Value,
+    Client, Cmd, ErrorKind, RedisError, RedisFuture, ServerErrorKind, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -280,6 +280,8 @@ impl Link {
             used = Some(n);
             let answer = self.try_send(&mut connection, call).await;
             match &answer {
+                // Whoever said so has done nothing, and the client looks for the right node before it sends again.
+                Err(failure) if has_moved(failure) => self.try_send(&mut connection, call).await,
                 Err(failure) if is_lost(failure) && call.may_repeat => {
                     self.let_go_of(used);
                     let (n, mut connection) = self.connection().await?;
@@ -302,7 +304,7 @@ impl Link {
             }
             Ok(Err(failure)) => {
                 let is_demoted = matches!(word(&failure), Some("READONLY" | "MASTERDOWN"));
-                if !is_lost(&failure) && !is_demoted {
+                if self.is_answer(&failure) && !is_demoted {
                     return Err(explain(failure));
                 }
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
@@ -321,6 +323,13 @@ impl Link {
         // What was sent may arrive, or has arrived.
         self.nothing_from_before(call);
         Err(failure)
+    }
+
+    /// True if the server has said this of the call, which is over then. A cluster's client tells the calls that are under
+    /// way also what a node has said when it was asked for the others.
+    fn is_answer(&self, failure: &RedisError) -> bool {
+        let is_said = matches!(failure.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+        is_said && !self.is_cluster()
     }
 
     /// A call that must arrive in time was given up, or sent twice: from now on the server refuses what is of its time.
@@ -458,8 +467,12 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped()
 }
 
+fn has_moved(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
+}
+
 fn is_unknown_script(error: &RedisError) -> bool {
-    error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Words by which a server begins its errors. Redis 6.2 wraps those that a script meets in a sentence of its own.
@@ -489,8 +502,12 @@ fn word(error: &RedisError) -> Option<&str> {
     of_script().or(Some(code))
 }
 
-/// True if a script of ours met a key that another node has: it names none but those of its own slot.
+/// True if a node has sent us to where the slot goes, or a script of ours met a key that another node has: it names none
+/// but those of its own slot.
 fn is_on_its_way(error: &RedisError) -> bool {
+    if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
+        return true;
+    }
     let said = error.detail().unwrap_or_default();
     said.contains("access a non local key")
 }

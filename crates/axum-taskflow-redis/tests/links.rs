@@ -4,31 +4,16 @@
 
 mod support;
 
-use std::{
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
-use rustix::{
-    net::{getpeername, sockopt},
-    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
-};
+use rustix::net::sockopt;
 use servers::{Proxy, RedisServer};
-use support::{NOW, Store};
+use support::{NOW, Store, sockets_to, until};
 
 /// How long a test waits for what must come.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < DEADLINE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 fn start_with_replica() -> (RedisServer, RedisServer) {
     let server = RedisServer::start();
@@ -160,23 +145,6 @@ async fn a_write_that_is_repeated_on_a_new_connection_waits_for_its_replicas_the
     let error = added.unwrap_err().to_string();
     assert!(error.contains("0 replicas of Redis"), "{error}");
     assert!(store.is_stored(task.id).await);
-}
-
-/// Copies of this process's sockets that lead to a port.
-fn sockets_to(port: u16) -> Vec<OwnedFd> {
-    let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
-    let leads_there = |socket: &OwnedFd| {
-        let peer = getpeername(socket).ok().flatten();
-        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        peer.is_some_and(|peer| peer.port() == port)
-    };
-    std::fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap())
-        // An error: it was closed meanwhile.
-        .filter_map(|fd| pidfd_getfd(&me, fd, PidfdGetfdFlags::empty()).ok())
-        .filter(leads_there)
-        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
