@@ -43,9 +43,16 @@ local function next_due()
     local next = first and string.sub(first, 1, 15)
     if now < latest then
         -- A clock was set back, or runs late: what was due may be ahead again.
-        local is_any_ahead = false
+        local n_left, is_all, is_any_ahead = 512, true, false
         for _, name in ipairs(redis.call('SMEMBERS', P .. 'wn')) do
-            local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, 128)
+            local n_looked_at = math.min(n_left, 128)
+            if n_looked_at == 0 then
+                is_all = false
+                break
+            end
+            local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, n_looked_at)
+            n_left = n_left - #places
+            is_all = is_all and #places < n_looked_at
             for _, place in ipairs(places) do
                 local run_at = string.sub(place, 9, 23)
                 if run_at > now_text then
@@ -55,14 +62,11 @@ local function next_due()
                     end
                 end
             end
-            if #places == 128 then
-                is_any_ahead = true -- or may be
-                if not next or next > string.format('%015d', latest) then
-                    next = string.format('%015d', latest) -- too many to look at: then at the latest
-                end
-            end
         end
-        if not is_any_ahead then
+        local latest_text = string.format('%015d', latest)
+        if not is_all and (not next or next > latest_text) then
+            next = latest_text -- too many to look at: then at the latest
+        elseif is_all and not is_any_ahead then
             redis.call('SET', P .. 'h', ARGV[4]) -- whoever was ahead has left nothing
         end
     end
