@@ -243,6 +243,23 @@ async fn a_place_at_which_nobody_waits_is_gone_soon_whatever_room_is_kept() {
     }
 }
 
+#[tokio::test]
+async fn a_place_ahead_that_is_no_time_keeps_nothing_from_being_claimed() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let tasks = [(); 2].map(|()| store.task());
+    store.add_all(&tasks).await;
+    server.command(&["ZADD", "{taskflow}:a", "0", "at no time"]);
+
+    let claimed = store.claim().await;
+
+    assert_eq!(ids(&claimed.tasks), ids(&tasks));
+    assert!(
+        claimed.next_due.is_some_and(|due| due > NOW),
+        "it may hide others"
+    );
+}
+
 /// Ends a task as if it had run.
 async fn end(store: &Store, task: &Task) {
     assert!(store.start(task).await);
