@@ -274,6 +274,7 @@ impl Link {
 
     /// Calls, and waits for the answer until the deadline.
     pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
+        let mut unheard = Unheard(Some((self, call)));
         let mut used = None;
         let calling = async {
             let (n, mut connection) = self.connection().await?;
@@ -297,6 +298,7 @@ impl Link {
         let deadline = self.deadline + call.more_time;
         let failure = match tokio::time::timeout(deadline, calling).await {
             Ok(Ok((value, n_replicas))) => {
+                unheard.0 = None;
                 return match n_replicas < self.min_replicas && call.replicated {
                     true => Err(self.too_few(n_replicas)),
                     false => Ok(value),
@@ -305,6 +307,7 @@ impl Link {
             Ok(Err(failure)) => {
                 let is_demoted = matches!(word(&failure), Some("READONLY" | "MASTERDOWN"));
                 if self.is_answer(&failure) && !is_demoted {
+                    unheard.0 = None;
                     return Err(explain(failure));
                 }
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
@@ -320,8 +323,6 @@ impl Link {
                 too_late(deadline)
             }
         };
-        // What was sent may arrive, or has arrived.
-        self.nothing_from_before(call);
         Err(failure)
     }
 
@@ -456,6 +457,17 @@ impl Link {
 
 fn too_late(deadline: Duration) -> BackendError {
     BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
+}
+
+/// A call whose end is not known: what was sent may arrive, or has arrived. Also if who waited for it has left.
+struct Unheard<'a>(Option<(&'a Link, &'a Call)>);
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        if let Some((link, call)) = self.0 {
+            link.nothing_from_before(call);
+        }
+    }
 }
 
 /// The answer, or the error that the server gave as one.

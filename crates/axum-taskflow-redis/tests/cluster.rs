@@ -12,7 +12,7 @@ use axum_taskflow_core::{
 use axum_taskflow_redis::RedisOptions;
 use rustix::net::{Shutdown, shutdown};
 use servers::{Port, Proxy, RedisCluster, RedisServer};
-use support::{NOW, Store, sockets_to, until};
+use support::{NOW, Store, is_unread, sockets_to, until};
 
 static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
     let node = RedisServer::builder().user("tasks", "secret", &rules());
@@ -158,18 +158,6 @@ async fn behind_a_proxy() -> (RedisServer, Proxy, u16) {
     };
     until("the node is ready", is_ok).await;
     (server, proxy, port)
-}
-
-/// True if something was sent to this port, and waits to be read there.
-fn is_unread(port: u16) -> bool {
-    const ESTABLISHED: &str = "01";
-    let port = format!(":{port:04X}");
-    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    sockets.lines().skip(1).any(|socket| {
-        let words: Vec<&str> = socket.split_whitespace().collect();
-        let (local, state, queues) = (words[1], words[3], words[4]);
-        local.ends_with(&port) && state == ESTABLISHED && !queues.ends_with(":00000000")
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

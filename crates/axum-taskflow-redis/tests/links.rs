@@ -10,7 +10,7 @@ use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
 use rustix::net::sockopt;
 use servers::{Proxy, RedisServer};
-use support::{NOW, Store, sockets_to, until};
+use support::{NOW, Store, is_unread, sockets_to, until};
 
 /// How long a test waits for what must come.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -96,6 +96,35 @@ async fn a_write_that_was_given_up_and_arrives_after_the_next_one_changes_nothin
     .await;
     assert!(!store.is_stored(given_up.id).await);
     assert!(store.is_stored(next.id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_caller_has_left_and_that_arrives_after_the_next_one_changes_nothing() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(&server.address());
+    let options = RedisOptions::new(proxy.url(&server.url())).deadline(Duration::from_secs(1));
+    let store = Store::open(options).await;
+    let (before, mut left, next) = (store.task(), store.task(), store.task());
+    left.args = format!("[\"{}\"]", "x".repeat(30_000)).into(); // the proxy reads less at once
+    store.add(&before).await;
+    let port = proxy.address().rsplit(':').next().unwrap().parse().unwrap();
+
+    proxy.freeze();
+    tokio::select! {
+        answered = store.try_add(&left) => panic!("{answered:?}"),
+        () = until("it was sent", async || is_unread(port)) => {}
+    }
+    // Who only reads finds out that the link is dead, and says nothing of what others have written.
+    store.backend.get(before.id).await.unwrap_err();
+    store.add(&next).await;
+    proxy.heal();
+
+    until("it arrives", async || {
+        let errors = server.command(&["INFO", "errorstats"]);
+        errors.contains("errorstat_LATE") || store.is_stored(left.id).await
+    })
+    .await;
+    assert!(!store.is_stored(left.id).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

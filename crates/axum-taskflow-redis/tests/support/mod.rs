@@ -123,3 +123,15 @@ pub(crate) fn sockets_to(port: u16) -> Vec<OwnedFd> {
         .filter(leads_there)
         .collect()
 }
+
+/// True if something was sent to this port, and waits to be read there.
+pub(crate) fn is_unread(port: u16) -> bool {
+    const ESTABLISHED: &str = "01";
+    let port = format!(":{port:04X}");
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().skip(1).any(|socket| {
+        let words: Vec<&str> = socket.split_whitespace().collect();
+        let (local, state, queues) = (words[1], words[3], words[4]);
+        local.ends_with(&port) && state == ESTABLISHED && !queues.ends_with(":00000000")
+    })
+}
