@@ -26,6 +26,8 @@ const PLACE_BYTES_MIN: usize = 15 + 8 + 36;
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// How many minutes one call reads.
 const MINUTES_MAX: usize = 500;
+/// How many log lines one call reads at most: they have 8 KiB each at most.
+const LINES_MAX: usize = PART_BYTES / (8 * 1024);
 /// How many records one call reads at most.
 const RECORDS_MAX: usize = 1_000;
 
@@ -191,20 +193,27 @@ pub(crate) async fn logs(
     skip: usize,
     limit: usize,
 ) -> Result<Vec<LogLine>, BackendError> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let skip = i64::try_from(skip).unwrap_or(i64::MAX);
-    let last = skip.saturating_add(i64::try_from(limit - 1).unwrap_or(i64::MAX));
-    let mut call = link.call(&LOGS);
-    call.arg(id.to_string()).arg(skip).arg(last);
     let mut lines: Vec<LogLine> = Vec::new();
-    for line in answer::list(link.send(&call).await?)? {
-        let (line, _) = answer::text_in_part(line)?;
-        // Behind ten digits each of the epoch and of the number of the line.
-        let (place, json) = line.split_at_checked(20).unwrap_or(("", &line));
-        let read = record::from_json(json);
-        lines.push(read.unwrap_or_else(|_| line_in_part(place, json, lines.last())));
+    while lines.len() < limit {
+        let n = LINES_MAX.min(limit - lines.len());
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let first = number(skip.saturating_add(lines.len()));
+        let mut call = link.call(&LOGS);
+        call.arg(id.to_string())
+            .arg(first)
+            .arg(first.saturating_add(number(n - 1)));
+        let part = answer::list(link.send(&call).await?)?;
+        let is_end = part.len() < n;
+        for line in part {
+            let (line, _) = answer::text_in_part(line)?;
+            // Behind ten digits each of the epoch and of the number of the line.
+            let (place, json) = line.split_at_checked(20).unwrap_or(("", &line));
+            let read = record::from_json(json);
+            lines.push(read.unwrap_or_else(|_| line_in_part(place, json, lines.last())));
+        }
+        if is_end {
+            break;
+        }
     }
     Ok(lines)
 }
