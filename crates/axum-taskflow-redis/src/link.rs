@@ -64,6 +64,9 @@ script!(SERIES, "lua/series.lua");
 script!(SUPERSEDE, "lua/supersede.lua");
 script!(WRITE, "lua/write.lua");
 
+/// After about this time a node of a cluster is asked again that was not ready.
+const AGAIN_IN: Duration = Duration::from_millis(100);
+
 /// How a server is reached.
 #[derive(Clone)]
 pub(crate) enum Way {
@@ -275,30 +278,33 @@ impl Link {
     /// Calls, and waits for the answer until the deadline.
     pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
         let mut unheard = Unheard(Some((self, call)));
-        let mut used = None;
+        let (mut used, mut not_ready, mut n_sent) = (None, None, 0);
         let calling = async {
-            let (n, mut connection) = self.connection().await?;
-            used = Some(n);
-            let answer = self.try_send(&mut connection, call).await;
-            match &answer {
-                // Whoever said so has done nothing, and the client looks for the right node before it sends again.
-                Err(failure) if has_moved(failure) => self.try_send(&mut connection, call).await,
-                Err(failure) if is_lost(failure) && call.may_repeat => {
-                    self.let_go_of(used);
-                    let (n, mut connection) = self.connection().await?;
-                    used = Some(n);
-                    let answer = self.try_send(&mut connection, call).await;
-                    // The first copy may be held up on its way, and must not arrive after what is sent from now on.
-                    self.nothing_from_before(call);
-                    answer
+            loop {
+                let (n, mut connection) = self.connection().await?;
+                used = Some(n);
+                n_sent += 1;
+                let answer = self.try_send(&mut connection, call).await;
+                match &answer {
+                    Err(failure) if is_lost(failure) && call.may_repeat && n_sent == 1 => {
+                        self.let_go_of(used);
+                    }
+                    // The client looks for the right node before it sends again.
+                    Err(failure) if self.is_cluster() && is_not_ready(failure) => {
+                        not_ready = Some(failure.clone());
+                        tokio::time::sleep(AGAIN_IN.mul_f64(0.5 + fastrand::f64())).await;
+                    }
+                    _ => return answer,
                 }
-                _ => answer,
             }
         };
         let deadline = self.deadline + call.more_time;
-        let failure = match tokio::time::timeout(deadline, calling).await {
+        let answer = tokio::time::timeout(deadline, calling).await;
+        // Of two copies the first one may be held up on its way, and must not arrive after what is sent from now on.
+        let mut is_over = || unheard.0 = unheard.0.filter(|_| n_sent > 1);
+        let failure = match answer {
             Ok(Ok((value, n_replicas))) => {
-                unheard.0 = None;
+                is_over();
                 return match n_replicas < self.min_replicas && call.replicated {
                     true => Err(self.too_few(n_replicas)),
                     false => Ok(value),
@@ -307,7 +313,7 @@ impl Link {
             Ok(Err(failure)) => {
                 let is_demoted = matches!(word(&failure), Some("READONLY" | "MASTERDOWN"));
                 if self.is_answer(&failure) && !is_demoted {
-                    unheard.0 = None;
+                    is_over();
                     return Err(explain(failure));
                 }
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
@@ -320,7 +326,7 @@ impl Link {
             Err(_) => {
                 // The other end may be gone without a word: a new connection finds out.
                 self.let_go_of(used);
-                too_late(deadline)
+                not_ready.map_or_else(|| too_late(deadline), explain)
             }
         };
         Err(failure)
@@ -479,8 +485,15 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped()
 }
 
-fn has_moved(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
+/// True if a node of a cluster cannot do anything yet, or no more.
+fn is_not_ready(error: &RedisError) -> bool {
+    let moved = ErrorKind::Server(ServerErrorKind::Moved);
+    error.kind() == moved
+        || error.kind() == ErrorKind::ClusterConnectionNotFound
+        || matches!(
+            word(error),
+            Some("CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING")
+        )
 }
 
 fn is_unknown_script(error: &RedisError) -> bool {

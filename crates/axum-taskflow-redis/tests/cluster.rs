@@ -161,6 +161,34 @@ async fn behind_a_proxy() -> (RedisServer, Proxy, u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_for_a_cluster_that_is_ready_again_before_its_deadline() {
+    let (server, proxy, _) = behind_a_proxy().await;
+    let options = RedisOptions::new(proxy.url(&server.url())).cluster();
+    let options = options.lease(Duration::from_secs(60));
+    let store = Store::open(options.clone().deadline(Duration::from_secs(20))).await;
+    let hasty = Store::open(options.deadline(Duration::from_millis(500))).await;
+    let slot = server.command(&["CLUSTER", "KEYSLOT", "{taskflow}"]);
+
+    server.command(&["CLUSTER", "DELSLOTS", &slot]);
+    let why = hasty.try_add(&hasty.task()).await.unwrap_err();
+    let task = store.task();
+    server.command(&["CONFIG", "RESETSTAT"]);
+    let comes_back = async {
+        until("it was asked", async || {
+            let errors = server.command(&["INFO", "errorstats"]);
+            errors.contains("errorstat_CLUSTERDOWN")
+        })
+        .await;
+        server.command(&["CLUSTER", "ADDSLOTS", &slot]);
+    };
+    let (added, ()) = tokio::join!(store.try_add(&task), comes_back);
+
+    assert!(why.to_string().contains("cluster is not ready"), "{why}");
+    added.unwrap();
+    assert!(store.is_stored(task.id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_was_sent_twice_is_not_done_after_the_next_one() {
     let (server, proxy, port) = behind_a_proxy().await;
     let store = Store::open(RedisOptions::new(proxy.url(&server.url())).cluster()).await;
