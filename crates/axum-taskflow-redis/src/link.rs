@@ -292,7 +292,7 @@ impl Link {
                     // The client looks for the right node before it sends again.
                     Err(failure) if self.is_cluster() && is_not_ready(failure) => {
                         not_ready = Some(failure.clone());
-                        tokio::time::sleep(AGAIN_IN.mul_f64(0.5 + fastrand::f64())).await;
+                        pause().await;
                     }
                     _ => return answer,
                 }
@@ -418,7 +418,12 @@ impl Link {
     pub(crate) async fn ask(&self, cmd: &Cmd) -> Result<Value, BackendError> {
         let asking = async {
             let (_, mut connection) = self.connection().await?;
-            ask(&mut connection, cmd).await
+            loop {
+                match ask(&mut connection, cmd).await {
+                    Err(failure) if self.is_cluster() && is_not_ready(&failure) => pause().await,
+                    answer => return answer,
+                }
+            }
         };
         match tokio::time::timeout(self.deadline, asking).await {
             Ok(answer) => answer.map_err(explain),
@@ -459,6 +464,11 @@ impl Link {
             opening.abort();
         }
     }
+}
+
+/// Before a node is asked again that was not ready.
+async fn pause() {
+    tokio::time::sleep(AGAIN_IN.mul_f64(0.5 + fastrand::f64())).await;
 }
 
 fn too_late(deadline: Duration) -> BackendError {

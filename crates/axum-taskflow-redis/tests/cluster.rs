@@ -165,15 +165,16 @@ async fn a_call_waits_for_a_cluster_that_is_ready_again_before_its_deadline() {
     let (server, proxy, _) = behind_a_proxy().await;
     let options = RedisOptions::new(proxy.url(&server.url())).cluster();
     let options = options.lease(Duration::from_secs(60));
-    let store = Store::open(options.clone().deadline(Duration::from_secs(20))).await;
-    let hasty = Store::open(options.deadline(Duration::from_millis(500))).await;
+    let hasty = Store::open(options.clone().deadline(Duration::from_millis(500))).await;
+    let options = options.deadline(Duration::from_secs(20));
+    let store = Store::open(options.clone()).await;
     let slot = server.command(&["CLUSTER", "KEYSLOT", "{taskflow}"]);
 
-    server.command(&["CLUSTER", "DELSLOTS", &slot]);
-    let why = hasty.try_add(&hasty.task()).await.unwrap_err();
-    let task = store.task();
-    server.command(&["CONFIG", "RESETSTAT"]);
-    let comes_back = async {
+    let is_away = || {
+        server.command(&["CLUSTER", "DELSLOTS", &slot]);
+        server.command(&["CONFIG", "RESETSTAT"]);
+    };
+    let comes_back = async || {
         until("it was asked", async || {
             let errors = server.command(&["INFO", "errorstats"]);
             errors.contains("errorstat_CLUSTERDOWN")
@@ -181,11 +182,18 @@ async fn a_call_waits_for_a_cluster_that_is_ready_again_before_its_deadline() {
         .await;
         server.command(&["CLUSTER", "ADDSLOTS", &slot]);
     };
-    let (added, ()) = tokio::join!(store.try_add(&task), comes_back);
+    let task = store.task();
+
+    is_away();
+    let why = hasty.try_add(&hasty.task()).await.unwrap_err();
+    let (added, ()) = tokio::join!(store.try_add(&task), comes_back());
+    is_away();
+    let (opened, ()) = tokio::join!(options.open(), comes_back());
 
     assert!(why.to_string().contains("cluster is not ready"), "{why}");
     added.unwrap();
     assert!(store.is_stored(task.id).await);
+    opened.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
