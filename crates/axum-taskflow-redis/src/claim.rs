@@ -18,6 +18,9 @@ use crate::{
     write,
 };
 
+/// When it is tried again what some damage stands in the way of.
+const AGAIN_IN: Duration = Duration::from_secs(60);
+
 #[derive(Default)]
 pub(crate) struct Claims {
     /// What each owner has claimed. An async mutex: held during a claim.
@@ -76,7 +79,10 @@ impl Claims {
         let found = Found::of(answers)?;
         let mut next_due = match &*next_due {
             "" => None,
-            next_due => Some(Timestamp::from_unix_ms(record::number(next_due)?)),
+            next_due => Some(match record::number(next_due) {
+                Ok(ms) => Timestamp::from_unix_ms(ms),
+                Err(_) => claim.now.saturating_add(AGAIN_IN), // what is no time may hide what is due
+            }),
         };
         if !found.unreadable.is_empty() {
             self.leave_to_others(link, &found.unreadable, claim.now)
@@ -147,7 +153,6 @@ impl Claims {
         const FOR: Duration = Duration::from_secs(600);
         /// How many are remembered // more: they wait a minute between two tries
         const MAX: usize = 1_000;
-        const AGAIN_IN: Duration = Duration::from_secs(60);
         let mut batch = Batch::at(now);
         for task in tasks {
             let why = why_unreadable(task);

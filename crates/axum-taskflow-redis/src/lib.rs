@@ -292,7 +292,8 @@ impl RedisOptions {
             let mut client = ClusterClient::builder(self.urls.clone())
                 .connection_timeout(self.deadline)
                 .response_timeout(self.deadline + write::BULK_TIME_MAX) // ours is shorter but for those
-                .tcp_settings(self.tcp());
+                .tcp_settings(self.tcp())
+                .retries(0); // it would send a call twice without a word
             if let Some(certificates) = self.certificates() {
                 client = client.certs(certificates);
             }

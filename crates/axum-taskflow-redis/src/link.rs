@@ -11,7 +11,7 @@ use std::{
 
 use axum_taskflow_core::BackendError;
 use redis::{
-    Client, Cmd, RedisError, RedisFuture, ServerErrorKind, Value,
+    Client, Cmd, ErrorKind, RedisError, RedisFuture, ServerErrorKind, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -63,6 +63,9 @@ script!(RECORDS, "lua/records.lua");
 script!(SERIES, "lua/series.lua");
 script!(SUPERSEDE, "lua/supersede.lua");
 script!(WRITE, "lua/write.lua");
+
+/// After about this time a node of a cluster is asked again that was not ready.
+const AGAIN_IN: Duration = Duration::from_millis(100);
 
 /// How a server is reached.
 #[derive(Clone)]
@@ -274,27 +277,34 @@ impl Link {
 
     /// Calls, and waits for the answer until the deadline.
     pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
-        let mut used = None;
+        let mut unheard = Unheard(Some((self, call)));
+        let (mut used, mut not_ready, mut n_sent) = (None, None, 0);
         let calling = async {
-            let (n, mut connection) = self.connection().await?;
-            used = Some(n);
-            let answer = self.try_send(&mut connection, call).await;
-            match &answer {
-                Err(failure) if is_lost(failure) && call.may_repeat => {
-                    self.let_go_of(used);
-                    let (n, mut connection) = self.connection().await?;
-                    used = Some(n);
-                    let answer = self.try_send(&mut connection, call).await;
-                    // The first copy may be held up on its way, and must not arrive after what is sent from now on.
-                    self.nothing_from_before(call);
-                    answer
+            loop {
+                let (n, mut connection) = self.connection().await?;
+                used = Some(n);
+                n_sent += 1;
+                let answer = self.try_send(&mut connection, call).await;
+                match &answer {
+                    Err(failure) if is_lost(failure) && call.may_repeat && n_sent == 1 => {
+                        self.let_go_of(used);
+                    }
+                    // The client looks for the right node before it sends again.
+                    Err(failure) if self.is_cluster() && is_not_ready(failure) => {
+                        not_ready = Some(failure.clone());
+                        pause().await;
+                    }
+                    _ => return answer,
                 }
-                _ => answer,
             }
         };
         let deadline = self.deadline + call.more_time;
-        let failure = match tokio::time::timeout(deadline, calling).await {
+        let answer = tokio::time::timeout(deadline, calling).await;
+        // Of two copies the first one may be held up on its way, and must not arrive after what is sent from now on.
+        let mut is_over = || unheard.0 = unheard.0.filter(|_| n_sent > 1);
+        let failure = match answer {
             Ok(Ok((value, n_replicas))) => {
+                is_over();
                 return match n_replicas < self.min_replicas && call.replicated {
                     true => Err(self.too_few(n_replicas)),
                     false => Ok(value),
@@ -302,7 +312,8 @@ impl Link {
             }
             Ok(Err(failure)) => {
                 let is_demoted = matches!(word(&failure), Some("READONLY" | "MASTERDOWN"));
-                if !is_lost(&failure) && !is_demoted {
+                if self.is_answer(&failure) && !is_demoted {
+                    is_over();
                     return Err(explain(failure));
                 }
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
@@ -315,12 +326,17 @@ impl Link {
             Err(_) => {
                 // The other end may be gone without a word: a new connection finds out.
                 self.let_go_of(used);
-                too_late(deadline)
+                not_ready.map_or_else(|| too_late(deadline), explain)
             }
         };
-        // What was sent may arrive, or has arrived.
-        self.nothing_from_before(call);
         Err(failure)
+    }
+
+    /// True if the server has said this of the call, which is over then. A cluster's client tells the calls that are under
+    /// way also what a node has said when it was asked for the others.
+    fn is_answer(&self, failure: &RedisError) -> bool {
+        let is_said = matches!(failure.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+        is_said && !self.is_cluster()
     }
 
     /// A call that must arrive in time was given up, or sent twice: from now on the server refuses what is of its time.
@@ -402,7 +418,12 @@ impl Link {
     pub(crate) async fn ask(&self, cmd: &Cmd) -> Result<Value, BackendError> {
         let asking = async {
             let (_, mut connection) = self.connection().await?;
-            ask(&mut connection, cmd).await
+            loop {
+                match ask(&mut connection, cmd).await {
+                    Err(failure) if self.is_cluster() && is_not_ready(&failure) => pause().await,
+                    answer => return answer,
+                }
+            }
         };
         match tokio::time::timeout(self.deadline, asking).await {
             Ok(answer) => answer.map_err(explain),
@@ -445,8 +466,24 @@ impl Link {
     }
 }
 
+/// Before a node is asked again that was not ready.
+async fn pause() {
+    tokio::time::sleep(AGAIN_IN.mul_f64(0.5 + fastrand::f64())).await;
+}
+
 fn too_late(deadline: Duration) -> BackendError {
     BackendError::unavailable(format!("Redis did not answer within {deadline:?}"))
+}
+
+/// A call whose end is not known: what was sent may arrive, or has arrived. Also if who waited for it has left.
+struct Unheard<'a>(Option<(&'a Link, &'a Call)>);
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        if let Some((link, call)) = self.0 {
+            link.nothing_from_before(call);
+        }
+    }
 }
 
 /// The answer, or the error that the server gave as one.
@@ -458,8 +495,19 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped()
 }
 
+/// True if a node of a cluster cannot do anything yet, or no more.
+fn is_not_ready(error: &RedisError) -> bool {
+    let moved = ErrorKind::Server(ServerErrorKind::Moved);
+    error.kind() == moved
+        || error.kind() == ErrorKind::ClusterConnectionNotFound
+        || matches!(
+            word(error),
+            Some("CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING")
+        )
+}
+
 fn is_unknown_script(error: &RedisError) -> bool {
-    error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Words by which a server begins its errors. Redis 6.2 wraps those that a script meets in a sentence of its own.
@@ -489,8 +537,12 @@ fn word(error: &RedisError) -> Option<&str> {
     of_script().or(Some(code))
 }
 
-/// True if a script of ours met a key that another node has: it names none but those of its own slot.
+/// True if a node has sent us to where the slot goes, or a script of ours met a key that another node has: it names none
+/// but those of its own slot.
 fn is_on_its_way(error: &RedisError) -> bool {
+    if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
+        return true;
+    }
     let said = error.detail().unwrap_or_default();
     said.contains("access a non local key")
 }

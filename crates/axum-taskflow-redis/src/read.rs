@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum_taskflow_core::{
-    AheadPage, AheadQuery, Attempt, AuditEntry, BackendError, Count, ListQuery, LogLine, Minute,
-    Page, Record, RecordQuery, Task, TaskId, TaskStatus, Timestamp,
+    AheadPage, AheadQuery, Attempt, AuditEntry, BackendError, Count, ListQuery, LogLevel, LogLine,
+    Minute, Page, Record, RecordQuery, Task, TaskId, TaskStatus, Timestamp,
 };
 use redis::Value;
+use serde::Deserialize;
 
 use crate::{
     answer,
@@ -25,6 +26,8 @@ const PLACE_BYTES_MIN: usize = 15 + 8 + 36;
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// How many minutes one call reads.
 const MINUTES_MAX: usize = 500;
+/// How many log lines one call reads at most: they have 8 KiB each at most.
+const LINES_MAX: usize = PART_BYTES / (8 * 1024);
 /// How many records one call reads at most.
 const RECORDS_MAX: usize = 1_000;
 
@@ -190,23 +193,50 @@ pub(crate) async fn logs(
     skip: usize,
     limit: usize,
 ) -> Result<Vec<LogLine>, BackendError> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let skip = i64::try_from(skip).unwrap_or(i64::MAX);
-    let last = skip.saturating_add(i64::try_from(limit - 1).unwrap_or(i64::MAX));
-    let mut call = link.call(&LOGS);
-    call.arg(id.to_string()).arg(skip).arg(last);
-    let mut lines = Vec::new();
-    for line in answer::list(link.send(&call).await?)? {
-        let line = answer::text(line)?;
-        // Behind the epoch and the number of the line.
-        let json = line
-            .get(20..)
-            .ok_or_else(|| record::strange("log line", &line))?;
-        lines.push(record::from_json(json)?);
+    let mut lines: Vec<LogLine> = Vec::new();
+    while lines.len() < limit {
+        let n = LINES_MAX.min(limit - lines.len());
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let first = number(skip.saturating_add(lines.len()));
+        let mut call = link.call(&LOGS);
+        call.arg(id.to_string())
+            .arg(first)
+            .arg(first.saturating_add(number(n - 1)));
+        let part = answer::list(link.send(&call).await?)?;
+        let is_end = part.len() < n;
+        for line in part {
+            let (line, _) = answer::text_in_part(line)?;
+            // Behind ten digits each of the epoch and of the number of the line.
+            let (place, json) = line.split_at_checked(20).unwrap_or(("", &line));
+            let read = record::from_json(json);
+            lines.push(read.unwrap_or_else(|_| line_in_part(place, json, lines.last())));
+        }
+        if is_end {
+            break;
+        }
     }
     Ok(lines)
+}
+
+/// Of a line that this program cannot read, what can be read: whoever reads a log in parts counts its lines.
+fn line_in_part(place: &str, json: &str, before: Option<&LogLine>) -> LogLine {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Known {
+        attempt: Option<u32>,
+        at: Option<Timestamp>,
+        message: Option<String>,
+    }
+    let known: Known = record::from_json(json).unwrap_or_default();
+    let seq = place.get(10..).and_then(|digits| digits.parse().ok());
+    let (attempt, at) = before.map(|line| (line.attempt, line.at)).unzip();
+    LogLine {
+        seq: seq.unwrap_or_default(),
+        attempt: known.attempt.or(attempt).unwrap_or_default(),
+        at: known.at.or(at).unwrap_or_default(),
+        level: LogLevel::Info,
+        message: known.message.unwrap_or_else(|| json.to_owned()),
+    }
 }
 
 pub(crate) async fn counts(link: &Link) -> Result<Vec<Count>, BackendError> {
@@ -301,13 +331,36 @@ pub(crate) async fn audit(
         .arg(i64::try_from(limit).unwrap_or(i64::MAX));
     let mut entries = Vec::new();
     for entry in answer::list(link.send(&call).await?)? {
-        let entry = answer::text(entry)?;
-        let json = entry
-            .get(36..)
-            .ok_or_else(|| record::strange("audit entry", &entry))?;
-        entries.push(record::from_json(json)?);
+        let (entry, _) = answer::text_in_part(entry)?;
+        let Some((Ok(id), json)) = entry
+            .split_at_checked(36)
+            .map(|(id, json)| (id.parse(), json))
+        else {
+            continue; // damage: without an id it has no place among the others
+        };
+        let read = record::from_json(json);
+        entries.push(read.unwrap_or_else(|_| entry_in_part(id, json)));
     }
     Ok(entries)
+}
+
+/// Of an entry that this program cannot read, what can be read, and all of it as its detail.
+fn entry_in_part(id: TaskId, json: &str) -> AuditEntry {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Known {
+        actor: String,
+        action: String,
+    }
+    let known: Known = record::from_json(json).unwrap_or_default();
+    AuditEntry {
+        id,
+        at: id.created_at(),
+        actor: known.actor,
+        action: known.action,
+        task: None,
+        detail: record::from_json(json).unwrap_or_else(|_| json.into()),
+    }
 }
 
 pub(crate) async fn records(link: &Link, query: &RecordQuery) -> Result<Vec<Record>, BackendError> {

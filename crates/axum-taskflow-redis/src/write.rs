@@ -29,10 +29,14 @@ const ALIKE_MAX: usize = 500;
 const BULK: usize = 1_000;
 const TIME_PER_TASK: Duration = Duration::from_micros(100);
 
+/// At most so many bytes in one argument: a server refuses larger ones than its `proto-max-bulk-len`, which is 1 MiB at
+/// least, and ends the connection with that.
+const PART_BYTES: usize = 512 * 1024;
+
 /// The longest time that a bulk of the engine's may take beside any other call's.
 pub(crate) const BULK_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// What the script is told, as one argument: lists in MessagePack
+/// What the script is told: lists in MessagePack
 /// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)).
 struct Words<'a> {
     /// What all keys begin with.
@@ -106,8 +110,12 @@ impl<'a> Words<'a> {
         let mut call = link.call_in_time(&WRITE);
         let more = u32::try_from(n_tasks.saturating_sub(BULK)).unwrap_or(u32::MAX);
         call.with_more_time(TIME_PER_TASK.saturating_mul(more).min(BULK_TIME_MAX));
-        call.replicated().arg(self.packed);
+        let mut parts = self.packed.chunks(PART_BYTES);
+        call.replicated().arg(parts.next().unwrap_or_default());
         call.arg(u8::from(link.is_cluster()));
+        for part in parts {
+            call.arg(part);
+        }
         link.send(&call).await
     }
 }

@@ -10,8 +10,9 @@ use axum_taskflow_core::{
     conformance::{self, Opened},
 };
 use axum_taskflow_redis::RedisOptions;
-use servers::{RedisCluster, RedisServer};
-use support::{NOW, Store};
+use rustix::net::{Shutdown, shutdown};
+use servers::{Port, Proxy, RedisCluster, RedisServer};
+use support::{NOW, Store, is_unread, sockets_to, until};
 
 static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
     let node = RedisServer::builder().user("tasks", "secret", &rules());
@@ -135,6 +136,97 @@ async fn while_its_slot_moves_to_another_node_nothing_is_done_and_then_all_is_th
             Some(task)
         );
     }
+}
+
+/// A node that has all slots, and to which clients come through a proxy, and that one's port.
+async fn behind_a_proxy() -> (RedisServer, Proxy, u16) {
+    let bus = Port::free();
+    let server = RedisServer::builder()
+        .setting("cluster-enabled", "yes")
+        .setting("cluster-port", &bus.number.to_string())
+        .setting("cluster-announce-ip", "127.0.0.1")
+        .start();
+    let proxy = Proxy::to(&server.address());
+    let port: u16 = proxy.address().rsplit(':').next().unwrap().parse().unwrap();
+    let announced = port.to_string();
+    server.command(&["CONFIG", "SET", "cluster-announce-port", &announced]);
+    server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let is_ok = async || {
+        server
+            .command(&["CLUSTER", "INFO"])
+            .contains("cluster_state:ok")
+    };
+    until("the node is ready", is_ok).await;
+    (server, proxy, port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_for_a_cluster_that_is_ready_again_before_its_deadline() {
+    let (server, proxy, _) = behind_a_proxy().await;
+    let options = RedisOptions::new(proxy.url(&server.url())).cluster();
+    let options = options.lease(Duration::from_secs(60));
+    let hasty = Store::open(options.clone().deadline(Duration::from_millis(500))).await;
+    let options = options.deadline(Duration::from_secs(20));
+    let store = Store::open(options.clone()).await;
+    let slot = server.command(&["CLUSTER", "KEYSLOT", "{taskflow}"]);
+
+    let is_away = || {
+        server.command(&["CLUSTER", "DELSLOTS", &slot]);
+        server.command(&["CONFIG", "RESETSTAT"]);
+    };
+    let comes_back = async || {
+        until("it was asked", async || {
+            let errors = server.command(&["INFO", "errorstats"]);
+            errors.contains("errorstat_CLUSTERDOWN")
+        })
+        .await;
+        server.command(&["CLUSTER", "ADDSLOTS", &slot]);
+    };
+    let task = store.task();
+
+    is_away();
+    let why = hasty.try_add(&hasty.task()).await.unwrap_err();
+    let (added, ()) = tokio::join!(store.try_add(&task), comes_back());
+    is_away();
+    let (opened, ()) = tokio::join!(options.open(), comes_back());
+
+    assert!(why.to_string().contains("cluster is not ready"), "{why}");
+    added.unwrap();
+    assert!(store.is_stored(task.id).await);
+    opened.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_sent_twice_is_not_done_after_the_next_one() {
+    let (server, proxy, port) = behind_a_proxy().await;
+    let store = Store::open(RedisOptions::new(proxy.url(&server.url())).cluster()).await;
+    let (mut twice, next) = (store.task(), store.task());
+    twice.args = format!("[\"{}\"]", "x".repeat(30_000)).into(); // the proxy reads less at once
+    store.add(&store.task()).await;
+    let n_calls = || {
+        let stats = server.command(&["INFO", "commandstats"]);
+        let (_, calls) = stats.split_once("cmdstat_evalsha:calls=").unwrap();
+        calls.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+
+    // The first copy is held up, and our end hears that its connection is gone.
+    proxy.freeze();
+    let sockets = sockets_to(port);
+    let cuts = async {
+        until("it was sent", async || is_unread(port)).await;
+        for socket in &sockets {
+            shutdown(socket, Shutdown::Read).unwrap();
+        }
+    };
+    let (added, ()) = tokio::join!(store.try_add(&twice), cuts);
+    added.unwrap();
+    store.add(&next).await;
+    let n_before = n_calls();
+    proxy.heal();
+
+    until("it arrives", async || n_calls() > n_before).await;
+    let errors = server.command(&["INFO", "errorstats"]);
+    assert!(errors.contains("errorstat_LATE"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

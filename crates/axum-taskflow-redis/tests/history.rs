@@ -61,6 +61,30 @@ async fn until_left(backend: &Redis, n: usize) -> Vec<TaskId> {
 }
 
 #[tokio::test]
+async fn a_long_log_is_read_in_parts_that_keep_the_server_for_a_moment_each() {
+    let server = RedisServer::start();
+    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let id = IdSource::default().task(NOW);
+    let line = r#"{"seq":%d,"attempt":1,"at":"2026-11-21T22:26:40Z","level":"info","message":"m"}"#;
+    let add = format!(
+        "for n = 0, 1199 do
+             redis.call('ZADD', KEYS[1], 0, string.format('0000000001%010d{line}', n, n))
+         end"
+    );
+    server.command(&["EVAL", &add, "1", &format!("{{taskflow}}:g:{id}")]);
+    server.command(&["CONFIG", "RESETSTAT"]);
+
+    let all = backend.logs(id, 0, usize::MAX).await.unwrap();
+    let calls = server.command(&["INFO", "commandstats"]);
+    let some = backend.logs(id, 100, 1_000).await.unwrap();
+
+    assert!(all.iter().map(|line| line.seq).eq(0..1_200));
+    assert_eq!(some, all[100..1_100]);
+    let (_, n_ranges) = calls.split_once("cmdstat_zrange:calls=").unwrap();
+    assert!(n_ranges.starts_with("3,"), "{n_ranges}");
+}
+
+#[tokio::test]
 async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones_stay() {
     let server = RedisServer::start();
     let options = RedisOptions::new(server.url()).history_max(5);

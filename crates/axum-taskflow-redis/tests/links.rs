@@ -4,31 +4,16 @@
 
 mod support;
 
-use std::{
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
-use rustix::{
-    net::{getpeername, sockopt},
-    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
-};
+use rustix::net::sockopt;
 use servers::{Proxy, RedisServer};
-use support::{NOW, Store};
+use support::{NOW, Store, is_unread, sockets_to, until};
 
 /// How long a test waits for what must come.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < DEADLINE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 fn start_with_replica() -> (RedisServer, RedisServer) {
     let server = RedisServer::start();
@@ -114,6 +99,35 @@ async fn a_write_that_was_given_up_and_arrives_after_the_next_one_changes_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_caller_has_left_and_that_arrives_after_the_next_one_changes_nothing() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(&server.address());
+    let options = RedisOptions::new(proxy.url(&server.url())).deadline(Duration::from_secs(1));
+    let store = Store::open(options).await;
+    let (before, mut left, next) = (store.task(), store.task(), store.task());
+    left.args = format!("[\"{}\"]", "x".repeat(30_000)).into(); // the proxy reads less at once
+    store.add(&before).await;
+    let port = proxy.address().rsplit(':').next().unwrap().parse().unwrap();
+
+    proxy.freeze();
+    tokio::select! {
+        answered = store.try_add(&left) => panic!("{answered:?}"),
+        () = until("it was sent", async || is_unread(port)) => {}
+    }
+    // Who only reads finds out that the link is dead, and says nothing of what others have written.
+    store.backend.get(before.id).await.unwrap_err();
+    store.add(&next).await;
+    proxy.heal();
+
+    until("it arrives", async || {
+        let errors = server.command(&["INFO", "errorstats"]);
+        errors.contains("errorstat_LATE") || store.is_stored(left.id).await
+    })
+    .await;
+    assert!(!store.is_stored(left.id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_fails_at_its_deadline_whoever_else_waits_for_a_connection() {
     let server = RedisServer::start();
     let proxy = Proxy::to(&server.address());
@@ -160,23 +174,6 @@ async fn a_write_that_is_repeated_on_a_new_connection_waits_for_its_replicas_the
     let error = added.unwrap_err().to_string();
     assert!(error.contains("0 replicas of Redis"), "{error}");
     assert!(store.is_stored(task.id).await);
-}
-
-/// Copies of this process's sockets that lead to a port.
-fn sockets_to(port: u16) -> Vec<OwnedFd> {
-    let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
-    let leads_there = |socket: &OwnedFd| {
-        let peer = getpeername(socket).ok().flatten();
-        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        peer.is_some_and(|peer| peer.port() == port)
-    };
-    std::fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap())
-        // An error: it was closed meanwhile.
-        .filter_map(|fd| pidfd_getfd(&me, fd, PidfdGetfdFlags::empty()).ok())
-        .filter(leads_there)
-        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
-//! What is refused at the start, and what is not.
+//! What is refused at the start, and what is not: then it works.
 
 mod support;
 
@@ -87,6 +87,26 @@ async fn connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other
 
     works(RedisOptions::new(server.url()).root_certificate(pem)).await;
     refused(RedisOptions::new(server.url())).await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_large_arguments_takes_large_tasks_all_the_same() {
+    // Its least: some providers set it.
+    let server = RedisServer::builder()
+        .setting("proto-max-bulk-len", "1mb")
+        .start();
+    let store = Store::open(RedisOptions::new(server.url())).await;
+    let mut tasks = [(); 3].map(|()| store.task());
+    for task in &mut tasks {
+        task.args = format!("[\"{}\"]", "ß".repeat(1 << 20)).into();
+    }
+
+    store.add_all(&tasks).await;
+
+    for task in &tasks {
+        let stored = store.backend.get(task.id).await.unwrap();
+        assert!(stored.as_ref() == Some(task)); // too large to be printed
+    }
 }
 
 #[tokio::test]

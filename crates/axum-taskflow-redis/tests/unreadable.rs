@@ -12,8 +12,9 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AheadQuery, Backend, Batch, Change, Claim, Claimed, FailureKind, ListQuery, Outcome, Prune,
-    RetryPolicy, Role, Task, TaskId, TaskStatus, Timestamp,
+    AheadQuery, AuditEntry, Backend, Batch, Change, Claim, Claimed, Epoch, FailureKind, ListQuery,
+    LogLevel, LogLine, Note, Outcome, Prune, Reserve, RetryPolicy, Role, Said, Task, TaskId,
+    TaskStatus, Timestamp, Turn,
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
@@ -41,13 +42,17 @@ fn damage(server: &RedisServer, key: &str) {
 
 impl Store {
     async fn claim(&self) -> Claimed {
+        self.claim_with_room(2, None).await
+    }
+
+    async fn claim_with_room(&self, limit: usize, reserve: Option<Reserve>) -> Claimed {
         let claim = Claim {
             owner: self.me,
             names: Arc::new(["f".into()]),
             except: Arc::default(),
-            limit: 2,
+            limit,
             now: NOW,
-            reserve: None,
+            reserve,
         };
         self.backend.claim(claim).await.unwrap()
     }
@@ -194,6 +199,67 @@ async fn a_task_whose_state_cannot_be_read_is_not_begun_and_keeps_no_other_waiti
     }
 }
 
+#[tokio::test]
+async fn a_place_at_which_nobody_waits_is_gone_soon_whatever_room_is_kept() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let first = Turn::of(&store.task());
+    let gone = store.task().id;
+    let task = store.task();
+    store.add(&task).await;
+    let turn = Turn::of(&task);
+    let room = |n| Some(Reserve { from: first, n });
+    let of_no_task = format!("7fffffff{:015}{gone}", NOW.as_unix_ms());
+    for (reserve, found) in [
+        (room(1), (vec![], Some(turn))),
+        (room(9), (vec![], Some(turn))),
+        (None, (vec![task.id], None)),
+    ] {
+        let too_short = &of_no_task[..58];
+        for place in [
+            "7ffffffeat no time, which never comes",
+            too_short,
+            &of_no_task,
+        ] {
+            server.command(&["ZADD", "{taskflow}:w:f", "0", place]);
+        }
+
+        // As often as it is to be asked again at once.
+        let mut claimed = store.claim_with_room(1, reserve).await;
+        for _ in 0..9 {
+            if claimed.next_due == Some(NOW) {
+                claimed = store.claim_with_room(1, reserve).await;
+            }
+        }
+
+        assert_eq!(claimed.next_due, None, "{reserve:?}");
+        assert_eq!((ids(&claimed.tasks), claimed.next_turn), found);
+        let left = server.command(&["ZCARD", "{taskflow}:w:f"]);
+        assert_eq!(
+            left,
+            claimed.next_turn.iter().len().to_string(),
+            "{reserve:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_place_ahead_that_is_no_time_keeps_nothing_from_being_claimed() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let tasks = [(); 2].map(|()| store.task());
+    store.add_all(&tasks).await;
+    server.command(&["ZADD", "{taskflow}:a", "0", "at no time"]);
+
+    let claimed = store.claim().await;
+
+    assert_eq!(ids(&claimed.tasks), ids(&tasks));
+    assert!(
+        claimed.next_due.is_some_and(|due| due > NOW),
+        "it may hide others"
+    );
+}
+
 /// Ends a task as if it had run.
 async fn end(store: &Store, task: &Task) {
     assert!(store.start(task).await);
@@ -287,6 +353,87 @@ async fn an_instance_of_which_not_everything_can_be_read_is_shown_with_the_rest(
     let instance = with_another_role.instance;
     let said = (instance.pid, instance.started_at, instance.role);
     assert_eq!(said, (std::process::id(), NOW, Role::Both));
+}
+
+#[tokio::test]
+async fn a_log_line_that_cannot_be_read_hides_no_other_and_is_shown_as_far_as_it_can_be() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let task = store.owned();
+    store.add(&task).await;
+    assert!(store.start(&task).await);
+    let mut batch = Batch::at(NOW);
+    for seq in 0..4 {
+        let line = LogLine {
+            seq,
+            attempt: 1,
+            at: NOW,
+            level: LogLevel::Debug,
+            message: format!("line {seq}"),
+        };
+        batch.notes.push(Note {
+            id: task.id,
+            epoch: Epoch::ZERO.next(),
+            what: Said::Log(line),
+        });
+    }
+    store.backend.write(Arc::new(batch)).await.unwrap();
+    let lines = key('g', task.id);
+    for (nth, pattern, newer) in [("1", "debug", "fatal"), ("2", ".$", r"\255")] {
+        let change = format!(
+            "local is = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[1])[1] redis.call('ZREM', KEYS[1], is)
+             return redis.call('ZADD', KEYS[1], 0, (is:gsub(ARGV[2], '{newer}')))"
+        );
+        server.command(&["EVAL", &change, "1", &lines, nth, pattern]);
+    }
+
+    let shown = store.backend.logs(task.id, 0, 9).await.unwrap();
+    let behind = store.backend.logs(task.id, 2, 2).await.unwrap();
+
+    assert_eq!(shown.len(), 4, "who reads in parts counts them");
+    assert_eq!((behind.len(), &behind[1]), (2, &shown[3]));
+    let said = |n: usize| {
+        let line = &shown[n];
+        (line.seq, line.attempt, line.at, line.level)
+    };
+    assert_eq!(said(0), (0, 1, NOW, LogLevel::Debug));
+    assert_eq!(said(1), (1, 1, NOW, LogLevel::Info));
+    assert_eq!(&*shown[1].message, "line 1");
+    assert_eq!(said(2), (2, 1, NOW, LogLevel::Info));
+    assert!(shown[2].message.contains("line 2"), "{:?}", shown[2]);
+    assert_eq!(said(3), (3, 1, NOW, LogLevel::Debug));
+}
+
+#[tokio::test]
+async fn an_audit_entry_that_cannot_be_read_hides_no_other_and_is_shown_as_far_as_it_can_be() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let mut batch = Batch::at(NOW);
+    let entries = [(); 3].map(|()| AuditEntry {
+        id: store.task().id,
+        at: NOW,
+        actor: "ada".to_owned(),
+        action: "retry".to_owned(),
+        task: None,
+        detail: serde_json::Value::Null,
+    });
+    batch.audit.extend([entries[0].clone(), entries[2].clone()]);
+    store.backend.write(Arc::new(batch)).await.unwrap();
+    let id = entries[1].id;
+    let newer = format!(r#"{id}{{"id":"{id}","action":"retry","actor":"bob","task":[1]}}"#);
+    for entry in [&*newer, "no id"] {
+        server.command(&["ZADD", "{taskflow}:u", "0", entry]);
+    }
+
+    let shown = store.backend.audit(None, 9).await.unwrap();
+    let first = store.backend.audit(Some(entries[2].id), 1).await.unwrap();
+
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    assert_eq!([&shown[0], &shown[2]], [&entries[2], &entries[0]]);
+    assert_eq!(first, shown[1..2]);
+    assert_eq!((shown[1].id, shown[1].at), (id, id.created_at()));
+    assert_eq!((&*shown[1].actor, &*shown[1].action), ("bob", "retry"));
+    assert_eq!(shown[1].detail["task"], serde_json::json!([1]));
 }
 
 #[tokio::test]

@@ -43,9 +43,16 @@ local function next_due()
     local next = first and string.sub(first, 1, 15)
     if now < latest then
         -- A clock was set back, or runs late: what was due may be ahead again.
-        local is_any_ahead = false
+        local n_left, is_all, is_any_ahead = 512, true, false
         for _, name in ipairs(redis.call('SMEMBERS', P .. 'wn')) do
-            local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, 128)
+            local n_looked_at = math.min(n_left, 128)
+            if n_looked_at == 0 then
+                is_all = false
+                break
+            end
+            local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, n_looked_at)
+            n_left = n_left - #places
+            is_all = is_all and #places < n_looked_at
             for _, place in ipairs(places) do
                 local run_at = string.sub(place, 9, 23)
                 if run_at > now_text then
@@ -55,14 +62,11 @@ local function next_due()
                     end
                 end
             end
-            if #places == 128 then
-                is_any_ahead = true -- or may be
-                if not next or next > string.format('%015d', latest) then
-                    next = string.format('%015d', latest) -- too many to look at: then at the latest
-                end
-            end
         end
-        if not is_any_ahead then
+        local latest_text = string.format('%015d', latest)
+        if not is_all and (not next or next > latest_text) then
+            next = latest_text -- too many to look at: then at the latest
+        elseif is_all and not is_any_ahead then
             redis.call('SET', P .. 'h', ARGV[4]) -- whoever was ahead has left nothing
         end
     end
@@ -112,7 +116,10 @@ if #ids < limit then
     local function add_due(name, found, first)
         for at = first, #found do
             local place = found[at]
-            if string.sub(place, 9, 23) <= now_text and not (n_except > 0 and except[string.sub(place, 24)]) then
+            local run_at = string.sub(place, 9, 23)
+            -- Nobody waits where there is no time, and there it would stand in the way for ever.
+            local is_due = run_at <= now_text or not string.find(run_at, '^%d+$')
+            if is_due and not (n_except > 0 and except[string.sub(place, 24)]) then
                 places[#places + 1] = place
                 name_of[place] = name
             end
@@ -140,16 +147,16 @@ if #ids < limit then
         table.sort(places)
     end
     local taken, n_taken, of_names = {}, math.min(limit - #ids, #places), {}
+
+    local function has_no_room(nth, place)
+        return kept_from ~= '' and place >= kept_from and nth + n_kept > limit
+    end
+
     for n = 1, n_taken do
-        local place = places[n]
-        if kept_from ~= '' and place >= kept_from and #ids + n + n_kept > limit then
-            next_turn = place
-            break
+        taken[n] = string.sub(places[n], 24)
+        if has_no_room(#ids + n, places[n]) then
+            break -- it is looked at whether anybody waits there
         end
-        taken[n] = string.sub(place, 24)
-        local of_name = of_names[name_of[place]] or {}
-        of_names[name_of[place]] = of_name
-        of_name[#of_name + 1] = place
     end
     local found = get_all('l:', taken)
     -- What an id begins with is when its task was created: none begins before that (Life::begun).
@@ -167,7 +174,15 @@ if #ids < limit then
             is_free = life ~= '' and (not status or holder == '-' and (status == 'pending' or finished_at == '-'))
             epoch, attempt = one_more(epoch), one_more(attempt)
         end
-        if not is_free or run_at and tonumber(run_at) ~= tonumber(string.sub(place, 9, 23)) then
+        local waits = is_free and (not run_at or tonumber(run_at) == tonumber(string.sub(place, 9, 23)))
+        if waits and has_no_room(#ids + 1, place) then
+            next_turn = place
+            break
+        end
+        local of_name = of_names[name_of[place]] or {}
+        of_names[name_of[place]] = of_name
+        of_name[#of_name + 1] = place
+        if not waits then
             first_skipped = first_skipped or place -- nobody waits there
             if life == '' then left[#left + 1] = id end
         else

@@ -17,7 +17,7 @@
 --   notes:   id, epoch, "L"line for sorting or "P", JSON
 --   audit:   id and JSON in one
 --   records: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
--- and behind them 1 if this is a cluster.
+-- and behind them 1 if this is a cluster, and what one argument had no room for.
 -- Answers with what is not as it was asked for: the number and the holder (id and function) of the key for each task
 -- that was not made, and the numbers of the changes that are stale; and with the version of each record. A step that is
 -- stale is answered with nothing. A batch may arrive again, whole or in part: what was done is left as it is, and
@@ -26,7 +26,8 @@ local refused_for = refusal(ARGV[1], ARGV[2])
 if refused_for then
     return refused_for
 end
-local words = cmsgpack.unpack(ARGV[3])
+local packed = #ARGV > 4 and ARGV[3] .. table.concat(ARGV, '', 5) or ARGV[3]
+local words = cmsgpack.unpack(packed)
 local now, is_step = tonumber(words[1]), words[2] == '1'
 local now_text = string.format('%015d', now)
 local blocks, moves, changes, notes, audit, records = unpack(words, 3, 8)

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
+    net::SocketAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,10 +12,22 @@ use axum_taskflow_core::{
     Applied, Backend, Batch, Change, IdSource, Instance, InstanceId, Task, TaskId, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
+use rustix::{
+    net::getpeername,
+    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
+};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
 /// How long a test waits for what must come.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < DEADLINE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// A store with an instance that joined it.
 pub(crate) struct Store {
@@ -91,4 +105,33 @@ impl Store {
         }
         begun.elapsed()
     }
+}
+
+/// Copies of this process's sockets that lead to a port.
+pub(crate) fn sockets_to(port: u16) -> Vec<OwnedFd> {
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let leads_there = |socket: &OwnedFd| {
+        let peer = getpeername(socket).ok().flatten();
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        peer.is_some_and(|peer| peer.port() == port)
+    };
+    std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        // An error: it was closed meanwhile.
+        .filter_map(|fd| pidfd_getfd(&me, fd, PidfdGetfdFlags::empty()).ok())
+        .filter(leads_there)
+        .collect()
+}
+
+/// True if something was sent to this port, and waits to be read there.
+pub(crate) fn is_unread(port: u16) -> bool {
+    const ESTABLISHED: &str = "01";
+    let port = format!(":{port:04X}");
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().skip(1).any(|socket| {
+        let words: Vec<&str> = socket.split_whitespace().collect();
+        let (local, state, queues) = (words[1], words[3], words[4]);
+        local.ends_with(&port) && state == ESTABLISHED && !queues.ends_with(":00000000")
+    })
 }
