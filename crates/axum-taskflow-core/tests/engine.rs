@@ -829,13 +829,8 @@ async fn what_a_claim_took_whose_answer_is_lost_is_for_others_after_a_shutdown()
     backstage.claim_lost().await;
     assert!(backstage.task(task.id).await.life.owner.is_some());
 
-    let shutdown = tokio::spawn({
-        let manager = manager.clone();
-        async move { manager.shutdown().await }
-    });
-    tokio::time::sleep(Duration::from_secs(2)).await; // on paused time: the claimer has seen that it is to stop
     backstage.fail_claims(false);
-    shutdown.await.unwrap().unwrap();
+    manager.shutdown().await.unwrap();
 
     let life = backstage.task(task.id).await.life;
     assert_eq!((life.status, life.owner), (TaskStatus::Pending, None));

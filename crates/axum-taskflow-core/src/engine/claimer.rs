@@ -48,7 +48,7 @@ impl NextDue {
 /// The last claim of each lane, if it may have taken tasks that no answer has brought.
 type InDoubt = HashMap<Executor, Claim>;
 
-/// So many answers are heard before an instance leaves: each brings at least one task of ours, but a store that has
+/// So often it is claimed before an instance leaves: each answer brings at least one task of ours, but a store that has
 /// much that became due may ask to be asked again and again.
 const ANSWERS_MAX: usize = 100;
 
@@ -169,31 +169,23 @@ impl Engine {
     }
 
     /// When nothing begins here any more: claims again, which brings what is ours without our knowing, and lets others have
-    /// it. Otherwise it would be taken from us as if it had begun.
+    /// it. Otherwise it would be taken from us as if it had begun. A store that is out is not waited for.
     async fn give_back_what_it_took(self: &Arc<Self>, mut claim: Claim) {
         claim.reserve = None;
-        let mut n_answers = 0;
-        loop {
+        for _ in 0..ANSWERS_MAX {
             claim.now = self.clock.now();
-            match self.ask_for(claim.clone()).await {
-                Ok(claimed) => {
-                    n_answers += 1;
-                    let is_over = has_brought_all(&claimed, claim.now) || n_answers == ANSWERS_MAX;
-                    let tasks = claimed.tasks.into_iter().map(Arc::new);
-                    self.let_others_have(tasks.collect());
-                    if is_over {
-                        return;
-                    }
-                    continue;
+            let claimed = match self.ask_for(claim.clone()).await {
+                Ok(claimed) => claimed,
+                Err(failure) => {
+                    return panics::say(
+                        || warn!(error = %failure, "what a claim took that failed, if anything, waits for a takeover"),
+                    );
                 }
-                Err(failure) => panics::say(
-                    || warn!(error = %failure, "a claim failed: what it took, if anything, is not given back yet"),
-                ),
-            }
-            tokio::select! {
-                biased;
-                () = self.stopped.cancelled() => return,
-                () = tokio::time::sleep(super::jittered(super::LOOP_RETRY)) => {}
+            };
+            let is_over = has_brought_all(&claimed, claim.now);
+            self.let_others_have(claimed.tasks.into_iter().map(Arc::new).collect());
+            if is_over {
+                return;
             }
         }
     }
