@@ -440,6 +440,8 @@ async fn a_sign_in_leads_nowhere_else() {
         "/\\evil.example",
         "/elsewhere",
         "/tasks/dashboard/../../elsewhere",
+        "/tasks/dashboard/%2e%2E/../elsewhere",
+        "/tasks/dashboard/.%2e/%2e./elsewhere", // a browser reads them as dots
         "javascript:alert(1)",
         "/tasks/dashboard\r\nx: y",
     ] {
