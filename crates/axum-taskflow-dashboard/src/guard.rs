@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use crate::{
     ROUTES, Right, Route, Shared,
-    auth::{self, Access, Identity, Rights},
+    auth::{self, Access, Cookies, Identity, Rights},
     problem::Problem,
     query::Params,
 };
@@ -216,9 +216,14 @@ fn look(shared: &Shared, request: &Request, right: Right) -> (Visit, Identity) {
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(address)| address.ip());
     let address = shared.proxies.client(peer, headers);
+    let certainly_https = shared.is_https || is_forwarded_https(request);
+    let cookies = match certainly_https {
+        true => Cookies::Secure,
+        false => Cookies::Any,
+    };
     let identity = match right {
-        Right::Open => shared.auth.recognise(headers, now),
-        Right::Read | Right::Operate => shared.auth.identify(headers, address, now),
+        Right::Open => shared.auth.recognise(headers, cookies, now),
+        Right::Read | Right::Operate => shared.auth.identify(headers, cookies, address, now),
     };
     let visit = Visit {
         base: base(shared, request),
@@ -231,7 +236,8 @@ fn look(shared: &Shared, request: &Request, right: Right) -> (Visit, Identity) {
             _ => None,
         },
         wants_html: is_safe(request.method()) && accepts_html(headers),
-        is_https: shared.is_https || is_https(request),
+        // `Origin` is the browser's own word. Not all requests have it, so it decides only how a cookie is set.
+        is_https: certainly_https || header_is(headers, "origin", |it| it.starts_with("https://")),
         address,
         theme: Theme::of(auth::cookie(headers, THEME_COOKIE)),
         flash: auth::cookie(headers, FLASH_COOKIE).and_then(Flash::of),
@@ -385,21 +391,20 @@ fn accepts_html(headers: &HeaderMap) -> bool {
         .any(|value| value.to_ascii_lowercase().contains("text/html"))
 }
 
-fn is_https(request: &Request) -> bool {
-    let says = |name: &str, is: fn(&str) -> bool| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(is)
+/// True if the browser uses https, by the connection or by what a proxy says. A wrong guess costs nothing but a cookie
+/// and its flag, so a proxy's word needs no proof.
+fn is_forwarded_https(request: &Request) -> bool {
+    let is_https = |proto: &str| {
+        let first = proto.split(',').next().unwrap_or_default();
+        first.trim().eq_ignore_ascii_case("https")
     };
-    // A wrong guess costs nothing but a cookie flag, so a proxy's word needs no proof. `Origin` is the browser's own.
     request.uri().scheme_str() == Some("https")
-        || says("x-forwarded-proto", |proto| {
-            let first = proto.split(',').next().unwrap_or_default();
-            first.trim().eq_ignore_ascii_case("https")
-        })
-        || says("origin", |origin| origin.starts_with("https://"))
+        || header_is(request.headers(), "x-forwarded-proto", is_https)
+}
+
+fn header_is(headers: &HeaderMap, name: &str, is: impl FnOnce(&str) -> bool) -> bool {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.is_some_and(is)
 }
 
 /// What a request's headers say about the page that made the browser ask.

@@ -267,6 +267,29 @@ async fn the_cookie_is_as_safe_as_the_connection_allows() {
 }
 
 #[tokio::test]
+async fn where_https_is_certain_a_cookie_that_anybody_near_can_set_opens_nothing() {
+    let https = |admin: TaskAdmin| Router::new().nest("/tasks", people(admin).https().routes());
+    let said = ("x-forwarded-proto", "https");
+    for (site, headers) in [
+        (Site::closed().await, vec![said]),
+        (Site::with(https).await, vec![]),
+    ] {
+        let form = [("username", "ada"), ("password", "secret")];
+        let answer = site.post_form("/tasks/auth/login", &headers, &form).await;
+        let (_, value) = answer.header("set-cookie").split_once('=').unwrap();
+        let (value, _) = value.split_once(';').unwrap();
+
+        for (name, status) in [("__Host-tf_session", 200), ("tf_session", 401)] {
+            let cookie = format!("{name}={value}");
+            let mut headers = headers.clone();
+            headers.push(("cookie", &cookie));
+            let answer = site.ask(Method::GET, "/tasks", &headers).await;
+            assert_eq!(answer.status, status, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_program_signs_in_with_json() {
     let site = Site::closed().await;
 
