@@ -282,8 +282,9 @@ fn refuse(
                 }
             }
             Identity::Braked(wait_s) => return Some(braked(*wait_s).into_response()),
-            Identity::Nobody | Identity::Wrong if visit.wants_html => {
-                return Some(to_sign_in(visit));
+            // Also from a form: a page may be open for longer than its session.
+            Identity::Nobody | Identity::Wrong if accepts_html(request.headers()) => {
+                return Some(to_sign_in(visit, request));
             }
             Identity::Nobody | Identity::Wrong => return Some(unauthorized(identity)),
         }
@@ -326,9 +327,12 @@ fn unauthorized(identity: &Identity) -> Response {
     response
 }
 
-fn to_sign_in(visit: &Visit) -> Response {
+fn to_sign_in(visit: &Visit, request: &Request) -> Response {
     let mut location = format!("{}/auth/login", visit.base);
-    let wanted = format!("{}{}", visit.base, visit.below);
+    let wanted = match is_safe(request.method()) {
+        true => format!("{}{}", visit.base, visit.below),
+        false => page_of_form(request.headers()),
+    };
     if visit.local(Some(&wanted)) == wanted && wanted != visit.dashboard() {
         let next = form_urlencoded::Serializer::new(String::new())
             .append_pair("next", &wanted)
@@ -337,6 +341,15 @@ fn to_sign_in(visit: &Visit) -> Response {
         location.push_str(&next);
     }
     redirect(&location)
+}
+
+/// The path and query of the page that a form stood on, or nothing.
+fn page_of_form(headers: &HeaderMap) -> String {
+    let referer = headers.get(header::REFERER);
+    let page = referer
+        .and_then(|value| value.to_str().ok()?.parse::<Uri>().ok())
+        .and_then(|page| page.path_and_query().map(ToString::to_string));
+    page.unwrap_or_default()
 }
 
 /// Sends a browser elsewhere, with GET.

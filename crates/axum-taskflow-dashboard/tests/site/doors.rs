@@ -290,6 +290,40 @@ async fn where_https_is_certain_a_cookie_that_anybody_near_can_set_opens_nothing
 }
 
 #[tokio::test]
+async fn a_button_of_a_page_whose_session_is_over_leads_to_the_sign_in_and_back() {
+    let site = Site::closed().await;
+    let cookie = site.sign_in("ada").await;
+    site.clock.advance(Duration::from_secs(3_600));
+    let press = async |path: &str, referer: &str| {
+        let headers = [
+            ("cookie", &*cookie),
+            ("accept", "text/html,*/*;q=0.8"),
+            ("referer", referer),
+            SAME,
+        ];
+        site.post_form(path, &headers, &[("csrf", "x")]).await
+    };
+
+    for (referer, location) in [
+        (
+            "http://site.example/tasks/dashboard/schedules?a=b",
+            "/tasks/auth/login?next=%2Ftasks%2Fdashboard%2Fschedules%3Fa%3Db",
+        ),
+        ("http://site.example/elsewhere", "/tasks/auth/login"),
+        ("", "/tasks/auth/login"),
+    ] {
+        for path in ["/tasks/dashboard/schedules/pause", "/tasks/auth/logout"] {
+            let answer = press(path, referer).await;
+            assert_eq!(answer.status, 303, "{path}");
+            assert_eq!(answer.header("location"), location, "{path} from {referer}");
+        }
+    }
+    let script = [("cookie", &*cookie), ("accept", "application/json"), SAME];
+    let path = "/tasks/dashboard/schedules/pause";
+    assert_eq!(site.post_form(path, &script, &[]).await.status, 401);
+}
+
+#[tokio::test]
 async fn a_program_signs_in_with_json() {
     let site = Site::closed().await;
 
