@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::Duration,
 };
 
@@ -68,6 +68,8 @@ pub(crate) struct Auth {
     local_key: Key,
     /// A std mutex: held for one look-up.
     brake: Mutex<Brake>,
+    /// That callers cannot be told apart is warned of, once.
+    warned: Once,
     /// Sessions that were signed out before their end. A std mutex: held for one look-up.
     ended: Mutex<HashMap<[u8; 16], Timestamp>>,
 }
@@ -138,6 +140,7 @@ impl Auth {
             session_ttl,
             local_key,
             brake: Mutex::default(),
+            warned: Once::new(),
             ended: Mutex::default(),
         }
     }
@@ -247,6 +250,14 @@ impl Auth {
             }
             None => {
                 lock(&self.brake).count(who, now);
+                if address.is_none() {
+                    self.warned.call_once(|| {
+                        tracing::warn!(
+                            "the addresses of callers are not known, so whoever guesses passwords keeps everybody from \
+                             signing in: serve with into_make_service_with_connect_info::<SocketAddr>()"
+                        );
+                    });
+                }
                 Identity::Wrong
             }
         }
@@ -549,6 +560,17 @@ mod tests {
     fn by_cookie(auth: &Auth, cookie: &str, now: Timestamp) -> Identity {
         let headers = headers(header::COOKIE, &format!("a=b; tf_session={cookie}"));
         auth.identify(&headers, Cookies::Any, None, now)
+    }
+
+    #[test]
+    fn a_wrong_password_of_an_unknown_address_is_warned_of() {
+        let auth = auth();
+        let address = Some(IpAddr::from([203, 0, 113, 5]));
+
+        auth.by_password("ada", "wrong", address, NOW);
+        assert!(!auth.warned.is_completed());
+        auth.by_password("ada", "wrong", None, NOW);
+        assert!(auth.warned.is_completed());
     }
 
     #[test]
