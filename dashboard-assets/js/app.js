@@ -282,7 +282,7 @@
       if (!answer.ok && answer.status !== 404) return renewLater(`The server answered ${answer.status}`);
       const copy = new DOMParser().parseFromString(await answer.text(), "text/html");
       const log = $("#log");
-      const followed = log && log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+      const followed = log && isAtEnd(log);
       const scrolled = log?.scrollTop;
       for (const part of document.querySelectorAll("[data-part]")) {
         const other = copy.querySelector(`[data-part="${part.dataset.part}"]`);
@@ -364,12 +364,14 @@
     return delta.s !== undefined && (task.s !== delta.s || (delta.a !== undefined && delta.a !== Number(task.a)));
   }
 
+  const isAtEnd = (log) => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+
   function append(more) {
     const log = $("#log");
     if (!log) return void renew();
     const have = Number(log.dataset.lines);
     if (more.from > have) return renewSoon(500);
-    const followed = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    const followed = isAtEnd(log);
     for (const [time, level, attempt, text] of more.lines.slice(have - more.from)) {
       if (String(attempt) !== log.dataset.attempt) {
         log.dataset.attempt = attempt;
@@ -502,10 +504,13 @@
 
   function dress() {
     for (const node of document.querySelectorAll("[data-js]")) node.hidden = false;
+    const tab = $(".tabs [aria-current]"); // on a phone it may be out of sight
+    if (tab) tab.parentNode.scrollLeft = tab.offsetLeft - 60;
     keepTimesTrue();
   }
 
   dress();
+  if (body.dataset.stream && $("#log")) $("#log").scrollTop = 1e9; // to be followed
   setInterval(() => paused || document.hidden || keepTimesTrue(), 1000);
   // What no delta tells (deleted tasks, another process) is put right by a fresh copy.
   setInterval(() => {

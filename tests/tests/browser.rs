@@ -649,6 +649,39 @@ async fn a_phone_shows_everything_without_scrolling_sideways() {
     }
     browser.click(&button(&talks, "cancel")).await;
     scene.row_shows(&talks, "cancelled").await;
+    scene.open_live("/dashboard?status=cancelled").await;
+    let here = "(() => { const t = document.querySelector('.tabs [aria-current]').getBoundingClientRect(); return t.left >= 0 && t.right <= 390 })()";
+    assert_eq!(browser.eval(here).await, true, "the tab that is shown");
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_log_that_goes_on_is_shown_from_its_end_and_one_that_ended_from_its_beginning() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("tells", json!([150, "door"])).await;
+    service.open("door").await;
+    until("it has told everything", async || {
+        let task = service.task(&id).await;
+        (task["logs"].as_array()?.len() == 150).then_some(())
+    })
+    .await;
+    let log = |is: &str| {
+        format!("(() => {{ const log = document.querySelector('#log'); return {is} }})()")
+    };
+
+    scene.open_live(&format!("/dashboard/t/{id}")).await;
+    browser
+        .becomes(&log(
+            "log.scrollTop > 0 && log.scrollHeight - log.scrollTop - log.clientHeight < 40",
+        ))
+        .await;
+    browser.click("#acts .act[formaction$='/cancel']").await;
+    service.seen_as(&id, &["cancelled"]).await;
+    scene.open(&format!("/dashboard/t/{id}")).await;
+    assert_eq!(browser.eval(&log("log.scrollTop")).await, 0);
     scene.ends_clean().await;
 }
 

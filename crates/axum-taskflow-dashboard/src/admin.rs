@@ -189,7 +189,8 @@ impl TaskAdmin {
         self
     }
 
-    /// The routes, for [`Router::nest`] at any path, or [`Router::merge`] at the root.
+    /// The routes, for [`Router::nest`] at any path. What is not there is answered with 404, so at the root of a service
+    /// that has other routes, take [`TaskAdmin::at`].
     ///
     /// `Router::nest("/tasks", …)` never answers `/tasks/` with a slash at its end; [`TaskAdmin::at`] does.
     ///
@@ -203,7 +204,8 @@ impl TaskAdmin {
         }
     }
 
-    /// The routes at `path`, which answers with and without a slash at its end, for [`Router::merge`].
+    /// The routes at `path`, which answers with and without a slash at its end, for [`Router::merge`]. At `/` all paths
+    /// that are none of these routes are left to the service.
     ///
     /// ```
     /// # use axum::Router;
@@ -224,9 +226,10 @@ impl TaskAdmin {
     /// As [`TaskAdmin::routes`], and if the path does not begin with a slash.
     #[track_caller]
     pub fn at<S: Clone + Send + Sync + 'static>(self, path: &str) -> Router<S> {
-        match path.trim_end_matches('/') {
-            "" => self.routes(),
-            path => Router::new().nest_service(path, self.routes::<()>()),
+        match (path.trim_end_matches('/'), self.shared()) {
+            (_, Err(error)) => panic!("{error}"),
+            ("", Ok(shared)) => crate::router_at_root(shared),
+            (path, Ok(shared)) => Router::new().nest_service(path, crate::router::<()>(shared)),
         }
     }
 
@@ -234,7 +237,11 @@ impl TaskAdmin {
     ///
     /// # Errors
     /// One error of kind `Invalid` that holds all complaints.
-    pub fn try_routes<S: Clone + Send + Sync + 'static>(mut self) -> Result<Router<S>, Error> {
+    pub fn try_routes<S: Clone + Send + Sync + 'static>(self) -> Result<Router<S>, Error> {
+        self.shared().map(crate::router)
+    }
+
+    fn shared(mut self) -> Result<Arc<Shared>, Error> {
         let mut complaints = self.complaints();
         let mut networks = Vec::new();
         for proxy in &self.proxies {
@@ -264,7 +271,7 @@ impl TaskAdmin {
             self.secret.as_deref(),
             self.session_ttl,
         );
-        Ok(crate::router(Arc::new(Shared {
+        Ok(Arc::new(Shared {
             manager: self.manager,
             auth,
             proxies: Proxies::new(networks),
@@ -274,7 +281,7 @@ impl TaskAdmin {
                 .map(|path| path.trim_end_matches('/').to_owned()),
             is_https: self.is_https,
             streams: Streams::new(self.streams_max),
-        })))
+        }))
     }
 
     fn make_up_password(&mut self) -> Option<String> {

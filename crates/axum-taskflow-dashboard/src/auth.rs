@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::Duration,
 };
 
@@ -68,6 +68,8 @@ pub(crate) struct Auth {
     local_key: Key,
     /// A std mutex: held for one look-up.
     brake: Mutex<Brake>,
+    /// That callers cannot be told apart is warned of, once.
+    warned: Once,
     /// Sessions that were signed out before their end. A std mutex: held for one look-up.
     ended: Mutex<HashMap<[u8; 16], Timestamp>>,
 }
@@ -138,6 +140,7 @@ impl Auth {
             session_ttl,
             local_key,
             brake: Mutex::default(),
+            warned: Once::new(),
             ended: Mutex::default(),
         }
     }
@@ -151,13 +154,14 @@ impl Auth {
     pub(crate) fn identify(
         &self,
         headers: &HeaderMap,
+        cookies: Cookies,
         address: Option<IpAddr>,
         now: Timestamp,
     ) -> Identity {
         if self.is_open {
             return Identity::Known(self.anybody());
         }
-        if let Some(access) = self.by_session(headers, now) {
+        if let Some(access) = self.by_session(headers, cookies, now) {
             return Identity::Known(access);
         }
         if let Some(value) = headers.get(header::AUTHORIZATION) {
@@ -171,7 +175,7 @@ impl Auth {
                 _ => Identity::Wrong,
             };
         }
-        match session_cookie(headers) {
+        match cookies.session(headers) {
             Some(_) => Identity::Wrong,
             None => Identity::Nobody,
         }
@@ -179,16 +183,22 @@ impl Auth {
 
     /// The same where nobody has to sign in. Only a session is looked at: nobody asked for a password there, so a wrong
     /// one must not count for the brake.
-    pub(crate) fn recognise(&self, headers: &HeaderMap, now: Timestamp) -> Identity {
+    pub(crate) fn recognise(
+        &self,
+        headers: &HeaderMap,
+        cookies: Cookies,
+        now: Timestamp,
+    ) -> Identity {
         if self.is_open {
             return Identity::Known(self.anybody());
         }
-        self.by_session(headers, now)
+        self.by_session(headers, cookies, now)
             .map_or(Identity::Nobody, Identity::Known)
     }
 
-    fn by_session(&self, headers: &HeaderMap, now: Timestamp) -> Option<Access> {
-        session_cookie(headers).and_then(|cookie| self.by_cookie(cookie, now))
+    fn by_session(&self, headers: &HeaderMap, cookies: Cookies, now: Timestamp) -> Option<Access> {
+        let cookie = cookies.session(headers)?;
+        self.by_cookie(cookie, now)
     }
 
     fn anybody(&self) -> Access {
@@ -240,6 +250,14 @@ impl Auth {
             }
             None => {
                 lock(&self.brake).count(who, now);
+                if address.is_none() {
+                    self.warned.call_once(|| {
+                        tracing::warn!(
+                            "the addresses of callers are not known, so whoever guesses passwords keeps everybody from \
+                             signing in: serve with into_make_service_with_connect_info::<SocketAddr>()"
+                        );
+                    });
+                }
                 Identity::Wrong
             }
         }
@@ -343,8 +361,20 @@ pub(crate) const COOKIE_SECURE: &str = "__Host-tf_session";
 /// The session's cookie over plain http.
 pub(crate) const COOKIE_PLAIN: &str = "tf_session";
 
-fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    cookie(headers, COOKIE_SECURE).or_else(|| cookie(headers, COOKIE_PLAIN))
+/// Which cookies can hold a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cookies {
+    /// The browser is known to use https. A plain one may be a neighbouring host's, who would have somebody work in
+    /// his session.
+    Secure,
+    Any,
+}
+
+impl Cookies {
+    fn session(self, headers: &HeaderMap) -> Option<&str> {
+        let plain = || cookie(headers, COOKIE_PLAIN).filter(|_| self == Self::Any);
+        cookie(headers, COOKIE_SECURE).or_else(plain)
+    }
 }
 
 /// The value of a cookie.
@@ -529,13 +559,31 @@ mod tests {
 
     fn by_cookie(auth: &Auth, cookie: &str, now: Timestamp) -> Identity {
         let headers = headers(header::COOKIE, &format!("a=b; tf_session={cookie}"));
-        auth.identify(&headers, None, now)
+        auth.identify(&headers, Cookies::Any, None, now)
+    }
+
+    #[test]
+    fn a_wrong_password_of_an_unknown_address_is_warned_of() {
+        let auth = auth();
+        let address = Some(IpAddr::from([203, 0, 113, 5]));
+
+        auth.by_password("ada", "wrong", address, NOW);
+        assert!(!auth.warned.is_completed());
+        auth.by_password("ada", "wrong", None, NOW);
+        assert!(auth.warned.is_completed());
     }
 
     #[test]
     fn basic_and_bearer_let_in_who_has_them_right() {
         let auth = auth();
-        let by = |value: &str| auth.identify(&headers(header::AUTHORIZATION, value), None, NOW);
+        let by = |value: &str| {
+            auth.identify(
+                &headers(header::AUTHORIZATION, value),
+                Cookies::Any,
+                None,
+                NOW,
+            )
+        };
         let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
 
         assert!(is_known(&by(&basic("ada:secret"))));
@@ -739,7 +787,12 @@ mod tests {
     fn whoever_opened_the_door_lets_everybody_in() {
         let auth = Auth::new(Vec::new(), Vec::new(), true, None, DAY);
 
-        assert!(is_known(&auth.identify(&HeaderMap::new(), None, NOW)));
+        assert!(is_known(&auth.identify(
+            &HeaderMap::new(),
+            Cookies::Any,
+            None,
+            NOW
+        )));
     }
 
     #[test]
@@ -747,9 +800,19 @@ mod tests {
         let auth = Auth::new(Vec::new(), Vec::new(), false, None, DAY);
         let basic = format!("Basic {}", STANDARD.encode("admin:admin"));
 
-        let identity = auth.identify(&headers(header::AUTHORIZATION, &basic), None, NOW);
+        let identity = auth.identify(
+            &headers(header::AUTHORIZATION, &basic),
+            Cookies::Any,
+            None,
+            NOW,
+        );
 
         assert!(matches!(identity, Identity::Wrong));
-        assert!(!is_known(&auth.identify(&HeaderMap::new(), None, NOW)));
+        assert!(!is_known(&auth.identify(
+            &HeaderMap::new(),
+            Cookies::Any,
+            None,
+            NOW
+        )));
     }
 }

@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use crate::{
     ROUTES, Right, Route, Shared,
-    auth::{self, Access, Identity, Rights},
+    auth::{self, Access, Cookies, Identity, Rights},
     problem::Problem,
     query::Params,
 };
@@ -76,8 +76,14 @@ fn is_below(path: &str, dashboard: &str) -> bool {
         // No other host, no way up, nothing that ends the header early.
         && path.starts_with('/')
         && !path.starts_with("//")
-        && !path.contains("..")
+        && !leads_up(path)
         && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+}
+
+/// True if a browser would leave a folder on this way: it reads `%2e` as a dot. A question may have dots.
+fn leads_up(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    path.to_ascii_lowercase().replace("%2e", ".").contains("..")
 }
 
 /// Which colours somebody chose.
@@ -210,9 +216,14 @@ fn look(shared: &Shared, request: &Request, right: Right) -> (Visit, Identity) {
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(address)| address.ip());
     let address = shared.proxies.client(peer, headers);
+    let certainly_https = shared.is_https || is_forwarded_https(request);
+    let cookies = match certainly_https {
+        true => Cookies::Secure,
+        false => Cookies::Any,
+    };
     let identity = match right {
-        Right::Open => shared.auth.recognise(headers, now),
-        Right::Read | Right::Operate => shared.auth.identify(headers, address, now),
+        Right::Open => shared.auth.recognise(headers, cookies, now),
+        Right::Read | Right::Operate => shared.auth.identify(headers, cookies, address, now),
     };
     let visit = Visit {
         base: base(shared, request),
@@ -225,7 +236,8 @@ fn look(shared: &Shared, request: &Request, right: Right) -> (Visit, Identity) {
             _ => None,
         },
         wants_html: is_safe(request.method()) && accepts_html(headers),
-        is_https: shared.is_https || is_https(request),
+        // `Origin` is the browser's own word. Not all requests have it, so it decides only how a cookie is set.
+        is_https: certainly_https || header_is(headers, "origin", |it| it.starts_with("https://")),
         address,
         theme: Theme::of(auth::cookie(headers, THEME_COOKIE)),
         flash: auth::cookie(headers, FLASH_COOKIE).and_then(Flash::of),
@@ -270,8 +282,9 @@ fn refuse(
                 }
             }
             Identity::Braked(wait_s) => return Some(braked(*wait_s).into_response()),
-            Identity::Nobody | Identity::Wrong if visit.wants_html => {
-                return Some(to_sign_in(visit));
+            // Also from a form: a page may be open for longer than its session.
+            Identity::Nobody | Identity::Wrong if accepts_html(request.headers()) => {
+                return Some(to_sign_in(visit, request));
             }
             Identity::Nobody | Identity::Wrong => return Some(unauthorized(identity)),
         }
@@ -314,9 +327,12 @@ fn unauthorized(identity: &Identity) -> Response {
     response
 }
 
-fn to_sign_in(visit: &Visit) -> Response {
+fn to_sign_in(visit: &Visit, request: &Request) -> Response {
     let mut location = format!("{}/auth/login", visit.base);
-    let wanted = format!("{}{}", visit.base, visit.below);
+    let wanted = match is_safe(request.method()) {
+        true => format!("{}{}", visit.base, visit.below),
+        false => page_of_form(request.headers()),
+    };
     if visit.local(Some(&wanted)) == wanted && wanted != visit.dashboard() {
         let next = form_urlencoded::Serializer::new(String::new())
             .append_pair("next", &wanted)
@@ -325,6 +341,15 @@ fn to_sign_in(visit: &Visit) -> Response {
         location.push_str(&next);
     }
     redirect(&location)
+}
+
+/// The path and query of the page that a form stood on, or nothing.
+fn page_of_form(headers: &HeaderMap) -> String {
+    let referer = headers.get(header::REFERER);
+    let page = referer
+        .and_then(|value| value.to_str().ok()?.parse::<Uri>().ok())
+        .and_then(|page| page.path_and_query().map(ToString::to_string));
+    page.unwrap_or_default()
 }
 
 /// Sends a browser elsewhere, with GET.
@@ -379,21 +404,20 @@ fn accepts_html(headers: &HeaderMap) -> bool {
         .any(|value| value.to_ascii_lowercase().contains("text/html"))
 }
 
-fn is_https(request: &Request) -> bool {
-    let says = |name: &str, is: fn(&str) -> bool| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(is)
+/// True if the browser uses https, by the connection or by what a proxy says. A wrong guess costs nothing but a cookie
+/// and its flag, so a proxy's word needs no proof.
+fn is_forwarded_https(request: &Request) -> bool {
+    let is_https = |proto: &str| {
+        let first = proto.split(',').next().unwrap_or_default();
+        first.trim().eq_ignore_ascii_case("https")
     };
-    // A wrong guess costs nothing but a cookie flag, so a proxy's word needs no proof. `Origin` is the browser's own.
     request.uri().scheme_str() == Some("https")
-        || says("x-forwarded-proto", |proto| {
-            let first = proto.split(',').next().unwrap_or_default();
-            first.trim().eq_ignore_ascii_case("https")
-        })
-        || says("origin", |origin| origin.starts_with("https://"))
+        || header_is(request.headers(), "x-forwarded-proto", is_https)
+}
+
+fn header_is(headers: &HeaderMap, name: &str, is: impl FnOnce(&str) -> bool) -> bool {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.is_some_and(is)
 }
 
 /// What a request's headers say about the page that made the browser ask.
@@ -611,6 +635,7 @@ mod tests {
         for good in [
             "/tasks/dashboard",
             "/tasks/dashboard?status=failed",
+            "/tasks/dashboard?q=a..b",
             "/tasks/dashboard/t/01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10",
         ] {
             assert_eq!(tasks.local(Some(good)), good);
@@ -619,6 +644,7 @@ mod tests {
             "//evil.example/tasks/dashboard",
             "https://evil.example/tasks/dashboard",
             "/tasks/dashboard/../../evil",
+            "/tasks/dashboard/%2e%2E/evil",
             "/tasks/dashboardevil",
             "/tasks/dashboard\r\nset-cookie: a=b",
             "/tasks/dashboard/\\evil.example",

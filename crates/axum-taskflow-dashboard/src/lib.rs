@@ -45,7 +45,7 @@ use axum::{
     extract::DefaultBodyLimit,
     http::Method,
     middleware,
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, any, delete, get, post},
 };
 use axum_taskflow_core::TaskManager;
 use tower_http::compression::CompressionLayer;
@@ -249,17 +249,39 @@ struct Shared {
 /// Bytes of a request's body at most: a thousand ids, and room to spare.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
+/// Below a mount: every path there is ours, also those that nothing is at.
 fn router<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> Router<S> {
+    // Not a fallback: axum cannot nest one below a parameter, as in `/{tenant}/tasks`.
+    let table = table()
+        .route("/{task_id}/", any(pages::missing))
+        .route("/{task_id}/{*rest}", any(pages::missing));
+    guarded(table, shared)
+}
+
+/// The same at the root, where all other paths are the service's own.
+fn router_at_root<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> Router<S> {
+    guarded(table(), shared)
+}
+
+fn table() -> Router<Arc<Shared>> {
     ROUTES
         .iter()
         .fold(Router::new(), |router, route| {
             router.route(route.path, (route.handler)())
         })
         .method_not_allowed_fallback(api::wrong_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(shared.clone(), guard::guard))
+}
+
+/// Around the routes, and not around what the service does with other paths.
+fn guarded<S: Clone + Send + Sync + 'static>(
+    router: Router<Arc<Shared>>,
+    shared: Arc<Shared>,
+) -> Router<S> {
+    router
+        .route_layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::guard))
         // Lists repeat themselves: a page of 60 KB travels as 6. It leaves streams and small answers alone.
-        .layer(CompressionLayer::new())
+        .route_layer(CompressionLayer::new())
         .with_state(shared)
 }
 

@@ -649,6 +649,25 @@ pub(crate) fn failed(call: &Call, problem: &Problem) -> Response {
     problem.dress(print(problem.status, &page))
 }
 
+/// A path below the mount that nothing is at.
+pub(crate) async fn missing(call: Call) -> Response {
+    let visit = &call.visit;
+    let path = visit.below.split('?').next().unwrap_or_default();
+    if let Some(page) = path.strip_suffix('/').filter(|_| visit.wants_html) {
+        // Somebody typed a slash too many. Only a page of ours is such a place.
+        let page = format!("{}{page}", visit.base);
+        if visit.local(Some(&page)) == page {
+            return redirect(&page);
+        }
+    }
+    let path = text::head(&format!("{}{path}", visit.base), 200);
+    let problem = Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"));
+    match visit.wants_html {
+        true => failed(&call, &problem),
+        false => problem.into_response(),
+    }
+}
+
 fn print(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => {

@@ -111,7 +111,7 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
 }
 
 fn is_bidi(char: char) -> bool {
-    matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The beginning of a text on one line: at most `max` characters, then `…`.
@@ -294,7 +294,7 @@ mod tests {
             clean("\u{1b}]8;;http://evil\u{7}link\u{1b}]8;;\u{1b}\\ end"),
             "link end"
         );
-        assert_eq!(clean("a\u{202e}b\u{2066}c\u{0}"), "abc");
+        assert_eq!(clean("a\u{202e}b\u{2066}c\u{61c}d\u{0}"), "abcd");
         assert_eq!(clean("\u{1b}"), "");
         assert_eq!(clean("\u{1b}[31"), "");
     }

@@ -54,6 +54,8 @@ struct Function {
 }
 
 struct Param {
+    /// Each `#[cfg]` that stands before it: what is written of the parameter is there if the parameter is.
+    cfgs: Vec<Attribute>,
     pat: Pat,
     ty: Type,
 }
@@ -91,7 +93,10 @@ impl Function {
             None => function.unraw().to_string().into_token_stream(),
         };
         let aliases = &options.aliases;
-        let params = self.params.iter().map(Param::name);
+        let params = self.params.iter().map(|param| {
+            let (cfgs, name) = (&param.cfgs, param.name());
+            quote!(#(#cfgs)* #name)
+        });
         let fields = options.fields();
         let options = (!fields.is_empty()).then(|| {
             quote!(.options(::axum_taskflow::TaskOptions {
@@ -152,13 +157,16 @@ impl Function {
         let mut checks = TokenStream::new();
         let too_many = self.params.len().saturating_sub(ARGS_MAX);
         for (n, param) in self.params.iter().enumerate() {
-            let ty = &param.ty;
+            let (cfgs, ty) = (&param.cfgs, &param.ty);
+            checks.extend(quote!(#(#cfgs)*));
             checks.extend(match n {
                 n if n < too_many => quote_spanned!(ty.span()=> #check::beside_eight::<#ty>();),
                 _ => quote_spanned!(ty.span()=> #check::parameter::<#ty, _>();),
             });
             if n > 0 && param.is_provided() && !self.params[n - 1].is_provided() {
                 let before = &self.params[n - 1].ty;
+                let before_cfgs = &self.params[n - 1].cfgs;
+                checks.extend(quote!(#(#before_cfgs)* #(#cfgs)*));
                 checks
                     .extend(quote_spanned!(ty.span()=> #check::in_order::<#before, #ty, _, _>();));
             }
@@ -170,7 +178,10 @@ impl Function {
         };
         let function = &self.signature.ident;
         if self.signature.asyncness.is_some() {
-            let params = self.params.iter().map(|_| quote!(_));
+            let params = self
+                .params
+                .iter()
+                .map(|Param { cfgs, .. }| quote!(#(#cfgs)* _));
             if let Some(output) = output {
                 checks.extend(quote_spanned!(output.span()=> #check::returned::<#output>();));
             }
@@ -256,7 +267,12 @@ fn params(signature: &Signature) -> syn::Result<Vec<Param>> {
                 argument, or as `Data<T>` if it is the application's state",
             ),
             FnArg::Typed(typed) => {
-                let param = Param { pat: (*typed.pat).clone(), ty: (*typed.ty).clone() };
+                let cfgs = typed.attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
+                let param = Param {
+                    cfgs: cfgs.cloned().collect(),
+                    pat: (*typed.pat).clone(),
+                    ty: (*typed.ty).clone(),
+                };
                 // What the task provides is not stored: `Data<&'static T>` is fine.
                 if !param.is_provided() {
                     complaints.visit_type(&param.ty);
@@ -430,6 +446,19 @@ mod tests {
         let expanded = expanded("", "#[cfg(unix)] fn f() {}");
 
         assert_eq!(expanded.matches("# [cfg (unix)]").count(), 2, "{expanded}");
+    }
+
+    #[test]
+    fn what_is_said_of_a_parameter_comes_and_goes_with_it() {
+        let expanded = expanded("", "async fn f(#[cfg(unix)] a: u8, b: u16) {}");
+
+        for said in [
+            r#"& [# [cfg (unix)] "a" , "b"]"#,
+            "fn (# [cfg (unix)] _ , _) -> _",
+            "# [cfg (unix)] :: axum_taskflow :: __private :: check :: parameter :: < u8 , _ > () ;",
+        ] {
+            assert!(expanded.contains(said), "{expanded}");
+        }
     }
 
     #[test]

@@ -267,6 +267,132 @@ async fn the_cookie_is_as_safe_as_the_connection_allows() {
 }
 
 #[tokio::test]
+async fn where_https_is_certain_a_cookie_that_anybody_near_can_set_opens_nothing() {
+    let https = |admin: TaskAdmin| Router::new().nest("/tasks", people(admin).https().routes());
+    let said = ("x-forwarded-proto", "https");
+    for (site, headers) in [
+        (Site::closed().await, vec![said]),
+        (Site::with(https).await, vec![]),
+    ] {
+        let form = [("username", "ada"), ("password", "secret")];
+        let answer = site.post_form("/tasks/auth/login", &headers, &form).await;
+        let (_, value) = answer.header("set-cookie").split_once('=').unwrap();
+        let (value, _) = value.split_once(';').unwrap();
+
+        for (name, status) in [("__Host-tf_session", 200), ("tf_session", 401)] {
+            let cookie = format!("{name}={value}");
+            let mut headers = headers.clone();
+            headers.push(("cookie", &cookie));
+            let answer = site.ask(Method::GET, "/tasks", &headers).await;
+            assert_eq!(answer.status, status, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_button_of_a_page_whose_session_is_over_leads_to_the_sign_in_and_back() {
+    let site = Site::closed().await;
+    let cookie = site.sign_in("ada").await;
+    site.clock.advance(Duration::from_secs(3_600));
+    let press = async |path: &str, referer: &str| {
+        let headers = [
+            ("cookie", &*cookie),
+            ("accept", "text/html,*/*;q=0.8"),
+            ("referer", referer),
+            SAME,
+        ];
+        site.post_form(path, &headers, &[("csrf", "x")]).await
+    };
+
+    for (referer, location) in [
+        (
+            "http://site.example/tasks/dashboard/schedules?a=b",
+            "/tasks/auth/login?next=%2Ftasks%2Fdashboard%2Fschedules%3Fa%3Db",
+        ),
+        ("http://site.example/elsewhere", "/tasks/auth/login"),
+        ("", "/tasks/auth/login"),
+    ] {
+        for path in ["/tasks/dashboard/schedules/pause", "/tasks/auth/logout"] {
+            let answer = press(path, referer).await;
+            assert_eq!(answer.status, 303, "{path}");
+            assert_eq!(answer.header("location"), location, "{path} from {referer}");
+        }
+    }
+    let script = [("cookie", &*cookie), ("accept", "application/json"), SAME];
+    let path = "/tasks/dashboard/schedules/pause";
+    assert_eq!(site.post_form(path, &script, &[]).await.status, 401);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_to_those_who_are_signed_in_and_to_nobody_else() {
+    let site = Site::closed().await;
+    let auth = ("authorization", ADA);
+    let html = ("accept", "text/html");
+
+    for path in ["/tasks/a/b", "/tasks/dashboard/nothing", "/tasks/auth/x/y"] {
+        let detail = site.ask(Method::GET, path, &[auth]).await.detail(404);
+        assert_eq!(detail, format!("there is nothing at {path}"));
+        site.ask(Method::POST, path, &[auth]).await.detail(404);
+        assert_eq!(site.get(path).await.status, 401, "{path}");
+        assert_eq!(site.post(path).await.status, 401, "{path}");
+        assert_eq!(site.page(path).await.status, 303, "{path}");
+    }
+    let slash = site
+        .ask(Method::GET, "/tasks/dashboard/schedules/", &[auth, html])
+        .await;
+    assert_eq!(slash.header("location"), "/tasks/dashboard/schedules");
+    let page = site
+        .ask(Method::GET, "/tasks/dashboard/n%3Cb%3E?q=x", &[auth, html])
+        .await;
+    assert_eq!(page.status, 404);
+    assert!(page.body.contains("<h1>Not here</h1>"), "{}", page.body);
+    assert!(
+        page.body
+            .contains("there is nothing at /tasks/dashboard/n%3Cb%3E<")
+    );
+}
+
+#[tokio::test]
+async fn at_the_root_the_routes_leave_the_other_paths_to_the_service() {
+    let own = || Router::new().route("/own", axum::routing::get(async || "own"));
+    let plain = Site::with(|admin| own().merge(people(admin).at("/"))).await;
+    let with_fallback = Site::with(|admin| {
+        own()
+            .fallback(async || "the service's own")
+            .merge(people(admin).at("/"))
+    })
+    .await;
+
+    for site in [&plain, &with_fallback] {
+        assert_eq!(site.get("/own").await.body, "own");
+        assert_eq!(site.get("/dashboard").await.status, 401);
+        assert_eq!(site.post("/dashboard").await.status, 401, "no such method");
+    }
+    assert_eq!(plain.get("/nothing/here").await.status, 404);
+    assert_eq!(
+        with_fallback.get("/nothing/here").await.body,
+        "the service's own"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_refused_with_those_that_are_possible() {
+    let site = Site::closed().await;
+    let auth = ("authorization", ADA);
+
+    for (path, allowed) in [
+        ("/tasks/bulk-retry", "POST"),
+        ("/tasks/auth/logout", "POST"),
+        ("/tasks/metrics", "GET,HEAD"),
+        ("/tasks/schedules", "GET,HEAD,POST,DELETE"),
+    ] {
+        let answer = site.ask(Method::PUT, path, &[auth]).await;
+        assert_eq!(answer.header("allow"), allowed, "{path}");
+        answer.detail(405);
+    }
+}
+
+#[tokio::test]
 async fn a_program_signs_in_with_json() {
     let site = Site::closed().await;
 
@@ -440,6 +566,8 @@ async fn a_sign_in_leads_nowhere_else() {
         "/\\evil.example",
         "/elsewhere",
         "/tasks/dashboard/../../elsewhere",
+        "/tasks/dashboard/%2e%2E/../elsewhere",
+        "/tasks/dashboard/.%2e/%2e./elsewhere", // a browser reads them as dots
         "javascript:alert(1)",
         "/tasks/dashboard\r\nx: y",
     ] {

@@ -36,6 +36,15 @@ async fn eight(
 ) {
 }
 
+#[task]
+async fn some_are_not_there(
+    #[cfg(any())] _ctx: DoesNotExist,
+    _a: String,
+    #[cfg(any())] _b: DoesNotExist,
+    #[cfg(all())] _c: u8,
+) {
+}
+
 fn plain(_n: u8) {}
 
 #[tokio::main(flavor = "current_thread")]
@@ -47,6 +56,7 @@ async fn main() -> Result<(), axum_taskflow::Error> {
     tasks.add_task(one, "a@example.org".to_owned()).await?;
     tasks.add_task(one, ("a@example.org".to_owned(),)).await?;
     tasks.add_task(a_tuple, (1, 2)).await?;
+    tasks.add_task(some_are_not_there, ("a".to_owned(), 3)).await?;
     tasks.add_task(patterns, ((1, 2), signup(), 3)).await?;
     let eight_args = (
         String::new(),

@@ -7,12 +7,14 @@
 //! - `DATA`: the folder for uploads, mails and thumbnails (default `demo-data`)
 //! - `DEMO_ALLOW_ANY_HOST=1`: webhooks may leave this machine
 //!
-//! Each form is a file: the task and the handler that adds it stand together.
+//! Each form is a file: the task and the handler that adds it stand together. What no form asks for, a schedule and a
+//! lead, is in `housekeeping`.
 
 mod contacts;
 mod files;
 mod folders;
 mod guard;
+mod housekeeping;
 mod page;
 mod pictures;
 mod practice;
@@ -27,6 +29,7 @@ mod webhook;
 use std::{
     error::Error,
     io::{self, IsTerminal},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -100,6 +103,8 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     };
     let manager = builder.build().await?;
 
+    tokio::spawn(housekeeping::list_mails(manager.clone(), folders.clone()));
+
     let app = App {
         manager: manager.clone(),
         folders,
@@ -109,7 +114,9 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     let admin = sign_in.guard(TaskAdmin::new(&manager));
     let routes = routes(app).merge(admin.at("/tasks"));
     announce(&home, &settings, &sign_in);
-    axum::serve(listener, routes)
+    // With their addresses: who guesses passwords then keeps nobody but himself from signing in.
+    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(manager.shutdown_on_signal())
         .await?;
     // Nobody can ask any more: the store is closed.
@@ -364,6 +371,46 @@ mod tests {
 
         assert_eq!(answer.status, 200);
         assert!(answer.body.contains("hello"), "{}", answer.body);
+    }
+
+    #[tokio::test]
+    async fn uploads_are_swept_by_the_clock_once_no_task_needs_them() {
+        let demo = Demo::start().await;
+        let (old, new) = ("old.png", "new.png");
+        let month = Duration::from_secs(31 * 24 * 3_600);
+        for (name, age) in [(old, month), (new, Duration::ZERO)] {
+            let file = std::fs::File::create(demo.app.folders.uploads.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age)
+                .unwrap();
+        }
+
+        let id = demo.app.manager.run_schedule("sweep_uploads", "test").await;
+        let swept = demo.app.manager.wait::<usize>(id.unwrap()).await.unwrap();
+
+        assert_eq!(swept, 1);
+        assert!(demo.app.folders.uploads.join(new).exists());
+        assert!(!demo.app.folders.uploads.join(old).exists());
+    }
+
+    #[tokio::test]
+    async fn one_demo_keeps_the_list_of_the_mails() {
+        let demo = Demo::start().await;
+        let outbox = &demo.app.folders.outbox;
+        std::fs::write(outbox.join("b.eml"), "").unwrap();
+        std::fs::write(outbox.join("a.eml"), "").unwrap();
+
+        let keeps = housekeeping::list_mails(demo.app.manager.clone(), demo.app.folders.clone());
+        tokio::spawn(keeps);
+        let listed = tokio::time::timeout(Duration::from_secs(30), async {
+            while std::fs::read_to_string(outbox.join("mails.txt")).is_err() {
+                tokio::task::yield_now().await;
+            }
+        });
+        listed.await.unwrap();
+
+        let list = std::fs::read_to_string(outbox.join("mails.txt")).unwrap();
+        assert_eq!(list, "a.eml\nb.eml\n");
+        assert_eq!(demo.app.manager.holders().await.unwrap().len(), 1);
     }
 
     #[tokio::test]
