@@ -504,12 +504,12 @@
 
   function dress() {
     for (const node of document.querySelectorAll("[data-js]")) node.hidden = false;
-    const tab = $(".tabs [aria-current]"); // on a phone it may be out of sight
-    if (tab) tab.parentNode.scrollLeft = tab.offsetLeft - 60;
     keepTimesTrue();
   }
 
   dress();
+  const tab = $(".tabs [aria-current]"); // on a phone it may be out of sight
+  if (tab) tab.parentNode.scrollLeft = tab.offsetLeft - 60;
   if (body.dataset.stream && $("#log")) $("#log").scrollTop = 1e9; // to be followed
   setInterval(() => paused || document.hidden || keepTimesTrue(), 1000);
   // What no delta tells (deleted tasks, another process) is put right by a fresh copy.

@@ -828,12 +828,17 @@ async fn what_a_claim_took_whose_answer_is_lost_is_for_others_after_a_shutdown()
     let manager = start(config).await;
     backstage.claim_lost().await;
     assert!(backstage.task(task.id).await.life.owner.is_some());
+    let before = Timestamp::from_unix_ms(999_999_999);
+    let untouched = Task::new(TaskId::floor(before), "entered", "[]");
+    backstage.store(&untouched).await;
 
     backstage.fail_claims(false);
     manager.shutdown().await.unwrap();
 
     let life = backstage.task(task.id).await.life;
     assert_eq!((life.status, life.owner), (TaskStatus::Pending, None));
+    let untouched = backstage.task(untouched.id).await.life;
+    assert_eq!(untouched.epoch, Epoch::ZERO, "it is taken from nobody");
 }
 
 /// A task whose start is on its way to the store.

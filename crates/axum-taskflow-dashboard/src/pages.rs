@@ -652,12 +652,14 @@ pub(crate) fn failed(call: &Call, problem: &Problem) -> Response {
 /// A path below the mount that nothing is at.
 pub(crate) async fn missing(call: Call) -> Response {
     let visit = &call.visit;
-    let path = visit.below.split('?').next().unwrap_or_default();
+    let (path, query) = visit
+        .below
+        .split_at(visit.below.find('?').unwrap_or(visit.below.len()));
     if let Some(page) = path.strip_suffix('/').filter(|_| visit.wants_html) {
         // Somebody typed a slash too many. Only a page of ours is such a place.
         let page = format!("{}{page}", visit.base);
         if visit.local(Some(&page)) == page {
-            return redirect(&page);
+            return redirect(&format!("{page}{query}"));
         }
     }
     let path = text::head(&format!("{}{path}", visit.base), 200);

@@ -1,6 +1,7 @@
 //! The way to the server: one script a call, each with a deadline.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc, LazyLock, MutexGuard, PoisonError,
@@ -63,6 +64,9 @@ script!(RECORDS, "lua/records.lua");
 script!(SERIES, "lua/series.lua");
 script!(SUPERSEDE, "lua/supersede.lua");
 script!(WRITE, "lua/write.lua");
+
+/// Where the generation stands in a call that must arrive in time.
+const GENERATION_AT: usize = 5;
 
 /// After about this time a node of a cluster is asked again that was not ready.
 const AGAIN_IN: Duration = Duration::from_millis(100);
@@ -214,6 +218,19 @@ impl Call {
         self.cmd.arg(arg);
         self
     }
+
+    /// One that must arrive in time, as if it were made at another time.
+    fn at(&self, generation: u64) -> Cmd {
+        let mut cmd = Cmd::with_capacity(self.cmd.args_iter().len(), 0);
+        for (n, arg) in self.cmd.args_iter().enumerate() {
+            match arg {
+                _ if n == GENERATION_AT => cmd.arg(generation),
+                redis::Arg::Simple(arg) => cmd.arg(arg),
+                _ => &mut cmd, // scripts have no other
+            };
+        }
+        cmd
+    }
 }
 
 impl Link {
@@ -254,11 +271,10 @@ impl Link {
     pub(crate) fn call(&self, script: &'static Script) -> Call {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(script.code.get_hash()).arg(1).arg(&*self.prefix);
-        let generation = self.generation.load(Ordering::SeqCst);
         Call {
             script,
             cmd,
-            generation,
+            generation: self.generation(),
             may_repeat: true,
             in_time: false,
             more_time: Duration::ZERO,
@@ -277,34 +293,45 @@ impl Link {
 
     /// Calls, and waits for the answer until the deadline.
     pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
-        let mut unheard = Unheard(Some((self, call)));
-        let (mut used, mut not_ready, mut n_sent) = (None, None, 0);
+        let mut unheard = Unheard {
+            link: self,
+            generation: None,
+        };
+        let (mut used, mut not_ready) = (None, None);
         let calling = async {
+            let (mut cmd, mut generation, mut n_sent) =
+                (Cow::Borrowed(&call.cmd), call.generation, 0);
             loop {
                 let (n, mut connection) = self.connection().await?;
                 used = Some(n);
                 n_sent += 1;
-                let answer = self.try_send(&mut connection, call).await;
+                unheard.generation = call.in_time.then_some(generation);
+                let answer = self.try_send(&mut connection, call, &cmd).await;
                 match &answer {
                     Err(failure) if is_lost(failure) && call.may_repeat && n_sent == 1 => {
                         self.let_go_of(used);
+                        unheard.refuse();
                     }
                     // The client looks for the right node before it sends again.
                     Err(failure) if self.is_cluster() && is_not_ready(failure) => {
                         not_ready = Some(failure.clone());
+                        unheard.refuse();
                         pause().await;
                     }
+                    // Another call was given up meanwhile, and so the server has not done this one.
+                    Err(failure) if is_late(failure) && generation < self.generation() => {}
                     _ => return answer,
+                }
+                if call.in_time {
+                    generation = self.generation();
+                    cmd = Cow::Owned(call.at(generation));
                 }
             }
         };
         let deadline = self.deadline + call.more_time;
-        let answer = tokio::time::timeout(deadline, calling).await;
-        // Of two copies the first one may be held up on its way, and must not arrive after what is sent from now on.
-        let mut is_over = || unheard.0 = unheard.0.filter(|_| n_sent > 1);
-        let failure = match answer {
+        let failure = match tokio::time::timeout(deadline, calling).await {
             Ok(Ok((value, n_replicas))) => {
-                is_over();
+                unheard.generation = None;
                 return match n_replicas < self.min_replicas && call.replicated {
                     true => Err(self.too_few(n_replicas)),
                     false => Ok(value),
@@ -313,7 +340,7 @@ impl Link {
             Ok(Err(failure)) => {
                 let is_demoted = matches!(word(&failure), Some("READONLY" | "MASTERDOWN"));
                 if self.is_answer(&failure) && !is_demoted {
-                    is_over();
+                    unheard.generation = None;
                     return Err(explain(failure));
                 }
                 // A cluster's client finds the new master by itself. Of the others a sentinel has to be asked, or the
@@ -339,13 +366,9 @@ impl Link {
         is_said && !self.is_cluster()
     }
 
-    /// A call that must arrive in time was given up, or sent twice: from now on the server refuses what is of its time.
-    /// One that only reads does no harm, and must not make writes that are under way look late.
-    fn nothing_from_before(&self, call: &Call) {
-        if call.in_time {
-            self.generation
-                .fetch_max(call.generation + 1, Ordering::SeqCst);
-        }
+    /// The time of calls that are made now.
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// The answer, and how many replicas have what was written.
@@ -353,13 +376,14 @@ impl Link {
         &self,
         connection: &mut Connection,
         call: &Call,
+        cmd: &Cmd,
     ) -> Result<(Value, usize), RedisError> {
-        match self.ask_script(connection, call, &call.cmd).await {
+        match self.ask_script(connection, call, cmd).await {
             Err(error) if is_unknown_script(&error) => {
                 // The server was restarted, or somebody has flushed its scripts.
                 let mut whole = redis::cmd("EVAL");
                 whole.arg(call.script.text);
-                for arg in call.cmd.args_iter().skip(2) {
+                for arg in cmd.args_iter().skip(2) {
                     if let redis::Arg::Simple(arg) = arg {
                         whole.arg(arg);
                     }
@@ -476,13 +500,26 @@ fn too_late(deadline: Duration) -> BackendError {
 }
 
 /// A call whose end is not known: what was sent may arrive, or has arrived. Also if who waited for it has left.
-struct Unheard<'a>(Option<(&'a Link, &'a Call)>);
+struct Unheard<'a> {
+    link: &'a Link,
+    /// Of which time the last copy is that was sent, if it must arrive in time. One that only reads does no harm, and must
+    /// not make writes that are under way look late.
+    generation: Option<u64>,
+}
+
+impl Unheard<'_> {
+    /// From now on the server refuses what is of its time: it must not arrive after what is sent next.
+    fn refuse(&self) {
+        if let Some(generation) = self.generation {
+            let after = generation + 1;
+            self.link.generation.fetch_max(after, Ordering::SeqCst);
+        }
+    }
+}
 
 impl Drop for Unheard<'_> {
     fn drop(&mut self) {
-        if let Some((link, call)) = self.0 {
-            link.nothing_from_before(call);
-        }
+        self.refuse();
     }
 }
 
@@ -504,6 +541,10 @@ fn is_not_ready(error: &RedisError) -> bool {
             word(error),
             Some("CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "LOADING")
         )
+}
+
+fn is_late(error: &RedisError) -> bool {
+    word(error) == Some("LATE")
 }
 
 fn is_unknown_script(error: &RedisError) -> bool {

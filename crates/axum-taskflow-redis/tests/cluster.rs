@@ -3,10 +3,13 @@
 
 mod support;
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum_taskflow_core::{
-    Backend, Standing,
+    Backend, BackendError, Standing,
     conformance::{self, Opened},
 };
 use axum_taskflow_redis::RedisOptions;
@@ -167,7 +170,7 @@ async fn a_call_waits_for_a_cluster_that_is_ready_again_before_its_deadline() {
     let options = options.lease(Duration::from_secs(60));
     let hasty = Store::open(options.clone().deadline(Duration::from_millis(500))).await;
     let options = options.deadline(Duration::from_secs(20));
-    let store = Store::open(options.clone()).await;
+    let store = Arc::new(Store::open(options.clone()).await);
     let slot = server.command(&["CLUSTER", "KEYSLOT", "{taskflow}"]);
 
     let is_away = || {
@@ -182,17 +185,32 @@ async fn a_call_waits_for_a_cluster_that_is_ready_again_before_its_deadline() {
         .await;
         server.command(&["CLUSTER", "ADDSLOTS", &slot]);
     };
-    let task = store.task();
+    // Who is answered goes on at once, while others still wait.
+    let add_two = async |store: Arc<Store>| {
+        let tasks = [store.task(), store.task()];
+        for task in &tasks {
+            store.try_add(task).await?;
+        }
+        Ok::<_, BackendError>(tasks)
+    };
 
     is_away();
     let why = hasty.try_add(&hasty.task()).await.unwrap_err();
-    let (added, ()) = tokio::join!(store.try_add(&task), comes_back());
+    let adding: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(add_two(store.clone())))
+        .collect();
+    comes_back().await;
+    let mut added = Vec::new();
+    for adding in adding {
+        added.extend(adding.await.unwrap().unwrap());
+    }
     is_away();
     let (opened, ()) = tokio::join!(options.open(), comes_back());
 
     assert!(why.to_string().contains("cluster is not ready"), "{why}");
-    added.unwrap();
-    assert!(store.is_stored(task.id).await);
+    for task in added {
+        assert!(store.is_stored(task.id).await);
+    }
     opened.unwrap();
 }
 

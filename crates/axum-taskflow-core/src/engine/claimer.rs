@@ -1,6 +1,7 @@
 //! Claims tasks that nobody holds: what was added while the slots were full, what is due now, what others left.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{
         Arc,
@@ -12,10 +13,11 @@ use tracing::{error, warn};
 
 use super::Engine;
 use crate::{
-    backend::{Claim, Claimed, Turn},
+    backend::{Claim, Claimed, Reserve, Turn},
     clock::Timestamp,
     error::BackendError,
     health::Duty,
+    id::TaskId,
     panics,
     task::{Executor, Task},
 };
@@ -48,13 +50,19 @@ impl NextDue {
 /// The last claim of each lane, if it may have taken tasks that no answer has brought.
 type InDoubt = HashMap<Executor, Claim>;
 
-/// So often it is claimed before an instance leaves: each answer brings at least one task of ours, but a store that has
-/// much that became due may ask to be asked again and again.
-const ANSWERS_MAX: usize = 100;
-
 /// False if the claim is to be made again: there may have been no room for all that it took.
 fn has_brought_all(claimed: &Claimed, now: Timestamp) -> bool {
     claimed.next_due.is_none_or(|due| due > now)
+}
+
+/// With this in a claim it brings nothing that is nobody's: as much comes before it as the limit has room for.
+fn room_for_none(limit: usize) -> Reserve {
+    let from = Turn {
+        priority: Reverse(i32::MAX),
+        run_at: Timestamp::from_unix_ms(0),
+        id: TaskId::from_bytes([0; 16]),
+    };
+    Reserve { from, n: limit }
 }
 
 impl Engine {
@@ -62,8 +70,10 @@ impl Engine {
     pub(crate) async fn run_claimer(self: Arc<Self>) {
         let mut in_doubt = InDoubt::new();
         self.claim_until_stopped(&mut in_doubt).await;
-        for claim in in_doubt.into_values() {
-            self.give_back_what_it_took(claim).await;
+        if let Err(failure) = self.give_back(in_doubt).await {
+            panics::say(
+                || warn!(error = %failure, "what a claim took that failed, if anything, waits for a takeover"),
+            );
         }
     }
 
@@ -170,24 +180,20 @@ impl Engine {
 
     /// When nothing begins here any more: claims again, which brings what is ours without our knowing, and lets others have
     /// it. Otherwise it would be taken from us as if it had begun. A store that is out is not waited for.
-    async fn give_back_what_it_took(self: &Arc<Self>, mut claim: Claim) {
-        claim.reserve = None;
-        for _ in 0..ANSWERS_MAX {
-            claim.now = self.clock.now();
-            let claimed = match self.ask_for(claim.clone()).await {
-                Ok(claimed) => claimed,
-                Err(failure) => {
-                    return panics::say(
-                        || warn!(error = %failure, "what a claim took that failed, if anything, waits for a takeover"),
-                    );
+    async fn give_back(self: &Arc<Self>, in_doubt: InDoubt) -> Result<(), BackendError> {
+        for mut claim in in_doubt.into_values() {
+            claim.reserve = Some(room_for_none(claim.limit));
+            loop {
+                claim.now = self.clock.now();
+                let claimed = self.ask_for(claim.clone()).await?;
+                let is_over = claimed.tasks.is_empty() || has_brought_all(&claimed, claim.now);
+                self.let_others_have(claimed.tasks.into_iter().map(Arc::new).collect());
+                if is_over {
+                    break;
                 }
-            };
-            let is_over = has_brought_all(&claimed, claim.now);
-            self.let_others_have(claimed.tasks.into_iter().map(Arc::new).collect());
-            if is_over {
-                return;
             }
         }
+        Ok(())
     }
 
     fn claim_ended(

@@ -105,8 +105,8 @@ impl Running {
         self.cancelled.load(Ordering::SeqCst)
     }
 
-    /// The function is called, or never will be.
-    fn is_settled(&self) {
+    /// Tells who waits for it that the function is called, or never will be.
+    fn tell_settled(&self) {
         // Whoever cancels says so before he looks, and we look afterwards: one of both sees the other.
         if self.was_cancelled() {
             self.settled.notify_waiters();
@@ -295,7 +295,7 @@ impl Engine {
     pub(crate) fn begin_never(self: &Arc<Self>, beginning: &Beginning) {
         let task = &beginning.attempt.task;
         self.forget_attempt(task);
-        beginning.attempt.running.is_settled();
+        beginning.attempt.running.tell_settled();
         self.ready.free_slot(task);
         self.dispatch_to(task.executor);
     }
@@ -451,7 +451,7 @@ impl Attempt {
             timeout,
         } = self;
         running.called.store(true, Ordering::SeqCst);
-        running.is_settled();
+        running.tell_settled();
         if running.interrupted.get().is_some() && engine.never_called(&running) {
             return;
         }

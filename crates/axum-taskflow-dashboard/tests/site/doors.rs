@@ -338,9 +338,13 @@ async fn what_is_not_there_is_told_to_those_who_are_signed_in_and_to_nobody_else
         assert_eq!(site.page(path).await.status, 303, "{path}");
     }
     let slash = site
-        .ask(Method::GET, "/tasks/dashboard/schedules/", &[auth, html])
+        .ask(
+            Method::GET,
+            "/tasks/dashboard/schedules/?q=x",
+            &[auth, html],
+        )
         .await;
-    assert_eq!(slash.header("location"), "/tasks/dashboard/schedules");
+    assert_eq!(slash.header("location"), "/tasks/dashboard/schedules?q=x");
     let page = site
         .ask(Method::GET, "/tasks/dashboard/n%3Cb%3E?q=x", &[auth, html])
         .await;
