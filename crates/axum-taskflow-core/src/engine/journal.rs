@@ -724,7 +724,6 @@ impl Journal {
     /// The only change in a batch can never be stored as it is: what it says may be at fault, and is left out. One that is
     /// refused all the same is dropped as if it were stale.
     fn drop_refused(&self, flight: Flight, failure: &BackendError) {
-        self.troubles.begin(Duty::Write, self.clock.now(), failure);
         self.stored_or_dropped(&flight.batch);
         for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
             if let Some(plain) = change.without_words() {
@@ -741,6 +740,7 @@ impl Journal {
                 self.change(plain, then);
                 continue;
             }
+            self.troubles.begin(Duty::Write, self.clock.now(), failure);
             panics::say(|| {
                 error!(
                     error = %failure,

@@ -116,6 +116,9 @@ struct Forgotten {
     seen: HashMap<TaskId, (TaskStatus, Epoch)>,
 }
 
+/// Refused tasks that are read beside a batch of others // more: those that lie behind them wait for them
+const REFUSALS_MAX: usize = 4 * BATCH_MAX;
+
 /// Tasks of the dead that the store refuses to change. They are tried again, since it may take them one day, but not with
 /// each look.
 #[derive(Default)]
@@ -325,12 +328,14 @@ impl Engine {
         self: &Arc<Self>,
         now: Timestamp,
     ) -> Result<bool, BackendError> {
-        let limit = BATCH_MAX + self.refusals.len();
+        let limit = BATCH_MAX + self.refusals.len().min(REFUSALS_MAX);
         self.troubles.asked(Duty::Rescue, now);
         let answer = self.backend.orphans(limit).await;
         self.troubles.answered(Duty::Rescue);
         let mut orphans = answer?;
-        self.refusals.keep(&orphans);
+        if orphans.len() < BATCH_MAX {
+            self.refusals.keep(&orphans); // else there may be more than the answer has
+        }
         if self.refusals.len() == 0 {
             self.troubles.end(Duty::Orphan);
         }
