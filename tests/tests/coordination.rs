@@ -959,6 +959,32 @@ async fn last_lead(site: &Site, not: Option<u32>) -> Line {
     .await
 }
 
+/// Who led and wrote, its process, which is stopped, and who leads since then.
+async fn stopped_until_another_leads<'a>(
+    site: &Site,
+    players: &'a [Player],
+) -> (Line, &'a Player, Line) {
+    loop {
+        let n_before = lines(site).len();
+        let first = until("who leads writes", async || {
+            let lines = lines(site);
+            let leader = lines.iter().rfind(|line| line.what == "leads")?;
+            let mut added = lines[n_before..].iter().filter(|line| line.what == "added");
+            added
+                .any(|line| line.epoch == leader.epoch)
+                .then(|| leader.clone())
+        })
+        .await;
+        let stopped = players.iter().find(|it| it.pid() == first.pid).unwrap();
+        stopped.signal(Signal::STOP);
+        match tokio::time::timeout(site.takeover() * 3, last_lead(site, Some(first.pid))).await {
+            Ok(second) => return (first, stopped, second),
+            // In the middle of a write: then nobody else can write to the file, and nobody leads.
+            Err(_) => stopped.signal(Signal::CONT),
+        }
+    }
+}
+
 async fn a_killed_leader_is_followed_by_another(site: &Site) {
     if is_player().await {
         return;
@@ -1010,12 +1036,7 @@ async fn a_leader_that_was_stopped_for_long_changes_nothing_afterwards(site: &Si
     let players: Vec<Player> = (0..2)
         .map(|_| Player::start(&name, site, "leader"))
         .collect();
-    let first = last_lead(site, None).await;
-    sleep(Duration::from_millis(200)).await;
-    let stopped = players.iter().find(|it| it.pid() == first.pid).unwrap();
-    stopped.signal(Signal::STOP);
-
-    let second = last_lead(site, Some(first.pid)).await;
+    let (first, stopped, second) = stopped_until_another_leads(site, &players).await;
     assert!(second.epoch > first.epoch);
     sleep(Duration::from_millis(200)).await;
     stopped.signal(Signal::CONT);
@@ -1054,25 +1075,7 @@ async fn what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused(si
     let players: Vec<Player> = (0..2)
         .map(|_| Player::start(&name, site, "leader that writes on"))
         .collect();
-    let (first, stopped, second) = loop {
-        let n_before = lines(site).len();
-        let first = until("who leads writes", async || {
-            let lines = lines(site);
-            let leader = lines.iter().rfind(|line| line.what == "leads")?;
-            let mut added = lines[n_before..].iter().filter(|line| line.what == "added");
-            added
-                .any(|line| line.epoch == leader.epoch)
-                .then(|| leader.clone())
-        })
-        .await;
-        let stopped = players.iter().find(|it| it.pid() == first.pid).unwrap();
-        stopped.signal(Signal::STOP);
-        match tokio::time::timeout(site.takeover() * 3, last_lead(site, Some(first.pid))).await {
-            Ok(second) => break (first, stopped, second),
-            // In the middle of a write: then nobody else can write to the file, and nobody leads.
-            Err(_) => stopped.signal(Signal::CONT),
-        }
-    };
+    let (first, stopped, second) = stopped_until_another_leads(site, &players).await;
     sleep(Duration::from_millis(200)).await;
     stopped.signal(Signal::CONT);
     until("it is refused", async || {
