@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, thread, time::Duration};
 use crate::{
     HOST, RedisServer, ServerBuilder,
     replica::{is_in_step, replication},
+    server::version,
     wait::until,
 };
 
@@ -151,13 +152,14 @@ impl RedisCluster {
 
     fn give_slots(&self) {
         let n_masters = self.masters().len();
-        let bound = |n: usize| usize::from(N_SLOTS) * n / n_masters;
+        let bound = |n: usize| {
+            let slot = usize::from(N_SLOTS) * n / n_masters;
+            u16::try_from(slot).expect("there are no more slots than that")
+        };
         for (n, master) in self.masters().iter().enumerate() {
             // Two masters of one epoch would first have to find out which of them is to take another.
             master.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]);
-            let first = bound(n).to_string();
-            let last = (bound(n + 1) - 1).to_string();
-            master.command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+            master.give_slots(bound(n)..=bound(n + 1) - 1);
         }
     }
 
@@ -188,8 +190,12 @@ fn start_nodes(n_nodes: usize, node: ServerBuilder) -> Vec<RedisServer> {
         .node()
         .setting("cluster-node-timeout", NODE_TIMEOUT_MS)
         // A replica may stand for election however long it was alone: on a busy machine that may be long.
-        .setting("cluster-replica-validity-factor", "0")
-        .setting("cluster-allow-replica-migration", "no");
+        .setting("cluster-replica-validity-factor", "0");
+    let node = match version() {
+        // It knows only how many replicas a master must have before one goes to another.
+        (..7, _) => node.setting("cluster-migration-barrier", "9"),
+        _ => node.setting("cluster-allow-replica-migration", "no"),
+    };
     thread::scope(|scope| {
         let starting: Vec<_> = (0..n_nodes)
             .map(|_| scope.spawn(|| node.clone().start()))

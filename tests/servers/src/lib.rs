@@ -35,7 +35,7 @@ pub use others::test_with_others;
 pub use port::Port;
 pub use proxy::Proxy;
 pub use sentinel::Sentinel;
-pub use server::{RedisServer, ServerBuilder};
+pub use server::{RedisServer, ServerBuilder, version};
 
 /// Where every server listens.
 const HOST: &str = "127.0.0.1";

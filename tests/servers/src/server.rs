@@ -4,9 +4,10 @@ use std::{
     env,
     fs::{self, File},
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
-    process::Stdio,
-    sync::{Mutex, MutexGuard},
+    process::{Command, Stdio},
+    sync::{LazyLock, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -178,6 +179,18 @@ impl RedisServer {
             .map_err(|error| format!("{words:?} to {}: {error}", self.address()))
     }
 
+    /// Gives slots to a node that no node has yet.
+    ///
+    /// # Panics
+    ///
+    /// If another one has one of them.
+    pub fn give_slots(&self, slots: RangeInclusive<u16>) {
+        let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
+        let mut words = vec!["CLUSTER", "ADDSLOTS"]; // Redis 6.2 takes no ranges
+        words.extend(slots.iter().map(String::as_str));
+        self.command(&words);
+    }
+
     /// Kills it with SIGKILL, as a crash does. What it has stored stays.
     pub fn kill(&self) {
         *self.process() = None;
@@ -298,8 +311,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Makes it a node of a cluster.
-    pub(crate) fn node(mut self) -> Self {
+    /// Makes it a node of a cluster, which has no slots yet.
+    pub fn node(mut self) -> Self {
         self.kind = Kind::Node;
         self
     }
@@ -333,11 +346,15 @@ impl ServerBuilder {
     fn place(&self) -> RedisServer {
         let folder = tempfile::tempdir()
             .unwrap_or_else(|error| panic!("cannot make a folder for a server: {error}"));
+        let (port, bus) = match self.kind {
+            Kind::Node if !has_bus_port() => Port::free_for_node(),
+            _ => (Port::free(), Port::free()),
+        };
         let server = RedisServer {
             process: Mutex::new(None),
             kind: self.kind,
-            port: Port::free(),
-            bus: Port::free(),
+            port,
+            bus,
             password: self.password.clone(),
             certificate: self.is_tls.then(|| certificate::make(folder.path())),
             folder,
@@ -369,11 +386,39 @@ impl ServerBuilder {
         }
         if self.kind == Kind::Node {
             lines.push("cluster-enabled yes".to_owned());
-            lines.push(format!("cluster-port {bus_port}"));
+            if has_bus_port() {
+                lines.push(format!("cluster-port {bus_port}"));
+            }
         }
         lines.extend(self.settings.iter().cloned());
         lines.join("\n") + "\n"
     }
+}
+
+/// Whether the bus of a node has a port of its own choice. That of Redis 6.2 is 10,000 above the node's.
+fn has_bus_port() -> bool {
+    version() >= (7, 0)
+}
+
+/// Major and minor version of the program that is tested against. Valkey goes on where Redis 7.2 was.
+///
+/// # Panics
+///
+/// If it does not say.
+pub fn version() -> (u32, u32) {
+    static VERSION: LazyLock<(u32, u32)> = LazyLock::new(|| {
+        let said = Command::new(program()).arg("--version").output();
+        let said = said.unwrap_or_else(|error| panic!("cannot start {}: {error}", program()));
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let read = || {
+            let (_, version) = said.split_once(" v=")?;
+            let mut numbers = version.split('.');
+            let mut number = || numbers.next()?.parse().ok();
+            Some((number()?, number()?))
+        };
+        read().unwrap_or_else(|| panic!("no version in what {} says: {said}", program()))
+    });
+    *VERSION
 }
 
 /// The program that is tested against.
