@@ -15,6 +15,13 @@ pub(crate) fn list(value: Value) -> Result<Vec<Value>, BackendError> {
     }
 }
 
+pub(crate) fn bytes(value: Value) -> Result<Vec<u8>, BackendError> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        value => text(value).map(String::into_bytes),
+    }
+}
+
 pub(crate) fn text(value: Value) -> Result<String, BackendError> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|error| {

@@ -13,6 +13,7 @@ use redis::Value;
 
 use crate::{
     TASKS_MAX, answer,
+    damage::Damage,
     link::{CLAIM, HELD, Link},
     record::{self, Stored},
     write,
@@ -39,7 +40,12 @@ struct Numbers {
 }
 
 impl Claims {
-    pub(crate) async fn claim(&self, link: &Link, claim: &Claim) -> Result<Claimed, BackendError> {
+    pub(crate) async fn claim(
+        &self,
+        link: &Link,
+        claim: &Claim,
+        damage: &Damage,
+    ) -> Result<Claimed, BackendError> {
         let mut numbers = self.numbers.lock().await;
         let numbers = numbers.entry(claim.owner).or_default();
         // Before it is sent: whoever waits for it may leave.
@@ -74,7 +80,10 @@ impl Claims {
             call.arg(&**name);
         }
         let mut answers = answer::list(link.send(&call).await?)?.into_iter();
-        let mut word = || answers.next().map_or(Ok(String::new()), answer::text);
+        let mut word = || match answers.next() {
+            Some(word) => answer::text_in_part(word).map(|(word, _)| word),
+            None => Ok(String::new()),
+        };
         let (next_due, next_turn) = (word()?, word()?);
         let found = Found::of(answers)?;
         let mut next_due = match &*next_due {
@@ -85,7 +94,7 @@ impl Claims {
             }),
         };
         if !found.unreadable.is_empty() {
-            self.leave_to_others(link, &found.unreadable, claim.now)
+            self.leave_to_others(link, &found.unreadable, claim.now, damage)
                 .await?;
             next_due = Some(claim.now); // they stood in the way of others
         }
@@ -118,11 +127,12 @@ impl Claims {
         &self,
         link: &Link,
         owner: InstanceId,
+        damage: &Damage,
     ) -> Result<Vec<TaskId>, BackendError> {
         // Held, so that no claim is under way.
         let numbers = self.numbers.lock().await;
         let heard = numbers.get(&owner).map_or(0, |numbers| numbers.heard);
-        let (mut held, mut from) = (Vec::new(), "-".to_owned());
+        let (mut held, mut from) = (Vec::new(), b"-".to_vec());
         loop {
             let mut call = link.call(&HELD);
             call.arg(owner.to_string())
@@ -130,15 +140,18 @@ impl Claims {
                 .arg(TASKS_MAX)
                 .arg(heard);
             let mut answers = answer::list(link.send(&call).await?)?.into_iter();
-            let last = answer::text(answers.next().ok_or_else(answer::strange)?)?;
+            let last = answer::bytes(answers.next().ok_or_else(answer::strange)?)?;
             for id in answers {
-                let id = answer::text(id)?;
-                held.push(id.parse().map_err(|_| record::strange("id", &id))?);
+                let (id, _) = answer::text_in_part(id)?;
+                match id.parse() {
+                    Ok(id) => held.push(id),
+                    Err(_) => damage.tell(&format!("o:{owner}"), &id, "it is no task"),
+                }
             }
             if last.is_empty() {
                 return Ok(held);
             }
-            from = format!("({last}");
+            from = [b"(", &*last].concat();
         }
     }
 
@@ -148,6 +161,7 @@ impl Claims {
         link: &Link,
         tasks: &[Task],
         now: Timestamp,
+        damage: &Damage,
     ) -> Result<(), BackendError> {
         /// Then they are tried again: somebody may have repaired them.
         const FOR: Duration = Duration::from_secs(600);
@@ -174,7 +188,7 @@ impl Claims {
                 }
             }
         }
-        write::write(link, &batch).await?;
+        write::write(link, &batch, damage).await?;
         Ok(())
     }
 

@@ -18,6 +18,7 @@
 
 mod answer;
 mod claim;
+mod damage;
 mod link;
 mod news;
 mod orphans;
@@ -52,6 +53,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::Claims,
+    damage::Damage,
     link::{BEAT, INSTANCES, JOIN, LEAVE, Link, PRUNE_REST, SUPERSEDE, Way},
     news::{News, Source},
     orphans::Orphans,
@@ -243,6 +245,7 @@ impl RedisOptions {
             joined: Mutex::default(),
             claims: Claims::default(),
             orphans: Orphans::default(),
+            damage: Damage::default(),
             server: Mutex::default(),
             closed: AtomicBool::new(false),
         })
@@ -447,6 +450,7 @@ pub struct Redis {
     joined: Mutex<BTreeSet<InstanceId>>,
     claims: Claims,
     orphans: Orphans,
+    damage: Damage,
     /// Who answered the last beat. A std mutex: held for one look.
     server: Mutex<Server>,
     /// An atomic: set once, read by each call.
@@ -559,9 +563,16 @@ impl Redis {
         let answers = self.tasks.send(&self.tasks.call(&INSTANCES)).await?;
         let mut peers = Vec::new();
         for [id, instance, beat_at, alive] in answer::groups::<4>(answer::list(answers)?) {
-            let id = record::read_instance(&answer::text(id)?)?;
+            let (id, _) = answer::text_in_part(id)?;
+            let Ok(id) = record::read_instance(&id) else {
+                // Nothing is held under a name that no instance has.
+                let so = "it is no instance, and goes when the dead are looked for";
+                self.damage.tell("i", &id, so);
+                continue;
+            };
             let beat_at = Timestamp::from_unix_ms(answer::number(beat_at)?);
-            let instance = record::instance(id, beat_at, &answer::text(instance)?);
+            let (instance, _) = answer::text_in_part(instance)?;
+            let instance = record::instance(id, beat_at, &instance);
             peers.push(Peer::new(instance, beat_at, answer::number(alive)? == 1));
         }
         peers.sort_by_key(|peer| peer.instance.id);
@@ -582,13 +593,13 @@ impl Redis {
             }
         }
         let begin = match prune.from {
-            Some(from) => format!("({from}"),
+            Some(from) => format!("({from}").into_bytes(),
             None => {
                 self.trimmer.look();
-                "-".to_owned()
+                b"-".to_vec()
             }
         };
-        let old = Old {
+        let mut old = Old {
             finished_before: prune.finished_before,
             failed_before: prune.failed_before,
             from: begin,
@@ -600,15 +611,22 @@ impl Redis {
             limit: prune.limit.min(TASKS_MAX),
             history_max: None,
         };
-        let part = trim::delete(&self.tasks, &old).await?;
-        let next = part.last.map(|last| {
-            let id = last.parse();
-            id.map_err(|_| record::strange("id", &last))
-        });
-        Ok(Pruned {
-            deleted: part.deleted,
-            next: next.transpose()?,
-        })
+        let mut pruned = Pruned {
+            deleted: 0,
+            next: None,
+        };
+        loop {
+            let part = trim::delete(&self.tasks, &old).await?;
+            pruned.deleted += part.deleted;
+            let Some(last) = part.last else {
+                return Ok(pruned); // this was the end
+            };
+            pruned.next = str::from_utf8(&last).ok().and_then(|id| id.parse().ok());
+            if pruned.next.is_some() {
+                return Ok(pruned);
+            }
+            old.from = [b"(", &*last].concat(); // damage: it is no id, and the next part begins behind it
+        }
     }
 }
 
@@ -653,7 +671,7 @@ impl Backend for Redis {
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         Box::pin(async move {
             self.is_open()?;
-            let written = write::write(&self.tasks, &batch).await?;
+            let written = write::write(&self.tasks, &batch, &self.damage).await?;
             if batch.changes.iter().any(|it| it.life.status.is_terminal()) {
                 self.trimmer.look();
             }
@@ -664,14 +682,14 @@ impl Backend for Redis {
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {
         Box::pin(async move {
             self.is_open()?;
-            write::step(&self.tasks, &step).await
+            write::step(&self.tasks, &step, &self.damage).await
         })
     }
 
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
         Box::pin(async move {
             self.is_open()?;
-            read::records(&self.tasks, &query).await
+            read::records(&self.tasks, &query, &self.damage).await
         })
     }
 
@@ -685,7 +703,7 @@ impl Backend for Redis {
     fn claim(&self, claim: Claim) -> BackendFuture<'_, Claimed> {
         Box::pin(async move {
             self.is_open()?;
-            self.claims.claim(&self.tasks, &claim).await
+            self.claims.claim(&self.tasks, &claim, &self.damage).await
         })
     }
 
@@ -711,7 +729,7 @@ impl Backend for Redis {
     fn held(&self, owner: InstanceId) -> BackendFuture<'_, Vec<TaskId>> {
         Box::pin(async move {
             self.is_open()?;
-            self.claims.held(&self.tasks, owner).await
+            self.claims.held(&self.tasks, owner, &self.damage).await
         })
     }
 
@@ -739,14 +757,14 @@ impl Backend for Redis {
     fn counts(&self) -> BackendFuture<'_, Vec<Count>> {
         Box::pin(async move {
             self.is_open()?;
-            read::counts(&self.tasks).await
+            read::counts(&self.tasks, &self.damage).await
         })
     }
 
     fn series(&self, since: Timestamp) -> BackendFuture<'_, Vec<Minute>> {
         Box::pin(async move {
             self.is_open()?;
-            read::series(&self.tasks, since).await
+            read::series(&self.tasks, since, &self.damage).await
         })
     }
 

@@ -49,7 +49,7 @@ impl Orphans {
         let answers = answer::list(link.send(&call).await?)?;
         let mut orphans = Vec::new();
         for [owner, tasks] in answer::groups::<2>(answers) {
-            let (owner, n_before) = (answer::text(owner)?, orphans.len());
+            let ((owner, _), n_before) = (answer::text_in_part(owner)?, orphans.len());
             for [id, life, body, progress] in answer::groups::<4>(answer::list(tasks)?) {
                 let read = Stored::of([id.clone(), life, body, progress]);
                 // An error also if there is text that is none: the others are to be read all the same.
@@ -58,7 +58,8 @@ impl Orphans {
                     Err(why) => {
                         let is_first = orphans.len() == n_before; // behind one for us nothing is passed
                         let owner = is_first.then_some(&owner);
-                        self.unreadable().note(answer::text(id)?, owner, &why);
+                        let (id, _) = answer::text_in_part(id)?;
+                        self.unreadable().note(id, owner, &why);
                     }
                 }
             }

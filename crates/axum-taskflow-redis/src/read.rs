@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     answer,
+    damage::Damage,
     link::{AHEAD, AUDIT, COUNTS, GET, LIST, LOGS, Link, RECORDS, SERIES},
     record::{self, Stored},
 };
@@ -28,26 +29,44 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTES_MAX: usize = 500;
 /// How many log lines one call reads at most: they have 8 KiB each at most.
 const LINES_MAX: usize = PART_BYTES / (8 * 1024);
+/// Stands for what a record says that cannot be read. It is no JSON: so to the engine it is a record that cannot be read,
+/// and never as if there were none. Else a second one would take what somebody holds, or run what was run.
+const UNREADABLE: &str = "?";
 /// How many records one call reads at most.
 const RECORDS_MAX: usize = 1_000;
 
 pub(crate) async fn get(link: &Link, id: TaskId) -> Result<Option<Task>, BackendError> {
     let mut call = link.call(&GET);
-    call.arg(id.to_string());
+    call.arg(id.to_string()).arg(0);
     let Value::Array(parts) = link.send(&call).await? else {
         return Ok(None);
     };
-    let Some([life, body, progress, attempts]) = answer::groups::<4>(parts).next() else {
-        return Ok(None);
+    let mut parts = parts.into_iter();
+    let Some([n_attempts, life, body, progress]) = answer::groups::<4>(parts.by_ref()).next()
+    else {
+        return Err(answer::strange());
     };
-    let id = Value::SimpleString(id.to_string());
-    let mut task = Stored::of([id, life, body, progress])?.shown(usize::MAX)?;
-    for attempt in answer::list(attempts)? {
-        // One of a newer program is left out: the rest is shown all the same.
-        let attempt = record::from_json::<Attempt>(&answer::text(attempt)?);
-        task.past_attempts.extend(attempt);
+    let stored = Stored::of([Value::SimpleString(id.to_string()), life, body, progress]);
+    let mut task = stored?.shown(usize::MAX)?;
+    let n_attempts = usize::try_from(answer::number(n_attempts)?).unwrap_or(0);
+    let mut n_known = 0;
+    loop {
+        let is_end = n_known > 0 && parts.len() == 0; // they are fewer than they were
+        n_known += parts.len();
+        for attempt in parts {
+            // One of a newer program is left out: the rest is shown all the same.
+            let (attempt, _) = answer::text_in_part(attempt)?;
+            task.past_attempts
+                .extend(record::from_json::<Attempt>(&attempt));
+        }
+        if is_end || n_known >= n_attempts {
+            return Ok(Some(task));
+        }
+        let mut call = link.call(&GET);
+        call.arg(id.to_string()).arg(n_known).arg(n_attempts);
+        parts = answer::list(link.send(&call).await?)?.into_iter();
+        drop(answer::groups::<4>(parts.by_ref()).next()); // they are empty
     }
-    Ok(Some(task))
 }
 
 pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, BackendError> {
@@ -56,15 +75,15 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
         Some(after) => format!("({after}"),
         None => "-".to_owned(),
     };
+    let mut newest = match query.before {
+        Some(before) => format!("({before}").into_bytes(),
+        None => b"+".to_vec(),
+    };
     let mut before = query.before;
     let mut page = Page::default();
     let mut looked_at = 0;
     let part_max = (PART_BYTES / query.payload_max.max(1)).clamp(1, PART_MAX);
     loop {
-        let newest = match before {
-            Some(before) => format!("({before}"),
-            None => "+".to_owned(),
-        };
         let missing = query.limit.saturating_sub(page.tasks.len());
         if missing == 0 || looked_at >= LOOKED_AT_MAX {
             // Is there anything after it? One more look, at one task.
@@ -86,6 +105,7 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
         for parts in answer::groups::<4>(tasks) {
             let task = Stored::cut(parts)?.shown(query.payload_max)?;
             before = Some(task.id);
+            newest = format!("({}", task.id).into_bytes();
             if fits(&task, query) {
                 page.tasks.push(task);
                 if page.tasks.len() == query.limit {
@@ -98,16 +118,21 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
             let Some(last) = last else {
                 return Ok(page); // this was the end
             };
-            before = Some(record::task_id(&last)?);
+            // What is no id has its place all the same.
+            before = str::from_utf8(&last)
+                .ok()
+                .and_then(|last| record::task_id(last).ok())
+                .or(before);
+            newest = [b"(", &*last].concat();
         }
     }
 }
 
 /// A part of a list as the scripts give it: where the next part begins, if there is one, and the tasks. There may be fewer
 /// than were asked for: damage can leave an id in a set, and nothing else of the task.
-fn part(answer: Value) -> Result<(Option<String>, std::vec::IntoIter<Value>), BackendError> {
+fn part(answer: Value) -> Result<(Option<Vec<u8>>, std::vec::IntoIter<Value>), BackendError> {
     let mut values = answer::list(answer)?.into_iter();
-    let last = answer::text(values.next().ok_or_else(answer::strange)?)?;
+    let last = answer::bytes(values.next().ok_or_else(answer::strange)?)?;
     Ok(((!last.is_empty()).then_some(last), values))
 }
 
@@ -154,7 +179,7 @@ pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, 
         let Some(last) = last else {
             return Ok(page); // this was the end
         };
-        first = format!("({last}");
+        first = format!("({}", String::from_utf8_lossy(&last));
     }
 }
 
@@ -239,11 +264,11 @@ fn line_in_part(place: &str, json: &str, before: Option<&LogLine>) -> LogLine {
     }
 }
 
-pub(crate) async fn counts(link: &Link) -> Result<Vec<Count>, BackendError> {
-    let fields = pairs(link.send(&link.call(&COUNTS)).await?)?;
+pub(crate) async fn counts(link: &Link, damage: &Damage) -> Result<Vec<Count>, BackendError> {
+    let fields = sums("c", link.send(&link.call(&COUNTS)).await?, damage)?;
     let mut counts = Vec::new();
     for (field, n) in fields {
-        let Some((status, name)) = status_and_name(&field)? else {
+        let Some((status, name)) = status_and_name(&field) else {
             continue;
         };
         // A field that is below zero is not ours to explain; it is not shown.
@@ -259,40 +284,48 @@ pub(crate) async fn counts(link: &Link) -> Result<Vec<Count>, BackendError> {
 }
 
 /// Nothing if the status is one of a newer program: the other sums are told all the same.
-fn status_and_name(field: &str) -> Result<Option<(TaskStatus, &str)>, BackendError> {
-    let (status, name) = field
-        .split_once(' ')
-        .ok_or_else(|| record::strange("count", field))?;
-    let status = status.parse().ok();
-    Ok(status.map(|status| (status, name)))
+fn status_and_name(field: &str) -> Option<(TaskStatus, &str)> {
+    let (status, name) = field.split_once(' ')?;
+    Some((status.parse().ok()?, name))
 }
 
-/// A hash as the script gives it.
-fn pairs(value: Value) -> Result<Vec<(String, i64)>, BackendError> {
-    let mut pairs = Vec::new();
+/// A hash as the script gives it, without what is damaged.
+fn sums(hash: &str, value: Value, damage: &Damage) -> Result<Vec<(String, i64)>, BackendError> {
+    let mut sums = Vec::new();
     for [field, n] in answer::groups::<2>(answer::list(value)?) {
-        pairs.push((answer::text(field)?, answer::number(n)?));
+        let (field, is_text) = answer::text_in_part(field)?;
+        match answer::number(n) {
+            Ok(n) if is_text && field.contains(' ') => sums.push((field, n)),
+            _ => damage.tell(hash, &field, "it is left out of sums"),
+        }
     }
-    Ok(pairs)
+    Ok(sums)
 }
 
-pub(crate) async fn series(link: &Link, since: Timestamp) -> Result<Vec<Minute>, BackendError> {
+pub(crate) async fn series(
+    link: &Link,
+    since: Timestamp,
+    damage: &Damage,
+) -> Result<Vec<Minute>, BackendError> {
     let mut series = Vec::new();
-    let mut from = since.as_unix_ms().to_string();
+    let mut from = since.as_unix_ms().to_string().into_bytes();
     loop {
         let mut call = link.call(&SERIES);
         call.arg(&from).arg(MINUTES_MAX);
-        let part = answer::list(link.send(&call).await?)?;
-        let n = part.len() / 2;
+        let (next, part) = part(link.send(&call).await?)?;
         for [minute, fields] in answer::groups::<2>(part) {
-            let minute = answer::text(minute)?;
-            let at = Timestamp::from_unix_ms(record::number(&minute)?);
+            let (minute, _) = answer::text_in_part(minute)?;
+            let Ok(at) = record::number(&minute) else {
+                damage.tell("ms", &minute, "it is left out of the series");
+                continue;
+            };
+            let at = Timestamp::from_unix_ms(at);
             let mut ended: BTreeMap<(String, TaskStatus), (u64, u64)> = BTreeMap::new();
-            for (field, n) in pairs(fields)? {
-                let (kind, field) = field
-                    .split_once(' ')
-                    .ok_or_else(|| record::strange("count", &field))?;
-                let Some((status, name)) = status_and_name(field)? else {
+            for (field, n) in sums(&format!("m:{minute}"), fields, damage)? {
+                let Some((kind, field)) = field.split_once(' ') else {
+                    continue;
+                };
+                let Some((status, name)) = status_and_name(field) else {
                     continue;
                 };
                 let sum = ended.entry((name.to_owned(), status)).or_default();
@@ -309,11 +342,11 @@ pub(crate) async fn series(link: &Link, since: Timestamp) -> Result<Vec<Minute>,
                 n,
                 run: Duration::from_millis(ms),
             }));
-            from = format!("({minute}");
         }
-        if n < MINUTES_MAX {
+        let Some(next) = next else {
             return Ok(series);
-        }
+        };
+        from = next;
     }
 }
 
@@ -363,27 +396,48 @@ fn entry_in_part(id: TaskId, json: &str) -> AuditEntry {
     }
 }
 
-pub(crate) async fn records(link: &Link, query: &RecordQuery) -> Result<Vec<Record>, BackendError> {
-    let first = match &query.after {
+pub(crate) async fn records(
+    link: &Link,
+    query: &RecordQuery,
+    damage: &Damage,
+) -> Result<Vec<Record>, BackendError> {
+    let mut first = match &query.after {
         Some(after) if *after >= query.prefix => format!("({after}"),
         _ => format!("[{}", query.prefix),
-    };
-    let mut call = link.call(&RECORDS);
+    }
+    .into_bytes();
     // No name holds the byte 255: it is no UTF-8.
     let last = [b"(", query.prefix.as_bytes(), b"\xff"].concat();
-    call.arg(first).arg(last).arg(query.limit.min(RECORDS_MAX));
-    let answers = answer::list(link.send(&call).await?)?;
-    answer::groups::<2>(answers)
-        .map(|[key, record]| {
-            let record = answer::text(record)?;
-            let (version, value) = record
-                .split_once(' ')
-                .ok_or_else(|| record::strange("record", &record))?;
-            Ok(Record {
-                key: answer::text(key)?,
-                version: record::number(version)?,
-                value: value.into(),
-            })
-        })
-        .collect()
+    let limit = query.limit.min(RECORDS_MAX);
+    let mut records = Vec::new();
+    while records.len() < limit {
+        let mut call = link.call(&RECORDS);
+        call.arg(&first).arg(&last).arg(limit - records.len());
+        let (behind, part) = part(link.send(&call).await?)?;
+        for [key, version, value] in answer::groups::<3>(part) {
+            let (key, is_text) = answer::text_in_part(key)?;
+            if !is_text {
+                damage.tell("rn", &key, "nobody can ask for a record of that name");
+                continue;
+            }
+            let value = answer::text_or_nothing(value).ok().flatten();
+            if value.is_none() {
+                damage.tell(
+                    "r",
+                    &key,
+                    "what it says of a lock, a lead or a schedule stands until it is repaired or deleted",
+                );
+            }
+            records.push(Record {
+                key,
+                version: answer::number(version)?.unsigned_abs(),
+                value: value.as_deref().unwrap_or(UNREADABLE).into(),
+            });
+        }
+        let Some(behind) = behind else {
+            break;
+        };
+        first = [b"(", &*behind].concat();
+    }
+    Ok(records)
 }

@@ -27,7 +27,7 @@ const PART: usize = 1_000;
 pub(crate) struct Part {
     pub(crate) deleted: usize,
     /// The last task that was looked at, if there are more.
-    pub(crate) last: Option<String>,
+    pub(crate) last: Option<Vec<u8>>,
     /// Still too many are left.
     pub(crate) more: bool,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Old {
     pub(crate) finished_before: Timestamp,
     pub(crate) failed_before: Timestamp,
     /// From and to as `ZRANGEBYLEX` takes them.
-    pub(crate) from: String,
+    pub(crate) from: Vec<u8>,
     pub(crate) to: String,
     /// How many are looked at.
     pub(crate) limit: usize,
@@ -58,7 +58,7 @@ pub(crate) async fn delete(link: &Link, old: &Old) -> Result<Part, BackendError>
     let Some([deleted, last, more]) = answer::groups::<3>(answers).next() else {
         return Err(answer::strange());
     };
-    let last = answer::text(last)?;
+    let last = answer::bytes(last)?;
     Ok(Part {
         deleted: usize::try_from(answer::number(deleted)?).unwrap_or(0),
         last: (!last.is_empty()).then_some(last),
@@ -68,13 +68,13 @@ pub(crate) async fn delete(link: &Link, old: &Old) -> Result<Part, BackendError>
 
 /// Where a pass has come to: what is older is live, or was when it was looked at.
 struct Pass {
-    from: String,
+    from: Vec<u8>,
 }
 
 impl Pass {
     fn from_the_oldest() -> Self {
         Self {
-            from: "-".to_owned(),
+            from: b"-".to_vec(),
         }
     }
 
@@ -95,7 +95,7 @@ impl Pass {
                 return Ok(());
             }
             match part.last {
-                Some(last) => self.from = format!("({last}"),
+                Some(last) => self.from = [b"(", &*last].concat(),
                 None if came_round => return Ok(()), // others have begun to delete, or it is counted wrongly
                 None => {
                     came_round = true;

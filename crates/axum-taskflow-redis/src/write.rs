@@ -15,6 +15,7 @@ use redis::Value;
 
 use crate::{
     answer,
+    damage::Damage,
     link::{Link, WRITE},
     record,
 };
@@ -120,7 +121,11 @@ impl<'a> Words<'a> {
     }
 }
 
-pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, BackendError> {
+pub(crate) async fn write(
+    link: &Link,
+    batch: &Batch,
+    damage: &Damage,
+) -> Result<Written, BackendError> {
     let mut words = Words::new(link);
     words.list(8).arg(batch.now.as_unix_ms()).text("0");
     add_blocks(&mut words, &batch.tasks, batch.now)?;
@@ -137,11 +142,15 @@ pub(crate) async fn write(link: &Link, batch: &Batch) -> Result<Written, Backend
     for number in stale {
         *at(&mut changes, number)? = Applied::Stale;
     }
-    let tasks = read_tasks(batch.tasks.len(), refused)?;
+    let tasks = read_tasks(&batch.tasks, refused, damage)?;
     Ok(Written { tasks, changes })
 }
 
-pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendError> {
+pub(crate) async fn step(
+    link: &Link,
+    step: &Step,
+    damage: &Damage,
+) -> Result<Stepped, BackendError> {
     let mut words = Words::new(link);
     words.list(8).arg(step.now.as_unix_ms()).text("1");
     add_blocks(&mut words, &step.tasks, step.now)?;
@@ -164,7 +173,7 @@ pub(crate) async fn step(link: &Link, step: &Step) -> Result<Stepped, BackendErr
         return Ok(Stepped::Stale);
     }
     let [refused, _, versions] = read_answer(answer)?;
-    let tasks = read_tasks(step.tasks.len(), refused)?;
+    let tasks = read_tasks(&step.tasks, refused, damage)?;
     let versions = versions
         .into_iter()
         .map(|answer| Ok(answer::number(answer)?.unsigned_abs()))
@@ -512,19 +521,32 @@ fn read_answer(answer: Value) -> Result<[Vec<Value>; 3], BackendError> {
     ])
 }
 
-fn read_tasks(n_tasks: usize, refused: Vec<Value>) -> Result<Vec<Enqueued>, BackendError> {
-    let mut tasks = vec![Enqueued::Created; n_tasks];
+fn read_tasks(
+    tasks: &[Arc<Task>],
+    refused: Vec<Value>,
+    damage: &Damage,
+) -> Result<Vec<Enqueued>, BackendError> {
+    let mut enqueued = vec![Enqueued::Created; tasks.len()];
     for [number, holder] in answer::groups(refused) {
-        let holder = answer::text(holder)?;
-        let (id, name) = holder
-            .split_at_checked(36)
-            .ok_or_else(|| record::strange("idempotency key", &holder))?;
-        *at(&mut tasks, number)? = Enqueued::Exists {
-            id: id.parse().map_err(|_| record::strange("id", id))?,
+        let (holder, _) = answer::text_in_part(holder)?;
+        let n = usize::try_from(answer::number(number)?).map_err(|_| answer::strange())?;
+        let read = holder.split_at_checked(36);
+        let read = read.and_then(|(id, name)| Some((id.parse().ok()?, name)));
+        let (id, name) = read.unwrap_or_else(|| {
+            // Not free: a second task would be made. It is of no function, so that its caller is told, and nobody else.
+            let key = tasks.get(n).and_then(|task| task.idempotency_key.as_ref());
+            let key = key.map_or("", |key| &key.key);
+            let so = "the key stays taken until it is repaired or deleted";
+            damage.tell(&format!("k:{key}"), &holder, so);
+            (TaskId::from_bytes([0; 16]), record::NO_NAME)
+        });
+        let place = enqueued.get_mut(n).ok_or_else(answer::strange)?;
+        *place = Enqueued::Exists {
+            id,
             name: name.into(),
         };
     }
-    Ok(tasks)
+    Ok(enqueued)
 }
 
 /// Where the answer with this number belongs.

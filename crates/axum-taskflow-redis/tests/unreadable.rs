@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
-//! Tasks that a newer program has stored, and that this one cannot read.
+//! What a newer program has stored, or some damage has left, and this one cannot read: it costs itself, and nothing else.
 
 mod support;
 
@@ -12,13 +12,14 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AheadQuery, AuditEntry, Backend, Batch, Change, Claim, Claimed, Epoch, FailureKind, ListQuery,
-    LogLevel, LogLine, Note, Outcome, Prune, Reserve, RetryPolicy, Role, Said, Task, TaskId,
+    AheadQuery, AuditEntry, Backend, Batch, Becomes, Change, Claim, Claimed, Enqueued, Epoch,
+    FailureKind, IdempotencyKey, ListQuery, LogLevel, LogLine, Note, Outcome, Prune, Record,
+    RecordChange, RecordQuery, Reserve, RetryPolicy, Role, Said, Step, Stepped, Task, TaskId,
     TaskStatus, Timestamp, Turn,
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
-use support::{NOW, Store};
+use support::{NOW, Store, until};
 use tracing::{Event, Level, Metadata, span};
 
 /// A store whose instances live as long as the test.
@@ -551,4 +552,323 @@ async fn what_cannot_be_read_of_the_dead_hides_no_other_and_is_taken_over_by_who
     }
     assert_eq!(orphans(&old).await, []);
     assert_eq!(server.command(&["SCARD", "{taskflow}:xo"]), "0");
+}
+
+/// Puts a value with a byte that is no UTF-8, which stands as "~" here.
+fn put(server: &RedisServer, words: &[&str]) {
+    let script = "for n, word in ipairs(ARGV) do ARGV[n] = word:gsub('~', '\\255') end
+                  return redis.call(unpack(ARGV))";
+    let words: Vec<String> = words
+        .iter()
+        .map(|word| word.replace("P:", "{taskflow}:"))
+        .collect();
+    let mut command = vec!["EVAL", script, "0"];
+    command.extend(words.iter().map(String::as_str));
+    server.command(&command);
+}
+
+/// What is to become of a record.
+fn becomes(key: &str, expects: u64, becomes: Becomes) -> Step {
+    let mut step = Step::at(NOW);
+    step.records.push(RecordChange {
+        key: key.to_owned(),
+        expects,
+        becomes,
+    });
+    step
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_not_taken_for_none_and_hides_no_other() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let step = async |step| store.backend.step(Arc::new(step)).await.unwrap();
+    let read = async |prefix: &str, limit| {
+        let query = RecordQuery {
+            prefix: prefix.to_owned(),
+            after: None,
+            limit,
+        };
+        store.backend.records(query).await.unwrap()
+    };
+    for key in ["a", "b", "c", "d", "e"] {
+        step(becomes(key, 0, Becomes::Value("{}".into()))).await;
+    }
+    put(&server, &["HSET", "P:r", "b", "null"]);
+    put(&server, &["HSET", "P:r", "c", "17 {~}"]);
+    put(&server, &["HSET", "P:r", "d", "99999999999999999999 {}"]);
+    put(&server, &["ZADD", "P:rn", "0", "a~", "0", "aa"]);
+    put(&server, &["HSET", "P:r", "a~", "17 {}"]);
+    let errors = Errors::default();
+    let _guard = tracing::subscriber::set_default(errors.clone());
+
+    let all = read("", 1_000).await;
+    let (first, c) = (read("", 2).await, read("c", 1).await);
+
+    let keys = |records: &[Record]| -> Vec<String> {
+        records.iter().map(|record| record.key.clone()).collect()
+    };
+    assert_eq!(keys(&all), ["a", "b", "c", "d", "e"]);
+    assert_eq!((keys(&first), &c[0]), (keys(&all[..2]), &all[2]));
+    assert_eq!(errors.0.load(Ordering::SeqCst), 4, "each is told of once");
+    for record in &all[1..4] {
+        let key = &*record.key;
+        let says = serde_json::from_str::<serde_json::Value>(&record.value);
+        assert!(says.is_err(), "{key} says {:?}", record.value);
+        let taken = step(becomes(key, 0, Becomes::Value("{}".into()))).await;
+        assert_eq!(taken, Stepped::Stale, "{key}");
+        // But by force it can be.
+        let gone = step(becomes(key, record.version, Becomes::Gone)).await;
+        assert!(matches!(gone, Stepped::Done { .. }), "{key}");
+        let taken = step(becomes(key, 0, Becomes::Value("{}".into()))).await;
+        assert!(matches!(taken, Stepped::Done { .. }), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_are_none_stop_no_step_and_no_claim() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let task = store.task();
+    store.add(&task).await;
+    let claims = format!("P:cl:{}", store.me);
+    for key in ["P:rv", "P:h", &claims] {
+        put(&server, &["SET", key, "~"]);
+    }
+
+    let step = becomes("a", 0, Becomes::Value("{}".into()));
+    let stepped = store.backend.step(Arc::new(step)).await.unwrap();
+    put(&server, &["SET", "P:h", "~"]);
+    let held = store.backend.held(store.me).await.unwrap();
+    let claimed = store.claim().await;
+
+    let Stepped::Done { versions, .. } = stepped else {
+        panic!("{stepped:?}");
+    };
+    assert!(versions[0] > 1_700_000_000_000, "{versions:?}");
+    assert_eq!((held, ids(&claimed.tasks)), (vec![], vec![task.id]));
+}
+
+#[tokio::test]
+async fn an_instance_that_cannot_be_read_hides_no_other() {
+    let server = RedisServer::start();
+    let (store, other) = (open(&server).await, open(&server).await);
+    let me = store.me.to_string();
+    put(&server, &["HSET", "P:i", "no~id", "{}"]);
+    put(&server, &["HSET", "P:i", &me, "~"]);
+    put(&server, &["HSET", "P:b", &me, "at~no time"]);
+    let errors = Errors::default();
+    let _guard = tracing::subscriber::set_default(errors.clone());
+    let shown = async || {
+        let peers = store.backend.instances().await.unwrap();
+        let of = |id| peers.iter().find(|it| it.instance.id == id).unwrap();
+        assert_eq!(peers.len(), 2);
+        [store.me, other.me].map(|id| (of(id).alive, of(id).beat_at))
+    };
+
+    let before = shown().await;
+    let supersede = store.backend.supersede(store.me, before[0].1);
+    supersede.await.unwrap();
+    let after = shown().await;
+
+    let unknown = Timestamp::default();
+    assert_eq!(before, [(true, unknown), (true, NOW)]);
+    assert_eq!(after, [(false, unknown), (true, NOW)]);
+    assert_eq!(errors.0.load(Ordering::SeqCst), 1, "it is told of once");
+}
+
+#[tokio::test]
+async fn sums_that_are_no_numbers_stop_nothing_and_begin_anew() {
+    let server = RedisServer::start();
+    let options = RedisOptions::new(server.url()).lease(Duration::from_secs(600));
+    let store = Store::open(options.history_max(2)).await;
+    let tasks = [(); 3].map(|()| store.owned());
+    store.add_all(&tasks).await;
+    end(&store, &tasks[0]).await;
+    end(&store, &tasks[1]).await;
+    let minute = server.command(&["ZRANGE", "{taskflow}:ms", "0", "0"]);
+    let of_minute = format!("P:m:{minute}");
+    for (key, field, n) in [
+        ("P:c", "success f", "2~"),
+        ("P:c", "nothing", "9"),
+        ("P:c", "failed ~", "0"),
+        (&*of_minute, "n success f", "2~"),
+        (&*of_minute, "t success f", ""),
+        (&*of_minute, "nothing", "9"),
+    ] {
+        put(&server, &["HSET", key, field, n]);
+    }
+    put(&server, &["ZADD", "P:ms", &minute, "now~"]);
+    let errors = Errors::default();
+    let _guard = tracing::subscriber::set_default(errors.clone());
+    let counts = async || {
+        let counts = store.backend.counts().await.unwrap();
+        let counts = counts.iter().map(|it| (it.status, it.n));
+        counts.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let series = async || {
+        let series = store.backend.series(Timestamp::default()).await.unwrap();
+        series.iter().map(|it| it.n).collect::<Vec<_>>()
+    };
+
+    let before = (counts().await, series().await);
+    let shown = counts().await;
+    let told = errors.0.load(Ordering::SeqCst);
+    let listed = store.backend.list(ListQuery::default()).await.unwrap();
+    end(&store, &tasks[2]).await;
+
+    assert_eq!((&before.0, before.1), (&shown, vec![]));
+    assert_eq!(shown.get(&TaskStatus::Running), None);
+    assert_eq!(shown.get(&TaskStatus::Pending), Some(&1));
+    assert_eq!(told, 7, "each is told of once");
+    assert_eq!(listed.tasks.len(), 3);
+    assert_eq!(series().await, [1]);
+    // One was too many.
+    until("it is deleted", async || {
+        !store.is_stored(tasks[0].id).await
+    })
+    .await;
+    assert_eq!(counts().await.get(&TaskStatus::Success), Some(&2));
+}
+
+#[tokio::test]
+async fn a_key_of_which_nobody_can_tell_whose_it_is_stays_taken_and_fails_no_other_task() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let task = |key: &str| {
+        let mut task = store.task();
+        task.idempotency_key = Some(IdempotencyKey {
+            key: key.to_owned(),
+            ttl: Duration::ZERO,
+        });
+        task
+    };
+    let [first, other] = [task("c"), task("d")];
+    store.add(&first).await;
+    let id = first.id;
+    put(&server, &["SET", "P:k:a", "~"]);
+    put(
+        &server,
+        &["SET", "P:k:b", "not an id which is long enough for one - f"],
+    );
+    put(&server, &["SET", "P:k:c", &format!("{id} never f~")]);
+    let errors = Errors::default();
+    let _guard = tracing::subscriber::set_default(errors.clone());
+
+    let mut written = Vec::new();
+    for _ in 0..2 {
+        let mut batch = Batch::at(NOW);
+        let tasks = [task("a"), task("b"), task("c"), other.clone()];
+        batch.tasks = tasks.map(Arc::new).into();
+        written = store.backend.write(Arc::new(batch)).await.unwrap().tasks;
+    }
+
+    for taken in &written[..2] {
+        let Enqueued::Exists { name, .. } = taken else {
+            panic!("a second task was made");
+        };
+        assert_ne!(&**name, "f");
+    }
+    assert!(matches!(&written[2], Enqueued::Exists { id: holder, .. } if *holder == id));
+    assert_eq!(written[3], Enqueued::Created);
+    assert!(store.is_stored(other.id).await);
+    assert_eq!(errors.0.load(Ordering::SeqCst), 2, "each is told of once");
+    // And who has a key lets go of it.
+    let running = store.claim().await.tasks;
+    let first = running.into_iter().find(|task| task.id == id).unwrap();
+    put(&server, &["SET", "P:k:c", &format!("{id}~")]);
+    let policy = RetryPolicy::default();
+    let end = Change::finished(&first, Outcome::Done(None), &policy, 0.0, NOW);
+    let mut batch = Batch::at(NOW);
+    batch.changes.push(end.unwrap());
+    store.backend.write(Arc::new(batch)).await.unwrap();
+    let later = NOW.saturating_add(Duration::from_secs(1));
+    let mut batch = Batch::at(later);
+    batch.tasks.push(Arc::new(task("c")));
+    let written = store.backend.write(Arc::new(batch)).await.unwrap();
+    assert_eq!(written.tasks, [Enqueued::Created]);
+}
+
+#[tokio::test]
+async fn what_is_no_id_hides_nothing_from_lists_deletion_and_its_holder() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let tasks = [(); 3].map(|()| store.owned());
+    store.add_all(&tasks).await;
+    end(&store, &tasks[0]).await;
+    end(&store, &tasks[1]).await;
+    let mine = format!("P:o:{}", store.me);
+    for set in ["P:f:f", "P:y:@r", &mine, "P:xo"] {
+        let add: &[&str] = match set {
+            "P:xo" => &["SADD", set, "~"],
+            _ => &["ZADD", set, "0", "000~", "0", "~", "0", "no id"],
+        };
+        put(&server, add);
+    }
+    // Of one, damage has left what it is without a function.
+    let body = server.command(&["GET", &key('t', tasks[1].id)]);
+    let nameless = body.replacen(r#""f""#, "[]", 1);
+    server.command(&["SET", &key('t', tasks[1].id), &nameless]);
+
+    let mut listed = Vec::new();
+    let mut query = ListQuery::default();
+    query.limit = 1;
+    for _ in 0..9 {
+        let page = store.backend.list(query.clone()).await.unwrap();
+        listed.extend(ids(&page.tasks));
+        query.before = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
+    let held = store.backend.held(store.me).await.unwrap();
+    let orphans = store.backend.orphans(9).await.unwrap();
+    let later = NOW.saturating_add(Duration::from_secs(60));
+    let mut prune = Prune {
+        finished_before: later,
+        failed_before: later,
+        series_before: NOW,
+        from: None,
+        limit: 1,
+    };
+    let mut n_deleted = 0;
+    for _ in 0..9 {
+        let pruned = store.backend.prune(prune.clone()).await.unwrap();
+        n_deleted += pruned.deleted;
+        prune.from = pruned.next;
+        if pruned.next.is_none() {
+            break;
+        }
+    }
+
+    assert_eq!(listed, [tasks[2].id, tasks[1].id, tasks[0].id]);
+    assert_eq!((held, orphans), (vec![tasks[2].id], vec![]));
+    assert_eq!(n_deleted, 1);
+    let left = store.backend.list(ListQuery::default()).await.unwrap();
+    assert_eq!(ids(&left.tasks), [tasks[2].id, tasks[1].id]);
+}
+
+#[tokio::test]
+async fn an_attempt_that_cannot_be_read_hides_no_other() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let task = store.owned();
+    store.add(&task).await;
+    assert!(store.start(&task).await);
+    let task = store.backend.get(task.id).await.unwrap().unwrap();
+    let mut batch = Batch::at(NOW);
+    let policy = RetryPolicy {
+        retries: 3,
+        ..RetryPolicy::default()
+    };
+    let timed_out = Outcome::TimedOut(Duration::from_secs(1));
+    let end = Change::finished(&task, timed_out, &policy, 0.0, NOW);
+    batch.changes.push(end.unwrap());
+    store.backend.write(Arc::new(batch)).await.unwrap();
+    let attempts = key('p', task.id).replace("{taskflow}:", "P:");
+    put(&server, &["LPUSH", &attempts, "~"]);
+
+    let shown = store.backend.get(task.id).await.unwrap().unwrap();
+
+    assert_eq!(shown.past_attempts.len(), 1);
 }

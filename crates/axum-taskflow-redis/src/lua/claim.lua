@@ -17,7 +17,7 @@ for n = 11 + n_except, #ARGV do wanted[ARGV[n]] = true end
 local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
-local latest = tonumber(redis.call('GET', P .. 'h') or '0')
+local latest = number_or_0(redis.call('GET', P .. 'h'))
 local due_max = math.max(1000, limit)
 local due = redis.call('ZRANGEBYLEX', P .. 'a', '-', '(' .. string.format('%015d', now + 1), 'LIMIT', 0, due_max)
 for _, place in ipairs(due) do
@@ -83,8 +83,8 @@ end
 local claims = P .. 'cl:' .. owner
 local ids, lives, no_room, unwanted, first_skipped = {}, {}, {}, {}, nil
 local record = redis.call('GET', claims)
-if record then
-    local last, given, left = string.match(record, '^(%d+) (.-)|(.*)$')
+local last, given, left = string.match(record or '', '^(%d+) (.-)|(.*)$')
+if last then
     local earlier = {}
     if tonumber(last) > heard then
         for id in string.gmatch(given, '%S+') do earlier[#earlier + 1] = id end

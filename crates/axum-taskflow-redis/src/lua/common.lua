@@ -37,6 +37,11 @@ local function each_chunk(list, call)
     end
 end
 
+-- Of what is no number nothing is known.
+local function number_or_0(text)
+    return tonumber(text or '') or 0
+end
+
 local EMPTY = { err = 'EMPTY all tasks in Redis are gone' }
 local LATE = { err = 'LATE this call was given up, and others were made since' }
 
@@ -50,7 +55,7 @@ end
 local function refusal(session, generation)
     local name = P .. 'v:' .. session
     local found = redis.call('MGET', name, P .. 'meta')
-    local known = tonumber(found[1] or '0')
+    local known = number_or_0(found[1])
     if known < tonumber(generation) then
         redis.call('SET', name, generation, 'EX', 86400)
     end
@@ -143,6 +148,30 @@ local function count(status, name, n)
     counts[field] = (counts[field] or 0) + n
 end
 
+-- Adds to a number in a hash. What was no number begins anew, and then the second answer is true: the rest of a script is
+-- not to be left undone for a sum.
+local function add_to(hash, field, n)
+    local sum = redis.pcall('HINCRBY', hash, field, n)
+    if type(sum) == 'number' then
+        return sum, false
+    end
+    redis.log(redis.LOG_WARNING, hash .. ' had no number in ' .. field .. ', which begins anew')
+    redis.call('HSET', hash, field, n)
+    return n, true
+end
+
+-- Each task is in one set of its function, and counts in one of its fields: so much is left for this one.
+local function count_anew(field)
+    local name = string.match(field, '^%a+ (.*)$')
+    local n, all = redis.call('ZCARD', P .. 'f:' .. name), redis.call('HGETALL', P .. 'c')
+    for at = 1, #all, 2 do
+        if all[at] ~= field and string.match(all[at], '^%a+ (.*)$') == name then
+            n = n - number_or_0(all[at + 1])
+        end
+    end
+    redis.call('HSET', P .. 'c', field, n)
+end
+
 local function write_marks()
     for set, members in pairs(marks) do
         local put, drop = {}, {}
@@ -157,11 +186,18 @@ local function write_marks()
         each_chunk(drop, function(...) redis.call('ZREM', P .. set, ...) end)
         each_chunk(put, function(...) redis.call('ZADD', P .. set, ...) end)
     end
+    local begun_anew = {}
     for field, n in pairs(counts) do
-        if n ~= 0 and redis.call('HINCRBY', P .. 'c', field, n) == 0 then
-            redis.call('HDEL', P .. 'c', field)
+        if n ~= 0 then
+            local sum, is_anew = add_to(P .. 'c', field, n)
+            if is_anew then
+                begun_anew[#begun_anew + 1] = field
+            elseif sum == 0 then
+                redis.call('HDEL', P .. 'c', field)
+            end
         end
     end
+    for _, field in ipairs(begun_anew) do count_anew(field) end
 end
 
 -- The sets in which all tasks are, each in one of them.
@@ -169,7 +205,7 @@ local function sets_of_all()
     local sets, seen = {}, {}
     for _, field in ipairs(redis.call('HKEYS', P .. 'c')) do
         local name = string.match(field, '^%a+ (.*)$')
-        if not seen[name] then
+        if name and not seen[name] then
             seen[name] = true
             sets[#sets + 1] = 'f:' .. name
         end
@@ -251,7 +287,28 @@ end
 local function meta_of(id)
     local meta = string.match(beginning(P .. 't:' .. id, 0), '^%x+\n([^\n]*)\n')
     local is_read, read = pcall(cjson.decode, meta or '')
-    return is_read and type(read) == 'table' and read.name and read or nil
+    return is_read and type(read) == 'table' and type(read.name) == 'string' and read or nil
+end
+
+-- Version and value of a record; '0' if there is none. One that cannot be read is there all the same: it may say that
+-- somebody holds a lock. It has the version 1, as no other (see `new_version`), so that who decides can delete it; and no
+-- value.
+local function record_of(name)
+    local record = redis.call('HGET', P .. 'r', name)
+    if not record then
+        return '0', nil
+    end
+    local version, value = string.match(record, '^([1-9]%d*) (.*)$')
+    if not version or #version > 16 then
+        return '1', nil
+    end
+    return version, value
+end
+
+-- When an instance has beaten last; '0' if that is not known.
+local function beat_of(id)
+    local at = redis.call('HGET', P .. 'b', id)
+    return at and #at <= 16 and string.match(at, '^%-?%d+$') or '0'
 end
 
 -- True if the instance was superseded, has left, did not beat for its lease, or is not known: all was flushed since it

@@ -4,8 +4,8 @@
 local owner, heard = ARGV[1], tonumber(ARGV[4])
 local on_its_way = {}
 local record = redis.call('GET', P .. 'cl:' .. owner)
-if record then
-    local last, given, left = string.match(record, '^(%d+) (.-)|(.*)$')
+local last, given, left = string.match(record or '', '^(%d+) (.-)|(.*)$')
+if last then
     if tonumber(last) > heard then
         left = given .. ' ' .. left
     end

@@ -5,7 +5,7 @@ for n = 1, #all, 2 do
     local id = all[n]
     answer[#answer + 1] = id
     answer[#answer + 1] = all[n + 1]
-    answer[#answer + 1] = redis.call('HGET', P .. 'b', id) or '0'
+    answer[#answer + 1] = beat_of(id)
     answer[#answer + 1] = is_gone(id) and 0 or 1
 end
 return answer

@@ -7,9 +7,9 @@ if ARGV[6] ~= '' then
     too_many = -tonumber(ARGV[6])
     local by_status = redis.call('HGETALL', P .. 'c')
     for n = 1, #by_status, 2 do
-        local status = string.match(by_status[n], '^%a+')
-        if status ~= 'pending' and status ~= 'running' then
-            too_many = too_many + tonumber(by_status[n + 1])
+        local status = string.match(by_status[n], '^(%a+) ')
+        if status and status ~= 'pending' and status ~= 'running' then
+            too_many = too_many + number_or_0(by_status[n + 1])
         end
     end
     if too_many <= 0 then
@@ -26,17 +26,18 @@ for n, id in ipairs(ids) do
     end
     local status, finished_at = string.match(lives[n] or '', '^(%a+) %d+ %S+ %d+ %d+ %d+ %S+ %S+ (%S+)\n')
     local before = nil
+    finished_at = tonumber(finished_at or '')
     if status == 'success' or status == 'cancelled' then
         before = finished_before
     elseif status == 'failed' or status == 'interrupted' then
         before = failed_before
     end
-    if before and finished_at ~= '-' and tonumber(finished_at) < before then
+    if before and finished_at and finished_at < before then
         local meta = meta_of(id)
         if meta then -- one that cannot be read stays, and is shown in part
             mark('f:' .. meta.name, id, false)
-            for _, tag in ipairs(meta.tag_sets or {}) do
-                mark('y:' .. tag, id, false)
+            for _, tag in ipairs(type(meta.tag_sets) == 'table' and meta.tag_sets or {}) do
+                mark('y:' .. tostring(tag), id, false)
             end
             count(status, meta.name, -1)
             mark('s:' .. status, id, false)

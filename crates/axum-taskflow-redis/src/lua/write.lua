@@ -32,14 +32,6 @@ local now, is_step = tonumber(words[1]), words[2] == '1'
 local now_text = string.format('%015d', now)
 local blocks, moves, changes, notes, audit, records = unpack(words, 3, 8)
 
-local function record_of(name)
-    local record = redis.call('HGET', P .. 'r', name)
-    if not record then
-        return '0', nil
-    end
-    return string.match(record, '^(%d+) (.*)$')
-end
-
 local lives = {}
 
 -- Looks at the tasks whose ids stand in a list, at `first` and from there on at each `width`; not at those it has seen.
@@ -95,7 +87,11 @@ local function take_key(key, id, name)
     local holder = redis.call('GET', key_name)
     if holder then
         local holder_id, until_ms, holder_function = string.match(holder, '^(%S+) (%S+) (.*)$')
-        if until_ms == '-' or now < tonumber(until_ms) then
+        if not holder_id then
+            return holder -- who can read it may know a task that has the key: it is not free
+        end
+        local ends_at = tonumber(until_ms)
+        if not ends_at or now < ends_at then
             return holder_id .. holder_function
         end
     end
@@ -188,7 +184,7 @@ local function apply_change(number, id, expected, life, name, attempt, key, minu
         end
         return
     end
-    local old_status, old_owner = string.match(old, '^(%a+) %d+ (%S+)')
+    local old_status, old_owner = string.match(old, '^(%a+) %d+ (%S*)')
     if owner_set ~= 'o:' .. old_owner then
         mark('o:' .. old_owner, id, false)
         if owner_set ~= '' then
@@ -197,9 +193,11 @@ local function apply_change(number, id, expected, life, name, attempt, key, minu
     end
     if old_owner == '-' and old_status == 'pending' then
         local _, _, _, _, _, old_run_at = read_life(old)
-        local priority = priority_of(id)
-        mark('w:' .. name, due_place(priority, old_run_at, id), false)
-        mark('a', ahead_place(priority, old_run_at, id, name), false)
+        if old_run_at then
+            local priority = priority_of(id)
+            mark('w:' .. name, due_place(priority, old_run_at, id), false)
+            mark('a', ahead_place(priority, old_run_at, id, name), false)
+        end
     end
     count(old_status, name, -1)
     count(status, name, 1)
@@ -235,7 +233,7 @@ local function apply_change(number, id, expected, life, name, attempt, key, minu
             if fate == 'F' then
                 redis.call('DEL', key_name)
             else
-                local function_name = string.match(holder, '^%S+ %S+ (.*)$')
+                local function_name = string.match(holder, '^%S+ %S+ (.*)$') or name
                 -- The clocks of callers say when it is free; this is only so that nothing is left.
                 local left = math.max(0, math.min(tonumber(until_ms) - now, 315360000000))
                 redis.call('SET', key_name, id .. ' ' .. until_ms .. ' ' .. function_name,
@@ -363,7 +361,7 @@ end
 -- under one of those must not take the next holder's for his own.
 local function new_version()
     local time = redis.call('TIME')
-    local version = math.max(tonumber(redis.call('GET', P .. 'rv') or '0') + 1, time[1] * 1000 + math.floor(time[2] / 1000))
+    local version = math.max(number_or_0(redis.call('GET', P .. 'rv')) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
     redis.call('SET', P .. 'rv', string.format('%d', version))
     return version
 end
@@ -393,11 +391,11 @@ each_chunk(to_set, function(...) redis.call('MSET', ...) end)
 write_marks()
 for minute, sums in pairs(minutes) do
     for field, sum in pairs(sums) do
-        if redis.call('HINCRBY', P .. 'm:' .. minute, 'n ' .. field, sum[1]) == sum[1] then
+        if add_to(P .. 'm:' .. minute, 'n ' .. field, sum[1]) == sum[1] then
             redis.call('ZADD', P .. 'ms', minute, minute) -- it may be the first of this minute
         end
         if sum[2] > 0 then
-            redis.call('HINCRBY', P .. 'm:' .. minute, 't ' .. field, string.format('%d', sum[2]))
+            add_to(P .. 'm:' .. minute, 't ' .. field, string.format('%d', sum[2]))
         end
     end
 end
@@ -418,7 +416,7 @@ for name in pairs(waiting) do
     redis.call('SADD', P .. 'wn', name)
 end
 if something_waits then
-    if now > tonumber(redis.call('GET', P .. 'h') or '0') then
+    if now > number_or_0(redis.call('GET', P .. 'h')) then
         redis.call('SET', P .. 'h', words[1])
     end
     publish(ARGV[1], ARGV[4]) -- who need not be told
