@@ -85,6 +85,54 @@ async fn a_long_log_is_read_in_parts_that_keep_the_server_for_a_moment_each() {
 }
 
 #[tokio::test]
+async fn many_long_attempts_are_read_in_parts_that_a_link_carries() {
+    let server = RedisServer::start();
+    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let ids = IdSource::default();
+    let (me, mut task) = (ids.instance(NOW), Task::new(ids.task(NOW), "f", "[]"));
+    backend.join(Instance::new(me, NOW)).await.unwrap();
+    task.args = format!("[\"{}\"]", "x".repeat(5 << 20)).into();
+    let mut running = task.clone();
+    running.life = Change::started(&task, me, NOW).unwrap().life;
+    let (mut policy, timed_out) = (RetryPolicy::default(), Outcome::TimedOut(DEADLINE));
+    policy.retries = 1;
+    let end = Change::finished(&running, timed_out, &policy, 0.0, NOW).unwrap();
+    let attempt = serde_json::to_value(end.ended.unwrap()).unwrap();
+    let id = task.id;
+    let mut batch = Batch::at(NOW);
+    batch.tasks.push(Arc::new(task));
+    backend.write(Arc::new(batch)).await.unwrap();
+    let of = |n: usize| {
+        let mut attempt = attempt.clone();
+        attempt["number"] = n.into();
+        attempt["error"]["message"] = "m".repeat(20_000).into();
+        attempt.to_string()
+    };
+    let attempts: Vec<String> = (1..=1_000).map(of).collect();
+    let key = format!("{{taskflow}}:p:{id}");
+    for part in attempts.chunks(100) {
+        let words = part.iter().map(String::as_str);
+        server.command(
+            &["RPUSH", &*key]
+                .into_iter()
+                .chain(words)
+                .collect::<Vec<_>>(),
+        );
+    }
+    backend.get(id).await.unwrap(); // now the script is known
+    server.command(&["CONFIG", "RESETSTAT"]);
+
+    let shown = backend.get(id).await.unwrap().unwrap();
+    let calls = server.command(&["INFO", "commandstats"]);
+
+    let shown = shown.past_attempts.iter().map(|it| it.number);
+    assert!(shown.eq(1..=1_000));
+    let (_, n_calls) = calls.split_once("cmdstat_evalsha:calls=").unwrap();
+    // Twenty megabytes of attempts, of which the arguments leave no room for any.
+    assert!(n_calls.starts_with("6,"), "{n_calls}");
+}
+
+#[tokio::test]
 async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones_stay() {
     let server = RedisServer::start();
     let options = RedisOptions::new(server.url()).history_max(5);
