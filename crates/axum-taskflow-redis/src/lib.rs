@@ -788,7 +788,7 @@ impl Backend for Redis {
             self.is_open()?;
             self.closed.store(true, Ordering::SeqCst);
             self.news.close();
-            self.trimmer.close();
+            self.trimmer.stop();
             let joined =
                 std::mem::take(&mut *self.joined.lock().unwrap_or_else(PoisonError::into_inner));
             let mut outcome = Ok(());
@@ -797,6 +797,7 @@ impl Backend for Redis {
                 call.arg(id.to_string()).arg(1);
                 outcome = outcome.and(self.tasks.send(&call).await.map(drop));
             }
+            self.trimmer.close().await;
             self.tasks.close().await;
             self.beats.close().await;
             outcome

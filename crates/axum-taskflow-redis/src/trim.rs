@@ -2,15 +2,15 @@
 //! engine deletes what is old only now and then.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use axum_taskflow_core::{BackendError, Timestamp};
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 use tracing::debug;
 
 use crate::{
@@ -78,10 +78,15 @@ impl Pass {
         }
     }
 
-    /// Deletes the oldest finished tasks until there are few enough.
-    async fn run(&mut self, link: &Link, history_max: u64) -> Result<(), BackendError> {
+    /// Deletes the oldest finished tasks until there are few enough, or this is to stop.
+    async fn run(
+        &mut self,
+        link: &Link,
+        history_max: u64,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<(), BackendError> {
         let mut came_round = false;
-        loop {
+        while !*stopped.borrow() {
             let old = Old {
                 finished_before: Timestamp::MAX,
                 failed_before: Timestamp::MAX,
@@ -103,38 +108,45 @@ impl Pass {
                 }
             }
         }
+        Ok(())
     }
 }
 
 /// Deletes beside everything else, over a connection of its own.
 #[derive(Debug)]
 pub(crate) struct Trimmer {
-    /// Tasks have ended.
+    /// Tasks have ended, or this has.
     ends: Arc<Notify>,
-    /// An atomic: set when this store is closed, looked at between two passes.
-    closed: Arc<AtomicBool>,
+    /// True when this store is closed: looked at between two parts, and heard between two passes.
+    stop: watch::Sender<bool>,
+    /// None once somebody waits for its end. A std mutex: held for one look.
+    trimming: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Trimmer {
     pub(crate) fn start(link: Link, history_max: u64) -> Self {
-        let (ends, closed) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        tokio::spawn({
-            let (ends, closed) = (ends.clone(), closed.clone());
+        let (ends, (stop, mut stopped)) = (Arc::new(Notify::new()), watch::channel(false));
+        let trimming = tokio::spawn({
+            let ends = ends.clone();
             async move {
                 let mut pass = Pass::from_the_oldest();
                 loop {
                     ends.notified().await;
-                    if closed.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    if let Err(error) = pass.run(&link, history_max).await {
+                    if let Err(error) = pass.run(&link, history_max, &stopped).await {
                         debug!(%error, "cannot delete what is too much"); // with the next end again
                     }
-                    tokio::time::sleep(EVERY).await;
+                    let is_over = stopped.wait_for(|stop| *stop);
+                    if tokio::time::timeout(EVERY, is_over).await.is_ok() {
+                        return;
+                    }
                 }
             }
         });
-        Self { ends, closed }
+        Self {
+            ends,
+            stop,
+            trimming: Mutex::new(Some(trimming)),
+        }
     }
 
     /// Tasks have ended.
@@ -142,14 +154,25 @@ impl Trimmer {
         self.ends.notify_one();
     }
 
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+    /// No further part is begun.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
         self.ends.notify_one();
+    }
+
+    /// Stops, and waits for the part that is under way: a call at most, with its deadline.
+    pub(crate) async fn close(&self) {
+        self.stop();
+        let trimming = self.trimming.lock();
+        let trimming = trimming.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(trimming) = trimming {
+            let _ = trimming.await; // an error: it panicked, or the runtime ends
+        }
     }
 }
 
 impl Drop for Trimmer {
     fn drop(&mut self) {
-        self.close();
+        self.stop();
     }
 }

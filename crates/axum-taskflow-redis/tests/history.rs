@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 //! The server holds history in memory, so there is an end to it.
 
+mod support;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -12,6 +14,7 @@ use axum_taskflow_core::{
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
+use support::until;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
 
@@ -144,6 +147,43 @@ async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones
     let left = until_left(&backend, 7).await;
     assert_eq!(left, [&tasks[..2], &tasks[7..]].concat());
     backend.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_any_more_once_a_store_is_closed() {
+    let server = RedisServer::start();
+    let options = RedisOptions::new(server.url());
+    let writer = options.clone().open().await.unwrap();
+    let tasks = add(&writer, &IdSource::default(), 1, 0).await;
+    writer.close().await.unwrap();
+    let copy = "for n = 1, 20000 do
+                    local id = string.format('00000000-0000-7000-8000-%012x', n)
+                    for _, kind in ipairs({ 't:', 'l:' }) do
+                        redis.call('SET', KEYS[1] .. kind .. id, redis.call('GET', KEYS[1] .. kind .. ARGV[1]))
+                    end
+                    redis.call('ZADD', KEYS[1] .. 'f:f', 0, id)
+                end
+                redis.call('HSET', KEYS[1] .. 'c', 'success f', 20001)";
+    server.command(&["EVAL", copy, "1", "{taskflow}:", &tasks[0].to_string()]);
+    let n_left = || -> usize {
+        let n = server.command(&["ZCARD", "{taskflow}:f:f"]);
+        n.parse().unwrap()
+    };
+
+    let backend = options.history_max(1).open().await.unwrap();
+    add(&backend, &IdSource::default(), 1, 0).await; // wakes who deletes
+    until("some are deleted", async || n_left() < 20_000).await;
+    backend.close().await.unwrap();
+    let n_at_the_end = n_left();
+
+    until("nobody is connected", async || {
+        !server
+            .command(&["CLIENT", "LIST"])
+            .contains("addr=127.0.0.1")
+    })
+    .await;
+    assert_eq!(n_left(), n_at_the_end);
+    assert!(n_at_the_end > 1);
 }
 
 #[tokio::test]
