@@ -215,11 +215,11 @@ impl RedisOptions {
         if let Some(complaint) = self.complaint() {
             return Err(BackendError::refused(complaint));
         }
-        let way = self.way()?;
-        let sources = self.sources(&way)?;
+        // Each link has a way of its own, as far as that is more than addresses: one asks sentinels at a time.
+        let sources = self.sources(&self.way()?)?;
         let prefix: Arc<str> = format!("{{{}}}", self.prefix).into();
         let link = |way| Link::new(way, prefix.clone(), self.deadline, self.min_replicas);
-        let tasks = link(way.clone());
+        let tasks = link(self.way()?);
         // Boxed: the client's futures are deep, and a caller's compiler would have to lay them all out in its own.
         Box::pin(server::check(&tasks, self.cluster, self.allow_eviction))
             .await
@@ -233,8 +233,8 @@ impl RedisOptions {
             })?;
         Ok(Redis {
             place: self.place(),
-            beats: link(way.clone()),
-            trimmer: Trimmer::start(link(way), self.history_max),
+            beats: link(self.way()?),
+            trimmer: Trimmer::start(link(self.way()?), self.history_max),
             news: News::listen(
                 sources,
                 format!("{prefix}:news"),

@@ -617,3 +617,32 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
     };
     BackendError::unavailable(format!("{hint}: {error}")).with_source(error)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "this is test code")]
+    use axum_taskflow_core::{Backend, IdSource, Instance, Standing, Timestamp};
+    use servers::Sentinel;
+
+    use super::*;
+    use crate::RedisOptions;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_beat_waits_for_no_other_link_that_asks_the_sentinels() {
+        let sentinel = tokio::task::spawn_blocking(Sentinel::start).await.unwrap();
+        let options = RedisOptions::new(&sentinel.sentinel_urls()[0]);
+        let options = options.sentinel(sentinel.master_name());
+        let backend = options.open().await.unwrap();
+        let now = Timestamp::from_unix_ms(1_795_300_000_000);
+        let me = IdSource::default().instance(now);
+        backend.join(Instance::new(me, now)).await.unwrap();
+        let Way::Sentinel(client) = &backend.tasks.way else {
+            panic!("it does not ask sentinels");
+        };
+
+        let _asks = client.lock().await;
+        backend.beats.close().await; // so that it has to ask, too
+
+        assert_eq!(backend.beat(me, now).await.unwrap(), Standing::Alive);
+    }
+}
