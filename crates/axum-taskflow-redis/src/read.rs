@@ -25,8 +25,9 @@ const PART_BYTES: usize = 4 * 1024 * 1024;
 /// A time, a priority and an id: what the place of a task that waits for its time begins with.
 const PLACE_BYTES_MIN: usize = 15 + 8 + 36;
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// How many minutes one call reads.
+/// How many minutes one call reads at most, and how many fields of them, about: each function has up to eight.
 const MINUTES_MAX: usize = 500;
+const FIELDS_MAX: usize = 10_000;
 /// How many log lines one call reads at most: they have 8 KiB each at most.
 const LINES_MAX: usize = PART_BYTES / (8 * 1024);
 /// Stands for what a record says that cannot be read. It is no JSON: so to the engine it is a record that cannot be read,
@@ -311,7 +312,7 @@ pub(crate) async fn series(
     let mut from = since.as_unix_ms().to_string().into_bytes();
     loop {
         let mut call = link.call(&SERIES);
-        call.arg(&from).arg(MINUTES_MAX);
+        call.arg(&from).arg(MINUTES_MAX).arg(FIELDS_MAX);
         let (next, part) = part(link.send(&call).await?)?;
         for [minute, fields] in answer::groups::<2>(part) {
             let (minute, _) = answer::text_in_part(minute)?;

@@ -136,6 +136,30 @@ async fn many_long_attempts_are_read_in_parts_that_a_link_carries() {
 }
 
 #[tokio::test]
+async fn minutes_of_many_functions_are_read_in_parts_that_keep_the_server_for_a_moment_each() {
+    let server = RedisServer::start();
+    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    backend.series(NOW).await.unwrap(); // now the script is known
+    let add = "for minute = 0, 29 do
+                   local at = string.format('%d', minute * 60000)
+                   for n = 1, 1000 do
+                       redis.call('HSET', KEYS[1] .. 'm:' .. at, 'n success f' .. n, 1, 't success f' .. n, n)
+                   end
+                   redis.call('ZADD', KEYS[1] .. 'ms', at, at)
+               end";
+    server.command(&["EVAL", add, "1", "{taskflow}:"]);
+    server.command(&["CONFIG", "RESETSTAT"]);
+
+    let series = backend.series(Timestamp::default()).await.unwrap();
+    let calls = server.command(&["INFO", "commandstats"]);
+
+    assert_eq!(series.len(), 30_000);
+    assert!(series.iter().all(|minute| minute.n == 1));
+    let (_, n_calls) = calls.split_once("cmdstat_evalsha:calls=").unwrap();
+    assert!(n_calls.starts_with("6,"), "{n_calls}");
+}
+
+#[tokio::test]
 async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones_stay() {
     let server = RedisServer::start();
     let options = RedisOptions::new(server.url()).history_max(5);
