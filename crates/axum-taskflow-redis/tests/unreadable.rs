@@ -611,6 +611,11 @@ async fn a_record_that_cannot_be_read_is_not_taken_for_none_and_hides_no_other()
     assert_eq!(keys(&all), ["a", "b", "c", "d", "e"]);
     assert_eq!((keys(&first), &c[0]), (keys(&all[..2]), &all[2]));
     assert_eq!(errors.0.load(Ordering::SeqCst), 4, "each is told of once");
+    server.command(&["ZREM", "{taskflow}:rn", "e"]);
+    assert_eq!(read("e", 1).await, []);
+    let taken = step(becomes("e", 0, Becomes::Value("[]".into()))).await;
+    assert_eq!(taken, Stepped::Stale);
+    assert_eq!(read("e", 1).await, all[4..]);
     for record in &all[1..4] {
         let key = &*record.key;
         let says = serde_json::from_str::<serde_json::Value>(&record.value);

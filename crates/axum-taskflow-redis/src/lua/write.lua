@@ -53,6 +53,9 @@ if is_step then
         local expects, becomes = records[at + 1], records[at + 2]
         local version, value = record_of(records[at])
         is_new = is_new and version == expects
+        if expects == '0' and version ~= '0' then
+            redis.call('ZADD', P .. 'rn', 0, records[at]) -- who saw none is to see it, also if damage took its name
+        end
         if becomes == '=' then
             was_taken = was_taken and version == expects
         elseif becomes == '-' then
