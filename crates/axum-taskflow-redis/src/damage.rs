@@ -17,8 +17,9 @@ pub(crate) struct Damage {
 impl Damage {
     /// An entry of a key, which stands without the prefix, cannot be read; and what comes of that.
     pub(crate) fn tell(&self, key: &str, entry: &str, so: &str) {
+        let entry: String = entry.chars().take(80).collect();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = told.len() < TOLD_MAX && told.insert((key.to_owned(), entry.to_owned()));
+        let is_new = told.len() < TOLD_MAX && told.insert((key.to_owned(), entry.clone()));
         drop(told); // who is told may take his time
         if is_new {
             tracing::error!(key, entry, "damage in Redis: an entry cannot be read; {so}");

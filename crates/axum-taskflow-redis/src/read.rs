@@ -52,7 +52,6 @@ pub(crate) async fn get(link: &Link, id: TaskId) -> Result<Option<Task>, Backend
     let n_attempts = usize::try_from(answer::number(n_attempts)?).unwrap_or(0);
     let mut n_known = 0;
     loop {
-        let is_end = n_known > 0 && parts.len() == 0; // they are fewer than they were
         n_known += parts.len();
         for attempt in parts {
             // One of a newer program is left out: the rest is shown all the same.
@@ -60,13 +59,16 @@ pub(crate) async fn get(link: &Link, id: TaskId) -> Result<Option<Task>, Backend
             task.past_attempts
                 .extend(record::from_json::<Attempt>(&attempt));
         }
-        if is_end || n_known >= n_attempts {
+        if n_known >= n_attempts {
             return Ok(Some(task));
         }
         let mut call = link.call(&GET);
         call.arg(id.to_string()).arg(n_known).arg(n_attempts);
         parts = answer::list(link.send(&call).await?)?.into_iter();
         drop(answer::groups::<4>(parts.by_ref()).next()); // they are empty
+        if parts.len() == 0 {
+            return Ok(Some(task)); // it was deleted meanwhile
+        }
     }
 }
 

@@ -838,7 +838,7 @@ async fn what_is_no_id_hides_nothing_from_lists_deletion_and_its_holder() {
     };
     let mut n_deleted = 0;
     for _ in 0..9 {
-        let pruned = store.backend.prune(prune.clone()).await.unwrap();
+        let pruned = store.backend.prune(prune).await.unwrap();
         n_deleted += pruned.deleted;
         prune.from = pruned.next;
         if pruned.next.is_none() {
