@@ -180,9 +180,14 @@ impl Sentinel {
                 return Err(format!("the master is not well for sentinel {port}"));
             }
             let others = records(&sentinel.ask(&["SENTINEL", "SENTINELS", NAME])?);
-            let n_well = others.iter().filter(|seen| seen["flags"] == "sentinel");
+            // What one of them said of the master before stays in the memory of Valkey's.
+            let is_well = |flag| ["sentinel", "master_down"].contains(&flag);
+            let n_well = others
+                .iter()
+                .filter(|seen| seen["flags"].split(',').all(is_well));
             if n_well.count() < n_others {
-                return Err(format!("sentinel {port} does not know all the others"));
+                let flags: Vec<_> = others.iter().map(|seen| &seen["flags"]).collect();
+                return Err(format!("for sentinel {port} the others are {flags:?}"));
             }
             let replicas = records(&sentinel.ask(&["SENTINEL", "REPLICAS", NAME])?);
             for replica in self.replicas_of(master) {
