@@ -108,12 +108,12 @@ async fn many_long_attempts_are_read_in_parts_that_a_link_carries() {
     let of = |n: usize| {
         let mut attempt = attempt.clone();
         attempt["number"] = n.into();
-        attempt["error"]["message"] = "m".repeat(20_000).into();
+        attempt["error"]["message"] = "m".repeat(50_000).into();
         attempt.to_string()
     };
-    let attempts: Vec<String> = (1..=1_000).map(of).collect();
+    let attempts: Vec<String> = (1..=200).map(of).collect();
     let key = format!("{{taskflow}}:p:{id}");
-    for part in attempts.chunks(100) {
+    for part in attempts.chunks(50) {
         let words = part.iter().map(String::as_str);
         server.command(
             &["RPUSH", &*key]
@@ -129,10 +129,10 @@ async fn many_long_attempts_are_read_in_parts_that_a_link_carries() {
     let calls = server.command(&["INFO", "commandstats"]);
 
     let shown = shown.past_attempts.iter().map(|it| it.number);
-    assert!(shown.eq(1..=1_000));
+    assert!(shown.eq(1..=200));
     let (_, n_calls) = calls.split_once("cmdstat_evalsha:calls=").unwrap();
-    // Twenty megabytes of attempts, of which the arguments leave no room for any.
-    assert!(n_calls.starts_with("6,"), "{n_calls}");
+    // Ten megabytes of attempts, of which the arguments leave no room for any.
+    assert!(n_calls.starts_with("4,"), "{n_calls}");
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn minutes_of_many_functions_are_read_in_parts_that_keep_the_server_for_a_
     let server = RedisServer::start();
     let backend = RedisOptions::new(server.url()).open().await.unwrap();
     backend.series(NOW).await.unwrap(); // now the script is known
-    let add = "for minute = 0, 29 do
+    let add = "for minute = 0, 11 do
                    local at = string.format('%d', minute * 60000)
                    for n = 1, 1000 do
                        redis.call('HSET', KEYS[1] .. 'm:' .. at, 'n success f' .. n, 1, 't success f' .. n, n)
@@ -153,10 +153,10 @@ async fn minutes_of_many_functions_are_read_in_parts_that_keep_the_server_for_a_
     let series = backend.series(Timestamp::default()).await.unwrap();
     let calls = server.command(&["INFO", "commandstats"]);
 
-    assert_eq!(series.len(), 30_000);
+    assert_eq!(series.len(), 12_000);
     assert!(series.iter().all(|minute| minute.n == 1));
     let (_, n_calls) = calls.split_once("cmdstat_evalsha:calls=").unwrap();
-    assert!(n_calls.starts_with("6,"), "{n_calls}");
+    assert!(n_calls.starts_with("3,"), "{n_calls}");
 }
 
 #[tokio::test]
@@ -180,7 +180,9 @@ async fn nothing_is_deleted_any_more_once_a_store_is_closed() {
     let writer = options.clone().open().await.unwrap();
     let tasks = add(&writer, &IdSource::default(), 1, 0).await;
     writer.close().await.unwrap();
+    // That many functions are slow to look at: it does not come to its end before the store is closed.
     let copy = "for n = 1, 20000 do
+                    redis.call('HSET', KEYS[1] .. 'c', 'success g' .. n % 2000, 0)
                     local id = string.format('00000000-0000-7000-8000-%012x', n)
                     for _, kind in ipairs({ 't:', 'l:' }) do
                         redis.call('SET', KEYS[1] .. kind .. id, redis.call('GET', KEYS[1] .. kind .. ARGV[1]))
@@ -240,5 +242,11 @@ async fn several_who_delete_what_is_too_much_delete_no_more_than_that() {
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others(&[
+        "other_servers_do_the_same",
+        // In these no server differs.
+        "many_long_attempts_are_read_in_parts",
+        "minutes_of_many_functions_are_read_in_parts",
+        "nothing_is_deleted_any_more_once_a_store_is_closed",
+    ]);
 }
