@@ -21,49 +21,72 @@ use redis::{
 use tokio::{sync::Mutex, task::JoinHandle};
 use uuid::Uuid;
 
-/// A Lua script with what all of them share in front.
+/// A Lua script. It is made of parts that stand one behind the other, and shares most of them with others. What a part
+/// defines is made anew at each call, so a script has no more of them than it needs.
 pub(crate) struct Script {
-    code: LazyLock<redis::Script>,
+    alone: Code,
+    in_cluster: Code,
+}
+
+struct Code {
+    script: LazyLock<redis::Script>,
     text: &'static str,
+}
+
+impl Script {
+    fn code(&self, is_cluster: bool) -> &Code {
+        match is_cluster {
+            true => &self.in_cluster,
+            false => &self.alone,
+        }
+    }
 }
 
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code.get_hash())
+        f.write_str(self.alone.script.get_hash())
     }
 }
 
+macro_rules! code {
+    ($($part:literal)+) => {{
+        const TEXT: &str = concat!($(include_str!(concat!("lua/", $part, ".lua"))),+);
+        Code {
+            script: LazyLock::new(|| redis::Script::new(TEXT)),
+            text: TEXT,
+        }
+    }};
+}
+
 macro_rules! script {
-    ($name:ident, $file:literal) => {
-        pub(crate) static $name: Script = {
-            const TEXT: &str = concat!(include_str!("lua/common.lua"), include_str!($file));
-            Script {
-                code: LazyLock::new(|| redis::Script::new(TEXT)),
-                text: TEXT,
-            }
+    ($name:ident: $($part:literal)+) => {
+        pub(crate) static $name: Script = Script {
+            alone: code!("common" $($part)+),
+            in_cluster: code!("moving" "common" $($part)+),
         };
     };
 }
 
-script!(AUDIT, "lua/audit.lua");
-script!(BEAT, "lua/beat.lua");
-script!(CLAIM, "lua/claim.lua");
-script!(COUNTS, "lua/counts.lua");
-script!(GET, "lua/get.lua");
-script!(HELD, "lua/held.lua");
-script!(INSTANCES, "lua/instances.lua");
-script!(JOIN, "lua/join.lua");
-script!(LEAVE, "lua/leave.lua");
-script!(AHEAD, "lua/ahead.lua");
-script!(LIST, "lua/list.lua");
-script!(LOGS, "lua/logs.lua");
-script!(ORPHANS, "lua/orphans.lua");
-script!(PRUNE, "lua/prune.lua");
-script!(PRUNE_REST, "lua/prune_rest.lua");
-script!(RECORDS, "lua/records.lua");
-script!(SERIES, "lua/series.lua");
-script!(SUPERSEDE, "lua/supersede.lua");
-script!(WRITE, "lua/write.lua");
+script!(AHEAD: "reading" "ahead");
+script!(AUDIT: "audit");
+script!(BEAT: "living" "beat");
+script!(CLAIM: "living" "tasks" "reading" "claim");
+script!(COUNTS: "counts");
+script!(GET: "get");
+script!(HELD: "held");
+script!(INSTANCES: "living" "instances");
+script!(JOIN: "living" "join");
+script!(LEAVE: "leave");
+script!(LIST: "reading" "list");
+script!(LOGS: "logs");
+script!(ORPHANS: "reading" "orphans");
+script!(PRUNE: "tasks" "reading" "prune");
+script!(PRUNE_REST: "prune_rest");
+script!(RECORDS: "record" "records");
+script!(SERIES: "series");
+script!(STEP: "tasks" "record" "words" "step" "changes" "blocks" "becomes" "finish");
+script!(SUPERSEDE: "living" "supersede");
+script!(WRITE: "tasks" "words" "blocks" "moves" "changes" "notes" "finish");
 
 /// Where the generation stands in a call that must arrive in time.
 const GENERATION_AT: usize = 5;
@@ -270,7 +293,8 @@ impl Link {
     /// A call of a script that only reads, or that may arrive late.
     pub(crate) fn call(&self, script: &'static Script) -> Call {
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(script.code.get_hash()).arg(1).arg(&*self.prefix);
+        let code = script.code(self.is_cluster());
+        cmd.arg(code.script.get_hash()).arg(1).arg(&*self.prefix);
         Call {
             script,
             cmd,
@@ -382,7 +406,7 @@ impl Link {
             Err(error) if is_unknown_script(&error) => {
                 // The server was restarted, or somebody has flushed its scripts.
                 let mut whole = redis::cmd("EVAL");
-                whole.arg(call.script.text);
+                whole.arg(call.script.code(self.is_cluster()).text);
                 for arg in cmd.args_iter().skip(2) {
                     if let redis::Arg::Simple(arg) = arg {
                         whole.arg(arg);
@@ -621,11 +645,78 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "this is test code")]
+    use std::collections::BTreeSet;
+
     use axum_taskflow_core::{Backend, IdSource, Instance, Standing, Timestamp};
     use servers::Sentinel;
 
     use super::*;
     use crate::RedisOptions;
+
+    const SCRIPTS: [&Script; 20] = [
+        &AHEAD,
+        &AUDIT,
+        &BEAT,
+        &CLAIM,
+        &COUNTS,
+        &GET,
+        &HELD,
+        &INSTANCES,
+        &JOIN,
+        &LEAVE,
+        &LIST,
+        &LOGS,
+        &ORPHANS,
+        &PRUNE,
+        &PRUNE_REST,
+        &RECORDS,
+        &SERIES,
+        &STEP,
+        &SUPERSEDE,
+        &WRITE,
+    ];
+
+    /// What a part defines and another one uses has to be there: Lua would only say so where it is used.
+    #[test]
+    fn each_script_has_all_that_its_parts_use() {
+        let called = |text: &str| -> Vec<String> {
+            let code = text.lines().map(|line| line.split("--").next().unwrap());
+            let calls = code.flat_map(|code| {
+                let n_calls = code.matches('(').count();
+                code.split('(').take(n_calls)
+            });
+            let names = calls.map(|before| {
+                let is_other = |c: char| !c.is_alphanumeric() && c != '_';
+                before.rsplit(is_other).next().unwrap().to_owned()
+            });
+            names.collect()
+        };
+        let defined = |text: &str| -> Vec<String> {
+            let lines = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("local function "));
+            let names = lines.map(|line| line.split('(').next().unwrap().to_owned());
+            names.collect()
+        };
+        let all: BTreeSet<String> = SCRIPTS
+            .iter()
+            .flat_map(|it| defined(it.alone.text))
+            .collect();
+        assert!(
+            all.contains("bury_later") && all.contains("first_ids"),
+            "{all:?}"
+        );
+
+        for script in SCRIPTS {
+            let has = defined(script.alone.text);
+            for name in called(script.alone.text) {
+                assert!(
+                    !all.contains(&name) || has.contains(&name),
+                    "{name} in {script:?}"
+                );
+            }
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_beat_waits_for_no_other_link_that_asks_the_sentinels() {

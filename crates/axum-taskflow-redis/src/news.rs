@@ -31,7 +31,7 @@ impl Source {
                 Subscription::open(&client, "SUBSCRIBE", channel, ear).await
             }
             Self::Node(client) => {
-                // As `common.lua` publishes. All nodes would be told otherwise.
+                // As `tasks.lua` publishes. All nodes would be told otherwise.
                 let of_slot = Subscription::open(client, "SSUBSCRIBE", channel, ear).await;
                 let moved = of_slot.as_ref().err().and_then(RedisError::redirect_node);
                 let Some((address, _)) = moved else {
@@ -230,11 +230,14 @@ mod tests {
 
     use super::*;
 
-    const COMMON: &str = include_str!("lua/common.lua");
+    const SHARED: &str = concat!(
+        include_str!("lua/common.lua"),
+        include_str!("lua/tasks.lua")
+    );
 
     /// Publishes as a script does in a cluster.
     fn publish(server: &RedisServer, message: &str) {
-        let script = format!("{COMMON} publish(ARGV[1], '1')");
+        let script = format!("{SHARED} publish(ARGV[1], '1')");
         server.command(&["EVAL", &script, "1", "{p}", message]);
     }
 

@@ -16,9 +16,12 @@ use redis::Value;
 use crate::{
     answer,
     damage::Damage,
-    link::{Link, WRITE},
+    link::{Link, STEP, Script, WRITE},
     record,
 };
+
+/// A list with up to 2^32 - 1 words, whose number follows.
+const LIST: u8 = 0xdd;
 
 const MINUTE_MS: i64 = 60_000;
 
@@ -37,12 +40,14 @@ const PART_BYTES: usize = 512 * 1024;
 /// The longest time that a bulk of the engine's may take beside any other call's.
 pub(crate) const BULK_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// What the script is told: lists in MessagePack
-/// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)).
+/// What a script is told: a flat list in MessagePack
+/// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)). `lua/changes.lua` says of what.
 struct Words<'a> {
     /// What all keys begin with.
     prefix: &'a str,
+    /// Behind the room for the length of the list.
     packed: Vec<u8>,
+    n_words: usize,
     /// For one word at a time.
     scratch: String,
 }
@@ -51,25 +56,25 @@ impl<'a> Words<'a> {
     fn new(link: &'a Link) -> Self {
         Self {
             prefix: link.prefix(),
-            packed: Vec::new(),
+            packed: vec![LIST, 0, 0, 0, 0],
+            n_words: 0,
             scratch: String::new(),
         }
     }
 
-    /// So many words follow, or lists, that belong together.
-    fn list(&mut self, n: usize) -> &mut Self {
-        self.packed.push(0xdd); // a list of up to 2^32 - 1
-        let n = u32::try_from(n).expect("that many words fit into no memory");
-        self.packed.extend(n.to_be_bytes());
-        self
+    /// So many words follow that belong together, or blocks or moves.
+    fn count(&mut self, n: usize) -> &mut Self {
+        self.number(n as u64)
     }
 
     fn text(&mut self, text: &str) -> &mut Self {
+        self.n_words += 1;
         rmp::encode::write_str(&mut self.packed, text).expect("a Vec takes everything");
         self
     }
 
     fn number(&mut self, number: u64) -> &mut Self {
+        self.n_words += 1;
         rmp::encode::write_uint(&mut self.packed, number).expect("a Vec takes everything");
         self
     }
@@ -107,8 +112,15 @@ impl<'a> Words<'a> {
         Ok(self)
     }
 
-    async fn send(self, link: &Link, n_tasks: usize) -> Result<Value, BackendError> {
-        let mut call = link.call_in_time(&WRITE);
+    async fn send(
+        mut self,
+        link: &Link,
+        script: &'static Script,
+        n_tasks: usize,
+    ) -> Result<Value, BackendError> {
+        let n_words = u32::try_from(self.n_words).expect("that many words fit into no memory");
+        self.packed[1..5].copy_from_slice(&n_words.to_be_bytes());
+        let mut call = link.call_in_time(script);
         let more = u32::try_from(n_tasks.saturating_sub(BULK)).unwrap_or(u32::MAX);
         call.with_more_time(TIME_PER_TASK.saturating_mul(more).min(BULK_TIME_MAX));
         let mut parts = self.packed.chunks(PART_BYTES);
@@ -127,17 +139,17 @@ pub(crate) async fn write(
     damage: &Damage,
 ) -> Result<Written, BackendError> {
     let mut words = Words::new(link);
-    words.list(8).arg(batch.now.as_unix_ms()).text("0");
+    words.arg(batch.now.as_unix_ms());
     add_blocks(&mut words, &batch.tasks, batch.now)?;
     let rest = add_moves(&mut words, &batch.changes, batch.now)?;
     add_changes(&mut words, &rest, batch.now)?;
-    words.list(batch.notes.len() * 4);
+    words.count(batch.notes.len() * 4);
     for note in &batch.notes {
         add_note(&mut words, note)?;
     }
     add_entries(&mut words, &batch.audit)?;
-    words.list(0);
-    let [refused, stale, _] = read_answer(words.send(link, batch.tasks.len()).await?)?;
+    let answer = words.send(link, &WRITE, batch.tasks.len()).await?;
+    let [refused, stale, _] = read_answer(answer)?;
     let mut changes = vec![Applied::Applied; batch.changes.len()];
     for number in stale {
         *at(&mut changes, number)? = Applied::Stale;
@@ -152,14 +164,8 @@ pub(crate) async fn step(
     damage: &Damage,
 ) -> Result<Stepped, BackendError> {
     let mut words = Words::new(link);
-    words.list(8).arg(step.now.as_unix_ms()).text("1");
-    add_blocks(&mut words, &step.tasks, step.now)?;
-    words.list(0);
-    let changes: Vec<_> = step.changes.iter().enumerate().collect();
-    add_changes(&mut words, &changes, step.now)?;
-    words.list(0);
-    add_entries(&mut words, &step.audit)?;
-    words.list(step.records.len() * 3);
+    words.arg(step.now.as_unix_ms());
+    words.count(step.records.len() * 3);
     for change in &step.records {
         words.text(&change.key).arg(change.expects);
         match &change.becomes {
@@ -168,7 +174,11 @@ pub(crate) async fn step(
             Becomes::Gone => words.text("-"),
         };
     }
-    let answer = words.send(link, step.tasks.len()).await?;
+    let changes: Vec<_> = step.changes.iter().enumerate().collect();
+    add_changes(&mut words, &changes, step.now)?;
+    add_blocks(&mut words, &step.tasks, step.now)?;
+    add_entries(&mut words, &step.audit)?;
+    let answer = words.send(link, &STEP, step.tasks.len()).await?;
     if matches!(answer, Value::Nil | Value::Boolean(false)) {
         return Ok(Stepped::Stale);
     }
@@ -240,17 +250,17 @@ fn add_blocks(
     }
     let n_blocks = |block: &Numbered<'_>| block.len().div_ceil(ALIKE_MAX);
     let n_unsure: usize = unsure.iter().map(|(_, block)| n_blocks(block)).sum();
-    words.list(sure.values().map(n_blocks).sum::<usize>() + n_unsure);
+    words.count(sure.values().map(n_blocks).sum::<usize>() + n_unsure);
     for (kind, tasks) in &sure {
         for block in tasks.chunks(ALIKE_MAX) {
             add_block(words, *kind, block)?;
-            words.list(0);
+            words.count(0);
         }
     }
     for (kind, tasks) in &unsure {
         for block in tasks.chunks(ALIKE_MAX) {
             add_block(words, *kind, block)?;
-            words.list(block.len() * 2);
+            words.count(block.len() * 2);
             for (n, task) in block {
                 words.number(*n as u64);
                 match &task.idempotency_key {
@@ -270,7 +280,6 @@ fn add_block(
     tasks: &[(usize, &Task)],
 ) -> Result<(), BackendError> {
     words
-        .list(9)
         .text(kind.name)
         .text(kind.status.as_str())
         .arg(format_args!("o:{}", record::Word(kind.owner)));
@@ -279,16 +288,16 @@ fn add_block(
         Waits::Due => words.arg(format_args!("w:{}", kind.name)),
         Waits::Ahead => words.text("a"),
     };
-    words.list(tasks.len() * 4);
+    words.count(tasks.len() * 4);
     for (_, task) in tasks {
         words.key('t', task.id).body(task)?;
         words.key('l', task.id).life(&task.life)?;
     }
-    words.list(tasks.len() * 2);
+    words.count(tasks.len() * 2);
     for (_, task) in tasks {
         words.text("0").arg(task.id);
     }
-    words.list(match kind.waits {
+    words.count(match kind.waits {
         Waits::No => 0,
         Waits::Due | Waits::Ahead => tasks.len() * 2,
     });
@@ -315,7 +324,7 @@ fn add_block(
                 .map(|set| (set, task.id))
         })
         .collect();
-    words.list(tagged.len() * 2);
+    words.count(tagged.len() * 2);
     for (set, id) in tagged {
         words.text(&set).arg(id);
     }
@@ -379,7 +388,7 @@ fn add_moves<'a>(
             None => rest.push((n, change)),
         }
     }
-    words.list(
+    words.count(
         moves
             .values()
             .map(|them| them.len().div_ceil(ALIKE_MAX))
@@ -388,7 +397,6 @@ fn add_moves<'a>(
     for (alike, changes) in &moves {
         for changes in changes.chunks(ALIKE_MAX) {
             words
-                .list(8)
                 .arg(expected(alike.expects, HeldBy::Anybody))
                 .arg(alike.holder)
                 .text(alike.name)
@@ -399,11 +407,11 @@ fn add_moves<'a>(
                     .arg(format_args!("o:{}", record::Word(alike.owner)))
                     .text(""),
             };
-            words.list(changes.len() * 2);
+            words.count(changes.len() * 2);
             for (_, change) in changes {
                 words.key('l', change.id).life(&change.life)?;
             }
-            words.list(changes.len() * 2);
+            words.count(changes.len() * 2);
             for (n, change) in changes {
                 words.number(*n as u64);
                 match waits_for_anybody(&change.life) {
@@ -443,7 +451,7 @@ fn add_changes(
     changes: &[(usize, &Change)],
     now: Timestamp,
 ) -> Result<(), BackendError> {
-    words.list(changes.len() * 12);
+    words.count(changes.len() * 12);
     for (n, change) in changes {
         let life = &change.life;
         let attempt = match &change.ended {
@@ -502,7 +510,7 @@ fn add_note(words: &mut Words<'_>, note: &Note) -> Result<(), BackendError> {
 }
 
 fn add_entries(words: &mut Words<'_>, entries: &[AuditEntry]) -> Result<(), BackendError> {
-    words.list(entries.len());
+    words.count(entries.len());
     for entry in entries {
         words.arg(format_args!("{}{}", entry.id, record::to_json(entry)?));
     }
@@ -511,6 +519,9 @@ fn add_entries(words: &mut Words<'_>, entries: &[AuditEntry]) -> Result<(), Back
 
 /// The tasks that were refused, the changes that were stale, the versions of records.
 fn read_answer(answer: Value) -> Result<[Vec<Value>; 3], BackendError> {
+    if answer == Value::Int(0) {
+        return Ok(Default::default());
+    }
     let [refused, stale, versions] = answer::groups(answer::list(answer)?)
         .next()
         .ok_or_else(answer::strange)?;

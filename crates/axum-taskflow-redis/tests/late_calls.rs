@@ -7,9 +7,23 @@ use serde_json::{Value, json};
 use servers::RedisServer;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
-const COMMON: &str = include_str!("../src/lua/common.lua");
-const WRITE: &str = include_str!("../src/lua/write.lua");
-const CLAIM: &str = include_str!("../src/lua/claim.lua");
+const WRITE: &str = concat!(
+    include_str!("../src/lua/common.lua"),
+    include_str!("../src/lua/tasks.lua"),
+    include_str!("../src/lua/words.lua"),
+    include_str!("../src/lua/blocks.lua"),
+    include_str!("../src/lua/moves.lua"),
+    include_str!("../src/lua/changes.lua"),
+    include_str!("../src/lua/notes.lua"),
+    include_str!("../src/lua/finish.lua"),
+);
+const CLAIM: &str = concat!(
+    include_str!("../src/lua/common.lua"),
+    include_str!("../src/lua/living.lua"),
+    include_str!("../src/lua/tasks.lua"),
+    include_str!("../src/lua/reading.lua"),
+    include_str!("../src/lua/claim.lua"),
+);
 
 /// What the script that writes answers. It is told as JSON here, since a command line takes text only.
 fn written(server: &RedisServer, generation: &str, words: &Value) -> String {
@@ -20,8 +34,7 @@ fn written(server: &RedisServer, generation: &str, words: &Value) -> String {
 
 /// What a script answers to a call of this generation.
 fn answer(server: &RedisServer, script: &str, generation: &str, args: &[&str]) -> String {
-    let code = format!("{COMMON}{script}");
-    let mut words = vec!["EVAL", &code, "1", "{taskflow}", "session", generation];
+    let mut words = vec!["EVAL", script, "1", "{taskflow}", "session", generation];
     words.extend(args);
     match server.try_command(&words) {
         Ok(answer) => answer,
@@ -39,33 +52,24 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     let life = "pending 0 - 0 0 1000000 - - -\n\n";
     let body = "7fffffff\n{}\n[]";
     let place = format!("7fffffff000000001000000{id}");
-    let values = [
+    let (body_key, life_key) = (
         format!("{{taskflow}}:t:{id}"),
-        body.to_owned(),
         format!("{{taskflow}}:l:{id}"),
-        life.to_owned(),
-    ];
-    let block = json!([
-        "f",
-        "pending",
-        "o:-",
-        "w:f",
-        values,
-        ["0", id],
-        ["0", place],
-        [],
-        []
+    );
+    // Of one block: what its tasks have in common, values, members, places, no tags and no keys; and nothing else.
+    let task = json!([
+        "1000000", 1, "f", "pending", "o:-", "w:f", 4, body_key, body, life_key, life, 2, "0", id,
+        2, "0", place, 0, 0, 0, 0, 0, 0
     ]);
-    let task = json!(["1000000", "0", [block], [], [], [], [], []]);
     let claim = [&*me, "1000000", "9", "", "0", "1", "0", "0", "f"];
-    let nothing = json!(["1000000", "0", [], [], [], [], [], []]);
+    let nothing = json!(["1000000", 0, 0, 0, 0, 0]);
 
     let nothing_refused = written(&server, "1", &nothing);
     let late = written(&server, "0", &task);
     assert!(late.contains("LATE"), "{late}");
-    assert_eq!(server.command(&["EXISTS", &values[2]]), "0");
+    assert_eq!(server.command(&["EXISTS", &life_key]), "0");
     assert_eq!(written(&server, "1", &task), nothing_refused);
-    assert_eq!(server.command(&["EXISTS", &values[2]]), "1");
+    assert_eq!(server.command(&["EXISTS", &life_key]), "1");
     assert_eq!(written(&server, "2", &nothing), nothing_refused);
     let late = answer(&server, CLAIM, "1", &claim);
     assert!(late.contains("LATE"), "{late}");
@@ -80,7 +84,7 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     ] {
         assert!(refused.contains("EMPTY"), "{refused}");
     }
-    assert_eq!(server.command(&["EXISTS", &values[2]]), "0");
+    assert_eq!(server.command(&["EXISTS", &life_key]), "0");
 }
 
 #[test]

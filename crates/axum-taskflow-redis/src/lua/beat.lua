@@ -1,7 +1,7 @@
 -- Keeps an instance alive: Backend::beat. ARGV: id, now, lease in milliseconds. Answers with 1, with 0 if it is gone,
 -- or with -1 if the server has lost everything; and with what names this run of the server.
 local run = run_of_server()
-if is_empty() then
+if redis.call('EXISTS', P .. 'meta') == 0 then
     return { -1, run }
 end
 if is_gone(ARGV[1]) then

@@ -4,7 +4,7 @@
 -- of this claim, the number of the owner's last claim whose answer was heard, how many ids are left out, those, then the
 -- names of functions. Answers with the next time at which something is due (now if it is to be asked again) or nothing,
 -- the turn of the first task that was left or nothing, then for each task id, life, body and progress.
-local refused_for = refusal(ARGV[1], ARGV[2])
+local refused_for, latest = refusal(ARGV[1], ARGV[2])
 if refused_for then
     return refused_for
 end
@@ -17,7 +17,6 @@ for n = 11 + n_except, #ARGV do wanted[ARGV[n]] = true end
 local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
-local latest = number_or_0(redis.call('GET', P .. 'h'))
 local due_max = math.max(1000, limit)
 local due = redis.call('ZRANGEBYLEX', P .. 'a', '-', '(' .. string.format('%015d', now + 1), 'LIMIT', 0, due_max)
 for _, place in ipairs(due) do

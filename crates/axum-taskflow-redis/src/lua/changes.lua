@@ -1,0 +1,79 @@
+-- Changes one by one: those from `change` on, and before them those that were not as expected.
+if change <= last_change or #unexpected > 0 then
+    local function apply_change(number, id, expected, life, name, attempt, key, minute, ran_ms, status, owner_set, run_at)
+        local old = lives[id]
+        if not old or string.sub(old, 1, #expected) ~= expected then
+            if old ~= life then -- else it was written before, and the answer was lost
+                stale[#stale + 1] = number
+            end
+            return
+        end
+        local old_status, old_owner = string.match(old, '^(%a+) %d+ (%S*)')
+        if owner_set ~= 'o:' .. old_owner then
+            mark('o:' .. old_owner, id, false)
+            if owner_set ~= '' then
+                mark(owner_set, id, true)
+            end
+        end
+        if old_owner == '-' and old_status == 'pending' then
+            local _, _, _, _, _, old_run_at = read_life(old)
+            if old_run_at then
+                local priority = priority_of(id)
+                mark('w:' .. name, due_place(priority, old_run_at, id), false)
+                mark('a', ahead_place(priority, old_run_at, id, name), false)
+            end
+        end
+        count(old_status, name, -1)
+        count(status, name, 1)
+        lives[id] = life
+        stored[id] = life
+        if owner_set ~= '' then
+            owners[owner_set] = true
+        elseif status ~= 'success' then
+            mark('s:' .. status, id, true)
+        end
+        if run_at ~= '' then
+            something_waits = true
+            if tonumber(run_at) <= now then
+                mark('w:' .. name, due_place(priority_of(id), run_at, id), true)
+                waiting[name] = true
+            else
+                mark('a', ahead_place(priority_of(id), run_at, id, name), true)
+            end
+        end
+        if attempt ~= '' then
+            redis.call('RPUSH', P .. 'p:' .. id, attempt)
+            redis.call('LTRIM', P .. 'p:' .. id, -1000, -1)
+        end
+        if key ~= '' then
+            local fate, until_ms = string.sub(key, 1, 1), nil
+            key = string.sub(key, 2)
+            if fate == 'K' then
+                until_ms, key = string.match(key, '^(%d+) (.*)$')
+            end
+            local key_name = P .. 'k:' .. key
+            local holder = redis.call('GET', key_name)
+            if holder and string.sub(holder, 1, 36) == id then
+                if fate == 'F' then
+                    redis.call('DEL', key_name)
+                else
+                    local function_name = string.match(holder, '^%S+ %S+ (.*)$') or name
+                    -- The clocks of callers say when it is free; this is only so that nothing is left.
+                    local left = math.max(0, math.min(tonumber(until_ms) - now, 315360000000))
+                    redis.call('SET', key_name, id .. ' ' .. until_ms .. ' ' .. function_name,
+                        'PX', string.format('%d', left + 3600000))
+                end
+            end
+        end
+        if minute ~= '' then
+            count_end(minute, status, name, 1, tonumber(ran_ms))
+        end
+    end
+
+    local ids = {}
+    for _, one in ipairs(unexpected) do ids[#ids + 1] = one[2] end
+    for at = change + 1, last_change, 12 do ids[#ids + 1] = words[at] end
+    look_at(ids)
+    for _, one in ipairs(unexpected) do apply_change(unpack(one)) end
+    for at = change, last_change, 12 do apply_change(unpack(words, at, at + 11)) end
+end

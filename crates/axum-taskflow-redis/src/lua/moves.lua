@@ -1,0 +1,70 @@
+-- Starts, ends and releases that have much in common.
+local unexpected = {} -- is looked at one by one, as other changes are
+
+local function ids_of(keys)
+    local ids = {}
+    for n, key in ipairs(keys) do ids[n] = string.sub(key, -36) end
+    return ids
+end
+
+-- The compare is of each task; what follows is done for all at once, if all stand and are held as expected.
+for _ = 1, word() do
+    local expected, holder, name, status, owner_set, minute = word(), word(), word(), word(), word(), word()
+    local value, last_value = list()
+    local number, last_number = list()
+    local keys, n_tasks = {}, (last_value - value + 1) / 2
+    for n = 1, n_tasks do keys[n] = words[value + 2 * n - 2] end
+    local found = redis.call('MGET', unpack(keys))
+    local prefix, ran_ms, are_as_expected = expected .. holder .. ' ', 0, true
+    local are_released = owner_set == 'o:-'
+    for n = 1, n_tasks do
+        are_as_expected = are_as_expected and found[n] and string.find(found[n], prefix, 1, true) == 1
+    end
+    if not are_as_expected then
+        for n, id in ipairs(ids_of(keys)) do
+            local of, life, last = words[number + 2 * n - 2], words[value + 2 * n - 1], words[number + 2 * n - 1]
+            unexpected[#unexpected + 1] = are_released
+                and { of, id, prefix, life, name, '', '', '', 0, status, owner_set, last }
+                or { of, id, expected, life, name, '', '', minute, last, status, owner_set, '' }
+        end
+    else
+        redis.call('MSET', unpack(words, value, last_value))
+        if owner_set == 'o:' .. holder then
+            owners[owner_set] = true
+        else
+            local ids = ids_of(keys)
+            redis.call('ZREM', P .. 'o:' .. holder, unpack(ids))
+            if are_released then
+                local members, due, ahead, now_text = {}, {}, {}, string.format('%015d', now)
+                for n, id in ipairs(ids) do
+                    local run_at = words[number + 2 * n - 1]
+                    members[2 * n - 1], members[2 * n] = '0', id
+                    if run_at <= now_text then
+                        local at = #due
+                        due[at + 1], due[at + 2] = '0', priority_of(id) .. run_at .. id
+                    else
+                        local at = #ahead
+                        ahead[at + 1], ahead[at + 2] = '0', run_at .. priority_of(id) .. id .. name
+                    end
+                end
+                redis.call('ZADD', P .. owner_set, unpack(members))
+                if #due > 0 then
+                    redis.call('ZADD', P .. 'w:' .. name, unpack(due))
+                    waiting[name] = true
+                end
+                if #ahead > 0 then
+                    redis.call('ZADD', P .. 'a', unpack(ahead))
+                end
+                something_waits = true
+            end
+        end
+        count(string.match(expected, '^%a+'), name, -n_tasks)
+        count(status, name, n_tasks)
+        if minute ~= '' then
+            for at = number + 1, last_number, 2 do ran_ms = ran_ms + words[at] end
+            count_end(minute, status, name, n_tasks, ran_ms)
+        end
+    end
+end
+
+local change, last_change = list() -- of `changes.lua`

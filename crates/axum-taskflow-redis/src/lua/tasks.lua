@@ -1,0 +1,95 @@
+local function read_life(life)
+    return string.match(life, '^(%a+) (%d+) (%S+) (%d+) (%d+) (%d+)')
+end
+
+-- What is to be in a sorted set and what not; the last word counts, and is written at the end.
+local marks = {}
+
+local function mark(set, member, present)
+    local members = marks[set]
+    if not members then
+        members = {}
+        marks[set] = members
+    end
+    members[member] = present
+end
+
+local counts = {}
+
+local function count(status, name, n)
+    local field = status .. ' ' .. name
+    counts[field] = (counts[field] or 0) + n
+end
+
+-- Adds to a number in a hash. What was no number begins anew, and then the second answer is true: the rest of a script is
+-- not to be left undone for a sum.
+local function add_to(hash, field, n)
+    local sum = redis.pcall('HINCRBY', hash, field, n)
+    if type(sum) == 'number' then
+        return sum, false
+    end
+    redis.log(redis.LOG_WARNING, hash .. ' had no number in ' .. field .. ', which begins anew')
+    redis.call('HSET', hash, field, n)
+    return n, true
+end
+
+local function write_marks()
+    for set, members in pairs(marks) do
+        local put, drop = {}, {}
+        for member, present in pairs(members) do
+            if present then
+                put[#put + 1] = '0'
+                put[#put + 1] = member
+            else
+                drop[#drop + 1] = member
+            end
+        end
+        each_chunk(drop, function(...) redis.call('ZREM', P .. set, ...) end)
+        each_chunk(put, function(...) redis.call('ZADD', P .. set, ...) end)
+    end
+    local begun_anew = {}
+    for field, n in pairs(counts) do
+        if n ~= 0 then
+            local sum, is_anew = add_to(P .. 'c', field, n)
+            if is_anew then
+                begun_anew[#begun_anew + 1] = field
+            elseif sum == 0 then
+                redis.call('HDEL', P .. 'c', field)
+            end
+        end
+    end
+    -- Each task is in one set of its function, and counts in one of its fields: so much is left for this one.
+    for _, field in ipairs(begun_anew) do
+        local name = string.match(field, '^%a+ (.*)$')
+        local n, all = redis.call('ZCARD', P .. 'f:' .. name), redis.call('HGETALL', P .. 'c')
+        for at = 1, #all, 2 do
+            if all[at] ~= field and string.match(all[at], '^%a+ (.*)$') == name then
+                n = n - number_or_0(all[at + 1])
+            end
+        end
+        redis.call('HSET', P .. 'c', field, n)
+    end
+end
+
+-- Where a task lies that waits for anybody: among those that are due, or ahead.
+local function due_place(priority, run_at, id)
+    return priority .. string.format('%015d', run_at) .. id
+end
+
+local function ahead_place(priority, run_at, id, name)
+    return string.format('%015d', run_at) .. priority .. id .. name
+end
+
+local function priority_of(id)
+    return redis.call('GETRANGE', P .. 't:' .. id, 0, 7)
+end
+
+-- Tells other instances that something waits, if there are any. In a cluster a message goes to all nodes, unless it is one
+-- of a slot; Redis 6.2 does not know those, and does not tell scripts its version either.
+local function publish(message, is_cluster)
+    if redis.call('HLEN', P .. 'i') < 2 then
+        return
+    end
+    local how = is_cluster == '1' and redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH'
+    redis.call(how, P .. 'news', message)
+end
