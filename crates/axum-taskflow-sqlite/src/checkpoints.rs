@@ -2,10 +2,10 @@
 //!
 //! SQLite would do it within a commit, once the log has a thousand pages, and everybody would wait for two flushes.
 //! Another connection may do it while the writer goes on, but then there is always something new in the log, and it
-//! is begun again only when all of it was carried over. So the thread does the large part, and the rest when nobody
-//! writes for a moment. If nobody stops, the writer does the small rest, after its answers: everybody waits for two
-//! flushes, and in the next commit for a third one, so the log grows for a while before. When several processes write,
-//! one of them nearly always does: once the log is large, the writer keeps them from it for that moment.
+//! is begun again only when all of it was carried over. So the thread does the large part, and the writer the small
+//! rest, after its answers, unless nobody wrote while the thread was at it. Who asks meanwhile waits for two flushes, and
+//! the next commit for a third one, so the log grows for a while before. When several processes write, one of them
+//! nearly always does: once the log is large, the writer keeps them from it for that moment.
 //! <https://www.sqlite.org/wal.html#checkpointing>
 
 use std::{
@@ -24,11 +24,8 @@ use crate::fault::{Fault, say};
 
 /// So many pages at a time are carried over: SQLite's own figure.
 const FROM: u32 = 1_000;
-/// With so many in all, it is time for the log to begin anew: after each commit the thread carries over what there is, and
-/// has it all if nobody writes meanwhile.
+/// With so many in all, it is time for the log to begin anew.
 const ANEW_FROM: u32 = 5_000;
-/// With so many, nobody has left it the time.
-const WRITER_FROM: u32 = 5_500;
 /// The rest that the writer carries over itself.
 const REST: u32 = 250;
 /// With so many, 32 MB, the writer carries over all there is, and keeps everybody from writing meanwhile.
@@ -72,7 +69,7 @@ impl Log {
         match rest {
             _ if rest == 0 => Next::Nothing,
             _ if n >= too_large => Next::WriterAlone,
-            _ if n >= WRITER_FROM && rest <= REST => Next::Writer,
+            _ if n >= ANEW_FROM && rest <= REST => Next::Writer,
             _ if n >= ANEW_FROM || rest >= FROM => Next::Thread,
             _ => Next::Nothing,
         }
@@ -311,12 +308,12 @@ mod tests {
     fn the_thread_carries_over_most_and_the_writer_the_rest_and_then_the_log_begins_anew() {
         let mut written = Written::start();
 
-        written.fill(WRITER_FROM);
+        written.fill(ANEW_FROM);
         let reader = written.reader(); // so that there is a rest
         written.write();
         assert_eq!(written.checkpoints.log.next(), Next::Thread);
         written.checkpoints.look_after();
-        written.wait_until_carried(WRITER_FROM);
+        written.wait_until_carried(ANEW_FROM);
         assert!(written.n_carried() < written.n());
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(written.checkpoints.log.next(), Next::Writer);
@@ -361,7 +358,7 @@ mod tests {
         }
 
         assert_eq!(by_thread[..4], [1_000, 1_990, 2_980, 3_970]);
-        assert!(by_writer[0] > 5_000, "{by_writer:?}");
+        assert!(by_writer[0] >= 5_000, "{by_writer:?}");
     }
 
     #[test]
