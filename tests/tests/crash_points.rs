@@ -156,7 +156,7 @@ async fn end_at(point: &str, passed: usize) {
     let settings = Settings::default().concurrency(2).crash_at(point, passed);
     // It may end before it listens: at the start there is something to write, too.
     if let Some(service) = settings.try_start(folder.path()).await {
-        order(&service.caller, 1_000, &mut accepted).await;
+        order(&service.caller, 4_000, &mut accepted).await;
         let status = service.ended().await;
         assert!(status.signal().is_some(), "{place}: {status}");
     }

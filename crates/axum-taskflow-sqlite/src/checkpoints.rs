@@ -3,8 +3,10 @@
 //! SQLite would do it within a commit, once the log has a thousand pages, and everybody would wait for two flushes.
 //! Another connection may do it while the writer goes on, but then there is always something new in the log, and it
 //! is begun again only when all of it was carried over. So the thread does the large part, and the writer the small
-//! rest, after its answers. When several processes write, one of them nearly always does: once the log is large, the
-//! writer keeps them from it for that moment. <https://www.sqlite.org/wal.html#checkpointing>
+//! rest, after its answers, unless nobody wrote while the thread was at it. Who asks meanwhile waits for two flushes, and
+//! the next commit for a third one, so the log grows for a while before. When several processes write, one of them
+//! nearly always does: once the log is large, the writer keeps them from it for that moment.
+//! <https://www.sqlite.org/wal.html#checkpointing>
 
 use std::{
     sync::{
@@ -20,8 +22,10 @@ use rusqlite::Connection;
 
 use crate::fault::{Fault, say};
 
-/// Pages in the log from which it is carried over: SQLite's own figure.
+/// So many pages at a time are carried over: SQLite's own figure.
 const FROM: u32 = 1_000;
+/// With so many in all, it is time for the log to begin anew.
+const ANEW_FROM: u32 = 5_000;
 /// The rest that the writer carries over itself.
 const REST: u32 = 250;
 /// With so many, 32 MB, the writer carries over all there is, and keeps everybody from writing meanwhile.
@@ -63,10 +67,11 @@ impl Log {
             n_in_vain => AT_MOST.max(n_in_vain.saturating_mul(2)),
         };
         match rest {
-            _ if n < FROM || rest == 0 => Next::Nothing,
+            _ if rest == 0 => Next::Nothing,
             _ if n >= too_large => Next::WriterAlone,
-            _ if n_carried > 0 && rest <= REST => Next::Writer,
-            _ => Next::Thread,
+            _ if n >= ANEW_FROM && rest <= REST => Next::Writer,
+            _ if n >= ANEW_FROM || rest >= FROM => Next::Thread,
+            _ => Next::Nothing,
         }
     }
 
@@ -303,12 +308,12 @@ mod tests {
     fn the_thread_carries_over_most_and_the_writer_the_rest_and_then_the_log_begins_anew() {
         let mut written = Written::start();
 
-        written.fill(FROM);
+        written.fill(ANEW_FROM);
         let reader = written.reader(); // so that there is a rest
         written.write();
         assert_eq!(written.checkpoints.log.next(), Next::Thread);
         written.checkpoints.look_after();
-        written.wait_until_carried(FROM);
+        written.wait_until_carried(ANEW_FROM);
         assert!(written.n_carried() < written.n());
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(written.checkpoints.log.next(), Next::Writer);
@@ -318,6 +323,42 @@ mod tests {
 
         assert!(written.n() < 100, "the log has {} pages", written.n());
         assert_eq!(written.checkpoints.log.next(), Next::Nothing);
+    }
+
+    #[test]
+    fn a_pause_in_which_nobody_writes_is_enough_for_the_log_to_begin_anew() {
+        let mut written = Written::start();
+
+        written.fill(ANEW_FROM);
+        written.checkpoints.look_after();
+        written.wait_until_carried(written.n());
+        let next = written.checkpoints.log.next();
+        written.write();
+
+        assert_eq!(next, Next::Nothing, "somebody waits for the disk");
+        assert!(written.n() < 100, "the log has {} pages", written.n());
+    }
+
+    #[test]
+    fn who_writes_waits_for_the_disk_no_more_than_once_in_thousands_of_pages() {
+        let log = Log::default();
+        let (mut by_thread, mut by_writer) = (Vec::new(), Vec::new());
+
+        // Somebody commits ten pages at a time, and is always a little ahead of the thread.
+        for n in (10..=ANEW_FROM + FROM).step_by(10) {
+            log.committed(n);
+            match log.next() {
+                Next::Nothing => {}
+                Next::Thread => {
+                    log.n_carried.store(n - 10, Ordering::Relaxed);
+                    by_thread.push(n);
+                }
+                Next::Writer | Next::WriterAlone => by_writer.push(n),
+            }
+        }
+
+        assert_eq!(by_thread[..4], [1_000, 1_990, 2_980, 3_970]);
+        assert!(by_writer[0] >= 5_000, "{by_writer:?}");
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// How many tasks that became due are moved to the waiting ones in one claim. When more become due at one moment,
-/// those that are due first are ordered by priority first.
-const PROMOTED_MAX: usize = 10_000;
+/// those that are due first are ordered by priority first. As many as with Redis: meanwhile nobody else can write.
+const PROMOTED_MAX: usize = 1_000;
 /// How many waiting tasks are looked at for one that is not due any more, after the clock was set back.
 const SET_BACK_MAX: i64 = 10_000;
 

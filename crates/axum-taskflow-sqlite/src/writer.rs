@@ -750,6 +750,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_claim_moves_a_bounded_part_of_what_became_due_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let ids = IdSource::default();
+        let mut ahead = Batch::at(NOW);
+        let due = NOW.saturating_add(Duration::from_secs(60));
+        for _ in 0..3_000 {
+            let mut task = Task::new(ids.task(NOW), "f", "[]");
+            task.life.run_at = due;
+            ahead.tasks.push(Arc::new(task));
+        }
+        let written = writer.call(move |session| session.write(&ahead)).await;
+        written.unwrap();
+        let claim = Claim {
+            owner: ids.instance(NOW),
+            names: Arc::from([Arc::from("f")]),
+            except: Arc::default(),
+            limit: 1,
+            now: due,
+            reserve: None,
+        };
+
+        let claimed = writer.call(move |session| session.claim(&claim)).await;
+
+        let n_moved = |session: &mut Session<'_>| -> Result<i64, Fault> {
+            let moved = "SELECT count(*) FROM task WHERE shelf IS NOT 0";
+            Ok(session.tx.conn.query_row(moved, [], |row| row.get(0))?)
+        };
+        assert_eq!(claimed.unwrap().tasks.len(), 1);
+        assert_eq!(writer.call(n_moved).await.unwrap(), 1_000); // others wait to write
+    }
+
+    #[tokio::test]
     async fn a_full_disk_loses_nothing_and_is_over_when_there_is_space() {
         let folder = tempfile::tempdir().unwrap();
         let writer = writer(&folder);
