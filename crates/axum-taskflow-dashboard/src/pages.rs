@@ -120,7 +120,7 @@ impl Frame {
         }
     }
 
-    /// Around a page of the navigation that does not change by itself.
+    /// Around a page of the navigation.
     fn of_page(call: &Call, page: &'static str) -> Self {
         Self {
             page,

@@ -302,3 +302,31 @@ async fn opened(options: SqliteOptions) -> Result<axum_taskflow_sqlite::Sqlite, 
         )),
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    async fn sweep() {}
+
+    #[tokio::test]
+    async fn everything_that_is_wrong_with_the_settings_is_said_at_once() {
+        let builder = Builder::default()
+            .collect(false)
+            .durability(Durability::PowerLoss)
+            .schedule(Schedule::new(sweep, ()).cron("61 * * * *"))
+            .concurrency(0);
+
+        let error = builder.build().await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let text = error.to_string();
+        for part in [
+            "durability is for tasks in an SQLite file",
+            "61 * * * *",
+            "concurrency must be at least 1",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+    }
+}
