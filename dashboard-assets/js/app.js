@@ -317,17 +317,20 @@
     renewTimer = setTimeout(renew, again);
   }
 
+  /** What is open stays open, and the focus where it is. */
   function replace(part, other) {
     const focused = part.contains(document.activeElement) ? document.activeElement : null;
-    const key = focused?.getAttribute("formaction") ?? focused?.getAttribute("href") ?? focused?.id;
     const place = document.adoptNode(other);
+    for (const open of part.querySelectorAll("[open] > summary")) {
+      const twin = twinOf(open, place);
+      if (twin) twin.parentNode.open = true;
+    }
     part.replaceWith(place);
-    if (!focused) return;
-    const same = [...place.querySelectorAll("a, button, pre")].find((node) =>
-      [node.getAttribute("formaction"), node.getAttribute("href"), node.id].includes(key),
-    );
-    (same ?? $("#main")).focus({ preventScroll: true });
+    if (focused) (twinOf(focused, place) ?? $("#main")).focus({ preventScroll: true });
   }
+
+  const keyOf = (node) => node.id || ["formaction", "href", "aria-label"].map((name) => node.getAttribute(name)) + node.textContent;
+  const twinOf = (node, place) => [...place.querySelectorAll("a, button, pre, summary")].find((it) => keyOf(it) === keyOf(node));
 
   /** Reads one part of the page again; the rest stays where it is. */
   async function renewPart(name) {

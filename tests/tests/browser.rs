@@ -756,6 +756,53 @@ async fn who_may_only_look_is_shown_no_buttons() {
 }
 
 #[tokio::test]
+async fn a_page_of_schedules_follows_them_and_leaves_open_what_is_open() {
+    let scene = Scene::signed_in(Settings::default().leads("mailer")).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    for name in ["first", "second"] {
+        let wanted =
+            json!({ "name": name, "func_name": "effect", "args": ["x"], "cron": "0 9 * * *" });
+        let made = service.rest(Method::POST, "/schedules").json(&wanted);
+        answer(made, 200).await;
+    }
+    scene.open("/dashboard/schedules").await;
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+    browser.click("[data-name=second] .duty summary").await;
+    browser
+        .eval("document.querySelector('[data-name=second] [formaction$=\"/run\"]').focus()")
+        .await;
+
+    let named = json!({ "name": "first" });
+    let paused = service.rest(Method::POST, "/schedules/pause").json(&named);
+    answer(paused, 200).await;
+
+    browser
+        .becomes("document.querySelector('[data-name=first]').dataset.s === 'paused'")
+        .await;
+    let open =
+        "[...document.querySelectorAll('main [open]')].map((it) => it.closest('li').dataset.name)";
+    assert_eq!(browser.eval(open).await, json!(["second"]));
+    let focused = "document.activeElement.getAttribute('aria-label')";
+    assert_eq!(browser.eval(focused).await, "Run second now");
+
+    scene.open("/dashboard/holders").await;
+    let epoch = browser.text("[data-kind=leader] .mono").await;
+    let leader = json!({ "kind": "leader", "name": "mailer" });
+    let released = service.rest(Method::POST, "/holders/release").json(&leader);
+    answer(released, 200).await;
+    let shown = format!(
+        "![{}, undefined].includes(document.querySelector('[data-kind=leader] .mono')?.innerText)",
+        json!(epoch)
+    );
+    browser.becomes(&shown).await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn schedules_are_worked_and_leads_released_by_button_on_any_screen() {
     let scene = Scene::signed_in(Settings::default().leads("mailer")).await;
     let Scene {

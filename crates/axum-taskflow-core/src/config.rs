@@ -82,6 +82,8 @@ pub struct Config {
     pub clock: Clock,
     /// The name of this machine, for people.
     pub host: String,
+    /// What is wrong with settings that only whoever makes this knows: said with everything else that is wrong.
+    pub complaints: Vec<String>,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -114,6 +116,7 @@ impl Default for Config {
             version: String::new(),
             clock: Clock::system(),
             host: hostname(),
+            complaints: Vec::new(),
         }
     }
 }
@@ -133,11 +136,9 @@ impl Config {
             ("args_max", self.args_max),
             ("bulk_max", self.bulk_max),
         ];
-        let mut complaints: Vec<String> = counts
-            .into_iter()
-            .filter(|(_, n)| *n == 0)
-            .map(|(name, _)| format!("{name} must be at least 1"))
-            .collect();
+        let mut complaints = self.complaints.clone();
+        let none = counts.into_iter().filter(|(_, n)| *n == 0);
+        complaints.extend(none.map(|(name, _)| format!("{name} must be at least 1")));
         for (name, n, max) in [
             ("concurrency", self.concurrency, 1_000_000),
             ("blocking_threads", self.blocking_threads, 10_000),

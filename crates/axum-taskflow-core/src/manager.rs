@@ -103,13 +103,8 @@ impl TaskManager {
         if config.collect {
             schedules.extend(schedule::collected());
         }
-        let complaints: Vec<String> = schedules
-            .iter()
-            .filter_map(Schedule::complaint_with_place)
-            .collect();
-        if !complaints.is_empty() {
-            return Err(Error::invalid(complaints.join("; ")));
-        }
+        let of_schedules = schedules.iter().filter_map(Schedule::complaint_with_place);
+        config.complaints.extend(of_schedules);
         let manager = Self {
             engine: Engine::start(config).await?,
         };

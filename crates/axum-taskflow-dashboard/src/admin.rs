@@ -190,7 +190,8 @@ impl TaskAdmin {
     }
 
     /// The routes, for [`Router::nest`] at any path. What is not there is answered with 404, so at the root of a service
-    /// that has other routes, take [`TaskAdmin::at`].
+    /// that has other routes, take [`TaskAdmin::at`]: these routes take all paths there, and `merge` panics if a route
+    /// of the service is in the way.
     ///
     /// `Router::nest("/tasks", …)` never answers `/tasks/` with a slash at its end; [`TaskAdmin::at`] does.
     ///
@@ -205,7 +206,8 @@ impl TaskAdmin {
     }
 
     /// The routes at `path`, which answers with and without a slash at its end, for [`Router::merge`]. At `/` all paths
-    /// that are none of these routes are left to the service.
+    /// that are none of these routes are left to the service. Its own `/`, `/{page}` or `/{*path}` would be in the way:
+    /// `merge` panics and names both routes.
     ///
     /// ```
     /// # use axum::Router;

@@ -9,7 +9,7 @@ use axum::{
     body::Bytes,
     extract::rejection::BytesRejection,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use axum_taskflow_core::{
     Error, ErrorKind, LogLine, Task, TaskId, TaskManager, TaskStatus, Timestamp,
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     guard::{Call, redirect},
+    pages,
     problem::{Problem, json},
     query::{Filter, Params},
     runners::Runners,
@@ -158,8 +159,10 @@ async fn logs_of(
 }
 
 /// `GET /{task_id}`.
-pub(crate) async fn task(call: Call) -> Result<Response, Problem> {
-    one_task(&call.shared.manager, call.task_id()?).await
+pub(crate) async fn task(call: Call) -> Response {
+    let told = async { one_task(&call.shared.manager, call.task_id()?).await };
+    told.await
+        .unwrap_or_else(|problem| pages::refused(&call, problem))
 }
 
 async fn one_task(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
@@ -708,12 +711,12 @@ pub(crate) fn is_content_type(headers: &HeaderMap, wanted: &str) -> bool {
 }
 
 /// A path that exists, asked with a method that does not.
-pub(crate) async fn wrong_method(method: Method) -> Response {
-    Problem::new(
+pub(crate) async fn wrong_method(call: Call, method: Method) -> Response {
+    let problem = Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{method} is not possible here"),
-    )
-    .into_response()
+    );
+    pages::refused(&call, problem)
 }
 
 #[cfg(test)]

@@ -521,7 +521,7 @@ impl Call {
         let text = self.tail.as_deref().unwrap_or_default();
         text.parse().map_err(|_| {
             let head: String = text.chars().take(64).collect();
-            Problem::no_task(format_args!("{head:?}"))
+            Problem::no_task_id(&head)
         })
     }
 

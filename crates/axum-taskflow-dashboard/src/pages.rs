@@ -20,7 +20,7 @@ use crate::{
     auth::Rights,
     guard::{Call, Flash, redirect},
     instances::Instances,
-    problem::{Problem, json},
+    problem::Problem,
     query::{Filter, Wanted},
     runners::Runners,
     text,
@@ -120,7 +120,7 @@ impl Frame {
         }
     }
 
-    /// Around a page of the navigation that does not change by itself.
+    /// Around a page of the navigation.
     fn of_page(call: &Call, page: &'static str) -> Self {
         Self {
             page,
@@ -628,13 +628,18 @@ struct ProblemPage<'a> {
     again: bool,
 }
 
+/// What went wrong: a page for a browser that opens an address, JSON for everybody else.
+pub(crate) fn refused(call: &Call, problem: Problem) -> Response {
+    match call.visit.wants_html {
+        true => failed(call, &problem),
+        false => problem.into_response(),
+    }
+}
+
 /// A page that says what went wrong.
 pub(crate) fn failed(call: &Call, problem: &Problem) -> Response {
-    if call.visit.who.is_none() {
-        return json(&serde_json::json!({ "detail": problem.detail }));
-    }
     let title = match problem.status {
-        StatusCode::NOT_FOUND => "Not here",
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "Not here",
         StatusCode::BAD_REQUEST | StatusCode::CONFLICT => "Not possible any more",
         StatusCode::UNPROCESSABLE_ENTITY => "This address cannot be read",
         StatusCode::FORBIDDEN => "Not allowed",
@@ -664,10 +669,7 @@ pub(crate) async fn missing(call: Call) -> Response {
     }
     let path = text::head(&format!("{}{path}", visit.base), 200);
     let problem = Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"));
-    match visit.wants_html {
-        true => failed(&call, &problem),
-        false => problem.into_response(),
-    }
+    refused(&call, problem)
 }
 
 fn print(status: StatusCode, page: &impl Template) -> Response {

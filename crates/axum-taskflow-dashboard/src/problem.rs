@@ -30,8 +30,18 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 
-    pub(crate) fn no_task(id: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("there is no task {id}"))
+    /// Whoever has a link to a task wants to know where it went.
+    pub(crate) fn no_task(id: TaskId) -> Self {
+        let detail = format!(
+            "there is no task {id}: it was never added here, or it ended long ago and was deleted"
+        );
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// A path that names a task by what is no id.
+    pub(crate) fn no_task_id(text: &str) -> Self {
+        let detail = format!("there is no task {text:?}: that is no id of one");
+        Self::new(StatusCode::NOT_FOUND, detail)
     }
 
     /// The status is final for this task: asking again is pointless.

@@ -31,7 +31,7 @@ use crate::{
     auth::Session,
     guard::Call,
     instances::Told,
-    pages,
+    pages::{self, duties::Duties},
     problem::Problem,
     query::{Filter, Wanted},
     runners::Runners,
@@ -45,7 +45,7 @@ const FRAME_EVERY: Duration = Duration::from_millis(250);
 const FRAME_AFTER: Duration = Duration::from_millis(40);
 /// Between two readings of the counters.
 const COUNTS_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks at the instances.
+/// Between two looks at the instances, or at what the page of schedules or of holders shows.
 const INSTANCES_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at what other instances did, while there are any: the feed tells only what happens in this one.
 const OTHERS_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +74,8 @@ const RETRY: Duration = Duration::from_secs(2);
 /// What a stream does when the store does not answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `GET /dashboard/stream`: of one task (`id`), or of a page of the list (`lo`, `hi` and the page's filter).
+/// `GET /dashboard/stream`: of one task (`id`), of schedules or holders (`page`), or of a page of the list (`lo`, `hi` and
+/// the page's filter).
 pub(crate) async fn open(call: Call, headers: HeaderMap) -> Result<Response, Problem> {
     let view = View::of(&call)?;
     let permit = call.shared.streams.permit(&call)?;
@@ -215,6 +216,11 @@ enum View {
         /// Log lines that it shows already.
         lines: usize,
     },
+    Duties {
+        page: Duties,
+        /// What it shows, in short.
+        mark: u64,
+    },
 }
 
 impl View {
@@ -225,6 +231,12 @@ impl View {
             return Ok(Self::Task {
                 id,
                 lines: lines.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            });
+        }
+        if let Some(page) = params.get("page") {
+            return Ok(Self::Duties {
+                page: Duties::of(page)?,
+                mark: params.number("mark", 0, u64::MAX)?.unwrap_or(0),
             });
         }
         let filter = Filter::of(params)?;
@@ -408,7 +420,10 @@ impl Viewer {
         let mut outcome = Ok(());
         if now >= self.instances_due {
             self.instances_due = now + INSTANCES_EVERY;
-            outcome = self.look_at_instances().await;
+            outcome = match self.view {
+                View::Duties { page, mark } => self.look_at_duties(page, mark).await,
+                View::List { .. } | View::Task { .. } => self.look_at_instances().await,
+            };
         }
         if self.has_others && now >= self.others_due {
             self.others_due = now + OTHERS_EVERY;
@@ -501,6 +516,7 @@ impl Viewer {
                         }
                         fits && (*lo..=*hi).contains(&id)
                     }
+                    View::Duties { .. } => false,
                 };
                 if is_shown {
                     let can_run = self.runners.can_run(manager, &name, &life);
@@ -512,6 +528,7 @@ impl Viewer {
                 let (is_shown, with_message) = match &self.view {
                     View::Task { id: shown, .. } => (*shown == id, true),
                     View::List { lo, hi, .. } => ((*lo..=*hi).contains(&id), false),
+                    View::Duties { .. } => (false, false),
                 };
                 if is_shown {
                     self.changed(Delta::of_progress(id, &progress, with_message));
@@ -531,6 +548,7 @@ impl Viewer {
                     View::List { filter, lo, hi, .. } => {
                         fits(filter, &name, None) && (*lo..=*hi).contains(&id)
                     }
+                    View::Duties { .. } => false,
                 };
                 if is_shown {
                     self.doubtful.insert(id); // at most as many as there are rows
@@ -703,6 +721,7 @@ impl Viewer {
                     self.push("reset", &serde_json::json!({ "why": "gap" }));
                 }
             }
+            View::Duties { .. } => {} // looked at by itself
         }
         self.told = told;
         Ok(())
@@ -754,6 +773,16 @@ impl Viewer {
         let has_others = peers.iter().any(|peer| peer.instance.id != me);
         if std::mem::replace(&mut self.has_others, has_others) && !has_others {
             self.look_at_others(); // for the last time: they may have changed something before they went
+        }
+        Ok(())
+    }
+
+    /// No event tells of them, and other instances change them, too. There are few: the page is read anew as a whole.
+    async fn look_at_duties(&mut self, page: Duties, shown: u64) -> Result<(), String> {
+        let mark = within(page.mark(&self.shared.manager)).await?;
+        if mark != shown {
+            self.push("reset", &serde_json::json!({ "why": "changed" }));
+            self.view = View::Duties { page, mark };
         }
         Ok(())
     }

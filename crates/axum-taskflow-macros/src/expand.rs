@@ -206,22 +206,32 @@ impl Param {
         }
     }
 
+    /// What it should be, if it is a reference to what the task provides.
+    fn provided_by_reference(&self) -> Option<String> {
+        let Type::Reference(reference) = &self.ty else {
+            return None;
+        };
+        is_provided(&reference.elem).then(|| owned(&reference.elem))
+    }
+
     /// True for what is surely provided by the task. Types of the user's own may be, too: only the compiler knows.
     fn is_provided(&self) -> bool {
-        let mut ty = &self.ty;
-        // As another macro gives it.
-        while let Type::Group(group) = ty {
-            ty = &group.elem;
-        }
-        let Type::Path(path) = ty else {
-            return false;
-        };
-        path.path.segments.last().is_some_and(|last| {
-            last.ident == "TaskContext"
-                || last.ident == "Data"
-                    && matches!(last.arguments, PathArguments::AngleBracketed(_))
-        })
+        is_provided(&self.ty)
     }
+}
+
+fn is_provided(mut ty: &Type) -> bool {
+    // As another macro gives it.
+    while let Type::Group(group) = ty {
+        ty = &group.elem;
+    }
+    let Type::Path(path) = ty else {
+        return false;
+    };
+    path.path.segments.last().is_some_and(|last| {
+        last.ident == "TaskContext"
+            || last.ident == "Data" && matches!(last.arguments, PathArguments::AngleBracketed(_))
+    })
 }
 
 /// The parameters, or everything that keeps the function from being a task.
@@ -274,8 +284,13 @@ fn params(signature: &Signature) -> syn::Result<Vec<Param>> {
                     ty: (*typed.ty).clone(),
                 };
                 // What the task provides is not stored: `Data<&'static T>` is fine.
-                if !param.is_provided() {
-                    complaints.visit_type(&param.ty);
+                match param.provided_by_reference() {
+                    Some(owned) => complaints.add(
+                        &param.ty,
+                        format!("what a task provides is given to the function: use `{owned}`"),
+                    ),
+                    None if param.is_provided() => {}
+                    None => complaints.visit_type(&param.ty),
                 }
                 params.push(param);
             }
@@ -372,7 +387,14 @@ fn owned(borrowed: &Type) -> String {
         Type::Path(path) => match path.path.segments.last() {
             Some(last) if last.ident == "str" => "String".to_owned(),
             Some(last) if last.ident == "Path" => "PathBuf".to_owned(),
-            _ => path.to_token_stream().to_string(),
+            _ => {
+                let tokens = path.to_token_stream().to_string();
+                tokens
+                    .replace(" :: ", "::")
+                    .replace(" < ", "<")
+                    .replace(" >", ">")
+                    .replace(" ,", ",")
+            }
         },
         other => other.to_token_stream().to_string(),
     }
@@ -497,6 +519,10 @@ mod tests {
             ("&'static str", "String"),
             ("&mut Mail", "Mail"),
             ("&[&str]", "Vec<String>"),
+            (
+                "&std::collections::HashMap<String, Vec<u8>>",
+                "std::collections::HashMap<String, Vec<u8>>",
+            ),
             ("&std::path::Path", "PathBuf"),
             ("Option<&str>", "String"),
             ("(u8, &str)", "String"),
@@ -506,6 +532,16 @@ mod tests {
                 expanded.contains(&format!("use `{owned}`")),
                 "{param}: {expanded}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_provided_is_not_taken_by_reference() {
+        for (param, owned) in [("&TaskContext", "TaskContext"), ("&Data<Db>", "Data<Db>")] {
+            let expanded = expanded("", &format!("fn f(a: {param}, n: u8) {{}}"));
+            let said = format!("what a task provides is given to the function: use `{owned}`");
+            assert!(expanded.contains(&said), "{param}: {expanded}");
+            assert!(!expanded.contains("stored and must be owned"), "{expanded}");
         }
     }
 

@@ -103,6 +103,37 @@ pub(crate) fn parse<T: FromMeta>(tokens: TokenStream, attribute: &str) -> syn::R
     })
 }
 
+/// What only one of the two attributes has: whoever writes it into the other one is told.
+const ONLY: [(&str, &[&str]); 2] = [
+    (
+        "#[task]",
+        &[
+            "aliases",
+            "retries",
+            "delay",
+            "backoff",
+            "max_delay",
+            "timeout",
+            "priority",
+            "requeue_on_interrupt",
+            "idempotency_ttl",
+        ],
+    ),
+    (
+        "#[schedule]",
+        &[
+            "cron",
+            "tz",
+            "every",
+            "args",
+            "missed",
+            "overlap",
+            "tolerance",
+            "run_on_startup",
+        ],
+    ),
+];
+
 /// darling knows fields, and users know options.
 fn in_our_words(error: Error, attribute: &str) -> syn::Error {
     // As syn's error it says no more than the message; the place is its span.
@@ -112,10 +143,17 @@ fn in_our_words(error: Error, attribute: &str) -> syn::Error {
         text.strip_prefix("Unknown field: "),
         text.strip_prefix("Duplicate field "),
     ) {
-        (Some(unknown), _) => syn::Error::new(
-            error.span(),
-            format!("`{attribute}` has no option {unknown}"),
-        ),
+        (Some(unknown), _) => {
+            let name = unknown.split('`').nth(1).unwrap_or_default();
+            let home = ONLY.iter().find(|(_, names)| names.contains(&name));
+            let complaint = match home {
+                Some((home, _)) => {
+                    format!("`{attribute}` has no option `{name}`: it belongs into `{home}`")
+                }
+                None => format!("`{attribute}` has no option {unknown}"),
+            };
+            syn::Error::new(error.span(), complaint)
+        }
         (_, Some(twice)) => {
             syn::Error::new(error.span(), format!("the option {twice} is given twice"))
         }
@@ -155,10 +193,17 @@ pub(crate) fn duration(value: Duration) -> TokenStream {
 /// Longest name of a function, in bytes; the engine refuses longer ones when the program starts.
 const NAME_BYTES_MAX: usize = 256;
 
-pub(crate) fn read_name(meta: &Meta) -> Result<Option<LitStr>> {
+fn read_name(meta: &Meta) -> Result<Option<LitStr>> {
+    name_of("task", "send_email", meta)
+}
+
+pub(crate) fn name_of(what: &str, example: &str, meta: &Meta) -> Result<Option<LitStr>> {
     match value(meta) {
-        Value::Text(name) => checked_name(name).map(Some),
-        _ => Err(wrong(meta, "the name is a string: `name = \"send_email\"`")),
+        Value::Text(name) => checked_name(what, name).map(Some),
+        _ => Err(wrong(
+            meta,
+            format!("the name is a string: `name = {example:?}`"),
+        )),
     }
 }
 
@@ -174,7 +219,7 @@ fn read_aliases(meta: &Meta) -> Result<Vec<LitStr>> {
     let mut errors = Error::accumulator();
     let names = items.iter().filter_map(|item| {
         errors.handle(match item {
-            NestedMeta::Lit(Lit::Str(name)) => checked_name(name),
+            NestedMeta::Lit(Lit::Str(name)) => checked_name("task", name),
             other => Err(Error::custom(form).with_span(other)),
         })
     });
@@ -182,17 +227,17 @@ fn read_aliases(meta: &Meta) -> Result<Vec<LitStr>> {
     errors.finish_with(names)
 }
 
-fn checked_name(name: &LitStr) -> Result<LitStr> {
+fn checked_name(what: &str, name: &LitStr) -> Result<LitStr> {
     let value = name.value();
     let complaint = if value.is_empty() {
-        "a task's name must not be empty".to_owned()
+        format!("a {what}'s name must not be empty")
     } else if value.len() > NAME_BYTES_MAX {
         format!(
-            "a task's name must have at most {NAME_BYTES_MAX} bytes, and this one has {}",
+            "a {what}'s name must have at most {NAME_BYTES_MAX} bytes, and this one has {}",
             value.len()
         )
     } else if value.chars().any(char::is_control) {
-        "a task's name must not have control characters".to_owned()
+        format!("a {what}'s name must not have control characters")
     } else {
         return Ok(name.clone());
     };
@@ -497,6 +542,26 @@ mod tests {
                 .unwrap_err();
 
         assert_eq!(errors.len(), 5, "{errors:#?}");
+    }
+
+    #[test]
+    fn what_belongs_into_one_attribute_is_an_option_of_it_alone() {
+        let unknown = |attribute, name: &str| {
+            let tokens = name.parse().unwrap();
+            let error = match attribute {
+                "#[task]" => Options::parse(tokens).err(),
+                _ => crate::times::Times::parse(tokens).err(),
+            };
+            error.is_some_and(|error| error.to_string().contains("has no option"))
+        };
+
+        for (home, names) in ONLY {
+            for name in names {
+                for (attribute, _) in ONLY {
+                    assert_eq!(unknown(attribute, name), attribute != home, "{name}");
+                }
+            }
+        }
     }
 
     #[test]

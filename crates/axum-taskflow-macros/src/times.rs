@@ -7,7 +7,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::{Expr, ExprCall, Lit, LitStr, Meta};
 
-use crate::options::{self, Value, duration, read_name, read_switch, read_wait, value, wrong};
+use crate::options::{self, Value, duration, name_of, read_switch, read_wait, value, wrong};
 
 /// The options as they were written. Whether an expression and a zone make sense is for the builder to say, which has
 /// the calendar.
@@ -106,6 +106,10 @@ impl Missed {
             }
         }
     }
+}
+
+fn read_name(meta: &Meta) -> Result<Option<LitStr>> {
+    name_of("schedule", "morning report", meta)
 }
 
 fn read_cron(meta: &Meta) -> Result<Option<LitStr>> {

@@ -2,9 +2,7 @@
 
 use std::{env::VarError, sync::Arc, time::Duration};
 
-use axum_taskflow_core::{
-    Backend, Clock, Config, Error, ErrorKind, Role, Schedule, TaskDef, TaskOptions,
-};
+use axum_taskflow_core::{Backend, Clock, Config, Error, Role, Schedule, TaskDef, TaskOptions};
 #[cfg(feature = "redis")]
 use axum_taskflow_redis::RedisOptions;
 #[cfg(feature = "sqlite")]
@@ -249,18 +247,18 @@ impl Builder {
     /// # Errors
     /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
     pub async fn build(mut self) -> Result<TaskManager, Error> {
-        self.config.role = match self.role {
-            Some(role) => role,
-            None => role_of_environment()?,
-        };
+        match self.role.map_or_else(role_of_environment, Ok) {
+            Ok(role) => self.config.role = role,
+            Err(complaint) => self.config.complaints.push(complaint),
+        }
         #[cfg(feature = "sqlite")]
         if self.durability.is_some() && !matches!(self.store, Store::Sqlite(_)) {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "durability is for tasks in an SQLite file: add .sqlite(path)",
-            ));
+            let complaint = "durability is for tasks in an SQLite file: add .sqlite(path)";
+            self.config.complaints.push(complaint.to_owned());
         }
         match self.store {
+            // With settings that are wrong no store is opened: they are all that is to be said.
+            _ if !self.config.complaints.is_empty() => {}
             Store::Configured => {}
             #[cfg(feature = "sqlite")]
             Store::Sqlite(mut options) => {
@@ -278,16 +276,13 @@ impl Builder {
     }
 }
 
-fn role_of_environment() -> Result<Role, Error> {
+fn role_of_environment() -> Result<Role, String> {
     match std::env::var(ROLE_VARIABLE) {
         Ok(role) => role
             .parse()
-            .map_err(|error| Error::new(ErrorKind::Invalid, format!("{ROLE_VARIABLE}: {error}"))),
+            .map_err(|error| format!("{ROLE_VARIABLE}: {error}")),
         Err(VarError::NotPresent) => Ok(Role::default()),
-        Err(error @ VarError::NotUnicode(_)) => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("{ROLE_VARIABLE}: {error}"),
-        )),
+        Err(error @ VarError::NotUnicode(_)) => Err(format!("{ROLE_VARIABLE}: {error}")),
     }
 }
 
@@ -297,8 +292,38 @@ async fn opened(options: SqliteOptions) -> Result<axum_taskflow_sqlite::Sqlite, 
     match tokio::task::spawn_blocking(move || options.open()).await {
         Ok(opened) => opened.map_err(Error::from),
         Err(error) => Err(Error::new(
-            ErrorKind::Unavailable,
+            axum_taskflow_core::ErrorKind::Unavailable,
             format!("opening the task store was cut off: {error}"),
         )),
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use axum_taskflow_core::ErrorKind;
+
+    use super::*;
+
+    async fn sweep() {}
+
+    #[tokio::test]
+    async fn everything_that_is_wrong_with_the_settings_is_said_at_once() {
+        let builder = Builder::default()
+            .collect(false)
+            .durability(Durability::PowerLoss)
+            .schedule(Schedule::new(sweep, ()).cron("61 * * * *"))
+            .concurrency(0);
+
+        let error = builder.build().await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let text = error.to_string();
+        for part in [
+            "durability is for tasks in an SQLite file",
+            "61 * * * *",
+            "concurrency must be at least 1",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
     }
 }

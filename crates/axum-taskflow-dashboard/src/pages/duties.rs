@@ -1,5 +1,7 @@
 //! The pages of schedules, and of leaders and locks: printed by the server, and worked by forms.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use askama::Template;
 use axum::{
     body::Bytes,
@@ -8,9 +10,10 @@ use axum::{
     response::Response,
 };
 use axum_taskflow_core::{
-    Decided, Decision, HoldKind, Holder, Origin, ScheduleInfo, ScheduleState, TaskId, Timestamp,
-    Totals,
+    Decided, Decision, Error, HoldKind, Holder, Origin, ScheduleInfo, ScheduleState, TaskId,
+    TaskManager, Timestamp, Totals,
 };
+use serde::Serialize;
 
 use crate::{
     actions::{Form, failed},
@@ -26,6 +29,54 @@ use crate::{
 const LATE_MIN_MS: u128 = 1_000;
 /// Bytes of the arguments that are shown.
 const ARGS_CHARS: usize = 200;
+
+/// One of these pages, for its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duties {
+    Schedules,
+    Holders,
+}
+
+impl Duties {
+    pub(crate) fn of(word: &str) -> Result<Self, Problem> {
+        [Self::Schedules, Self::Holders]
+            .into_iter()
+            .find(|page| page.word() == word)
+            .ok_or_else(|| Problem::unprocessable("page is schedules or holders"))
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Schedules => "schedules",
+            Self::Holders => "holders",
+        }
+    }
+
+    /// What the page would show now, in short: another mark means that it has to be read anew.
+    pub(crate) async fn mark(self, manager: &TaskManager) -> Result<u64, Error> {
+        Ok(match self {
+            Self::Schedules => mark_of(&manager.schedules().await?),
+            Self::Holders => mark_of(&manager.holders().await?),
+        })
+    }
+
+    /// Around the page that shows this.
+    fn frame(self, call: &Call, shown: &impl Serialize) -> Frame {
+        let mut frame = Frame::of_page(call, self.word());
+        let (dashboard, word, mark) = (call.visit.dashboard(), self.word(), mark_of(shown));
+        frame.stream = format!("{dashboard}/stream?page={word}&mark={mark}");
+        frame
+    }
+}
+
+/// The same for the same in all processes of one build; another build makes the page be read once more.
+fn mark_of(shown: &impl Serialize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(shown)
+        .unwrap_or_default() // plain data
+        .hash(&mut hasher);
+    hasher.finish()
+}
 
 // ---- schedules -------------------------------------------------------------------------------------------------
 
@@ -132,7 +183,7 @@ pub(crate) async fn schedules(call: Call) -> Response {
         let schedules = call.shared.manager.schedules().await?;
         let now = call.visit.now;
         let page = SchedulesPage {
-            frame: Frame::of_page(&call, "schedules"),
+            frame: Duties::Schedules.frame(&call, &schedules),
             rows: schedules
                 .iter()
                 .map(|info| ScheduleRow::of(info, now))
@@ -261,7 +312,7 @@ pub(crate) async fn holders(call: Call) -> Response {
     let made = async {
         let holders = call.shared.manager.holders().await?;
         let page = HoldersPage {
-            frame: Frame::of_page(&call, "holders"),
+            frame: Duties::Holders.frame(&call, &holders),
             rows: holders.iter().map(|it| HolderRow::of(it, &call)).collect(),
             may_operate: call.visit.may_operate(),
         };

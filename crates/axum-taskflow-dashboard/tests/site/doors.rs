@@ -357,6 +357,50 @@ async fn what_is_not_there_is_told_to_those_who_are_signed_in_and_to_nobody_else
 }
 
 #[tokio::test]
+async fn a_browser_is_shown_a_page_where_a_program_gets_the_json_of_an_error() {
+    let site = Site::closed().await;
+    let auth = ("authorization", ADA);
+    let html = ("accept", "text/html,*/*");
+    let unknown = "01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10";
+    let no_task = format!(
+        "there is no task {unknown}: it was never added here, or it ended long ago and was deleted"
+    );
+
+    for (path, status, detail) in [
+        (format!("/tasks/{unknown}"), 404, &*no_task),
+        (format!("/tasks/dashboard/t/{unknown}"), 404, &*no_task),
+        (
+            "/tasks/undefined".to_owned(),
+            404,
+            "there is no task \"undefined\": that is no id of one",
+        ),
+        (
+            "/tasks/bulk-retry".to_owned(),
+            405,
+            "GET is not possible here",
+        ),
+    ] {
+        let page = site.ask(Method::GET, &path, &[auth, html]).await;
+        assert_eq!(page.status, status, "{path}");
+        assert_eq!(
+            page.header("content-type"),
+            "text/html; charset=utf-8",
+            "{path}: {}",
+            page.body
+        );
+        assert!(page.body.contains("<h1>Not here</h1>"), "{path}");
+        let shown = detail.replace('"', "&#34;");
+        assert!(page.body.contains(&shown), "{path}: {}", page.body);
+        assert!(page.body.contains("href=\"/tasks/dashboard\">All tasks<"));
+
+        if !path.contains("/t/") {
+            let json = site.ask(Method::GET, &path, &[auth]).await;
+            assert_eq!(json.detail(status), detail, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn at_the_root_the_routes_leave_the_other_paths_to_the_service() {
     let own = || Router::new().route("/own", axum::routing::get(async || "own"));
     let plain = Site::with(|admin| own().merge(people(admin).at("/"))).await;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use axum::http::Method;
 use axum_taskflow_core::{HoldKind, Schedule};
 
-use crate::site::{Answer, Site, greet, soon, unescape};
+use crate::{
+    live::Live,
+    site::{Answer, Site, greet, soon, unescape},
+};
 
 const SAME: (&str, &str) = ("sec-fetch-site", "same-origin");
 
@@ -280,4 +283,39 @@ async fn names_are_text_and_come_back_from_forms_as_they_were() {
     }
     soon(guard.lost()).await;
     assert!(site.manager.schedules().await.unwrap()[0].paused.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_page_is_told_to_read_itself_anew_when_it_would_show_something_else() {
+    let site = with_a_schedule().await;
+    let mut schedules = Live::of_page(&site, "/tasks/dashboard/schedules").await;
+    let mut holders = Live::of_page(&site, "/tasks/dashboard/holders").await;
+    for live in [&mut schedules, &mut holders] {
+        assert_eq!(live.next().await.unwrap().event, "hello");
+        let silence = live.next().await.unwrap().event;
+        assert!(silence.starts_with(':'), "{silence} after three looks");
+    }
+
+    site.manager.pause_schedule("morning", "ada").await.unwrap();
+    schedules.until("reset").await;
+    let silence = schedules.next().await.unwrap().event;
+    assert!(silence.starts_with(':'), "{silence} is told twice");
+    let guard = site.manager.lock("report:42").acquire().await.unwrap();
+    holders.until("reset").await;
+    guard.release().await.unwrap();
+    holders.until("reset").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changed_before_the_stream_of_a_page_was_there_is_told_by_it() {
+    let site = with_a_schedule().await;
+    let page = site.page("/tasks/dashboard/schedules").await;
+
+    site.manager.pause_schedule("morning", "ada").await.unwrap();
+
+    let mut live = Live::open(&site, &page.attribute("data-stream"), &[]).await;
+    live.until("reset").await;
+    site.get("/tasks/dashboard/stream?page=tasks")
+        .await
+        .detail(422);
 }

@@ -1,6 +1,6 @@
 use std::{borrow::Cow, path::Path};
 
-use axum_taskflow::task;
+use axum_taskflow::{TaskContext, task};
 
 #[task]
 async fn send_email(address: &str) {
@@ -10,6 +10,11 @@ async fn send_email(address: &str) {
 #[task]
 fn thumbnail(path: &Path, sizes: &[u32], title: Option<&'static str>, by: Cow<'_, str>) {
     println!("{path:?} {sizes:?} {title:?} {by}");
+}
+
+#[task]
+fn note(ctx: &TaskContext, text: String) {
+    ctx.log(text);
 }
 
 fn main() {}

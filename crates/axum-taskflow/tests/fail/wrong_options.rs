@@ -54,4 +54,7 @@ fn not_a_bool() {}
 #[task("send_email")]
 fn not_an_option() {}
 
+#[task(every = "5m")]
+fn option_of_the_schedule() {}
+
 fn main() {}

@@ -32,6 +32,14 @@ fn unknown_words() {}
 #[task]
 fn option_of_the_task() {}
 
+#[schedule(every = "5m", name = "")]
+#[task]
+fn empty_name() {}
+
+#[schedule(every = "5m", name = 5)]
+#[task]
+fn name_of_number() {}
+
 #[schedule(every = "5m", args = "ada@example.org")]
 #[task]
 fn wrong_argument(address: String) {
