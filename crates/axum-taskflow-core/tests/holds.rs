@@ -234,6 +234,31 @@ async fn a_wait_longer_than_any_clock_goes_is_a_wait_for_ever() {
     assert!(soon(locks).await.unwrap().unwrap().is_some());
 }
 
+// ---- what is shown ---------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn to_show_many_holders_takes_no_look_for_each_of_them() {
+    let (stage, one, other) = two().await;
+    let mut guards = Vec::new();
+    for n in 0..50 {
+        guards.push(one.lock(format!("n{n}")).acquire().await.unwrap());
+    }
+    let waits = tokio::spawn(async move { other.lock("n7").acquire().await });
+    until(async || stage.record("line:lock:n7").await).await;
+
+    let n_before = stage.calls(Call::Records);
+    let holders = one.holders().await.unwrap();
+    let n_looks = stage.calls(Call::Records) - n_before;
+
+    assert!(n_looks < 25, "{n_looks} looks"); // others look at what they hold, or wait for, all the time
+    let n_waiting = |name: &str| holders.iter().find(|it| it.name == name).unwrap().waiting;
+    assert_eq!(
+        (holders.len(), n_waiting("n7"), n_waiting("n8")),
+        (50, 1, 0)
+    );
+    waits.abort();
+}
+
 // ---- what nobody can read ------------------------------------------------------------------------------------
 
 fn garbage(key: &str) -> RecordChange {
@@ -259,6 +284,21 @@ async fn what_cannot_be_read_hides_no_other_holder() {
     let names: Vec<&str> = holders.iter().map(|it| &*it.name).collect();
     assert_eq!(names, ["a", "z"]);
     assert_eq!(holders[1].epoch, guards[1].epoch());
+}
+
+#[tokio::test]
+async fn that_a_hold_cannot_be_read_is_said_once_however_often_it_is_looked_at() {
+    let (said, _log) = Said::here();
+    let (stage, one, _) = two().await;
+    let _guard = one.lock("z").acquire().await.unwrap();
+    stage.put(garbage("hold:lock:m")).await;
+    stage.put(garbage("line:lock:z")).await;
+
+    for _ in 0..3 {
+        one.holders().await.unwrap(); // as each page does that is live
+    }
+
+    assert_eq!(said.n("a hold is not shown as it is"), 2);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use std::{
 use axum_taskflow_core::{
     AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, InstanceId, ListQuery,
     Memory, Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source,
-    Step, Task, TaskContext, TaskDef, TaskManager, TaskOptions, TaskStatus, Timestamp,
+    Step, Stepped, Task, TaskContext, TaskDef, TaskManager, TaskOptions, TaskStatus, Timestamp,
 };
 use support::{Backstage, BrokenPipe, Link, Said, config};
 use tokio::{sync::Notify, time::sleep};
@@ -1087,6 +1087,30 @@ async fn a_schedule_in_words_of_a_newer_program_is_left_alone() {
     assert!(site.tasks("tick").await.is_empty());
     assert!(site.tasks("other").await.len() >= 2);
     assert!(manager.schedule(each_second()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_schedule_cannot_be_read_is_said_once_however_often_it_is_looked_at() {
+    let (said, _log) = Said::here();
+    let site = Site::new();
+    let manager = site.start(vec![]).await;
+    let mut version = 0;
+    for moon in ["full", "new", "half"] {
+        let mut step = Step::at(START);
+        step.records.push(RecordChange {
+            key: "schedule:tick".to_owned(),
+            expects: version,
+            becomes: Becomes::Value(format!(r#"{{"rule":{{"moon":"{moon}"}}}}"#).into()),
+        });
+        match site.memory.step(Arc::new(step)).await.unwrap() {
+            Stepped::Done { versions, .. } => version = versions[0],
+            Stepped::Stale => panic!("somebody else has written it"),
+        }
+
+        manager.schedules().await.unwrap(); // as each page does that is live
+    }
+
+    assert_eq!(said.n("a schedule is not shown"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,6 +88,7 @@ pub(crate) struct HoldName {
 }
 
 const HOLD: &str = "hold:";
+const LINE: &str = "line:";
 
 impl HoldName {
     fn hold(&self) -> String {
@@ -95,7 +96,7 @@ impl HoldName {
     }
 
     fn line(&self) -> String {
-        format!("line:{}:{}", self.kind.as_str(), self.name)
+        format!("{LINE}{}:{}", self.kind.as_str(), self.name)
     }
 
     fn of_record(key: &str) -> Option<Self> {
@@ -829,16 +830,21 @@ impl Engine {
             .map(|peer| peer.instance.id)
             .collect();
         let records = self.all_records(HOLD).await.map_err(failed)?;
+        // All at once: a look for each hold would take a while where there are many, and pages that are live look often.
+        let lines = self.all_records(LINE).await.map_err(failed)?;
+        let lines: HashMap<String, Record> = lines
+            .into_iter()
+            .map(|line| (line.key.clone(), line))
+            .collect();
         let mut holders = Vec::with_capacity(records.len());
         for record in records {
             let Some(name) = HoldName::of_record(&record.key) else {
                 continue; // of a kind that a newer program knows
             };
-            let line = self.record(&name.line()).await.map_err(failed)?;
             // What cannot be read hides nothing else.
-            let held = readable::<Option<Claimant>>(Some(&record)).flatten();
-            let line: Line = readable(line.as_ref()).unwrap_or_default();
-            let Some(held) = held else {
+            let line = lines.get(&name.line());
+            let line: Line = self.shown(line).unwrap_or_default();
+            let Some(held) = self.shown::<Option<Claimant>>(Some(&record)).flatten() else {
                 continue;
             };
             let waiting = line.waiting.iter();
@@ -855,6 +861,17 @@ impl Engine {
             });
         }
         Ok(holders)
+    }
+
+    /// As [`parse`]; none if it cannot be read, which is logged.
+    fn shown<T: DeserializeOwned + Default>(&self, record: Option<&Record>) -> Option<T> {
+        let read = parse(record);
+        if let (Err(failure), Some(record)) = (&read, record)
+            && self.told.is_news(record)
+        {
+            warn!(error = %failure, "a hold is not shown as it is");
+        }
+        read.ok()
     }
 
     /// Takes a hold away from whoever has it; the epoch of what was ended.
@@ -890,13 +907,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// As [`parse`]; none if it cannot be read, which is logged.
-fn readable<T: DeserializeOwned + Default>(record: Option<&Record>) -> Option<T> {
-    parse(record)
-        .inspect_err(|failure| warn!(error = %failure, "a hold is not shown as it is"))
-        .ok()
 }
 
 /// Who holds something, and since when.

@@ -51,6 +51,7 @@ use self::{
     holds::Holds,
     journal::Journal,
     ready::{Next, Ready},
+    records::Told,
     rescuer::Refusals,
     threads::Threads,
     unreadable::Unreadable,
@@ -101,6 +102,7 @@ pub(crate) struct Engine {
     /// Waiters, so that a finished task need not look into the map when there are none.
     n_waiters: AtomicUsize,
     unreadable: Unreadable,
+    told: Told,
     refusals: Refusals,
     next_due: NextDue,
     pub(crate) holds: Holds,
@@ -304,6 +306,7 @@ impl Engine {
             waiters: Mutex::default(),
             n_waiters: AtomicUsize::new(0),
             unreadable: Unreadable::default(),
+            told: Told::default(),
             refusals: Refusals::default(),
             next_due: NextDue::new(),
             holds: Holds::default(),

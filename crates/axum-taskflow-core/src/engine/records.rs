@@ -1,6 +1,9 @@
 //! Records as values, and who is alive: what holds, schedules and the start of the cluster are made of.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -11,6 +14,24 @@ use crate::{
     id::InstanceId,
     panics,
 };
+
+/// Records of which it was said that they cannot be read // more: nothing is said of them
+const TOLD_MAX: usize = 1_000;
+
+/// Of which records it was said that they cannot be read: a page that is live looks at all of them every few seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Their names. A std mutex: held for one look.
+    names: Mutex<BTreeSet<String>>,
+}
+
+impl Told {
+    /// True if nothing was said of it yet.
+    pub(super) fn is_news(&self, record: &Record) -> bool {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.len() < TOLD_MAX && names.insert(record.key.clone())
+    }
+}
 
 impl Engine {
     pub(crate) async fn record(&self, key: &str) -> Result<Option<Record>, BackendError> {

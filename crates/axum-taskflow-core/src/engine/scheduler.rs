@@ -528,9 +528,10 @@ impl Engine {
             match parse::<Option<State>>(Some(record)) {
                 Ok(state) => infos.extend(state.map(|state| self.info_of(name, state))),
                 // A newer program wrote it in words of its own. The others are shown all the same.
-                Err(unreadable) => {
+                Err(unreadable) if self.told.is_news(record) => {
                     warn!(schedule = name, error = %unreadable, "a schedule is not shown");
                 }
+                Err(_) => {}
             }
         }
         Ok(infos)
