@@ -41,7 +41,7 @@ const PART_BYTES: usize = 512 * 1024;
 pub(crate) const BULK_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What a script is told: a flat list in MessagePack
-/// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)). `lua/changes.lua` says of what.
+/// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)). `lua/words.lua` says of what.
 struct Words<'a> {
     /// What all keys begin with.
     prefix: &'a str,
