@@ -55,7 +55,7 @@ impl Duties {
     /// What the page would show now, in short: another mark means that it has to be read anew.
     pub(crate) async fn mark(self, manager: &TaskManager) -> Result<u64, Error> {
         Ok(match self {
-            Self::Schedules => mark_of(&manager.schedules().await?),
+            Self::Schedules => mark_of(&for_all(&manager.schedules().await?)),
             Self::Holders => mark_of(&manager.holders().await?),
         })
     }
@@ -76,6 +76,18 @@ fn mark_of(shown: &impl Serialize) -> u64 {
         .unwrap_or_default() // plain data
         .hash(&mut hasher);
     hasher.finish()
+}
+
+/// Without whether this instance knows the functions: the stream may be another one's, which knows others, and then the
+/// page would be read anew again and again.
+fn for_all(schedules: &[ScheduleInfo]) -> Vec<ScheduleInfo> {
+    let mut schedules = schedules.to_vec();
+    for schedule in &mut schedules {
+        if schedule.state == ScheduleState::UnknownFunction {
+            schedule.state = ScheduleState::Active;
+        }
+    }
+    schedules
 }
 
 // ---- schedules -------------------------------------------------------------------------------------------------
@@ -183,7 +195,7 @@ pub(crate) async fn schedules(call: Call) -> Response {
         let schedules = call.shared.manager.schedules().await?;
         let now = call.visit.now;
         let page = SchedulesPage {
-            frame: Duties::Schedules.frame(&call, &schedules),
+            frame: Duties::Schedules.frame(&call, &for_all(&schedules)),
             rows: schedules
                 .iter()
                 .map(|info| ScheduleRow::of(info, now))

@@ -319,3 +319,19 @@ async fn what_changed_before_the_stream_of_a_page_was_there_is_told_by_it() {
         .await
         .detail(422);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_one_instance_is_kept_live_by_another_one_that_knows_other_functions() {
+    let site = with_a_schedule().await;
+    let other = site.beside().await;
+    let page = site.page("/tasks/dashboard/schedules").await;
+
+    let mut live = Live::open(&other, &page.attribute("data-stream"), &[]).await;
+
+    assert_eq!(live.next().await.unwrap().event, "hello");
+    let silence = live.next().await.unwrap().event;
+    assert!(
+        silence.starts_with(':'),
+        "{silence}: it would be read anew again and again"
+    );
+}
