@@ -329,7 +329,8 @@
     if (focused) (twinOf(focused, place) ?? $("#main")).focus({ preventScroll: true });
   }
 
-  const keyOf = (node) => node.id || ["formaction", "href", "aria-label"].map((name) => node.getAttribute(name)) + node.textContent;
+  // Not by its text if there is more: in a copy the numbers of the tabs may be others.
+  const keyOf = (node) => node.id || ["formaction", "href", "aria-label"].map((name) => node.getAttribute(name)).join("") || node.textContent;
   const twinOf = (node, place) => [...place.querySelectorAll("a, button, pre, summary")].find((it) => keyOf(it) === keyOf(node));
 
   /** Reads one part of the page again; the rest stays where it is. */

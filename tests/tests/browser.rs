@@ -232,6 +232,32 @@ async fn new_tasks_wait_behind_a_pill_and_move_no_row() {
 }
 
 #[tokio::test]
+async fn a_fresh_copy_of_the_list_leaves_the_focus_on_a_tab_whose_number_has_changed() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    scene.open_live("/dashboard").await;
+    let id = service.add("effect", "x").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    // As when one more task has ended by the time the copy is printed.
+    let tab =
+        "const tab = document.querySelector('.tabs a:nth-child(2)'); tab.append(' 7'); tab.focus()";
+    browser.run(tab, json!([])).await;
+
+    browser
+        .eval("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'n' }))")
+        .await;
+    scene.row_shows(&id, "success").await;
+
+    let focused = "document.activeElement === document.querySelector('.tabs a:nth-child(2)')";
+    assert_eq!(browser.eval(focused).await, true);
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn a_paused_page_stands_still_and_then_shows_how_it_ended() {
     let scene = Scene::signed_in(Settings::default()).await;
     let Scene {
