@@ -257,7 +257,7 @@ impl Builder {
             self.config.complaints.push(complaint.to_owned());
         }
         match self.store {
-            // With settings that are wrong no store is opened: they are all that is to be said.
+            // Then it would be opened for nothing, and hide what is wrong by its own error.
             _ if !self.config.complaints.is_empty() => {}
             Store::Configured => {}
             #[cfg(feature = "sqlite")]

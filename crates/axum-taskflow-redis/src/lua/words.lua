@@ -1,9 +1,9 @@
 -- What a batch or a step says: the beginning of WRITE and STEP.
 --
--- ARGV: session, generation, a list of words in MessagePack, which the server reads in half the time of as many
--- arguments, 1 if this is a cluster, and what one argument had no room for. It is one flat list, with the number of those
--- that belong together in front of them, since each list of its own would cost as much as a command. The first word is
--- now; of the other parts there are
+-- ARGV: session, generation, words in MessagePack, which the server reads in half the time of as many arguments, 1 if this
+-- is a cluster, and what one argument had no room for. The words stand one behind the other, with the number of those that
+-- belong together in front of them, since each list of its own would cost as much as a command; only if there are more than
+-- Lua's stack has room for, they stand in one list. The first word is now; of the other parts there are
 --   blocks:  of new tasks that have much in common, at most 500, none twice. How many blocks, then of each: function,
 --            status, set of the owner, set in which they wait or nothing. Then, counted and laid out as commands take
 --            them: t-key, body, l-key, life of each; 0, id of each; 0, place of each, if they wait; set, id of each tag;
@@ -31,7 +31,10 @@ local refused_for, latest = refusal(ARGV[1], ARGV[2])
 if refused_for then
     return refused_for
 end
-local words = cmsgpack.unpack(#ARGV > 4 and ARGV[3] .. table.concat(ARGV, '', 5) or ARGV[3])
+local words = { cmsgpack.unpack(#ARGV > 4 and ARGV[3] .. table.concat(ARGV, '', 5) or ARGV[3]) }
+if not words[2] then
+    words = words[1] -- many stand in a list
+end
 local now, last_word = tonumber(words[1]), 1
 
 local function word()
