@@ -1,5 +1,5 @@
-// Makes the dashboard live. The server renders everything; this script patches what changes, and without it every
-// link and form still works. Text only ever goes into text nodes, so nothing that a task says becomes markup.
+// Makes the dashboard live. The server renders everything; this patches what changes, and without it every link and
+// form still works. Text only ever goes into text nodes, so nothing that a task says becomes markup.
 (() => {
   "use strict";
 
@@ -24,7 +24,7 @@
     return h < 24 ? `${h} h ${pad(m % 60)} m` : `${Math.floor(h / 24)} d ${pad(h % 24)} h`;
   }
 
-  /** As the server writes spans of time: 12 s, 4 min, 3 h, 2 d. */
+  /** And spans of time: 12 s, 4 min, 3 h, 2 d. */
   function span(ms) {
     const s = Math.floor(ms / 1000);
     if (s < 60) return `${s} s`;
@@ -32,7 +32,7 @@
     return s < 86400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} d`;
   }
 
-  // The server's clock counts, not the browser's: both are compared once, when the stream says what time it is.
+  // The server's clock counts, not the browser's: they are compared when the stream says what time it is.
   let skew = 0;
   const now = () => Date.now() + skew;
 
@@ -73,7 +73,7 @@
     use.setAttribute("href", use.getAttribute("href").replace(/#.*/, `#${word}`));
   }
 
-  /** Turns a row's one button into what can be done with the task now; it stays the same node and keeps the focus. */
+  /** Turns a row's one button into what can be done now; it stays the same node, and in focus. */
   function offer(row, action) {
     const button = $(".act", row);
     if (!button) return;
@@ -329,7 +329,7 @@
     if (focused) (twinOf(focused, place) ?? $("#main")).focus({ preventScroll: true });
   }
 
-  // Not by its text if there is more: in a copy the numbers of the tabs may be others.
+  // Not by the text: a tab's number may change.
   const keyOf = (node) => node.id || ["formaction", "href", "aria-label"].map((name) => node.getAttribute(name)).join("") || node.textContent;
   const twinOf = (node, place) => [...place.querySelectorAll("a, button, pre, summary")].find((it) => keyOf(it) === keyOf(node));
 
