@@ -26,6 +26,7 @@ mod read;
 mod record;
 mod server;
 mod trim;
+mod words;
 mod write;
 
 use std::{
@@ -294,7 +295,7 @@ impl RedisOptions {
         if self.cluster {
             let mut client = ClusterClient::builder(self.urls.clone())
                 .connection_timeout(self.deadline)
-                .response_timeout(self.deadline + write::BULK_TIME_MAX) // ours is shorter but for those
+                .response_timeout(self.deadline + words::BULK_TIME_MAX) // ours is shorter but for those
                 .tcp_settings(self.tcp())
                 .retries(0); // it would send a call twice without a word
             if let Some(certificates) = self.certificates() {

@@ -67,10 +67,11 @@ macro_rules! script {
     };
 }
 
+script!(ADD: "news" "add");
 script!(AHEAD: "reading" "ahead");
 script!(AUDIT: "audit");
 script!(BEAT: "living" "beat");
-script!(CLAIM: "living" "tasks" "reading" "claim");
+script!(CLAIM: "living" "sums" "tasks" "reading" "claim");
 script!(COUNTS: "counts");
 script!(GET: "get");
 script!(HELD: "held");
@@ -79,14 +80,15 @@ script!(JOIN: "living" "join");
 script!(LEAVE: "leave");
 script!(LIST: "reading" "list");
 script!(LOGS: "logs");
+script!(MOVE: "sums" "move");
 script!(ORPHANS: "reading" "orphans");
-script!(PRUNE: "tasks" "reading" "prune");
+script!(PRUNE: "sums" "tasks" "reading" "prune");
 script!(PRUNE_REST: "prune_rest");
 script!(RECORDS: "record" "records");
 script!(SERIES: "series");
-script!(STEP: "tasks" "record" "words" "step" "changes" "blocks" "becomes" "finish");
+script!(STEP: "sums" "tasks" "news" "record" "words" "step" "changes" "blocks" "becomes" "finish");
 script!(SUPERSEDE: "living" "supersede");
-script!(WRITE: "tasks" "words" "blocks" "moves" "changes" "notes" "finish");
+script!(WRITE: "sums" "tasks" "news" "words" "blocks" "moves" "changes" "notes" "finish");
 
 /// Where the generation stands in a call that must arrive in time.
 const GENERATION_AT: usize = 5;
@@ -653,7 +655,8 @@ mod tests {
     use super::*;
     use crate::RedisOptions;
 
-    const SCRIPTS: [&Script; 20] = [
+    const SCRIPTS: [&Script; 22] = [
+        &ADD,
         &AHEAD,
         &AUDIT,
         &BEAT,
@@ -666,6 +669,7 @@ mod tests {
         &LEAVE,
         &LIST,
         &LOGS,
+        &MOVE,
         &ORPHANS,
         &PRUNE,
         &PRUNE_REST,

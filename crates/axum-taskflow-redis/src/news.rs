@@ -31,7 +31,7 @@ impl Source {
                 Subscription::open(&client, "SUBSCRIBE", channel, ear).await
             }
             Self::Node(client) => {
-                // As `tasks.lua` publishes. All nodes would be told otherwise.
+                // As `news.lua` publishes. All nodes would be told otherwise.
                 let of_slot = Subscription::open(client, "SSUBSCRIBE", channel, ear).await;
                 let moved = of_slot.as_ref().err().and_then(RedisError::redirect_node);
                 let Some((address, _)) = moved else {
@@ -230,10 +230,7 @@ mod tests {
 
     use super::*;
 
-    const SHARED: &str = concat!(
-        include_str!("lua/common.lua"),
-        include_str!("lua/tasks.lua")
-    );
+    const SHARED: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/news.lua"));
 
     /// Publishes as a script does in a cluster.
     fn publish(server: &RedisServer, message: &str) {

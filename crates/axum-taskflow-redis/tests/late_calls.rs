@@ -9,7 +9,9 @@ use servers::RedisServer;
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 const WRITE: &str = concat!(
     include_str!("../src/lua/common.lua"),
+    include_str!("../src/lua/sums.lua"),
     include_str!("../src/lua/tasks.lua"),
+    include_str!("../src/lua/news.lua"),
     include_str!("../src/lua/words.lua"),
     include_str!("../src/lua/blocks.lua"),
     include_str!("../src/lua/moves.lua"),
@@ -20,9 +22,20 @@ const WRITE: &str = concat!(
 const CLAIM: &str = concat!(
     include_str!("../src/lua/common.lua"),
     include_str!("../src/lua/living.lua"),
+    include_str!("../src/lua/sums.lua"),
     include_str!("../src/lua/tasks.lua"),
     include_str!("../src/lua/reading.lua"),
     include_str!("../src/lua/claim.lua"),
+);
+const ADD: &str = concat!(
+    include_str!("../src/lua/common.lua"),
+    include_str!("../src/lua/news.lua"),
+    include_str!("../src/lua/add.lua"),
+);
+const MOVE: &str = concat!(
+    include_str!("../src/lua/common.lua"),
+    include_str!("../src/lua/sums.lua"),
+    include_str!("../src/lua/move.lua"),
 );
 
 /// What the script that writes answers. It is told as JSON here, since a command line takes text only.
@@ -61,12 +74,30 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
         "1000000", 1, "f", "pending", "o:-", "w:f", 4, body_key, body, life_key, life, 2, "0", id,
         2, "0", place, 0, 0, 0, 0, 0, 0
     ]);
+    let add = [
+        "1000000", "0", "f", "pending", "-", "w:f", &place, id, body, life,
+    ];
+    let end = [
+        id,
+        "running",
+        "1",
+        &me,
+        "f",
+        "success",
+        "success 1 -",
+        "960000",
+        "0",
+    ];
     let claim = [&*me, "1000000", "9", "", "0", "1", "0", "0", "f"];
     let nothing = json!(["1000000", 0, 0, 0, 0, 0]);
 
     let nothing_refused = written(&server, "1", &nothing);
-    let late = written(&server, "0", &task);
-    assert!(late.contains("LATE"), "{late}");
+    for late in [
+        written(&server, "0", &task),
+        answer(&server, ADD, "0", &add),
+    ] {
+        assert!(late.contains("LATE"), "{late}");
+    }
     assert_eq!(server.command(&["EXISTS", &life_key]), "0");
     assert_eq!(written(&server, "1", &task), nothing_refused);
     assert_eq!(server.command(&["EXISTS", &life_key]), "1");
@@ -75,11 +106,16 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     assert!(late.contains("LATE"), "{late}");
     let claimed = answer(&server, CLAIM, "2", &claim);
     assert!(claimed.contains(id), "{claimed}");
+    let late = answer(&server, MOVE, "1", &end);
+    assert!(late.contains("LATE"), "{late}");
+    assert_eq!(answer(&server, MOVE, "2", &end), "0");
 
     // Nor do later ones once everything is gone, until somebody joins.
     server.command(&["FLUSHALL"]);
     for refused in [
         written(&server, "2", &task),
+        answer(&server, ADD, "2", &add),
+        answer(&server, MOVE, "2", &end),
         answer(&server, CLAIM, "2", &claim),
     ] {
         assert!(refused.contains("EMPTY"), "{refused}");

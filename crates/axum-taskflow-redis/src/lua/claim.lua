@@ -159,27 +159,35 @@ if #ids < limit then
     end
     local found = get_all('l:', taken)
     -- What an id begins with is when its task was created: none begins before that (Life::begun).
-    local now_in_ids = string.format('%08x-%04x', math.floor(now / 65536), now % 65536)
+    local latest_id = string.format('%08x-%04x', math.floor(now / 65536), now % 65536) .. '~'
     local to_set, held, left, begun = {}, {}, {}, {} -- left: nobody's no more
     for n, id in ipairs(taken) do
         local life, place = found[n] or '', places[n]
-        local status, epoch, attempt, crashes = 'pending', '1', '1', '0'
-        local run_at, is_free = string.match(life, '^pending 0 %- 0 0 (%d+) '), true
-        if not run_at then
+        local name = name_of[place]
+        local status, epoch, attempt, crashes, run_at = 'pending', '1', '1', '0', nil
+        -- Most are as they were made: it is cheaper to say how than to read it. A time has thirteen digits until 2286.
+        if string.sub(place, 9, 10) == '00' then
+            run_at = string.sub(place, 11, 23)
+        end
+        local waits = run_at and life == 'pending 0 - 0 0 ' .. run_at .. ' - - -\n\n'
+        if not waits then
             local holder, finished_at
             status, epoch, holder, attempt, crashes, run_at, finished_at =
                 string.match(life, '^(%a+) (%d+) (%S+) (%d+) (%d+) (%d+) %S+ %S+ (%S+)')
             -- What cannot be read is claimed: who has it says so.
-            is_free = life ~= '' and (not status or holder == '-' and (status == 'pending' or finished_at == '-'))
+            local is_free = life ~= '' and (not status or holder == '-' and (status == 'pending' or finished_at == '-'))
+            waits = is_free and (not run_at or tonumber(run_at) == tonumber(string.sub(place, 9, 23)))
             epoch, attempt = one_more(epoch), one_more(attempt)
         end
-        local waits = is_free and (not run_at or tonumber(run_at) == tonumber(string.sub(place, 9, 23)))
         if waits and has_no_room(#ids + 1, place) then
             next_turn = place
             break
         end
-        local of_name = of_names[name_of[place]] or {}
-        of_names[name_of[place]] = of_name
+        local of_name = of_names[name]
+        if not of_name then
+            of_name = {}
+            of_names[name] = of_name
+        end
         of_name[#of_name + 1] = place
         if not waits then
             first_skipped = first_skipped or place -- nobody waits there
@@ -187,15 +195,14 @@ if #ids < limit then
         else
             if status == 'pending' and crashes == '0' then
                 local started_at = ARGV[4]
-                if string.sub(id, 1, 13) > now_in_ids then
+                if id > latest_id then
                     local created = tonumber(string.sub(id, 1, 8), 16) * 65536 + tonumber(string.sub(id, 10, 13), 16)
                     if created <= now + 100 then
                         started_at = string.format('%.0f', created)
                     end
                 end
-                life = 'running ' .. epoch .. ' ' .. owner .. ' ' .. attempt .. ' ' .. crashes .. ' ' .. run_at .. ' '
+                life = 'running ' .. epoch .. ' ' .. owner .. ' ' .. attempt .. ' 0 ' .. run_at .. ' '
                     .. owner .. ' ' .. started_at .. ' -\n\n'
-                local name = name_of[place]
                 begun[name] = (begun[name] or 0) + 1
             elseif status == 'pending' then
                 life = string.gsub(life, '^(%a+ %d+) %S+', '%1 ' .. owner)

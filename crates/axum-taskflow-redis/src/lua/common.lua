@@ -43,12 +43,12 @@ end
 local function refusal(session, generation)
     local name = P .. 'v:' .. session
     local found = redis.call('MGET', name, P .. 'meta', P .. 'h')
-    local known = number_or_0(found[1])
-    if known < tonumber(generation) then
+    if found[1] ~= generation then
+        local known = number_or_0(found[1])
+        if known > tonumber(generation) then
+            return { err = 'LATE this call was given up, and others were made since' }
+        end
         redis.call('SET', name, generation, 'EX', 86400)
-    end
-    if known > tonumber(generation) then
-        return { err = 'LATE this call was given up, and others were made since' }
     end
     if not found[2] then
         return { err = 'EMPTY all tasks in Redis are gone' }

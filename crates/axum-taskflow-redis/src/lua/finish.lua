@@ -18,12 +18,7 @@ each_chunk(to_set, function(...) redis.call('MSET', ...) end)
 write_marks()
 for minute, sums in pairs(minutes) do
     for field, sum in pairs(sums) do
-        if add_to(P .. 'm:' .. minute, 'n ' .. field, sum[1]) == sum[1] then
-            redis.call('ZADD', P .. 'ms', minute, minute) -- it may be the first of this minute
-        end
-        if sum[2] > 0 then
-            add_to(P .. 'm:' .. minute, 't ' .. field, string.format('%d', sum[2]))
-        end
+        add_end(minute, field, sum[1], string.format('%d', sum[2]))
     end
 end
 for set in pairs(owners) do
@@ -43,7 +38,7 @@ for name in pairs(waiting) do
     redis.call('SADD', P .. 'wn', name)
 end
 if something_waits then
-    if now > latest then
+    if next(waiting) and now > latest then
         redis.call('SET', P .. 'h', words[1])
     end
     publish(ARGV[1], ARGV[4]) -- who need not be told

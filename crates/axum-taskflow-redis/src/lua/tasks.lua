@@ -21,18 +21,6 @@ local function count(status, name, n)
     counts[field] = (counts[field] or 0) + n
 end
 
--- Adds to a number in a hash. What was no number begins anew, and then the second answer is true: the rest of a script is
--- not to be left undone for a sum.
-local function add_to(hash, field, n)
-    local sum = redis.pcall('HINCRBY', hash, field, n)
-    if type(sum) == 'number' then
-        return sum, false
-    end
-    redis.log(redis.LOG_WARNING, hash .. ' had no number in ' .. field .. ', which begins anew')
-    redis.call('HSET', hash, field, n)
-    return n, true
-end
-
 local function write_marks()
     for set, members in pairs(marks) do
         local put, drop = {}, {}
@@ -82,14 +70,4 @@ end
 
 local function priority_of(id)
     return redis.call('GETRANGE', P .. 't:' .. id, 0, 7)
-end
-
--- Tells other instances that something waits, if there are any. In a cluster a message goes to all nodes, unless it is one
--- of a slot; Redis 6.2 does not know those, and does not tell scripts its version either.
-local function publish(message, is_cluster)
-    if redis.call('HLEN', P .. 'i') < 2 then
-        return
-    end
-    local how = is_cluster == '1' and redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH'
-    redis.call(how, P .. 'news', message)
 end

@@ -1,0 +1,36 @@
+-- One task that starts, or ends with success: as `add.lua`.
+--
+-- ARGV: session, generation, id, status, epoch and holder that are expected, function, status, life, minute of an end or
+-- nothing, milliseconds. Answers with 0; or with nothing, and has done nothing, if WRITE has to look closer.
+local refused_for = refusal(ARGV[1], ARGV[2])
+if refused_for then
+    return refused_for
+end
+local _, _, id, old_status, epoch, holder, name, status, life, minute, ran_ms = unpack(ARGV)
+local life_key = P .. 'l:' .. id
+local old, expected = redis.call('GET', life_key), old_status .. ' ' .. epoch .. ' ' .. holder .. ' '
+if not old or string.find(old, expected, 1, true) ~= 1 then
+    return false
+end
+local has_ended = minute ~= ''
+if not has_ended and redis.call('SISMEMBER', P .. 'os', holder) == 0 then
+    return false
+end
+local field = old_status .. ' ' .. name
+local n_left = redis.pcall('HINCRBY', P .. 'c', field, -1)
+if type(n_left) ~= 'number' then
+    return false -- what should be a sum is none
+end
+if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, 1)) ~= 'number' then
+    redis.call('HINCRBY', P .. 'c', field, 1)
+    return false
+end
+if n_left == 0 then
+    redis.call('HDEL', P .. 'c', field)
+end
+redis.call('SET', life_key, life)
+if has_ended then
+    redis.call('ZREM', P .. 'o:' .. holder, id)
+    add_end(minute, status .. ' ' .. name, 1, ran_ms)
+end
+return 0
