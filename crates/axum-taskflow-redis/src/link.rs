@@ -578,7 +578,7 @@ fn is_unknown_script(error: &RedisError) -> bool {
 }
 
 /// Words by which a server begins its errors. Redis 6.2 wraps those that a script meets in a sentence of its own.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 12] = [
     "OOM",
     "READONLY",
     "MISCONF",
@@ -590,6 +590,7 @@ const WORDS: [&str; 11] = [
     "WRONGPASS",
     "NOPERM",
     "NOREPLICAS",
+    "WRONGTYPE",
 ];
 
 /// The word by which the server says what is wrong.
@@ -628,6 +629,9 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
         Some("NOPERM") => "the Redis user lacks a permission",
         Some("NOREPLICAS") => {
             "Redis has fewer replicas than it needs to write (min-replicas-to-write)"
+        }
+        Some("WRONGTYPE") => {
+            "a key of the tasks is of another type than they gave it: somebody has written to it, or restored it wrongly"
         }
         Some("BUSY") => "Redis is busy with a script, perhaps of another program",
         Some("LATE") => {

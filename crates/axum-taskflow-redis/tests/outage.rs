@@ -9,8 +9,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Standing, Task,
-    TaskStatus, Timestamp,
+    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Outcome,
+    RetryPolicy, Standing, Task, TaskStatus, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
@@ -102,6 +102,25 @@ async fn a_full_server_takes_nothing_and_says_so_and_what_it_has_goes_on_when_th
     assert_eq!(site.change(start).await.unwrap(), Applied::Applied);
     site.add(&task).await.unwrap();
     assert_eq!(site.store.get(task.id).await.unwrap(), Some(task));
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_named_as_the_cause_and_what_does_not_need_it_goes_on() {
+    let site = Site::open(|options| options).await;
+    let task = site.task(10);
+    site.add(&task).await.unwrap();
+    let minutes = "{taskflow}:ms";
+    site.server.command(&["SET", minutes, "mine"]);
+
+    let start = Change::started(&task, site.me, NOW).unwrap();
+    assert_eq!(site.change(start.clone()).await.unwrap(), Applied::Applied);
+    let mut running = task;
+    running.life = start.life;
+    let (policy, outcome) = (RetryPolicy::default(), Outcome::Done(None));
+    let end = Change::finished(&running, outcome, &policy, 0.0, NOW).unwrap();
+    let why = site.change(end).await.unwrap_err();
+
+    assert!(why.contains("another type"), "{why}");
 }
 
 #[tokio::test]
