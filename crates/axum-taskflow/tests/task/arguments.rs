@@ -50,7 +50,7 @@ async fn some_are_not_there(
     #[cfg(any())] _ctx: DoesNotExist,
     a: String,
     #[cfg(any())] _b: DoesNotExist,
-    #[cfg(all())] c: u8,
+    #[cfg(test)] c: u8,
 ) -> String {
     format!("{a} {c}")
 }

@@ -1,4 +1,5 @@
 //! What a task can take before its arguments.
+#![allow(unused_qualifications, reason = "a whole path is read, too")]
 
 use std::sync::Arc;
 
@@ -29,7 +30,6 @@ async fn state(Data(mailer): Data<Mailer>, address: String) -> String {
 }
 
 #[task]
-#[allow(unused_qualifications, reason = "it is read in this form, too")]
 fn all_three(
     _ctx: axum_taskflow::TaskContext,
     Data(shared): Data<Arc<str>>,

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, pin::Pin, result};
 
-use axum_taskflow::{Failure, TaskId, TaskManager, TaskStatus, WaitError, task};
+use axum_taskflow::{Failure, TaskStatus, WaitError, task};
 use serde_json::{Value, json};
 
 use crate::start;
@@ -90,6 +90,7 @@ fn some_rows() -> Result<impl serde::Serialize + Send, String> {
 
 /// A plain function that returns a future is an async one.
 #[task]
+#[allow(clippy::manual_async_fn, reason = "this form is read, too")]
 fn future() -> impl Future<Output = u8> + Send + 'static {
     async { 5 }
 }
@@ -97,10 +98,6 @@ fn future() -> impl Future<Output = u8> + Send + 'static {
 #[task]
 fn boxed_future(n: u8) -> Pin<Box<dyn Future<Output = Result<u8>> + Send>> {
     Box::pin(async move { Ok(n) })
-}
-
-async fn returned(manager: &TaskManager, id: TaskId) -> Value {
-    manager.wait(id).await.unwrap()
 }
 
 #[tokio::test]
@@ -123,7 +120,8 @@ async fn what_a_task_returns_is_its_result() {
         (manager.add_task(future, ()).await, json!(5)),
         (manager.add_task(boxed_future, 6).await, json!(6)),
     ] {
-        assert_eq!(returned(&manager, id.unwrap()).await, result);
+        let returned: Value = manager.wait(id.unwrap()).await.unwrap();
+        assert_eq!(returned, result);
     }
 }
 
