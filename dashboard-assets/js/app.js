@@ -32,6 +32,8 @@
     return s < 86400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} d`;
   }
 
+  const percent = (part) => `${Math.floor(part * 100)} %`;
+
   // The server's clock counts, not the browser's: they are compared when the stream says what time it is.
   let skew = 0;
   const now = () => Date.now() + skew;
@@ -42,16 +44,27 @@
     return ms < 1000 ? "just now" : `${span(ms)} ago`;
   }
 
+  /** What is there already is left alone: a selection stays, and nothing is read out again. */
+  function write(node, text) {
+    if (node.textContent !== text) node.textContent = text;
+  }
+
+  function element(name, text) {
+    const made = document.createElement(name);
+    made.textContent = text;
+    return made;
+  }
+
+  function linkTo(href, text) {
+    const link = element("a", text);
+    link.href = href;
+    return link;
+  }
+
   function keepTimesTrue() {
-    for (const time of document.querySelectorAll("time")) {
-      const text = ago(Date.parse(time.dateTime));
-      if (time.textContent !== text) time.textContent = text;
-    }
+    for (const time of document.querySelectorAll("time")) write(time, ago(Date.parse(time.dateTime)));
     for (const when of document.querySelectorAll(".when[data-at]")) waits(when);
-    for (const cell of document.querySelectorAll("[data-since]")) {
-      const text = duration(now() - Number(cell.dataset.since));
-      if (cell.textContent !== text) cell.textContent = text;
-    }
+    for (const cell of document.querySelectorAll("[data-since]")) write(cell, duration(now() - Number(cell.dataset.since)));
   }
 
   function waits(when) {
@@ -91,12 +104,9 @@
       row.dataset.s = delta.s;
       offer(row, ACTION[delta.s] ?? "cancel");
       const cell = $(".c-duration", row);
-      cell.textContent = delta.d ?? "";
       delete cell.dataset.since;
-      if (delta.t) {
-        cell.dataset.since = delta.t;
-        cell.textContent = duration(now() - delta.t);
-      }
+      if (delta.t) cell.dataset.since = delta.t;
+      cell.textContent = delta.t ? duration(now() - delta.t) : (delta.d ?? "");
       const when = $(".when", row);
       delete when.dataset.at;
       when.textContent = "";
@@ -108,7 +118,7 @@
       if (delta.a !== undefined) $(".at", row).textContent = delta.a;
       if (delta.s !== "running") $(".percent", row).textContent = "";
     }
-    if (delta.p !== undefined) $(".percent", row).textContent = `${Math.floor(delta.p * 100)} %`;
+    if (delta.p !== undefined) $(".percent", row).textContent = percent(delta.p);
   }
 
   // ---- The stream --------------------------------------------------------------------------------------------
@@ -129,16 +139,19 @@
 
   function say(state, text) {
     live.dataset.s = state;
-    const words = $("span", live);
-    if (words.textContent !== text) words.textContent = text;
+    write($("span", live), text);
   }
   const sayLive = () => (paused ? say("paused", "Paused") : say("live", "Live"));
   const clock = (ms) => new Date(ms).toLocaleTimeString();
 
-  function open() {
+  function close() {
     clearTimeout(timer);
-    if (source) source.close();
+    source?.close();
     source = null;
+  }
+
+  function open() {
+    close();
     if (live) live.hidden = pauseButton.hidden = !body.dataset.stream;
     if (!live || !body.dataset.stream) return; // nothing on this page changes any more
     source = new EventSource(body.dataset.stream);
@@ -178,11 +191,14 @@
     };
   }
 
+  const ask = (method = "GET") => fetch(location.href, { method, headers: { accept: "text/html" } });
+  const read = async (answer) => new DOMParser().parseFromString(await answer.text(), "text/html");
+  const isSignIn = (answer) => answer.redirected || answer.status === 401;
+
   /** The server refused the stream. If it no longer knows who we are, only a sign-in helps. */
   async function openAgain() {
     try {
-      const answer = await fetch(location.href, { method: "HEAD", headers: { accept: "text/html" } });
-      if (answer.redirected || answer.status === 401) return location.reload();
+      if (isSignIn(await ask("HEAD"))) return location.reload();
     } catch {
       // Not reachable: the stream will say so, too.
     }
@@ -191,18 +207,17 @@
 
   function outdated() {
     say("off", "A new version is here");
-    if (source) source.close();
-    source = null;
-    const words = $("span", live);
-    const link = document.createElement("a");
-    link.href = location.href;
-    link.textContent = "reload";
-    words.append(", ", link);
+    close();
+    $("span", live).append(", ", linkTo(location.href, "reload"));
+  }
+
+  function draw() {
+    if (!paused && !frame) frame = requestAnimationFrame(show);
   }
 
   function later(take) {
     take();
-    if (!paused && !document.hidden && !frame) frame = requestAnimationFrame(show);
+    if (!document.hidden) draw();
   }
 
   function show() {
@@ -252,7 +267,7 @@
     button.hidden = n === 0;
     if (n === 0) return;
     const text = n === 1 ? "1 new task, show" : `${n >= 1000 ? "1000+" : n} new tasks, show`;
-    if (button.textContent !== text) button.textContent = text;
+    write(button, text);
     if (Date.now() - announcedAt > 10000) {
       announcedAt = Date.now();
       $("#said").textContent = text;
@@ -277,10 +292,10 @@
     renewing = true;
     renewedAt = Date.now();
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-      if (answer.redirected || answer.status === 401) return location.reload();
+      const answer = await ask();
+      if (isSignIn(answer)) return location.reload();
       if (!answer.ok && answer.status !== 404) return renewLater(`The server answered ${answer.status}`);
-      const copy = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const copy = await read(answer);
       const log = $("#log");
       const followed = log && isAtEnd(log);
       const scrolled = log?.scrollTop;
@@ -289,10 +304,7 @@
         if (!other) return location.reload();
         replace(part, other);
       }
-      for (const name of ["stream", "status"]) {
-        if (copy.body.dataset[name] === undefined) delete body.dataset[name];
-        else body.dataset[name] = copy.body.dataset[name];
-      }
+      for (const name of ["stream", "status"]) body.dataset[name] = copy.body.dataset[name] ?? "";
       if ($("#log")) $("#log").scrollTop = followed ? $("#log").scrollHeight : scrolled;
       fresh = 0;
       strangers.clear();
@@ -308,13 +320,13 @@
     }
   }
 
-  /** Unless a stream tells when the server is back. */
+  /** Also while the stream goes on: what it has told once it does not tell again. */
   function renewLater(why) {
     say("off", `${why}, data from ${clock(heardAt)}`);
-    if (source || document.hidden) return;
+    if (!source && document.hidden) return; // whoever looks again asks again
     again = Math.min(again * 2, 30000);
     clearTimeout(renewTimer);
-    renewTimer = setTimeout(renew, again);
+    renewTimer = setTimeout(renewSoon, again);
   }
 
   /** What is open stays open, and the focus where it is. */
@@ -336,9 +348,9 @@
   /** Reads one part of the page again; the rest stays where it is. */
   async function renewPart(name) {
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-      if (!answer.ok || answer.redirected) return; // the next whole copy deals with it
-      const copy = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const answer = await ask();
+      if (!answer.ok || isSignIn(answer)) return; // the next whole copy deals with it
+      const copy = await read(answer);
       const [part, other] = [document, copy].map((page) => $(`[data-part="${name}"]`, page));
       if (part && other) replace(part, other);
       dress();
@@ -361,7 +373,7 @@
       const bar = $("#progress");
       if (!bar) return true;
       $("progress", bar).value = delta.p;
-      $(".percent-of", bar).textContent = `${Math.floor(delta.p * 100)} %`;
+      $(".percent-of", bar).textContent = percent(delta.p);
       if (delta.m !== undefined) $(".message", bar).textContent = delta.m;
     }
     const task = $("#task").dataset;
@@ -379,16 +391,11 @@
     for (const [time, level, attempt, text] of more.lines.slice(have - more.from)) {
       if (String(attempt) !== log.dataset.attempt) {
         log.dataset.attempt = attempt;
-        const title = document.createElement("i");
-        title.textContent = `attempt ${attempt}`;
-        log.append(title);
+        log.append(element("i", `attempt ${attempt}`));
       }
-      const at = document.createElement("span");
-      at.textContent = time;
-      const word = document.createElement("b");
+      const word = element("b", level);
       word.className = level;
-      word.textContent = level;
-      log.append(at, " ", word, " ", text, "\n");
+      log.append(element("span", time), " ", word, " ", text, "\n");
     }
     log.dataset.lines = Math.max(have, more.from + more.lines.length); // some may come again
     if (followed) log.scrollTop = log.scrollHeight;
@@ -397,18 +404,11 @@
   // ---- Actions -----------------------------------------------------------------------------------------------
 
   function toast(text, bad, href) {
-    const old = $(".toast");
-    if (old) old.remove();
-    const box = document.createElement("div");
+    $(".toast")?.remove();
+    const box = element("div", text);
     box.className = bad ? "toast notice bad" : "toast notice";
     box.setAttribute("role", bad ? "alert" : "status");
-    box.append(text);
-    if (href) {
-      const link = document.createElement("a");
-      link.href = href;
-      link.textContent = "open";
-      box.append(" ", link);
-    }
+    if (href) box.append(" ", linkTo(href, "open"));
     body.append(box);
     setTimeout(() => box.remove(), bad ? 12000 : 6000);
   }
@@ -446,9 +446,13 @@
       if (await copyText(text)) toast("Copied.");
       else toast("The browser does not allow to copy.", true);
     } else {
-      for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+      closeMenus(event.target);
     }
   });
+
+  function closeMenus(except) {
+    for (const menu of document.querySelectorAll(".menu[open]")) menu.open = menu.contains(except);
+  }
 
   async function copyText(text) {
     try {
@@ -456,8 +460,7 @@
       return true;
     } catch {
       // Plain http has no clipboard: the old way works there.
-      const area = document.createElement("textarea");
-      area.value = text;
+      const area = element("textarea", text);
       area.className = "sr";
       body.append(area);
       area.select();
@@ -474,7 +477,7 @@
     pauseButton.setAttribute("aria-pressed", String(paused));
     pauseButton.textContent = paused ? "Resume" : "Pause";
     if (source) sayLive();
-    if (!paused && !frame) frame = requestAnimationFrame(show);
+    draw();
   });
 
   document.addEventListener("keydown", (event) => {
@@ -488,20 +491,16 @@
       $("#q").focus();
     } else if (event.key === "p") pauseButton?.click();
     else if (event.key === "n" && $("#pill")?.hidden === false) $("#pill").click();
-    else if (event.key === "Escape") for (const menu of document.querySelectorAll("details.menu[open]")) menu.open = false;
+    else if (event.key === "Escape") closeMenus(null);
   });
 
   // Browsers open six connections to a host under HTTP/1.1: a tab that nobody sees gives its own back.
   document.addEventListener("visibilitychange", () => {
     clearTimeout(hidingTimer);
     if (document.hidden) {
-      hidingTimer = setTimeout(() => {
-        clearTimeout(timer);
-        if (source) source.close();
-        source = null;
-      }, 30000);
+      hidingTimer = setTimeout(close, 30000);
     } else if (!source && body.dataset.stream) renew();
-    else if (!paused && !frame) frame = requestAnimationFrame(show);
+    else draw();
   });
 
   addEventListener("pagehide", () => source?.close());

@@ -828,6 +828,43 @@ async fn a_page_of_schedules_follows_them_and_leaves_open_what_is_open() {
     scene.ends_clean().await;
 }
 
+/// The next request of the page's script is answered by a server in trouble, while the stream goes on.
+const FAIL_ONCE: &str = "
+    const ask = window.fetch;
+    window.fetch = async () => {
+        window.fetch = ask;
+        window.failed = true;
+        return new Response('', { status: 503 });
+    };
+";
+
+#[tokio::test]
+async fn a_fresh_copy_that_could_not_be_had_is_asked_for_again_though_the_stream_is_silent() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let wanted =
+        json!({ "name": "first", "func_name": "effect", "args": ["x"], "cron": "0 9 * * *" });
+    let made = service.rest(Method::POST, "/schedules").json(&wanted);
+    answer(made, 200).await;
+    scene.open_live("/dashboard/schedules").await;
+    browser.run(FAIL_ONCE, json!([])).await;
+
+    let named = json!({ "name": "first" });
+    let paused = service.rest(Method::POST, "/schedules/pause").json(&named);
+    answer(paused, 200).await;
+    browser.becomes("window.failed").await;
+
+    browser
+        .becomes("document.querySelector('[data-name=first]').dataset.s === 'paused'")
+        .await;
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+    scene.ends_clean().await;
+}
+
 #[tokio::test]
 async fn schedules_are_worked_and_leads_released_by_button_on_any_screen() {
     let scene = Scene::signed_in(Settings::default().leads("mailer")).await;

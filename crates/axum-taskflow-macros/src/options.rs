@@ -86,10 +86,10 @@ pub(crate) fn parse<T: FromMeta>(tokens: TokenStream, attribute: &str) -> syn::R
         .and_then(
             |items| match items.iter().find(|item| matches!(item, NestedMeta::Lit(_))) {
                 None => T::from_list(&items),
-                Some(bare) => Err(
-                    Error::custom("an option is written as `name = \"send_email\"`")
-                        .with_span(bare),
-                ),
+                Some(bare) => {
+                    let option = meant_by(bare, attribute);
+                    Err(Error::custom(format!("an option has a name: `{option}`")).with_span(bare))
+                }
             },
         );
     parsed.map_err(|errors| {
@@ -102,6 +102,28 @@ pub(crate) fn parse<T: FromMeta>(tokens: TokenStream, attribute: &str) -> syn::R
         })
     })
 }
+
+/// The option that somebody has most likely in mind who writes only its value.
+fn meant_by(bare: &NestedMeta, attribute: &str) -> String {
+    let text = match bare {
+        NestedMeta::Lit(Lit::Str(text)) => Some(text.value()),
+        _ => None,
+    };
+    match (attribute, text) {
+        ("#[schedule]", Some(text)) if humantime::parse_duration(&text).is_err() => {
+            format!("cron = {text:?}")
+        }
+        ("#[schedule]", text) => format!("every = {:?}", text.as_deref().unwrap_or("5m")),
+        (_, Some(text)) => format!("name = {text:?}"),
+        _ => "retries = 3".to_owned(),
+    }
+}
+
+/// What others call an option of `#[schedule]`, among them our own `Schedule`.
+const OTHER_WORDS: [(&str, &[&str]); 2] = [
+    ("tz", &["zone", "timezone", "time_zone"]),
+    ("every", &["interval", "period"]),
+];
 
 /// What only one of the two attributes has: whoever writes it into the other one is told.
 const ONLY: [(&str, &[&str]); 2] = [
@@ -146,11 +168,15 @@ fn in_our_words(error: Error, attribute: &str) -> syn::Error {
         (Some(unknown), _) => {
             let name = unknown.split('`').nth(1).unwrap_or_default();
             let home = ONLY.iter().find(|(_, names)| names.contains(&name));
-            let complaint = match home {
-                Some((home, _)) => {
+            let ours = OTHER_WORDS.iter().find(|(_, words)| words.contains(&name));
+            let complaint = match (home, ours) {
+                (Some((home, _)), _) => {
                     format!("`{attribute}` has no option `{name}`: it belongs into `{home}`")
                 }
-                None => format!("`{attribute}` has no option {unknown}"),
+                (_, Some((ours, _))) if attribute == "#[schedule]" => {
+                    format!("`{attribute}` has no option `{name}`: it is called `{ours}`")
+                }
+                _ => format!("`{attribute}` has no option {unknown}"),
             };
             syn::Error::new(error.span(), complaint)
         }

@@ -148,9 +148,12 @@ async fn what_became_of_past_times_is_shown_with_their_tasks() {
     let site = Site::open().await;
     let every = Schedule::new(greet, "ada".to_owned())
         .name("often")
-        .every(Duration::from_secs(60));
+        .every(Duration::from_secs(90));
     site.manager.schedule(every).await.unwrap();
-    site.clock.advance(Duration::from_secs(61));
+    let page = site.page("/tasks/dashboard/schedules").await;
+    let row = row_of(&page, "often");
+    assert!(row.contains(">every 1m30s<"), "{row}");
+    site.clock.advance(Duration::from_secs(91));
 
     let last = soon(async {
         loop {

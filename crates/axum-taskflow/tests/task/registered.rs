@@ -6,6 +6,8 @@ use axum_taskflow::{
     Data, ErrorKind, Executor, FunctionInfo, TaskContext, TaskManager, TaskOptions, task,
 };
 
+use crate::start;
+
 #[task(
     name = "mail.send",
     aliases("send_email", "send_mail"),
@@ -47,15 +49,8 @@ mod elsewhere {
     }
 }
 
-async fn start() -> TaskManager {
-    TaskManager::builder()
-        .state(7_u8)
-        .build()
-        .await
-        .expect("the functions of this file are in order")
-}
-
-fn function(manager: &TaskManager, name: &str) -> FunctionInfo {
+/// What a manager knows of a function.
+pub(crate) fn function(manager: &TaskManager, name: &str) -> FunctionInfo {
     let functions = manager.functions();
     functions
         .into_iter()

@@ -32,6 +32,26 @@ fn unknown_words() {}
 #[task]
 fn option_of_the_task() {}
 
+#[schedule("0 9 * * *")]
+#[task]
+fn bare_expression() {}
+
+#[schedule("5m", overlap = "allow")]
+#[task]
+fn bare_duration() {}
+
+#[schedule(300)]
+#[task]
+fn bare_number() {}
+
+#[schedule(cron = "0 9 * * *", zone = "Europe/Berlin")]
+#[task]
+fn zone_by_another_word() {}
+
+#[schedule(interval = "5m")]
+#[task]
+fn every_by_another_word() {}
+
 #[schedule(every = "5m", name = "")]
 #[task]
 fn empty_name() {}

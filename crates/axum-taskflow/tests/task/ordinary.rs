@@ -1,6 +1,14 @@
-//! The attribute asks for nothing that a strict crate does not allow.
+//! A function with the attribute stays one, and the attribute asks for nothing that a strict crate does not allow.
+
 #![forbid(unsafe_code)]
-#![deny(warnings, missing_docs, unused, unreachable_pub, rust_2018_idioms, unused_qualifications)]
+#![deny(
+    warnings,
+    missing_docs,
+    unused,
+    unreachable_pub,
+    rust_2018_idioms,
+    unused_qualifications
+)]
 
 use axum_taskflow::task;
 
@@ -9,7 +17,7 @@ mod mail {
     use axum_taskflow::task;
 
     /// Documented.
-    #[task(name = "mail.send")]
+    #[task(name = "strict.mail.send")]
     pub(crate) async fn send(address: String) -> usize {
         address.len()
     }
@@ -50,26 +58,47 @@ mod shadows {
     }
     const CHECKED: usize = 5;
     #[derive(serde::Serialize, serde::Deserialize)]
-    struct TaskDef;
+    pub(crate) struct TaskDef;
     enum Option {
         Some,
     }
     trait Default {}
 
     #[task(retries = 1)]
-    async fn f(_: TaskDef, _: [u8; CHECKED]) {}
+    pub(crate) async fn f(_: TaskDef, _: [u8; CHECKED]) {}
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
+#[tokio::test]
+async fn a_function_with_the_attribute_is_called_as_any_other() {
     #[task]
     async fn inside_of_a_function(n: u8) -> u8 {
         n
     }
+
     assert_eq!(mail::send("a@example.org".to_owned()).await, 13);
     assert_eq!(text_message::send("555".to_owned()), 3);
     assert_eq!(inside_of_a_function(5).await, 5);
     r#move();
     let as_a_value: fn(String) -> usize = text_message::send;
     assert_eq!(as_a_value("5".to_owned()), 1);
+}
+
+#[tokio::test]
+async fn functions_run_as_tasks_whatever_they_and_what_is_around_them_are_called() {
+    let manager = crate::start().await;
+    let address = || "a@example.org".to_owned();
+
+    let mail = manager.add_task(mail::send, address()).await.unwrap();
+    let text = manager.add_task(text_message::send, address());
+    let text = text.await.unwrap();
+    let raw = manager.add_task(r#move, ()).await.unwrap();
+    let shadowed = manager.add_task(shadows::f, (shadows::TaskDef, [0; 5]));
+    let shadowed = shadowed.await.unwrap();
+
+    assert_eq!(manager.wait::<usize>(mail).await.unwrap(), 13);
+    assert_eq!(manager.wait::<usize>(text).await.unwrap(), 13);
+    manager.wait::<()>(raw).await.unwrap();
+    manager.wait::<()>(shadowed).await.unwrap();
+    assert!(manager.knows("move") && manager.knows("old"));
+    assert!(!manager.knows("not_on_this_platform"));
 }

@@ -54,6 +54,9 @@ fn not_a_bool() {}
 #[task("send_email")]
 fn not_an_option() {}
 
+#[task(3)]
+fn bare_number() {}
+
 #[task(every = "5m")]
 fn option_of_the_schedule() {}
 
