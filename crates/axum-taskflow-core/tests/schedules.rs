@@ -150,6 +150,22 @@ async fn each_slot_makes_one_task_however_far_the_clocks_are_apart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_that_decide_about_a_slot_the_one_who_fires_it_says_so() {
+    let (said, _log) = Said::here();
+    let site = Site::new();
+    let mut managers = Vec::new();
+    for _ in 0..3 {
+        managers.push(site.start(vec![each_second()]).await);
+    }
+
+    sleep(MINUTE).await;
+
+    let n_fired = site.tasks("tick").await.len();
+    assert!(n_fired > 50, "{n_fired}");
+    assert_eq!(said.n("a schedule fires"), n_fired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_is_killed_the_slots_go_on() {
     let site = Site::new();
     let mut managers = vec![site.start(vec![each_second()]).await];

@@ -16,26 +16,6 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// `5m`, `1h30m`, `1d12h`: exact, and as it can be written into `#[schedule(every = "…")]`.
-pub(crate) fn period(period: Duration) -> String {
-    let mut left = period.as_nanos();
-    let mut text = String::new();
-    for (unit, ns) in [
-        ("d", 86_400_000_000_000),
-        ("h", 3_600_000_000_000),
-        ("m", 60_000_000_000),
-        ("s", 1_000_000_000),
-        ("ms", 1_000_000),
-        ("ns", 1),
-    ] {
-        if left >= ns {
-            text.push_str(&format!("{}{unit}", left / ns));
-            left %= ns;
-        }
-    }
-    text
-}
-
 /// `just now`, `4 min ago`, `in 10 s`.
 pub(crate) fn relative(at: Timestamp, now: Timestamp) -> String {
     if at > now {
@@ -261,23 +241,6 @@ mod tests {
                 "2 d 04 h"
             ]
         );
-    }
-
-    #[test]
-    fn a_period_is_told_in_the_units_in_which_people_write_it() {
-        for (ms, told) in [
-            (10, "10ms"),
-            (1_500, "1s500ms"),
-            (90_000, "1m30s"),
-            (300_000, "5m"),
-            (5_400_000, "1h30m"),
-            (86_400_000, "1d"),
-            (129_600_000, "1d12h"),
-            (604_800_000, "7d"),
-        ] {
-            assert_eq!(period(Duration::from_millis(ms)), told);
-        }
-        assert_eq!(period(Duration::new(1, 5)), "1s5ns");
     }
 
     #[test]

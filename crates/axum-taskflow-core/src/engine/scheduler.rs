@@ -19,8 +19,8 @@ use crate::{
     panics,
     registry::TaskDef,
     schedule::{
-        Decided, Definition, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State, Totals,
-        compare_versions,
+        Decided, Decision, Definition, Origin, Overlap, Paused, ScheduleInfo, ScheduleState, State,
+        Totals, compare_versions,
         decide::{Standing, Verdict, decide},
         slots::Slots,
     },
@@ -225,8 +225,11 @@ impl Engine {
             return Ok(Some(it)); // it still waits
         }
         let step = self.step_of(name, it.version, &mut state, now);
-        let stepped = self.take(step, tasks).await?;
-        Ok(stepped.map(|version| Known {
+        let Some(version) = self.take(step, tasks).await? else {
+            return Ok(None);
+        };
+        panics::say(|| tell(name, &it.state.last, &state.last));
+        Ok(Some(Known {
             version,
             state,
             slots: it.slots,
@@ -257,13 +260,9 @@ impl Engine {
         (state.next, state.queued) = (verdict.next, verdict.queued);
         state.decided = verdict.decided.max(state.decided);
         if let Some((n, last)) = verdict.missed {
-            panics::say(|| warn!(schedule = name, n, "slots were missed"));
             state.remember(last, now, Decided::Missed { n });
         }
         for slot in &verdict.overlapped {
-            panics::say(
-                || info!(schedule = name, %slot, "a slot is left out: a task before it has not ended"),
-            );
             state.remember(*slot, now, Decided::Overlapped);
         }
         let is_new = verdict.queued.is_some_and(|queued| {
@@ -271,14 +270,11 @@ impl Engine {
             !last.any(|it| it.slot == queued && it.what == Decided::Queued)
         });
         if let Some(queued) = verdict.queued.filter(|_| is_new) {
-            panics::say(
-                || info!(schedule = name, slot = %queued, "a slot waits: a task before it has not ended"),
-            );
             state.remember(queued, now, Decided::Queued);
         }
         let mut tasks = Vec::with_capacity(verdict.fire.len());
         for slot in &verdict.fire {
-            let Some(task) = self.task_of(name, state, slots, *slot, now) else {
+            let Some(task) = self.task_of(name, state, slots, *slot) else {
                 continue; // its function is known, or it would not fire
             };
             state.has_task(task.id);
@@ -289,17 +285,8 @@ impl Engine {
     }
 
     /// The task of a slot, or of the start of the cluster, which is none.
-    fn task_of(
-        &self,
-        name: &str,
-        state: &State,
-        slots: &Slots,
-        slot: Timestamp,
-        now: Timestamp,
-    ) -> Option<Task> {
+    fn task_of(&self, name: &str, state: &State, slots: &Slots, slot: Timestamp) -> Option<Task> {
         let def = self.registry.by_name(&state.definition.function)?;
-        let late = now.since(slot);
-        panics::say(|| info!(schedule = name, ?late, "a schedule fires"));
         let run_at = slot.saturating_add(state.definition.jitter.mul_f64(fastrand::f64()));
         let mut task = self.scheduled(&def, name, &state.definition, run_at);
         if slots.has(slot) {
@@ -658,6 +645,25 @@ impl Engine {
             if self.take(step, tasks).await?.is_some() {
                 self.schedules_changed.notify_one();
                 return Ok(id);
+            }
+        }
+    }
+}
+
+/// Says what was decided since. Of several instances that decide about a slot, only the one says so whose word was taken.
+fn tell(schedule: &str, before: &[Decision], now: &[Decision]) {
+    let newest = now.iter().take_while(|it| before.first() != Some(*it));
+    for Decision { slot, at, what } in newest.collect::<Vec<_>>().into_iter().rev() {
+        match what {
+            Decided::Fired { task } => {
+                info!(schedule, %slot, %task, late = ?at.since(*slot), "a schedule fires");
+            }
+            Decided::Missed { n } => warn!(schedule, n, "slots were missed"),
+            Decided::Overlapped => {
+                info!(schedule, %slot, "a slot is left out: a task before it has not ended");
+            }
+            Decided::Queued => {
+                info!(schedule, %slot, "a slot waits: a task before it has not ended");
             }
         }
     }

@@ -29,13 +29,34 @@ pub enum Rule {
     Every(Duration),
 }
 
+/// `0 9 * * Mon-Fri (Europe/Berlin)`, `every 1h30m`.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cron { expression, zone } => write!(f, "{expression} ({zone})"),
-            Self::Every(every) => write!(f, "every {every:?}"),
+            Self::Every(every) => write!(f, "every {}", period(*every)),
         }
     }
+}
+
+/// Exact, and as it can be written into `#[schedule(every = "…")]`.
+fn period(period: Duration) -> String {
+    let mut left = period.as_nanos();
+    let mut text = String::new();
+    for (unit, ns) in [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("ns", 1),
+    ] {
+        if left >= ns {
+            text.push_str(&format!("{}{unit}", left / ns));
+            left %= ns;
+        }
+    }
+    text
 }
 
 /// The shortest [`Rule::Every`]: slots are milliseconds, and each is a task.
@@ -265,6 +286,22 @@ pub(crate) mod tests {
 
     pub(crate) fn at(text: &str) -> Timestamp {
         timestamp(&DateTime::parse_from_rfc3339(text).unwrap())
+    }
+
+    #[test]
+    fn a_period_is_told_in_the_units_in_which_people_write_it() {
+        for (ms, told) in [
+            (10, "every 10ms"),
+            (1_500, "every 1s500ms"),
+            (90_000, "every 1m30s"),
+            (300_000, "every 5m"),
+            (5_400_000, "every 1h30m"),
+            (86_400_000, "every 1d"),
+            (129_600_000, "every 1d12h"),
+            (604_800_000, "every 7d"),
+        ] {
+            assert_eq!(Rule::Every(Duration::from_millis(ms)).to_string(), told);
+        }
     }
 
     /// The first slots after a time, in the zone's own words.

@@ -137,7 +137,7 @@ impl Probe {
     }
 }
 
-/// What was warned of on this thread.
+/// What was said on this thread, but for details.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Said(Arc<Mutex<Vec<String>>>);
 
@@ -157,7 +157,7 @@ impl Said {
 
 impl<S: tracing::Subscriber> Layer<S> for Said {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if *event.metadata().level() <= tracing::Level::WARN {
+        if *event.metadata().level() <= tracing::Level::INFO {
             event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
                 if field.name() == "message" {
                     self.0.lock().unwrap().push(format!("{value:?}"));

@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use axum_taskflow_core::{
-    Decided, Decision, Error, HoldKind, Holder, Origin, Rule, ScheduleInfo, ScheduleState, TaskId,
+    Decided, Decision, Error, HoldKind, Holder, Origin, ScheduleInfo, ScheduleState, TaskId,
     TaskManager, Timestamp, Totals,
 };
 use serde::Serialize;
@@ -154,10 +154,7 @@ impl ScheduleRow {
                 "[]" => String::new(),
                 args => text::head(args, ARGS_CHARS),
             },
-            rule: match &info.rule {
-                Rule::Every(every) => format!("every {}", text::period(*every)),
-                other => text::clean(&other.to_string()),
-            },
+            rule: text::clean(&info.rule.to_string()),
             state,
             why,
             is_manual: info.origin == Origin::Manual,
