@@ -61,8 +61,8 @@ pub(crate) const SUPERSEDED: &str =
 pub(crate) const LAPSED: &str =
     "interrupted: this instance could not reach the task store for as long as it counts as alive";
 
-/// An attempt with everything it needs.
-struct Attempt {
+/// An attempt with everything it needs, to be called as soon as its start is stored.
+pub(crate) struct Beginning {
     task: Arc<Task>,
     def: Arc<TaskDef>,
     context: TaskContext,
@@ -71,23 +71,17 @@ struct Attempt {
     timeout: Option<Duration>,
 }
 
-/// An attempt that is called as soon as its start is stored.
-pub(crate) struct Beginning {
-    change: Change,
-    attempt: Attempt,
-}
-
 impl Beginning {
     /// The task as it is to be stored.
     pub(crate) fn task(&self) -> &Arc<Task> {
-        &self.attempt.task
+        &self.task
     }
 }
 
-/// Why no attempt can begin here.
-enum Unable {
-    Unreadable(String),
-    Refused(Refused),
+/// A task whose arguments cannot be read here.
+struct Unread {
+    task: Arc<Task>,
+    why: String,
 }
 
 impl Running {
@@ -168,15 +162,22 @@ impl Engine {
             // Claims name the functions that are known, so this is a task that outlived its registration.
             return self.let_go(Change::released(&task), &task);
         };
-        let beginning = Change::started(&task, self.me(), now)
-            .map_err(Unable::Refused)
-            .and_then(|change| self.beginning(&task, def, change));
-        match beginning {
+        let owner = task.life.owner;
+        let change = match Change::started(&task, self.me(), now) {
+            Ok(change) => change,
+            Err(refused) => {
+                panics::say(
+                    || warn!(task = %task.id, %refused, "a task that cannot start was held as ready"),
+                );
+                return self.ready.free_slot(&task);
+            }
+        };
+        match self.beginning(task, def, &change) {
             // This instance was taken for dead since it took the task. Looked at when the attempt can be interrupted
             // already: there is no moment in between.
-            Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it),
-            Ok(it) => self.start_after_commit(it),
-            Err(unable) => self.cannot_begin(&task, unable, now),
+            Ok(it) if owner != Some(self.me()) => self.begin_never(&it),
+            Ok(it) => self.start_after_commit(change, it),
+            Err(unread) => self.cannot_read(&unread, now),
         }
     }
 
@@ -185,47 +186,38 @@ impl Engine {
         let Some(def) = self.registry.by_name(&task.name) else {
             return self.let_go(Change::released(&task), &task);
         };
-        match self.beginning(&task, def, Change::claimed(&task)) {
-            Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it), // as above
+        let (owner, change) = (task.life.owner, Change::claimed(&task));
+        match self.beginning(Arc::new(task), def, &change) {
+            Ok(it) if owner != Some(self.me()) => self.begin_never(&it), // as above
             Ok(it) => self.begin_now(it),
-            Err(unable) => self.cannot_begin(&task, unable, self.clock.now()),
+            Err(unread) => self.cannot_read(&unread, self.clock.now()),
         }
     }
 
     /// Gives the slot back, and the task to somebody who can read it.
-    fn cannot_begin(self: &Arc<Self>, task: &Task, unable: Unable, now: Timestamp) {
-        match unable {
-            Unable::Refused(refused) => {
-                panics::say(
-                    || warn!(task = %task.id, %refused, "a task that cannot start was held as ready"),
-                );
-                self.ready.free_slot(task);
-            }
-            Unable::Unreadable(why) => {
-                let again_at = match self.unreadable.remember(task.id, now) {
-                    true => now, // at once, by anybody else
-                    false => now.saturating_add(HELD_FOR),
-                };
-                self.let_go(Change::held(task, &why, again_at), task);
-            }
-        }
+    fn cannot_read(self: &Arc<Self>, unread: &Unread, now: Timestamp) {
+        let Unread { task, why } = unread;
+        let again_at = match self.unreadable.remember(task.id, now) {
+            true => now, // at once, by anybody else
+            false => now.saturating_add(HELD_FOR),
+        };
+        self.let_go(Change::held(task, why, again_at), task);
     }
 
     /// The next attempt of a task that has a slot, up to the point where its start is stored: by `change`.
     fn beginning(
         self: &Arc<Self>,
-        task: &Task,
+        mut task: Arc<Task>,
         def: Arc<TaskDef>,
-        change: Change,
-    ) -> Result<Beginning, Unable> {
+        change: &Change,
+    ) -> Result<Beginning, Unread> {
         // A type's own code reads the arguments, and may panic.
         let read = panics::catch(|| def.prepare(&task.args));
-        let call = read
-            .unwrap_or_else(|report| Err(report.message))
-            .map_err(Unable::Unreadable)?;
-        let mut task = task.clone();
-        task.life = change.life.clone();
-        let task = Arc::new(task);
+        let call = match read.unwrap_or_else(|report| Err(report.message)) {
+            Ok(call) => call,
+            Err(why) => return Err(Unread { task, why }),
+        };
+        Arc::make_mut(&mut task).life = change.life.clone();
         let running = Arc::new(Running {
             task: task.clone(),
             token: CancellationToken::new(),
@@ -243,7 +235,7 @@ impl Engine {
         if self.ready.is_paused() {
             running.interrupt(LAPSED);
         }
-        let attempt = Attempt {
+        Ok(Beginning {
             context: TaskContext::new(
                 task.clone(),
                 task.life.attempt,
@@ -257,59 +249,61 @@ impl Engine {
             def,
             call,
             running,
-        };
-        Ok(Beginning { change, attempt })
+        })
     }
 
     /// A new task that has a slot: stored as one that has begun, it costs one write and not two, and its function is
-    /// called as soon as that is done. Nothing if it cannot begin here; then the slot is free again.
+    /// called as soon as that is done.
+    ///
+    /// # Errors
+    /// The task, if it cannot begin here; then the slot is free again.
     pub(crate) fn beginning_of_new(
         self: &Arc<Self>,
-        task: &Task,
+        task: Arc<Task>,
         now: Timestamp,
-    ) -> Option<Beginning> {
+    ) -> Result<Beginning, Arc<Task>> {
         let def = self.registry.by_name(&task.name);
-        let change = Change::started(task, self.me(), now).ok();
-        let beginning = def
-            .zip(change)
-            .and_then(|(def, change)| self.beginning(task, def, change).ok());
-        if beginning.is_none() {
-            self.ready.free_slot(task);
-        }
-        beginning
+        let change = Change::started(&task, self.me(), now).ok();
+        let beginning = match def.zip(change) {
+            Some((def, change)) => self
+                .beginning(task, def, &change)
+                .map_err(|unread| unread.task),
+            None => Err(task),
+        };
+        beginning.inspect_err(|task| self.ready.free_slot(task))
     }
 
     /// The start is stored.
     pub(crate) fn begin_now(self: &Arc<Self>, beginning: Beginning) {
         crash_point!("executor::start-stored");
-        let Beginning { change, attempt } = beginning;
         // This process may have been stopped before it heard of it, or cut off: then others may have taken the task.
-        if !self.is_surely_alive() && self.never_called(&attempt.running) {
+        if !self.is_surely_alive() && self.never_called(&beginning.running) {
             return;
         }
-        self.feed.changed(&change, change.life.run_at);
-        tokio::spawn(attempt.run(self.clone()));
+        let task = &beginning.task;
+        self.feed.changed(&Change::claimed(task), task.life.run_at);
+        tokio::spawn(beginning.run(self.clone()));
     }
 
     /// The start was not stored: the task is not ours, or not there.
     pub(crate) fn begin_never(self: &Arc<Self>, beginning: &Beginning) {
-        let task = &beginning.attempt.task;
+        let task = &beginning.task;
         self.forget_attempt(task);
-        beginning.attempt.running.tell_settled();
+        beginning.running.tell_settled();
         self.ready.free_slot(task);
         self.dispatch_to(task.executor);
     }
 
     /// The start is on disk before the function's first line runs: it is never repeated unasked, and who was cancelled while
     /// it waited for a slot never runs.
-    fn start_after_commit(self: &Arc<Self>, beginning: Beginning) {
-        let (engine, change) = (self.clone(), beginning.change.clone());
-        let then = Box::new(move |_: &Change, applied| match applied {
+    fn start_after_commit(self: &Arc<Self>, change: Change, beginning: Beginning) {
+        let engine = self.clone();
+        let then = Box::new(move |change: &Change, applied| match applied {
             Applied::Applied => engine.begin_now(beginning),
             // Cancelled, or taken by somebody else, before it began.
             Applied::Stale => {
                 engine.begin_never(&beginning);
-                engine.start_was_stale(&beginning.change);
+                engine.start_was_stale(change);
             }
         });
         self.journal.change(change, then);
@@ -440,7 +434,7 @@ impl Engine {
     }
 }
 
-impl Attempt {
+impl Beginning {
     async fn run(self, engine: Arc<Engine>) {
         let Self {
             task,
