@@ -4,16 +4,12 @@ use std::{
     collections::hash_map::Entry,
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     task::Poll,
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use tracing::{Span, info_span, span::Entered, warn};
 
 use super::{Engine, Next};
@@ -27,26 +23,11 @@ use crate::{
     handler::{Invocation, Returned},
     id::TaskId,
     panics,
-    registry::{Prepared, TaskDef},
+    registry::TaskDef,
+    running::Running,
     status::{Refused, TaskStatus},
     task::{Executor, LogLevel, Task},
 };
-
-/// An attempt that runs here, as others see it.
-pub(crate) struct Running {
-    pub(crate) task: Arc<Task>,
-    token: CancellationToken,
-    /// Why the attempt is cut off, if not because somebody cancelled the task. Set before the token fires.
-    interrupted: OnceLock<&'static str>,
-    /// Somebody cancelled the task: whatever else cuts the attempt off, it is not to be repeated. An atomic: set before the
-    /// token fires.
-    cancelled: AtomicBool,
-    /// The function is called, or has to do nothing any more but end. An atomic: set before the look at `interrupted`, so
-    /// that whoever has interrupted an attempt and finds it not called knows that it never will be.
-    called: AtomicBool,
-    /// It is known whether it begins, and somebody may want to know. After a cancel: nobody else waits.
-    settled: Notify,
-}
 
 /// How long a task waits that this program cannot read, if too many of them are remembered already to leave it to
 /// others at once.
@@ -63,10 +44,8 @@ pub(crate) const LAPSED: &str =
 
 /// An attempt with everything it needs, to be called as soon as its start is stored.
 pub(crate) struct Beginning {
-    task: Arc<Task>,
     def: Arc<TaskDef>,
-    context: TaskContext,
-    call: Prepared,
+    call: Invocation,
     running: Arc<Running>,
     timeout: Option<Duration>,
 }
@@ -74,7 +53,7 @@ pub(crate) struct Beginning {
 impl Beginning {
     /// The task as it is to be stored.
     pub(crate) fn task(&self) -> &Arc<Task> {
-        &self.task
+        &self.running.task
     }
 }
 
@@ -82,57 +61,6 @@ impl Beginning {
 struct Unread {
     task: Arc<Task>,
     why: String,
-}
-
-impl Running {
-    pub(crate) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-        self.token.cancel();
-    }
-
-    pub(crate) fn interrupt(&self, why: &'static str) {
-        self.interrupted.get_or_init(|| why);
-        self.token.cancel();
-    }
-
-    pub(crate) fn was_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    /// Tells who waits for it that the function is called, or never will be.
-    fn tell_settled(&self) {
-        // Whoever cancels says so before he looks, and we look afterwards: one of both sees the other.
-        if self.was_cancelled() {
-            self.settled.notify_waiters();
-        }
-    }
-
-    /// False while the start is being stored.
-    pub(crate) fn was_called(&self) -> bool {
-        self.called.load(Ordering::SeqCst)
-    }
-
-    fn outcome(&self) -> Outcome {
-        match self.interrupted.get() {
-            Some(why) => self.cut_off(why),
-            None => Outcome::Cancelled,
-        }
-    }
-
-    /// Something panicked beside the function, as does an error of it that is dropped.
-    fn panicked(&self, report: FailureReport) -> Outcome {
-        match self.was_cancelled() || self.interrupted.get().is_some() {
-            true => self.outcome(),
-            false => Outcome::Panicked(report),
-        }
-    }
-
-    fn cut_off(&self, why: &'static str) -> Outcome {
-        match self.was_cancelled() {
-            true => Outcome::Cancelled,
-            false => Outcome::Interrupted(why),
-        }
-    }
 }
 
 impl Engine {
@@ -218,15 +146,9 @@ impl Engine {
             Err(why) => return Err(Unread { task, why }),
         };
         Arc::make_mut(&mut task).life = change.life.clone();
-        let running = Arc::new(Running {
-            task: task.clone(),
-            token: CancellationToken::new(),
-            interrupted: OnceLock::new(),
-            cancelled: AtomicBool::new(false),
-            called: AtomicBool::new(false),
-            settled: Notify::new(),
-        });
-        let former = self.running().insert(task.id, running.clone());
+        let home: Weak<Self> = Arc::downgrade(self);
+        let running = Arc::new(Running::new(task, self.clock.clone(), home));
+        let former = self.running().insert(change.id, running.clone());
         if let Some(former) = former {
             // The task was taken over from this instance and came back: what still runs of it must stop.
             former.interrupt(SUPERSEDED);
@@ -236,16 +158,7 @@ impl Engine {
             running.interrupt(LAPSED);
         }
         Ok(Beginning {
-            context: TaskContext::new(
-                task.clone(),
-                task.life.attempt,
-                task.life.epoch,
-                running.token.clone(),
-                self.clock.clone(),
-                self.clone(),
-            ),
-            timeout: self.options(&task, &def).timeout,
-            task,
+            timeout: self.options(&running.task, &def).timeout,
             def,
             call,
             running,
@@ -280,14 +193,14 @@ impl Engine {
         if !self.is_surely_alive() && self.never_called(&beginning.running) {
             return;
         }
-        let task = &beginning.task;
+        let task = beginning.task();
         self.feed.changed(&Change::claimed(task), task.life.run_at);
         tokio::spawn(beginning.run(self.clone()));
     }
 
     /// The start was not stored: the task is not ours, or not there.
     pub(crate) fn begin_never(self: &Arc<Self>, beginning: &Beginning) {
-        let task = &beginning.task;
+        let task = beginning.task();
         self.forget_attempt(task);
         beginning.running.tell_settled();
         self.ready.free_slot(task);
@@ -359,7 +272,7 @@ impl Engine {
             return Ok(false);
         };
         let settled = async {
-            let settled = attempt.settled.notified();
+            let settled = attempt.settled();
             let is_ahead = |it: &Arc<Running>| Arc::ptr_eq(it, &attempt) && !it.was_called();
             if self.running().get(&id).is_some_and(is_ahead) {
                 settled.await;
@@ -437,20 +350,18 @@ impl Engine {
 impl Beginning {
     async fn run(self, engine: Arc<Engine>) {
         let Self {
-            task,
             def,
-            context,
             call,
             running,
             timeout,
         } = self;
-        running.called.store(true, Ordering::SeqCst);
-        running.tell_settled();
-        if running.interrupted.get().is_some() && engine.never_called(&running) {
+        running.set_called();
+        if running.is_interrupted() && engine.never_called(&running) {
             return;
         }
-        let span = panics::contain(|| span_of(&task)).unwrap_or_else(Span::none);
-        let outcome = if running.token.is_cancelled() {
+        let span = panics::contain(|| span_of(&running.task)).unwrap_or_else(Span::none);
+        let context = TaskContext::of(running.clone());
+        let outcome = if running.token().is_cancelled() {
             running.outcome()
         } else {
             let limits = Limits {
@@ -520,18 +431,13 @@ struct Limits<'a> {
 
 async fn call_function(
     engine: &Engine,
-    call: Prepared,
+    call: Invocation,
     context: &TaskContext,
     limits: Limits<'_>,
 ) -> Outcome {
-    // Within the context: a function that returns a future may do something before.
-    let called = context
-        .clone()
-        .sync_scope(|| panics::catch(|| call(context, &engine.states)));
-    match called {
-        Ok(Invocation::Async(work)) => run_async(work, context.clone(), limits).await,
-        Ok(Invocation::Thread(work)) => run_thread(engine, work, context.clone(), limits).await,
-        Err(report) => Outcome::Panicked(report),
+    match call {
+        Invocation::Async(work) => run_async(work, context.clone(), limits).await,
+        Invocation::Thread(work) => run_thread(engine, work, context.clone(), limits).await,
     }
 }
 
@@ -546,13 +452,13 @@ async fn run_async(
                 biased; // a function that is done is done, whatever else happened meanwhile
                 returned = panics::catch_async(&mut work) => match returned {
                     // It ended because it was told to.
-                    Ok(Err(_)) | Err(_) if limits.running.token.is_cancelled() => limits.running.outcome(),
+                    Ok(Err(_)) | Err(_) if limits.running.token().is_cancelled() => limits.running.outcome(),
                     Ok(returned) => outcome_of(returned),
                     Err(report) => Outcome::Panicked(report),
                 },
-                () = limits.running.token.cancelled() => limits.running.outcome(),
+                () = limits.running.token().cancelled() => limits.running.outcome(),
                 limit = passed(limits.timeout) => {
-                    limits.running.token.cancel(); // for what the function has spawned
+                    limits.running.token().cancel(); // for what the function has spawned
                     Outcome::TimedOut(limit)
                 }
             }
@@ -597,7 +503,7 @@ async fn run_thread(
         returned = &mut thread => returned,
         limit = passed(limits.timeout) => {
             timed_out = Some(limit);
-            limits.running.token.cancel();
+            limits.running.token().cancel();
             thread.await
         }
     };
@@ -605,10 +511,10 @@ async fn run_thread(
         Ok(Ok(Ok(result))) => Outcome::Done(result),
         Ok(Ok(Err(failure))) => match timed_out {
             Some(limit) => Outcome::TimedOut(limit),
-            None if limits.running.token.is_cancelled() => limits.running.outcome(),
+            None if limits.running.token().is_cancelled() => limits.running.outcome(),
             None => Outcome::Failed(failure),
         },
-        Ok(Err(_)) if timed_out.is_none() && limits.running.token.is_cancelled() => {
+        Ok(Err(_)) if timed_out.is_none() && limits.running.token().is_cancelled() => {
             limits.running.outcome()
         }
         Ok(Err(report)) => Outcome::Panicked(report),
