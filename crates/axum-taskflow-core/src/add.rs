@@ -2,6 +2,7 @@
 
 use std::{fmt, future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
 
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     clock::Timestamp,
     engine::{
         Beginning, Engine, Promise,
-        journal::{ThenAdded, Wanted, unavailable},
+        journal::{Answers, Tasks, ThenAdded, unavailable},
     },
     error::{BackendError, Error, ErrorKind},
     health::Duty,
@@ -34,7 +35,7 @@ const TAG_BYTES_MAX: usize = 256;
 pub(crate) struct Request {
     pub(crate) def: Arc<TaskDef>,
     /// The arguments of each task, JSON.
-    pub(crate) args: Vec<String>,
+    pub(crate) args: SmallVec<[String; 1]>,
 }
 
 /// What the caller says beyond the function's own options.
@@ -294,11 +295,11 @@ impl<'a> IntoFuture for AddTask<'a> {
                     .unwrap_or_else(|_| Err(no_answer(engine)))
             });
         }
+        // Made before, and not in the future, which would be larger by all that was said.
+        let tasks = request.and_then(|request| make_tasks(engine, request, said));
         Box::pin(async move {
-            let request = request?;
-            let name = request.def.name.clone();
-            let tasks = make_tasks(engine, request, said)?;
-            let id = tasks[0].id;
+            let tasks = tasks?;
+            let (id, name) = (tasks[0].id, tasks[0].name.clone());
             let mut stored = match fence {
                 Some(fence) => Box::pin(store_under(engine, tasks, fence)).await?,
                 None => store(engine, tasks).await?,
@@ -323,18 +324,24 @@ impl<'a> IntoFuture for AddTasks<'a> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
+        let Self {
+            engine,
+            request,
+            said,
+        } = self;
+        let tasks = request.and_then(|request| make_tasks(engine, request, said));
         Box::pin(async move {
-            let tasks = make_tasks(self.engine, self.request?, self.said)?;
+            let tasks = tasks?;
             let ids = tasks.iter().map(|task| task.id).collect();
             if !tasks.is_empty() {
-                store(self.engine, tasks).await?;
+                store(engine, tasks).await?;
             }
             Ok(ids)
         })
     }
 }
 
-fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>, Error> {
+fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Tasks, Error> {
     let Request { def, args } = request;
     let now = engine.clock.now();
     if let Some(complaint) = said.options.complaint() {
@@ -358,7 +365,7 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         }),
         None => None,
     };
-    let mut tasks = Vec::with_capacity(args.len());
+    let mut tasks = Tasks::with_capacity(args.len());
     for args in args {
         if args.len() > engine.args_max {
             return Err(Error::invalid(format!(
@@ -378,7 +385,7 @@ fn make_tasks(engine: &Engine, request: Request, said: Said) -> Result<Vec<Task>
         tracking.give_to(&mut task);
         task.executor = def.executor;
         task.source = said.source.unwrap_or(Source::Manual);
-        tasks.push(task);
+        tasks.push(Arc::new(task));
     }
     Ok(tasks)
 }
@@ -400,41 +407,34 @@ pub(crate) fn retry_of(engine: &Engine, old: &Task, def: &TaskDef) -> Task {
 }
 
 /// Stores tasks in one batch, and holds those that can start soon.
-pub(crate) async fn store(engine: &Arc<Engine>, tasks: Vec<Task>) -> Result<Vec<Enqueued>, Error> {
+pub(crate) async fn store(engine: &Arc<Engine>, tasks: Tasks) -> Result<Answers, Error> {
     let n = tasks.len();
     let begun = tokio::time::Instant::now();
     engine.journal.place(n, engine.add_timeout).await?;
     let now = engine.clock.now();
-    // Not by `collect`, which would keep the memory of the tasks and shrink it.
-    let mut promised = Vec::with_capacity(n);
-    promised.extend(
-        tasks
-            .into_iter()
-            .map(|task| Promised::to(engine, task, now)),
-    );
-    let tasks = promised
+    let promised: SmallVec<[Promised; 1]> = tasks
+        .into_iter()
+        .map(|task| Promised::to(engine, task, now))
+        .collect();
+    let tasks: Tasks = promised
         .iter()
         .map(|promised| promised.task().clone())
         .collect();
+    let first = tasks[0].id;
     let promises = Promises {
         engine: engine.clone(),
         promised,
     };
     let (caller, answer) = oneshot::channel();
     let then: ThenAdded = Box::new(move |written| promises.settle(written));
-    let wanted = Arc::new(Wanted::default());
-    if engine
-        .journal
-        .add(tasks, wanted.clone(), then, caller)
-        .is_err()
-    {
+    if engine.journal.add(tasks, then, caller).is_err() {
         return Err(Error::shutting_down());
     }
     engine.write_now();
     let left = engine.add_timeout.saturating_sub(begun.elapsed());
     match tokio::time::timeout(left, answer).await {
         Ok(answer) => answer.unwrap_or_else(|_| Err(Error::shutting_down())),
-        Err(_) if wanted.give_up() => Err(Error::new(
+        Err(_) if engine.journal.take_back(first) => Err(Error::new(
             ErrorKind::Overloaded,
             format!(
                 "the task store was too busy for {:?}; nothing was added{}",
@@ -476,14 +476,14 @@ async fn replace(
     said.tags.insert(RUN_KEY_TAG.to_owned(), key.clone()); // checked with the other tags
     let mut task = make_tasks(engine, request, said)?.remove(0);
     // Free as soon as the task ends, whatever its end.
-    task.idempotency_key = Some(IdempotencyKey {
+    Arc::make_mut(&mut task).idempotency_key = Some(IdempotencyKey {
         key: stored_run_key(&key),
         ttl: Duration::ZERO,
     });
     let id = task.id;
     for _ in 0..REPLACE_TRIES {
         let Some(Enqueued::Exists { id: holder, .. }) =
-            store(engine, vec![task.clone()]).await?.pop()
+            store(engine, smallvec![task.clone()]).await?.pop()
         else {
             return Ok(id);
         };
@@ -503,7 +503,7 @@ async fn replace(
         };
         let mut step = Step::at(now);
         step.changes.push(change);
-        step.tasks.push(Arc::new(task.clone()));
+        step.tasks.push(task.clone());
         let step = Arc::new(step);
         let stepped = engine.backend.step(step.clone()).await?;
         if let Stepped::Done { tasks, .. } = stepped
@@ -523,13 +523,9 @@ async fn replace(
 }
 
 /// Stores tasks if the fence stands, in one step with the look at it. Any instance may run them.
-async fn store_under(
-    engine: &Arc<Engine>,
-    tasks: Vec<Task>,
-    fence: Fence,
-) -> Result<Vec<Enqueued>, Error> {
+async fn store_under(engine: &Arc<Engine>, tasks: Tasks, fence: Fence) -> Result<Answers, Error> {
     let mut step = Step::at(engine.clock.now());
-    step.tasks = tasks.into_iter().map(Arc::new).collect();
+    step.tasks = tasks.into_vec();
     let key = fence.record.key.clone();
     step.records.push(fence.record);
     let step = Arc::new(step);
@@ -549,7 +545,7 @@ async fn store_under(
             engine.waits_on_disk(task, step.now);
         }
     }
-    Ok(written)
+    Ok(written.into())
 }
 
 fn no_answer(engine: &Engine) -> Error {
@@ -571,28 +567,28 @@ fn what_is_wrong(engine: &Engine) -> String {
 
 /// A new task, and what it was promised.
 enum Promised {
-    Slot(Box<Beginning>),
+    Slot(Beginning),
     Place(Arc<Task>),
     Nothing(Arc<Task>),
 }
 
 impl Promised {
-    fn to(engine: &Arc<Engine>, mut task: Task, now: Timestamp) -> Self {
+    fn to(engine: &Arc<Engine>, mut task: Arc<Task>, now: Timestamp) -> Self {
         // Not while the store fails: each task that may be stored all the same has to be disowned. And not after this
         // process was stopped or cut off: whoever took it for dead would take the task over while it runs here.
         if engine.journal.is_full() || !engine.is_surely_alive() {
-            return Self::Nothing(Arc::new(task));
+            return Self::Nothing(task);
         }
         match engine.ready.promise(&task, now) {
-            Promise::Slot => match engine.beginning_of_new(&task, now) {
-                Some(beginning) => Self::Slot(Box::new(beginning)),
-                None => Self::Nothing(Arc::new(task)),
+            Promise::Slot => match engine.beginning_of_new(task, now) {
+                Ok(beginning) => Self::Slot(beginning),
+                Err(task) => Self::Nothing(task),
             },
             Promise::Place => {
-                task.life.owner = Some(engine.me());
-                Self::Place(Arc::new(task))
+                Arc::make_mut(&mut task).life.owner = Some(engine.me());
+                Self::Place(task)
             }
-            Promise::Nothing => Self::Nothing(Arc::new(task)),
+            Promise::Nothing => Self::Nothing(task),
         }
     }
 
@@ -615,7 +611,7 @@ impl Promised {
             return None;
         }
         match self {
-            Self::Slot(beginning) => engine.begin_now(*beginning),
+            Self::Slot(beginning) => engine.begin_now(beginning),
             Self::Place(task) => return engine.ready.keep_promise(task),
             Self::Nothing(task) => {
                 engine.waits_on_disk(&task, now);
@@ -637,14 +633,14 @@ impl Promised {
 /// What was promised to new tasks: kept, or broken if they are not stored for whatever reason.
 struct Promises {
     engine: Arc<Engine>,
-    promised: Vec<Promised>,
+    promised: SmallVec<[Promised; 1]>,
 }
 
 impl Promises {
     fn settle(
         mut self,
         written: Result<&[Enqueued], &Arc<BackendError>>,
-    ) -> Result<Vec<Enqueued>, Error> {
+    ) -> Result<Answers, Error> {
         let written = match written {
             Ok(written) => written,
             Err(failure) => {
@@ -667,7 +663,7 @@ impl Promises {
             }
         }
         self.engine.let_others_have(refused);
-        Ok(written.to_vec())
+        Ok(written.into())
     }
 }
 

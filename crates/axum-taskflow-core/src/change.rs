@@ -103,7 +103,7 @@ impl Change {
         Ok(Self::of(task, task.life.begun(task.id, instance, now)))
     }
 
-    /// The beginning of an attempt that a claim has stored.
+    /// The beginning of an attempt that is stored already: by a claim, or with the new task.
     pub(crate) fn claimed(task: &Task) -> Self {
         Self {
             expects: (

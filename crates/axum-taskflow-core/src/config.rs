@@ -6,10 +6,10 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     backend::{Backend, Role},
     clock::Clock,
-    context::States,
     memory::Memory,
     registry::TaskDef,
     schedule::Schedule,
+    states::States,
     task::TaskOptions,
 };
 

@@ -1,21 +1,19 @@
 //! What a function can know of its own task, and what it can take besides its arguments.
 
 use std::{
-    any::{Any, TypeId, type_name},
-    collections::HashMap,
+    any::{TypeId, type_name},
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::{Note, Said},
-    clock::{Clock, Timestamp},
+    clock::Timestamp,
     id::{Epoch, TaskId},
+    running::{Home, Running},
+    states::{Need, States},
     task::{LogLevel, LogLine, Progress, SLOT_TAG, Tags, Task},
 };
 
@@ -40,23 +38,7 @@ use crate::{
 /// }
 /// ```
 #[derive(Clone)]
-pub struct TaskContext(Arc<Inner>);
-
-struct Inner {
-    task: Arc<Task>,
-    attempt: u32,
-    epoch: Epoch,
-    cancellation: CancellationToken,
-    clock: Clock,
-    notes: Arc<dyn NoteSink>,
-    /// Log lines so far; an atomic, since functions may log from many threads.
-    lines: AtomicU32,
-}
-
-/// Where log lines and progress go.
-pub(crate) trait NoteSink: Send + Sync {
-    fn say(&self, note: Note);
-}
+pub struct TaskContext(Arc<Running>);
 
 /// Log lines of one attempt that are kept; the last one says that more were dropped.
 pub const LOG_LINES_MAX: u32 = 1_000;
@@ -68,23 +50,8 @@ tokio::task_local! {
 }
 
 impl TaskContext {
-    pub(crate) fn new(
-        task: Arc<Task>,
-        attempt: u32,
-        epoch: Epoch,
-        cancellation: CancellationToken,
-        clock: Clock,
-        notes: Arc<dyn NoteSink>,
-    ) -> Self {
-        Self(Arc::new(Inner {
-            task,
-            attempt,
-            epoch,
-            cancellation,
-            clock,
-            notes,
-            lines: AtomicU32::new(0),
-        }))
+    pub(crate) fn of(running: Arc<Running>) -> Self {
+        Self(running)
     }
 
     /// The task that runs here: inside a function of a task, and in whatever it calls on the same tokio task or
@@ -109,13 +76,13 @@ impl TaskContext {
     /// The number of this attempt; the first is 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.0.attempt
+        self.0.task.life.attempt
     }
 
     /// The fencing token of this attempt: larger than that of every earlier one.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.0.epoch
+        self.0.task.life.epoch
     }
 
     /// The task's labels.
@@ -151,13 +118,13 @@ impl TaskContext {
     /// await by itself; a blocking one should look at [`TaskContext::is_cancelled`] now and then.
     #[must_use]
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.0.cancellation
+        self.0.token()
     }
 
     /// True once the task should stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancellation.is_cancelled()
+        self.0.token().is_cancelled()
     }
 
     /// Logs a line of level info, kept with the task and shown on its page.
@@ -184,7 +151,7 @@ impl TaskContext {
         };
         self.say(Said::Log(LogLine {
             seq,
-            attempt: self.0.attempt,
+            attempt: self.attempt(),
             at: self.0.clock.now(),
             level,
             message,
@@ -206,10 +173,18 @@ impl TaskContext {
         &self.0.task
     }
 
+    /// The engine, if it is still there.
+    pub(crate) fn home(&self) -> Option<Arc<dyn Home>> {
+        self.0.home.upgrade()
+    }
+
     fn say(&self, what: Said) {
-        self.0.notes.say(Note {
+        let Some(home) = self.home() else {
+            return; // there is no task any more either
+        };
+        home.say(Note {
             id: self.id(),
-            epoch: self.0.epoch,
+            epoch: self.epoch(),
             what,
         });
     }
@@ -236,7 +211,7 @@ impl fmt::Debug for TaskContext {
         f.debug_struct("TaskContext")
             .field("id", &self.0.task.id)
             .field("name", &self.0.task.name)
-            .field("attempt", &self.0.attempt)
+            .field("attempt", &self.attempt())
             .finish_non_exhaustive()
     }
 }
@@ -297,54 +272,23 @@ impl<T: Clone + Send + Sync + 'static> FromTask for Data<T> {
     }
 }
 
-/// A type of state that a function takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// The type.
-    pub type_id: TypeId,
-    /// Its name, for the complaint.
-    pub type_name: &'static str,
-}
-
-/// The application's state by type.
-#[derive(Clone, Default)]
-pub struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
-
-impl States {
-    pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, state: T) {
-        self.0.insert(TypeId::of::<T>(), Arc::new(state));
-    }
-
-    pub(crate) fn has(&self, need: &Need) -> bool {
-        self.0.contains_key(&need.type_id)
-    }
-
-    /// The state of this type, if it was given.
-    #[must_use]
-    pub fn get<T: 'static>(&self) -> Option<&T> {
-        self.0.get(&TypeId::of::<T>())?.downcast_ref()
-    }
-}
-
-impl fmt::Debug for States {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "States({})", self.0.len())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Mutex, Weak};
 
     use super::*;
-    use crate::{clock::Timestamp, id::IdSource};
+    use crate::{clock::Clock, id::IdSource};
 
     #[derive(Default)]
-    struct Notes(Mutex<Vec<Note>>);
+    struct Notes(Mutex<Vec<Note>>, States);
 
-    impl NoteSink for Notes {
+    impl Home for Notes {
         fn say(&self, note: Note) {
             self.0.lock().unwrap().push(note);
+        }
+
+        fn states(&self) -> &States {
+            &self.1
         }
     }
 
@@ -352,15 +296,9 @@ mod tests {
         let now = Timestamp::from_unix_ms(1_000);
         let task = Arc::new(Task::new(IdSource::default().task(now), "f", "[]"));
         let notes = Arc::new(Notes::default());
-        let context = TaskContext::new(
-            task,
-            1,
-            Epoch::ZERO.next(),
-            CancellationToken::new(),
-            Clock::manual(now),
-            notes.clone(),
-        );
-        (context, notes)
+        let home: Weak<Notes> = Arc::downgrade(&notes);
+        let running = Running::new(task, Clock::manual(now), home);
+        (TaskContext::of(Arc::new(running)), notes)
     }
 
     #[test]

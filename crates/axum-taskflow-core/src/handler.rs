@@ -6,16 +6,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    context::{FromTask, Need, States, TaskContext},
+    context::{FromTask, TaskContext},
     error::BoxError,
     failure::Failure,
+    states::Need,
     task::Executor,
 };
 
 /// What a function returned: its result as JSON (nothing for `()`), or why it failed.
 pub type Returned = Result<Option<Arc<str>>, Failure>;
 
-/// A call that is ready to be made.
+/// A call that is ready to be made, within the [`TaskContext`] of an attempt.
 pub enum Invocation {
     /// Of an `async fn`.
     Async(Pin<Box<dyn Future<Output = Returned> + Send>>),
@@ -49,7 +50,7 @@ pub trait TaskFn<P, M>: Clone + Send + Sync + 'static {
 
     /// Makes the call ready.
     #[doc(hidden)]
-    fn invoke(self, ctx: &TaskContext, states: &States, args: P) -> Invocation;
+    fn invoke(self, args: P) -> Invocation;
 }
 
 /// What a function may return.
@@ -249,6 +250,15 @@ macro_rules! args {
     };
 }
 
+/// What a function takes before its arguments, of the task that runs here.
+fn provided<E: FromTask>() -> E {
+    let ctx = TaskContext::current().expect("a function is called within its context");
+    let home = ctx
+        .home()
+        .expect("an attempt keeps the engine as long as it runs");
+    E::from_task(&ctx, home.states())
+}
+
 /// Tells the compiler that a function is async, and what it takes before its arguments.
 #[derive(Debug)]
 pub struct AsyncFn<E>(std::marker::PhantomData<E>);
@@ -274,10 +284,11 @@ macro_rules! task_fn {
             }
 
             #[allow(non_snake_case, unused_variables, clippy::unused_unit)]
-            fn invoke(self, ctx: &TaskContext, states: &States, ($($a,)*): ($($A,)*)) -> Invocation {
-                $(let $E = $E::from_task(ctx, states);)*
-                let call = self($($E,)* $($a),*);
-                Invocation::Async(Box::pin(async move { call.await.into_returned() }))
+            fn invoke(self, ($($a,)*): ($($A,)*)) -> Invocation {
+                Invocation::Async(Box::pin(async move {
+                    $(let $E = provided::<$E>();)*
+                    self($($E,)* $($a),*).await.into_returned()
+                }))
             }
         }
 
@@ -296,9 +307,11 @@ macro_rules! task_fn {
             }
 
             #[allow(non_snake_case, unused_variables)]
-            fn invoke(self, ctx: &TaskContext, states: &States, ($($a,)*): ($($A,)*)) -> Invocation {
-                $(let $E = $E::from_task(ctx, states);)*
-                Invocation::Thread(Box::new(move || self($($E,)* $($a),*).into_returned()))
+            fn invoke(self, ($($a,)*): ($($A,)*)) -> Invocation {
+                Invocation::Thread(Box::new(move || {
+                    $(let $E = provided::<$E>();)*
+                    self($($E,)* $($a),*).into_returned()
+                }))
             }
         }
     };

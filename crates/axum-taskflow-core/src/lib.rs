@@ -31,6 +31,8 @@ mod health;
 mod memory;
 mod panics;
 mod event;
+mod states;
+mod running;
 mod context;
 mod trace_context;
 #[cfg(feature = "otel")]
@@ -60,7 +62,7 @@ pub use crate::{
     change::{Change, HeldBy, KeyFate, Outcome},
     clock::{Clock, Timestamp},
     config::Config,
-    context::{Data, FromTask, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Need, States, TaskContext},
+    context::{Data, FromTask, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, TaskContext},
     error::{BackendError, BoxError, Error, ErrorKind},
     event::{EventStream, TaskEvent},
     failure::{Failure, FailureKind, FailureReport, Meaning},
@@ -80,6 +82,7 @@ pub use crate::{
         Decided, Decision, Missed, Origin, Overlap, Paused, Rule, Schedule, ScheduleInfo,
         ScheduleState, Totals,
     },
+    states::{Need, States},
     status::{Cause, Refused, TaskStatus},
     task::{
         Attempt, Executor, IdempotencyKey, Life, LogLevel, LogLine, Progress, Source, Tags, Task,

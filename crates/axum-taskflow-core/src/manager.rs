@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, panic::Location, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -184,7 +185,7 @@ impl TaskManager {
         let request = self.engine.registry.named(function, args);
         let request = request.map(|def| Request {
             def,
-            args: vec![args.to_owned()],
+            args: smallvec![args.to_owned()],
         });
         AddTask::new(&self.engine, request).scheduled()
     }
@@ -446,7 +447,7 @@ impl TaskManager {
             self.engine.look_on_disk();
         }
         let max = self.engine.bulk_max;
-        let mut encoded = Vec::new();
+        let mut encoded = SmallVec::new();
         for args in args {
             if encoded.len() == max {
                 return Err(Error::invalid(format!(
@@ -577,7 +578,7 @@ impl TaskManager {
         };
         let task = retry_of(&self.engine, &old, &def);
         let new_id = task.id;
-        match store(&self.engine, vec![task]).await?.pop() {
+        match store(&self.engine, smallvec![Arc::new(task)]).await?.pop() {
             Some(Enqueued::Exists { id: other, .. }) => Err(Error::conflict(format!(
                 "the idempotency key of task {id} is taken by task {other}"
             ))),

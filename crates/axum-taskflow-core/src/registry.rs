@@ -10,9 +10,9 @@ use std::{
 };
 
 use crate::{
-    context::{Need, States, TaskContext},
     error::Error,
     handler::{ArgError, Args, Invocation, TaskFn},
+    states::{Need, States},
     task::{Executor, TaskOptions},
 };
 
@@ -119,7 +119,7 @@ impl TaskDef {
     ///
     /// # Errors
     /// Why the stored arguments do not fit.
-    pub(crate) fn prepare(&self, args: &str) -> Result<Prepared, String> {
+    pub(crate) fn prepare(&self, args: &str) -> Result<Invocation, String> {
         self.handler
             .prepare(args)
             .map_err(|error| self.complain(&error))
@@ -174,11 +174,8 @@ impl fmt::Debug for TaskDef {
     }
 }
 
-/// A call with its arguments read.
-pub(crate) type Prepared = Box<dyn FnOnce(&TaskContext, &States) -> Invocation + Send>;
-
 trait Handler: Send + Sync {
-    fn prepare(&self, args: &str) -> Result<Prepared, ArgError>;
+    fn prepare(&self, args: &str) -> Result<Invocation, ArgError>;
     fn check(&self, args: &str) -> Result<(), ArgError>;
     fn args_len(&self) -> usize;
 }
@@ -194,12 +191,8 @@ where
     P: Args,
     M: 'static,
 {
-    fn prepare(&self, args: &str) -> Result<Prepared, ArgError> {
-        let args = P::decode(args)?;
-        let function = self.function.clone();
-        Ok(Box::new(move |ctx, states| {
-            function.invoke(ctx, states, args)
-        }))
+    fn prepare(&self, args: &str) -> Result<Invocation, ArgError> {
+        Ok(self.function.clone().invoke(P::decode(args)?))
     }
 
     fn check(&self, args: &str) -> Result<(), ArgError> {
@@ -444,7 +437,7 @@ pub(crate) fn name_complaint(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Data;
+    use crate::context::{Data, TaskContext};
 
     async fn resize(_: TaskContext, _: Data<u8>, _path: String, _width: u32) {}
 

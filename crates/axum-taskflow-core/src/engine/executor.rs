@@ -4,16 +4,12 @@ use std::{
     collections::hash_map::Entry,
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     task::Poll,
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use tracing::{Span, info_span, span::Entered, warn};
 
 use super::{Engine, Next};
@@ -27,26 +23,11 @@ use crate::{
     handler::{Invocation, Returned},
     id::TaskId,
     panics,
-    registry::{Prepared, TaskDef},
+    registry::TaskDef,
+    running::Running,
     status::{Refused, TaskStatus},
     task::{Executor, LogLevel, Task},
 };
-
-/// An attempt that runs here, as others see it.
-pub(crate) struct Running {
-    pub(crate) task: Arc<Task>,
-    token: CancellationToken,
-    /// Why the attempt is cut off, if not because somebody cancelled the task. Set before the token fires.
-    interrupted: OnceLock<&'static str>,
-    /// Somebody cancelled the task: whatever else cuts the attempt off, it is not to be repeated. An atomic: set before the
-    /// token fires.
-    cancelled: AtomicBool,
-    /// The function is called, or has to do nothing any more but end. An atomic: set before the look at `interrupted`, so
-    /// that whoever has interrupted an attempt and finds it not called knows that it never will be.
-    called: AtomicBool,
-    /// It is known whether it begins, and somebody may want to know. After a cancel: nobody else waits.
-    settled: Notify,
-}
 
 /// How long a task waits that this program cannot read, if too many of them are remembered already to leave it to
 /// others at once.
@@ -61,84 +42,25 @@ pub(crate) const SUPERSEDED: &str =
 pub(crate) const LAPSED: &str =
     "interrupted: this instance could not reach the task store for as long as it counts as alive";
 
-/// An attempt with everything it needs.
-struct Attempt {
-    task: Arc<Task>,
+/// An attempt with everything it needs, to be called as soon as its start is stored.
+pub(crate) struct Beginning {
     def: Arc<TaskDef>,
-    context: TaskContext,
-    call: Prepared,
+    call: Invocation,
     running: Arc<Running>,
     timeout: Option<Duration>,
-}
-
-/// An attempt that is called as soon as its start is stored.
-pub(crate) struct Beginning {
-    change: Change,
-    attempt: Attempt,
 }
 
 impl Beginning {
     /// The task as it is to be stored.
     pub(crate) fn task(&self) -> &Arc<Task> {
-        &self.attempt.task
+        &self.running.task
     }
 }
 
-/// Why no attempt can begin here.
-enum Unable {
-    Unreadable(String),
-    Refused(Refused),
-}
-
-impl Running {
-    pub(crate) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-        self.token.cancel();
-    }
-
-    pub(crate) fn interrupt(&self, why: &'static str) {
-        self.interrupted.get_or_init(|| why);
-        self.token.cancel();
-    }
-
-    pub(crate) fn was_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    /// Tells who waits for it that the function is called, or never will be.
-    fn tell_settled(&self) {
-        // Whoever cancels says so before he looks, and we look afterwards: one of both sees the other.
-        if self.was_cancelled() {
-            self.settled.notify_waiters();
-        }
-    }
-
-    /// False while the start is being stored.
-    pub(crate) fn was_called(&self) -> bool {
-        self.called.load(Ordering::SeqCst)
-    }
-
-    fn outcome(&self) -> Outcome {
-        match self.interrupted.get() {
-            Some(why) => self.cut_off(why),
-            None => Outcome::Cancelled,
-        }
-    }
-
-    /// Something panicked beside the function, as does an error of it that is dropped.
-    fn panicked(&self, report: FailureReport) -> Outcome {
-        match self.was_cancelled() || self.interrupted.get().is_some() {
-            true => self.outcome(),
-            false => Outcome::Panicked(report),
-        }
-    }
-
-    fn cut_off(&self, why: &'static str) -> Outcome {
-        match self.was_cancelled() {
-            true => Outcome::Cancelled,
-            false => Outcome::Interrupted(why),
-        }
-    }
+/// A task whose arguments cannot be read here.
+struct Unread {
+    task: Arc<Task>,
+    why: String,
 }
 
 impl Engine {
@@ -168,15 +90,22 @@ impl Engine {
             // Claims name the functions that are known, so this is a task that outlived its registration.
             return self.let_go(Change::released(&task), &task);
         };
-        let beginning = Change::started(&task, self.me(), now)
-            .map_err(Unable::Refused)
-            .and_then(|change| self.beginning(&task, def, change));
-        match beginning {
+        let owner = task.life.owner;
+        let change = match Change::started(&task, self.me(), now) {
+            Ok(change) => change,
+            Err(refused) => {
+                panics::say(
+                    || warn!(task = %task.id, %refused, "a task that cannot start was held as ready"),
+                );
+                return self.ready.free_slot(&task);
+            }
+        };
+        match self.beginning(task, def, &change) {
             // This instance was taken for dead since it took the task. Looked at when the attempt can be interrupted
             // already: there is no moment in between.
-            Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it),
-            Ok(it) => self.start_after_commit(it),
-            Err(unable) => self.cannot_begin(&task, unable, now),
+            Ok(it) if owner != Some(self.me()) => self.begin_never(&it),
+            Ok(it) => self.start_after_commit(change, it),
+            Err(unread) => self.cannot_read(&unread, now),
         }
     }
 
@@ -185,56 +114,41 @@ impl Engine {
         let Some(def) = self.registry.by_name(&task.name) else {
             return self.let_go(Change::released(&task), &task);
         };
-        match self.beginning(&task, def, Change::claimed(&task)) {
-            Ok(it) if task.life.owner != Some(self.me()) => self.begin_never(&it), // as above
+        let (owner, change) = (task.life.owner, Change::claimed(&task));
+        match self.beginning(Arc::new(task), def, &change) {
+            Ok(it) if owner != Some(self.me()) => self.begin_never(&it), // as above
             Ok(it) => self.begin_now(it),
-            Err(unable) => self.cannot_begin(&task, unable, self.clock.now()),
+            Err(unread) => self.cannot_read(&unread, self.clock.now()),
         }
     }
 
     /// Gives the slot back, and the task to somebody who can read it.
-    fn cannot_begin(self: &Arc<Self>, task: &Task, unable: Unable, now: Timestamp) {
-        match unable {
-            Unable::Refused(refused) => {
-                panics::say(
-                    || warn!(task = %task.id, %refused, "a task that cannot start was held as ready"),
-                );
-                self.ready.free_slot(task);
-            }
-            Unable::Unreadable(why) => {
-                let again_at = match self.unreadable.remember(task.id, now) {
-                    true => now, // at once, by anybody else
-                    false => now.saturating_add(HELD_FOR),
-                };
-                self.let_go(Change::held(task, &why, again_at), task);
-            }
-        }
+    fn cannot_read(self: &Arc<Self>, unread: &Unread, now: Timestamp) {
+        let Unread { task, why } = unread;
+        let again_at = match self.unreadable.remember(task.id, now) {
+            true => now, // at once, by anybody else
+            false => now.saturating_add(HELD_FOR),
+        };
+        self.let_go(Change::held(task, why, again_at), task);
     }
 
     /// The next attempt of a task that has a slot, up to the point where its start is stored: by `change`.
     fn beginning(
         self: &Arc<Self>,
-        task: &Task,
+        mut task: Arc<Task>,
         def: Arc<TaskDef>,
-        change: Change,
-    ) -> Result<Beginning, Unable> {
+        change: &Change,
+    ) -> Result<Beginning, Unread> {
         // A type's own code reads the arguments, and may panic.
         let read = panics::catch(|| def.prepare(&task.args));
-        let call = read
-            .unwrap_or_else(|report| Err(report.message))
-            .map_err(Unable::Unreadable)?;
-        let mut task = task.clone();
-        task.life = change.life.clone();
-        let task = Arc::new(task);
-        let running = Arc::new(Running {
-            task: task.clone(),
-            token: CancellationToken::new(),
-            interrupted: OnceLock::new(),
-            cancelled: AtomicBool::new(false),
-            called: AtomicBool::new(false),
-            settled: Notify::new(),
-        });
-        let former = self.running().insert(task.id, running.clone());
+        let call = match read.unwrap_or_else(|report| Err(report.message)) {
+            Ok(call) => call,
+            Err(why) => return Err(Unread { task, why }),
+        };
+        Arc::make_mut(&mut task).life = change.life.clone();
+        let home: Weak<Self> = Arc::downgrade(self);
+        let running = Arc::new(Running::new(task, self.clock.clone(), home));
+        let former = self.running().insert(change.id, running.clone());
         if let Some(former) = former {
             // The task was taken over from this instance and came back: what still runs of it must stop.
             former.interrupt(SUPERSEDED);
@@ -243,73 +157,66 @@ impl Engine {
         if self.ready.is_paused() {
             running.interrupt(LAPSED);
         }
-        let attempt = Attempt {
-            context: TaskContext::new(
-                task.clone(),
-                task.life.attempt,
-                task.life.epoch,
-                running.token.clone(),
-                self.clock.clone(),
-                self.clone(),
-            ),
-            timeout: self.options(&task, &def).timeout,
-            task,
+        Ok(Beginning {
+            timeout: self.options(&running.task, &def).timeout,
             def,
             call,
             running,
-        };
-        Ok(Beginning { change, attempt })
+        })
     }
 
     /// A new task that has a slot: stored as one that has begun, it costs one write and not two, and its function is
-    /// called as soon as that is done. Nothing if it cannot begin here; then the slot is free again.
+    /// called as soon as that is done.
+    ///
+    /// # Errors
+    /// The task, if it cannot begin here; then the slot is free again.
     pub(crate) fn beginning_of_new(
         self: &Arc<Self>,
-        task: &Task,
+        task: Arc<Task>,
         now: Timestamp,
-    ) -> Option<Beginning> {
+    ) -> Result<Beginning, Arc<Task>> {
         let def = self.registry.by_name(&task.name);
-        let change = Change::started(task, self.me(), now).ok();
-        let beginning = def
-            .zip(change)
-            .and_then(|(def, change)| self.beginning(task, def, change).ok());
-        if beginning.is_none() {
-            self.ready.free_slot(task);
-        }
-        beginning
+        let change = Change::started(&task, self.me(), now).ok();
+        let beginning = match def.zip(change) {
+            Some((def, change)) => self
+                .beginning(task, def, &change)
+                .map_err(|unread| unread.task),
+            None => Err(task),
+        };
+        beginning.inspect_err(|task| self.ready.free_slot(task))
     }
 
     /// The start is stored.
     pub(crate) fn begin_now(self: &Arc<Self>, beginning: Beginning) {
         crash_point!("executor::start-stored");
-        let Beginning { change, attempt } = beginning;
         // This process may have been stopped before it heard of it, or cut off: then others may have taken the task.
-        if !self.is_surely_alive() && self.never_called(&attempt.running) {
+        if !self.is_surely_alive() && self.never_called(&beginning.running) {
             return;
         }
-        self.feed.changed(&change, change.life.run_at);
-        tokio::spawn(attempt.run(self.clone()));
+        let task = beginning.task();
+        self.feed.changed(&Change::claimed(task), task.life.run_at);
+        tokio::spawn(beginning.run(self.clone()));
     }
 
     /// The start was not stored: the task is not ours, or not there.
     pub(crate) fn begin_never(self: &Arc<Self>, beginning: &Beginning) {
-        let task = &beginning.attempt.task;
+        let task = beginning.task();
         self.forget_attempt(task);
-        beginning.attempt.running.tell_settled();
+        beginning.running.tell_settled();
         self.ready.free_slot(task);
         self.dispatch_to(task.executor);
     }
 
     /// The start is on disk before the function's first line runs: it is never repeated unasked, and who was cancelled while
     /// it waited for a slot never runs.
-    fn start_after_commit(self: &Arc<Self>, beginning: Beginning) {
-        let (engine, change) = (self.clone(), beginning.change.clone());
-        let then = Box::new(move |_: &Change, applied| match applied {
+    fn start_after_commit(self: &Arc<Self>, change: Change, beginning: Beginning) {
+        let engine = self.clone();
+        let then = Box::new(move |change: &Change, applied| match applied {
             Applied::Applied => engine.begin_now(beginning),
             // Cancelled, or taken by somebody else, before it began.
             Applied::Stale => {
                 engine.begin_never(&beginning);
-                engine.start_was_stale(&beginning.change);
+                engine.start_was_stale(change);
             }
         });
         self.journal.change(change, then);
@@ -365,7 +272,7 @@ impl Engine {
             return Ok(false);
         };
         let settled = async {
-            let settled = attempt.settled.notified();
+            let settled = attempt.settled();
             let is_ahead = |it: &Arc<Running>| Arc::ptr_eq(it, &attempt) && !it.was_called();
             if self.running().get(&id).is_some_and(is_ahead) {
                 settled.await;
@@ -440,23 +347,21 @@ impl Engine {
     }
 }
 
-impl Attempt {
+impl Beginning {
     async fn run(self, engine: Arc<Engine>) {
         let Self {
-            task,
             def,
-            context,
             call,
             running,
             timeout,
         } = self;
-        running.called.store(true, Ordering::SeqCst);
-        running.tell_settled();
-        if running.interrupted.get().is_some() && engine.never_called(&running) {
+        running.set_called();
+        if running.is_interrupted() && engine.never_called(&running) {
             return;
         }
-        let span = panics::contain(|| span_of(&task)).unwrap_or_else(Span::none);
-        let outcome = if running.token.is_cancelled() {
+        let span = panics::contain(|| span_of(&running.task)).unwrap_or_else(Span::none);
+        let context = TaskContext::of(running.clone());
+        let outcome = if running.token().is_cancelled() {
             running.outcome()
         } else {
             let limits = Limits {
@@ -526,18 +431,13 @@ struct Limits<'a> {
 
 async fn call_function(
     engine: &Engine,
-    call: Prepared,
+    call: Invocation,
     context: &TaskContext,
     limits: Limits<'_>,
 ) -> Outcome {
-    // Within the context: a function that returns a future may do something before.
-    let called = context
-        .clone()
-        .sync_scope(|| panics::catch(|| call(context, &engine.states)));
-    match called {
-        Ok(Invocation::Async(work)) => run_async(work, context.clone(), limits).await,
-        Ok(Invocation::Thread(work)) => run_thread(engine, work, context.clone(), limits).await,
-        Err(report) => Outcome::Panicked(report),
+    match call {
+        Invocation::Async(work) => run_async(work, context.clone(), limits).await,
+        Invocation::Thread(work) => run_thread(engine, work, context.clone(), limits).await,
     }
 }
 
@@ -552,13 +452,13 @@ async fn run_async(
                 biased; // a function that is done is done, whatever else happened meanwhile
                 returned = panics::catch_async(&mut work) => match returned {
                     // It ended because it was told to.
-                    Ok(Err(_)) | Err(_) if limits.running.token.is_cancelled() => limits.running.outcome(),
+                    Ok(Err(_)) | Err(_) if limits.running.token().is_cancelled() => limits.running.outcome(),
                     Ok(returned) => outcome_of(returned),
                     Err(report) => Outcome::Panicked(report),
                 },
-                () = limits.running.token.cancelled() => limits.running.outcome(),
+                () = limits.running.token().cancelled() => limits.running.outcome(),
                 limit = passed(limits.timeout) => {
-                    limits.running.token.cancel(); // for what the function has spawned
+                    limits.running.token().cancel(); // for what the function has spawned
                     Outcome::TimedOut(limit)
                 }
             }
@@ -603,7 +503,7 @@ async fn run_thread(
         returned = &mut thread => returned,
         limit = passed(limits.timeout) => {
             timed_out = Some(limit);
-            limits.running.token.cancel();
+            limits.running.token().cancel();
             thread.await
         }
     };
@@ -611,10 +511,10 @@ async fn run_thread(
         Ok(Ok(Ok(result))) => Outcome::Done(result),
         Ok(Ok(Err(failure))) => match timed_out {
             Some(limit) => Outcome::TimedOut(limit),
-            None if limits.running.token.is_cancelled() => limits.running.outcome(),
+            None if limits.running.token().is_cancelled() => limits.running.outcome(),
             None => Outcome::Failed(failure),
         },
-        Ok(Err(_)) if timed_out.is_none() && limits.running.token.is_cancelled() => {
+        Ok(Err(_)) if timed_out.is_none() && limits.running.token().is_cancelled() => {
             limits.running.outcome()
         }
         Ok(Err(report)) => Outcome::Panicked(report),

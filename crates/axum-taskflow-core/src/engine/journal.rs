@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{error, warn};
 
-pub(crate) use self::{flight::ThenAdded, queue::Wanted};
+pub(crate) use self::flight::{Answers, Tasks, ThenAdded};
 use self::{
     flight::{
         BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside, one_has_landed,
@@ -34,7 +34,6 @@ use crate::{
     health::{Duty, Troubles},
     id::TaskId,
     panics,
-    task::Task,
 };
 
 /// Log lines that wait to be written // full: further ones are dropped and counted, since functions cannot wait
@@ -213,8 +212,7 @@ impl Journal {
     /// `then` back if no new tasks are taken any more.
     pub(crate) fn add(
         &self,
-        tasks: Vec<Arc<Task>>,
-        wanted: Arc<Wanted>,
+        tasks: Tasks,
         then: ThenAdded,
         caller: Caller,
     ) -> Result<(), ThenAdded> {
@@ -229,9 +227,22 @@ impl Journal {
             tasks,
             then,
             caller,
-            wanted,
         });
         Ok(())
+    }
+
+    /// Takes back new tasks, of which the first is `id`, for a caller whose time is over. False if they are being written,
+    /// or were.
+    pub(crate) fn take_back(&self, id: TaskId) -> bool {
+        let add = self.queue().take_back(id);
+        let was_there = add.is_some();
+        if let Some(Add { tasks, then, .. }) = add {
+            self.places
+                .add_permits(self.place_size(tasks.len()) as usize);
+            // What was promised to these tasks is broken, and that looks into the queue.
+            panics::contain(|| drop(then));
+        }
+        was_there
     }
 
     /// Writes what waits if nobody does, up to the point where the store has to be waited for; from there on the journal
@@ -598,18 +609,10 @@ impl Journal {
             tasks,
             then,
             caller,
-            wanted,
         } in adds
         {
-            if wanted.take() {
-                flight.adds.push((tasks.len(), then, caller));
-                batch.tasks.extend(tasks);
-            } else {
-                self.places
-                    .add_permits(self.place_size(tasks.len()) as usize);
-                // What was promised to these tasks is broken, and that looks into the queue.
-                panics::contain(|| drop(then));
-            }
+            flight.adds.push((tasks.len(), then, caller));
+            batch.tasks.extend(tasks);
         }
         (batch.changes, flight.thens) = changes
             .into_iter()
@@ -645,7 +648,7 @@ impl Journal {
             let (own, rest) = answers.split_at(n);
             answers = rest;
             let answer = panics::contain(|| then(Ok(own)));
-            callers.push((caller, answer.unwrap_or_else(|| Ok(own.to_vec()))));
+            callers.push((caller, answer.unwrap_or_else(|| Ok(own.into()))));
         }
         let applied = written.changes.iter().copied();
         for ((change, then), applied) in batch.changes.iter().zip(thens).zip(applied) {
@@ -812,7 +815,7 @@ mod tests {
         id::{Epoch, IdSource, InstanceId},
         memory::Memory,
         retry::RetryPolicy,
-        task::{LogLevel, LogLine, Progress},
+        task::{LogLevel, LogLine, Progress, Task},
     };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
@@ -890,21 +893,22 @@ mod tests {
         let add = async |then: ThenAdded| {
             journal.place(1, Duration::ZERO).await.unwrap();
             let (caller, answer) = oneshot::channel();
-            let Add { tasks, wanted, .. } = add(&ids, 40);
-            assert!(journal.add(tasks, wanted, then, caller).is_ok());
+            let Add { tasks, .. } = add(&ids, 40);
+            assert!(journal.add(tasks, then, caller).is_ok());
             (panics::catch(|| journal.begin(|_| ())), answer)
         };
 
         let (begun, mut answer) = add(Box::new(|_| panic!("on demand"))).await;
         assert!(begun.is_ok());
         assert_eq!(
-            answer.try_recv().unwrap().unwrap(),
+            answer.try_recv().unwrap().unwrap().as_slice(),
             [Enqueued::Created],
             "it is stored"
         );
-        let (begun, mut answer) = add(Box::new(|written| Ok(written.unwrap().to_vec()))).await;
+        let (begun, mut answer) = add(Box::new(|written| Ok(written.unwrap().into()))).await;
         assert!(begun.is_ok());
-        assert_eq!(answer.try_recv().unwrap().unwrap(), [Enqueued::Created]);
+        let answered = answer.try_recv().unwrap().unwrap();
+        assert_eq!(answered.as_slice(), [Enqueued::Created]);
 
         let heard = Arc::new(AtomicUsize::new(0));
         let change = |panics: bool| {
@@ -934,6 +938,35 @@ mod tests {
         assert_eq!(heard.load(Ordering::SeqCst), 2);
         assert_eq!(stored.load(Ordering::SeqCst), 2);
         assert!(journal.is_idle());
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_takes_back_is_not_written_and_makes_room() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let store = Arc::new(Memory::default());
+        let journal = Journal::new(store.clone(), clock, 1, Arc::default());
+        let promised = Arc::new(());
+        let add_one = async || {
+            journal.place(1, Duration::ZERO).await.unwrap();
+            let (Add { tasks, .. }, promised) = (add(&ids, 40), promised.clone());
+            let id = tasks[0].id;
+            let then: ThenAdded = Box::new(move |_| {
+                drop(promised);
+                Ok(Answers::new())
+            });
+            assert!(journal.add(tasks, then, oneshot::channel().0).is_ok());
+            id
+        };
+
+        let given_up = add_one().await;
+        assert!(journal.take_back(given_up));
+        assert_eq!(Arc::strong_count(&promised), 1, "the promise is broken");
+        let written = add_one().await;
+        journal.begin(|_| ());
+
+        assert!(!journal.take_back(written), "too late");
+        assert_eq!(store.get(given_up).await.unwrap(), None);
+        assert!(store.get(written).await.unwrap().is_some());
     }
 
     #[tokio::test]
@@ -1032,17 +1065,14 @@ mod tests {
     }
 
     /// Adds a task; its answer comes by the channel.
-    fn add_one(
-        journal: &Journal,
-        ids: &IdSource,
-    ) -> oneshot::Receiver<Result<Vec<Enqueued>, Error>> {
+    fn add_one(journal: &Journal, ids: &IdSource) -> oneshot::Receiver<Result<Answers, Error>> {
         let (caller, answer) = oneshot::channel();
-        let Add { tasks, wanted, .. } = add(ids, 40);
+        let Add { tasks, .. } = add(ids, 40);
         let then: ThenAdded = Box::new(|written| match written {
-            Ok(written) => Ok(written.to_vec()),
+            Ok(written) => Ok(written.into()),
             Err(failure) => Err(unavailable(failure)),
         });
-        assert!(journal.add(tasks, wanted, then, caller).is_ok());
+        assert!(journal.add(tasks, then, caller).is_ok());
         journal.begin(|_| ());
         answer
     }
@@ -1077,7 +1107,7 @@ mod tests {
             look(&mut Context::from_waker(&waker));
         }
         let answer = answer.try_recv().expect("the journal was woken");
-        assert_eq!(answer.unwrap(), [Enqueued::Created]);
+        assert_eq!(answer.unwrap().as_slice(), [Enqueued::Created]);
     }
 
     /// Counts how often it was woken.

@@ -47,7 +47,7 @@ use tracing::{error, info, warn};
 
 use self::{
     claimer::NextDue,
-    executor::{BY_SHUTDOWN, LAPSED, Running, SUPERSEDED},
+    executor::{BY_SHUTDOWN, LAPSED, SUPERSEDED},
     holds::Holds,
     journal::Journal,
     ready::{Next, Ready},
@@ -62,13 +62,14 @@ use crate::{
     change::Change,
     clock::{Clock, Timestamp},
     config::Config,
-    context::{NoteSink, States},
     error::{BackendError, Error, ErrorKind},
     event::Feed,
     health::{Duty, Troubles},
     id::{IdSource, InstanceId, TaskId},
     panics,
     registry::{Registry, TaskDef, collected},
+    running::{Home, Running},
+    states::States,
     status::TaskStatus,
     task::{Executor, Task, TaskOptions},
 };
@@ -735,9 +736,13 @@ impl Drop for Waiter<'_> {
     }
 }
 
-impl NoteSink for Engine {
+impl Home for Engine {
     fn say(&self, note: Note) {
         self.journal.note(note);
+    }
+
+    fn states(&self) -> &States {
+        &self.states
     }
 }
 

@@ -14,11 +14,11 @@ pub use self::{
 };
 use crate::{
     clock::Timestamp,
-    context::States,
     error::Error,
     handler::{Args, IntoArgs, TaskFn},
     id::TaskId,
     registry::{Registry, TaskDef},
+    states::States,
     task::{Tags, TaskOptions},
 };
 

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -14,15 +15,20 @@ use crate::{
     change::Change,
     error::{BackendError, Error},
     id::TaskId,
+    task::Task,
 };
 
+/// The new tasks of one call: mostly one.
+pub(crate) type Tasks = SmallVec<[Arc<Task>; 1]>;
+/// What the store says to them.
+pub(crate) type Answers = SmallVec<[Enqueued; 1]>;
 /// Called once the change is stored, or found to be stale.
 pub(crate) type Then = Box<dyn FnOnce(&Change, Applied) + Send>;
 /// Called once new tasks are stored, or could not be; gives the answer for the caller.
 pub(crate) type ThenAdded =
-    Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) -> Result<Vec<Enqueued>, Error> + Send>;
+    Box<dyn FnOnce(Result<&[Enqueued], &Arc<BackendError>>) -> Result<Answers, Error> + Send>;
 /// Who added tasks, and may have stopped waiting.
-pub(crate) type Caller = oneshot::Sender<Result<Vec<Enqueued>, Error>>;
+pub(crate) type Caller = oneshot::Sender<Result<Answers, Error>>;
 
 /// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
 pub(super) const BATCH_MAX: usize = 512;

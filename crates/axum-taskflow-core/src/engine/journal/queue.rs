@@ -1,19 +1,16 @@
 //! What waits to be written, and how much of it goes into one batch.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use tokio::sync::oneshot;
 
-use super::flight::{BATCH_BYTES_MAX, BATCH_MAX, Begun, Caller, Then, ThenAdded, bytes_of};
+use super::flight::{BATCH_BYTES_MAX, BATCH_MAX, Begun, Caller, Tasks, Then, ThenAdded, bytes_of};
 use crate::{
     backend::{AuditEntry, Note, Said},
     change::Change,
     error::Error,
     id::{Epoch, TaskId},
-    task::{Progress, Task},
+    task::Progress,
 };
 
 /// Log lines in one batch, each of at most 8 KiB.
@@ -39,42 +36,9 @@ pub(super) struct Queue {
 }
 
 pub(super) struct Add {
-    pub(super) tasks: Vec<Arc<Task>>,
+    pub(super) tasks: Tasks,
     pub(super) then: ThenAdded,
     pub(super) caller: Caller,
-    /// Given up by a caller whose time is over; then the tasks are not written.
-    pub(super) wanted: Arc<Wanted>,
-}
-
-/// Whether a caller still waits for its tasks. A std mutex: held for one look.
-#[derive(Default)]
-pub(crate) struct Wanted(Mutex<Want>);
-
-#[derive(Default, Clone, Copy, PartialEq)]
-enum Want {
-    #[default]
-    Waiting,
-    Taken,
-    GivenUp,
-}
-
-impl Wanted {
-    /// The caller gives up; true if the tasks will not be written.
-    pub(crate) fn give_up(&self) -> bool {
-        self.change(Want::GivenUp)
-    }
-
-    pub(super) fn take(&self) -> bool {
-        self.change(Want::Taken)
-    }
-
-    fn change(&self, to: Want) -> bool {
-        let mut want = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *want == Want::Waiting {
-            *want = to;
-        }
-        *want == to
-    }
 }
 
 pub(super) struct Entry {
@@ -93,6 +57,14 @@ pub(super) enum Writer {
 }
 
 impl Queue {
+    /// Takes back the new tasks of which the first is `id`, if they wait.
+    pub(super) fn take_back(&mut self, id: TaskId) -> Option<Add> {
+        // Who gives up first has added first: it is not far down.
+        let is_it = |add: &Add| add.tasks.first().is_some_and(|task| task.id == id);
+        let at = self.adds.iter().position(is_it)?;
+        self.adds.remove(at)
+    }
+
     /// How many of the adds go into one batch: until it has enough tasks, or bytes.
     pub(super) fn adds_of_a_batch(&self) -> usize {
         let (mut n_tasks, mut bytes) = (0, 0);
@@ -219,13 +191,18 @@ fn last_word((id, (epoch, progress)): (TaskId, (Epoch, Progress))) -> Note {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use smallvec::smallvec;
+
+    use super::{super::flight::Answers, *};
     use crate::{
         change::Outcome,
         clock::Timestamp,
         failure::{FailureKind, FailureReport},
         id::IdSource,
         retry::RetryPolicy,
+        task::Task,
     };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
@@ -237,10 +214,9 @@ pub(super) mod tests {
 
     pub(in super::super) fn add(ids: &IdSource, bytes: usize) -> Add {
         Add {
-            tasks: vec![Arc::new(Task::new(ids.task(NOW), "f", text(bytes)))],
-            then: Box::new(|_| Ok(Vec::new())),
+            tasks: smallvec![Arc::new(Task::new(ids.task(NOW), "f", text(bytes)))],
+            then: Box::new(|_| Ok(Answers::new())),
             caller: oneshot::channel().0,
-            wanted: Arc::default(),
         }
     }
 
