@@ -126,7 +126,9 @@
   let source = null;
   let paused = false;
   let frame = 0;
-  let heardAt = Date.now();
+  let heardAt = Date.now(); // what the page shows is that old at most
+  let aliveAt = heardAt;
+  let silence = 35000; // longer than the server is ever silent
   let again = 2000;
   let timer = 0;
   let hidingTimer = 0;
@@ -138,11 +140,13 @@
   let instances = null; // how many there are, and the state of each
 
   function say(state, text) {
+    if (!live) return;
     live.dataset.s = state;
     write($("span", live), text);
   }
   const sayLive = () => (paused ? say("paused", "Paused") : say("live", "Live"));
   const clock = (ms) => new Date(ms).toLocaleTimeString();
+  const sayLost = (why = "Reconnecting") => say("off", `${why}, data from ${clock(heardAt)}`);
 
   function close() {
     clearTimeout(timer);
@@ -155,17 +159,25 @@
     if (live) live.hidden = pauseButton.hidden = !body.dataset.stream;
     if (!live || !body.dataset.stream) return; // nothing on this page changes any more
     source = new EventSource(body.dataset.stream);
+    const alive = () => (aliveAt = Date.now());
+    source.onopen = alive;
+    // A server without its store still greets and takes leave: only the others say that the store has answered.
     const on = (name, handle) =>
       source.addEventListener(name, (event) => {
-        heardAt = Date.now();
+        alive();
+        if (name !== "hello" && name !== "bye") {
+          heardAt = aliveAt;
+          sayLive();
+        }
         handle(JSON.parse(event.data));
       });
     on("hello", (hello) => {
       again = 2000;
       skew = hello.now - Date.now();
-      if (hello.build !== body.dataset.build) return outdated();
-      sayLive();
+      silence = hello.hb * 2000 + 5000;
+      if (hello.build !== body.dataset.build) outdated();
     });
+    on("hb", () => {});
     on("counts", (changed) => later(() => Object.assign(counts, changed)));
     on("tasks", (changed) =>
       later(() => {
@@ -179,19 +191,28 @@
     on("reset", () => renewSoon());
     on("bye", (bye) => {
       source.close();
-      say("off", `${bye.why === "auth" ? "Signed out" : "Reconnecting"}, data from ${clock(heardAt)}`);
+      sayLost(bye.why === "auth" ? "Signed out" : undefined);
       if (bye.why === "auth") location.reload();
       else timer = setTimeout(open, bye.retry);
     });
     source.onerror = () => {
-      say("off", `Reconnecting, data from ${clock(heardAt)}`);
+      sayLost();
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       again = Math.min(again * 2, 30000);
       timer = setTimeout(openAgain, again * (0.5 + Math.random()));
     };
   }
 
-  const ask = (method = "GET") => fetch(location.href, { method, headers: { accept: "text/html" } });
+  /** A connection that was cut without a word looks open for ever. */
+  function listen() {
+    if (source?.readyState !== EventSource.OPEN || Date.now() - aliveAt < silence) return;
+    sayLost();
+    open();
+  }
+
+  /** The page as the server prints it now. An answer that does not come is none. */
+  const ask = (method = "GET") =>
+    fetch(location.href, { method, headers: { accept: "text/html" }, signal: AbortSignal.timeout(20000) });
   const read = async (answer) => new DOMParser().parseFromString(await answer.text(), "text/html");
   const isSignIn = (answer) => answer.redirected || answer.status === 401;
 
@@ -306,6 +327,7 @@
       }
       for (const name of ["stream", "status"]) body.dataset[name] = copy.body.dataset[name] ?? "";
       if ($("#log")) $("#log").scrollTop = followed ? $("#log").scrollHeight : scrolled;
+      heardAt = renewedAt;
       fresh = 0;
       strangers.clear();
       waiting.clear();
@@ -322,7 +344,7 @@
 
   /** Also while the stream goes on: what it has told once it does not tell again. */
   function renewLater(why) {
-    say("off", `${why}, data from ${clock(heardAt)}`);
+    sayLost(why);
     if (!source && document.hidden) return; // whoever looks again asks again
     again = Math.min(again * 2, 30000);
     clearTimeout(renewTimer);
@@ -476,7 +498,7 @@
     paused = !paused;
     pauseButton.setAttribute("aria-pressed", String(paused));
     pauseButton.textContent = paused ? "Resume" : "Pause";
-    if (source) sayLive();
+    if (live.dataset.s !== "off") sayLive();
     draw();
   });
 
@@ -499,11 +521,21 @@
     clearTimeout(hidingTimer);
     if (document.hidden) {
       hidingTimer = setTimeout(close, 30000);
-    } else if (!source && body.dataset.stream) renew();
+    } else if (!source && body.dataset.stream) comeBack();
     else draw();
   });
 
-  addEventListener("pagehide", () => source?.close());
+  /** To a page that nobody has kept up to date. */
+  function comeBack() {
+    sayLost();
+    renew();
+  }
+
+  addEventListener("pagehide", close);
+  // The browser may have kept the page for the way back, and meanwhile who looked at it may have signed out.
+  addEventListener("pageshow", (event) => {
+    if (event.persisted) comeBack();
+  });
 
   function dress() {
     for (const node of document.querySelectorAll("[data-js]")) node.hidden = false;
@@ -514,7 +546,11 @@
   const tab = $(".tabs [aria-current]"); // on a phone it may be out of sight
   if (tab) tab.parentNode.scrollLeft = tab.offsetLeft - 60;
   if (body.dataset.stream && $("#log")) $("#log").scrollTop = 1e9; // to be followed
-  setInterval(() => paused || document.hidden || keepTimesTrue(), 1000);
+  setInterval(() => {
+    if (document.hidden) return;
+    if (!paused) keepTimesTrue();
+    listen();
+  }, 1000);
   // What no delta tells (deleted tasks, another process) is put right by a fresh copy.
   setInterval(() => {
     if (!paused && !document.hidden && source?.readyState === EventSource.OPEN && fresh + strangers.size === 0) renew();

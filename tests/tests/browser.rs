@@ -8,6 +8,7 @@ mod browser;
 
 use browser::Browser;
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Service, Settings, answer, until};
 use tempfile::{TempDir, tempdir};
@@ -545,6 +546,142 @@ async fn a_tab_that_came_back_while_the_server_was_gone_is_live_when_it_is_there
     service.add("effect", "x").await;
     browser
         .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+}
+
+#[tokio::test]
+async fn a_tab_that_came_back_while_the_server_hangs_does_not_say_that_it_is_live() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    scene.open_live("/dashboard").await;
+    browser.run(SEEN, json!([false])).await;
+    browser
+        .becomes("stream.readyState === EventSource.CLOSED")
+        .await;
+
+    service.signal(Signal::STOP);
+    // The seconds after which an answer is not waited for any more are over at once.
+    let at_once = "const timeout = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = () => timeout(0)";
+    browser.run(at_once, json!([])).await;
+    browser.run(SEEN, json!([true])).await;
+    browser
+        .becomes("document.querySelector('#live').innerText.startsWith('Not reachable')")
+        .await;
+    let state = browser
+        .eval("document.querySelector('#live').dataset.s")
+        .await;
+    browser.eval("AbortSignal.timeout = () => undefined").await;
+    service.signal(Signal::CONT);
+
+    assert_eq!(state, "off");
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+}
+
+/// The clock of the page is ahead from now on: what takes long is over at once.
+const LATER: &str = "
+    const clock = Date.now.bind(Date);
+    Date.now = () => clock() + arguments[0];
+";
+
+#[tokio::test]
+async fn a_server_that_says_nothing_any_more_is_seen_though_nobody_hung_up() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    scene.open_live("/dashboard").await;
+
+    service.signal(Signal::STOP);
+    browser.run(LATER, json!([60_000])).await;
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'off'")
+        .await;
+    let told = browser.text("#live").await;
+    service.signal(Signal::CONT);
+
+    assert!(told.starts_with("Reconnecting, data from"), "{told}");
+    browser
+        .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn how_old_the_data_is_counts_from_what_the_store_has_answered_last() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let browser = &scene.browser;
+    scene.open_live("/dashboard").await;
+    let tell = async |event: &str, data: Value| {
+        let script = "stream.dispatchEvent(new MessageEvent(arguments[0], { data: arguments[1] }))";
+        browser.run(script, json!([event, data.to_string()])).await;
+    };
+    let state = async || {
+        browser
+            .eval("document.querySelector('#live').dataset.s")
+            .await
+    };
+
+    // The store cannot be reached for an hour.
+    let began = browser.eval("Date.now()").await;
+    browser.run(LATER, json!([3_600_000])).await;
+    tell("bye", json!({ "why": "store", "retry": 3_600_000 })).await;
+    let age =
+        "[...Array(60).keys()].findIndex((s) => document.querySelector('#live').innerText.endsWith(
+        new Date(arguments[0] + 2000 - 1000 * s).toLocaleTimeString()))";
+    let age = browser.run(&format!("return {age}"), json!([began])).await;
+    let told = browser.text("#live").await;
+    assert_ne!(age, -1, "{told}");
+    // The service greets, whatever its store does.
+    let build = browser.eval("document.body.dataset.build").await;
+    let now = browser.eval("Date.now()").await;
+    tell("hello", json!({ "now": now, "build": build, "hb": 15 })).await;
+    // To pause and to go on makes nothing true.
+    browser.click("#pause").await;
+    browser.click("#pause").await;
+    assert_eq!(state().await, "off");
+    assert_eq!(browser.text("#live").await, told);
+
+    tell("hb", json!({})).await;
+    assert_eq!(state().await, "live");
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_page_that_the_browser_kept_for_the_way_back_is_read_anew() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    scene.open_live("/dashboard").await;
+    browser.eval("window.sameDocument = true").await;
+    let leaves = "dispatchEvent(new PageTransitionEvent(arguments[0], { persisted: true }))";
+
+    browser.run(leaves, json!(["pagehide"])).await;
+    let first = service.add("effect", "x").await;
+    service.seen_as(&first, &["success"]).await;
+    browser.run(leaves, json!(["pageshow"])).await;
+
+    scene.row_shows(&first, "success").await;
+    let second = service.add("effect", "x").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    browser.click("#pill").await;
+    scene.row_shows(&second, "success").await;
+    assert_eq!(browser.eval("window.sameDocument").await, true);
+
+    // Whoever has signed out meanwhile finds the door, and not what was on the page.
+    browser.run(leaves, json!(["pagehide"])).await;
+    let leave =
+        "return fetch('/tasks/auth/logout', { method: 'POST' }).then((answer) => answer.status)";
+    assert_eq!(browser.run(leave, json!([])).await, 200);
+    browser.run(leaves, json!(["pageshow"])).await;
+    browser
+        .becomes("location.pathname === '/tasks/auth/login'")
         .await;
 }
 

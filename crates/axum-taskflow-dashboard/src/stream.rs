@@ -49,7 +49,7 @@ const COUNTS_EVERY: Duration = Duration::from_secs(1);
 const INSTANCES_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at what other instances did, while there are any: the feed tells only what happens in this one.
 const OTHERS_EVERY: Duration = Duration::from_secs(1);
-/// Silence that is broken by a comment, so that proxies do not hang up.
+/// Silence that is broken, so that proxies do not hang up, and so that a page knows that what it shows is still true.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks at whether the session is still good.
 const SESSION_EVERY: Duration = Duration::from_secs(30);
@@ -353,7 +353,7 @@ impl Viewer {
             frame_due: Some(now),
             counts_from: now,
             session_due: now + SESSION_EVERY,
-            heartbeat_due: now + HEARTBEAT,
+            heartbeat_due: now, // once the store has answered
             is_over: false,
             _permit: permit,
         };
@@ -375,7 +375,6 @@ impl Viewer {
         let stopping = self.shared.manager.stopping();
         loop {
             if let Some(frame) = self.ready.pop_front() {
-                self.heartbeat_due = Instant::now() + HEARTBEAT;
                 return Some(frame);
             }
             if self.is_over {
@@ -399,10 +398,11 @@ impl Viewer {
     fn due(&self) -> Instant {
         let counts = self.must_count.then_some(self.counts_from);
         let others = self.has_others.then_some(self.others_due);
-        [self.frame_due, counts, others, Some(self.instances_due)]
+        let frame = self.frame_due.unwrap_or(self.heartbeat_due);
+        [counts, others, Some(self.instances_due)]
             .into_iter()
             .flatten()
-            .fold(self.session_due.min(self.heartbeat_due), Instant::min)
+            .fold(self.session_due.min(frame), Instant::min)
     }
 
     async fn work(&mut self) {
@@ -441,10 +441,17 @@ impl Viewer {
         }
         if let Err(why) = outcome {
             tracing::debug!(why, "a live page cannot be kept up to date");
+            // A part of the news would look like all of it; the next stream reads all of it again.
+            self.ready.clear();
             return self.end("store");
         }
-        if self.ready.is_empty() && now >= self.heartbeat_due {
-            self.ready.push_back(Event::default().comment("hb"));
+        // Not before a frame: until then something may be untold.
+        if self.ready.is_empty() && self.frame_due.is_none() && now >= self.heartbeat_due {
+            // Not a comment, which no script hears.
+            self.push("hb", &serde_json::json!({}));
+        }
+        if !self.ready.is_empty() {
+            self.heartbeat_due = now + HEARTBEAT;
         }
     }
 
@@ -453,7 +460,7 @@ impl Viewer {
         self.must_read = true;
         self.must_read_log = matches!(self.view, View::Task { .. });
         self.must_count |= self.is_list();
-        self.frame_due = Some(self.frame_from.max(Instant::now()));
+        self.frame_due = Some(self.frame_from); // with what is told already
     }
 
     fn end(&mut self, why: &'static str) {
