@@ -149,7 +149,7 @@ impl TaskAdmin {
     }
 
     /// What sessions are signed with: at least 32 random bytes. With it they outlive a restart, and count on
-    /// every instance that has it. Unless set it is made up at each start.
+    /// every instance that has it, as do the forms of the pages. Unless set it is made up at each start.
     #[must_use]
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
         self.secret = Some(secret.into());

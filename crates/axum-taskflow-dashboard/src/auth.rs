@@ -66,6 +66,8 @@ pub(crate) struct Auth {
     session_ttl: Duration,
     /// New at each start: what is compared, counted and forgotten within one process.
     local_key: Key,
+    /// For the forms of those who have no session: the page may be another instance's.
+    form_key: Key,
     /// A std mutex: held for one look-up.
     brake: Mutex<Brake>,
     /// That callers cannot be told apart is warned of, once.
@@ -139,6 +141,7 @@ impl Auth {
             tokens: tokens.collect(),
             session_ttl,
             local_key,
+            form_key: mac(&secret, &[b"forms"]),
             brake: Mutex::default(),
             warned: Once::new(),
             ended: Mutex::default(),
@@ -206,7 +209,7 @@ impl Auth {
             name: ANYBODY.into(),
             rights: Rights::Operate,
             session: None,
-            form_token: form_token(&self.local_key, &[0; 16]),
+            form_token: form_token(&self.form_key, &[0; 16]),
         }
     }
 
@@ -271,7 +274,7 @@ impl Auth {
                 name: token.name.clone(),
                 rights: token.rights,
                 session: None,
-                form_token: form_token(&self.local_key, &[0; 16]),
+                form_token: form_token(&self.form_key, &[0; 16]),
             }),
             None => Identity::Wrong,
         }

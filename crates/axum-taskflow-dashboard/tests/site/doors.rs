@@ -740,6 +740,26 @@ async fn a_session_counts_on_every_instance_that_has_the_secret() {
 }
 
 #[tokio::test]
+async fn where_nobody_signs_in_a_form_counts_on_every_instance_that_has_the_secret() {
+    let secret = "the same thirty-two bytes for all of them";
+    let with = |admin: TaskAdmin| {
+        let routes = admin.insecure_no_auth().secret(secret).routes();
+        Router::new().nest("/tasks", routes)
+    };
+    let (one, two) = (Site::with(with).await, Site::with(with).await);
+    let id = two.ended(TaskStatus::Failed).await;
+    let path = format!("/tasks/dashboard/t/{id}/retry");
+    let retry = async |csrf: &str| two.post_form(&path, &[SAME], &[("csrf", csrf)]).await;
+
+    let other = Site::open().await;
+    let foreign = other.page("/tasks/dashboard").await.csrf();
+    assert_eq!(retry(&foreign).await.status, 403);
+
+    let csrf = one.page("/tasks/dashboard").await.csrf();
+    assert_eq!(retry(&csrf).await.status, 303);
+}
+
+#[tokio::test]
 async fn odd_headers_are_refused_and_not_fatal() {
     let site = Site::closed().await;
     let long = format!("tf_session={}", "A".repeat(20_000));
