@@ -228,6 +228,7 @@ async fn list_page(
     let mut frame = Frame::of(call);
     frame.page = "tasks";
     frame.names = names(manager, &counts);
+    frame.names.truncate(NAMES_MAX);
     frame.status = filter.status_word();
     frame.refreshes = is_top;
     let links = Links {
@@ -429,11 +430,7 @@ fn names(manager: &TaskManager, counts: &[Count]) -> Vec<String> {
         .map(|function| &*function.name)
         .chain(counts.iter().map(|count| &*count.name))
         .collect();
-    names
-        .into_iter()
-        .take(NAMES_MAX)
-        .map(str::to_owned)
-        .collect()
+    names.into_iter().map(str::to_owned).collect()
 }
 
 /// What somebody typed into the search box: a task's id, `key=value` of a tag, or a function's name or a part of it.

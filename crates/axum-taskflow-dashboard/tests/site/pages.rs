@@ -193,6 +193,23 @@ async fn a_search_leads_to_an_address_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_function_is_found_however_many_there_are() {
+    let site = Site::open().await;
+    for n in 0..250 {
+        site.stored(&format!("job_{n:03}"), |_| ()).await;
+    }
+
+    for q in ["job_249", "B_249"] {
+        let page = site.page(&format!("/tasks/dashboard?q={q}")).await;
+        let found = "/tasks/dashboard?func_name=job_249";
+        assert_eq!(page.header("location"), found, "{q}");
+    }
+    // What the box proposes has a bound.
+    let page = site.page("/tasks/dashboard").await;
+    assert_eq!(page.body.matches("<option").count(), 200);
+}
+
+#[tokio::test]
 async fn a_task_page_tells_everything() {
     let site = Site::open().await;
     let failed = site.ended(TaskStatus::Failed).await;
