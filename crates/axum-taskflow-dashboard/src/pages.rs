@@ -243,7 +243,7 @@ async fn list_page(
             .zip(page.tasks.first().map(|task| task.id));
         frame.stream = stream_of_list(call, &filter, range, rows.len(), is_top);
     }
-    let older = page.next.map(|next| links.to(&filter, Some(next)));
+    let older = page.next.map(|next| links.between(&filter, after, next));
     let looked_back_to = match (&page.next, rows.is_empty()) {
         (Some(next), true) => Some(text::absolute(next.created_at())),
         _ => None,
@@ -259,7 +259,7 @@ async fn list_page(
                 };
                 Chip {
                     text: text::clean(&name),
-                    without: links.to(&filter, None),
+                    without: links.to(&filter),
                 }
             })
             .collect()
@@ -272,7 +272,7 @@ async fn list_page(
             may_operate: call.visit.may_operate(),
             is_all: filter.is_all() && is_top,
             is_top,
-            newest: links.to(&filter, None),
+            newest: links.to(&filter),
             older,
             looked_back_to,
             proposals,
@@ -298,14 +298,26 @@ struct Links {
 }
 
 impl Links {
-    fn to(&self, filter: &Filter, before: Option<TaskId>) -> String {
+    /// To the newest of these tasks.
+    fn to(&self, filter: &Filter) -> String {
+        self.with(filter, [("after", None), ("before", None)])
+    }
+
+    /// To those of a part of the time.
+    fn between(&self, filter: &Filter, after: Option<TaskId>, before: TaskId) -> String {
+        self.with(filter, [("after", after), ("before", Some(before))])
+    }
+
+    fn with(&self, filter: &Filter, ends: [(&str, Option<TaskId>); 2]) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         filter.write(&mut query);
         if let Some(limit) = self.limit {
             query.append_pair("limit", &limit.to_string());
         }
-        if let Some(before) = before {
-            query.append_pair("before", &before.to_string());
+        for (name, end) in ends {
+            if let Some(id) = end {
+                query.append_pair(name, &id.to_string());
+            }
         }
         let query = query.finish();
         match query.is_empty() {
@@ -359,7 +371,7 @@ fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
         Tab {
             word: if word.is_empty() { "all" } else { word },
             title,
-            href: links.to(&to, None),
+            href: links.to(&to),
             is_here: status == filter.status,
             count: totals
                 .as_ref()
@@ -397,7 +409,7 @@ fn chips(filter: &Filter, links: &Links) -> Vec<Chip> {
         };
         chips.push(Chip {
             text: format!("function {}", text::clean(name)),
-            without: links.to(&without, None),
+            without: links.to(&without),
         });
     }
     if let Some(tag) = &filter.tag {
@@ -407,7 +419,7 @@ fn chips(filter: &Filter, links: &Links) -> Vec<Chip> {
         };
         chips.push(Chip {
             text: format!("tag {}", text::clean(tag)),
-            without: links.to(&without, None),
+            without: links.to(&without),
         });
     }
     if let Some(tracking_id) = &filter.tracking_id {
@@ -417,7 +429,7 @@ fn chips(filter: &Filter, links: &Links) -> Vec<Chip> {
         };
         chips.push(Chip {
             text: format!("tracking id {}", text::clean(tracking_id)),
-            without: links.to(&without, None),
+            without: links.to(&without),
         });
     }
     chips
@@ -468,14 +480,14 @@ async fn find(call: &Call, q: &str) -> Result<Response, Problem> {
             func_name: Some(name.clone()),
             ..nothing_filtered()
         };
-        return Ok(redirect(&links.to(&filter, None)));
+        return Ok(redirect(&links.to(&filter)));
     }
     if q.contains('=') {
         let filter = Filter {
             tag: Some(q.to_owned()),
             ..nothing_filtered()
         };
-        return Ok(redirect(&links.to(&filter, None)));
+        return Ok(redirect(&links.to(&filter)));
     }
     if let Some((lo, hi)) = ids_with_head(q) {
         let mut query = ListQuery::default();

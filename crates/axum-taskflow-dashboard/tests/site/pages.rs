@@ -210,6 +210,30 @@ async fn a_function_is_found_however_many_there_are() {
 }
 
 #[tokio::test]
+async fn older_leads_through_a_part_of_the_time_and_not_out_of_it() {
+    let site = Site::open().await;
+    let before = site.waiting().await;
+    let (first, second) = (site.waiting().await, site.waiting().await);
+
+    let path = format!("/tasks/dashboard?after={before}&limit=1");
+    let page = site.page(&path).await;
+    let (_, rest) = page.body.split_once("id=\"older\"").unwrap();
+    let older = unescape(
+        rest.split("href=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap(),
+    );
+    let next = site.page(&older).await;
+
+    assert!(page.body.contains(&format!("id=\"t-{second}\"")));
+    assert!(next.body.contains(&format!("id=\"t-{first}\"")));
+    assert!(!next.body.contains("id=\"older\""), "{older}");
+}
+
+#[tokio::test]
 async fn a_task_page_tells_everything() {
     let site = Site::open().await;
     let failed = site.ended(TaskStatus::Failed).await;
