@@ -555,5 +555,5 @@
   setInterval(() => {
     if (!paused && !document.hidden && source?.readyState === EventSource.OPEN && fresh + strangers.size === 0) renew();
   }, 60000);
-  open();
+  if (!document.hidden) open();
 })();

@@ -550,6 +550,29 @@ async fn a_tab_that_came_back_while_the_server_was_gone_is_live_when_it_is_there
 }
 
 #[tokio::test]
+async fn a_tab_that_was_opened_behind_others_takes_no_connection_until_somebody_sees_it() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("waits", "door").await;
+    service.effect(&id, "began").await;
+    let behind = "Object.defineProperty(document, 'hidden', { value: true, configurable: true })";
+    browser.before_each_page(behind).await;
+
+    scene.open(&format!("/dashboard/t/{id}")).await;
+    assert_eq!(browser.eval("typeof window.stream").await, "undefined");
+
+    service.open("door").await;
+    service.seen_as(&id, &["success"]).await;
+    browser.run(SEEN, json!([true])).await;
+    browser
+        .becomes("document.querySelector('#task').dataset.s === 'success'")
+        .await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn a_tab_that_came_back_while_the_server_hangs_does_not_say_that_it_is_live() {
     let scene = Scene::signed_in(Settings::default()).await;
     let Scene {

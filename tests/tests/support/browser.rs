@@ -68,13 +68,14 @@ impl Browser {
         let id = answer["sessionId"].as_str().unwrap();
         browser.session = format!("{base}/{id}");
         browser.width(1_280).await;
+        browser.before_each_page(WATCH).await;
         browser
-            .cdp(
-                "Page.addScriptToEvaluateOnNewDocument",
-                json!({ "source": WATCH }),
-            )
-            .await;
-        browser
+    }
+
+    /// Runs a script in each page from now on, before the page's own.
+    pub(crate) async fn before_each_page(&self, script: &str) {
+        let command = "Page.addScriptToEvaluateOnNewDocument";
+        self.cdp(command, json!({ "source": script })).await;
     }
 
     fn wishes(&self) -> Value {
