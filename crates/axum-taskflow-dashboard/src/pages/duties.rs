@@ -27,6 +27,8 @@ use crate::{
 
 /// Decisions about a slot are as late as this in the ordinary course of things.
 const LATE_MIN_MS: u128 = 1_000;
+/// Rows on one of these pages: there may be a lock for each of very many things.
+const ROWS_MAX: usize = 200;
 /// Bytes of the arguments that are shown.
 const ARGS_CHARS: usize = 200;
 
@@ -96,6 +98,7 @@ fn for_all(schedules: &[ScheduleInfo]) -> Vec<ScheduleInfo> {
 #[template(path = "schedules.html")]
 struct SchedulesPage {
     frame: Frame,
+    n: usize,
     rows: Vec<ScheduleRow>,
     may_operate: bool,
 }
@@ -196,8 +199,10 @@ pub(crate) async fn schedules(call: Call) -> Response {
         let now = call.visit.now;
         let page = SchedulesPage {
             frame: Duties::Schedules.frame(&call, &for_all(&schedules)),
+            n: schedules.len(),
             rows: schedules
                 .iter()
+                .take(ROWS_MAX)
                 .map(|info| ScheduleRow::of(info, now))
                 .collect(),
             may_operate: call.visit.may_operate(),
@@ -274,6 +279,7 @@ pub(crate) async fn delete(
 #[template(path = "holders.html")]
 struct HoldersPage {
     frame: Frame,
+    n: usize,
     rows: Vec<HolderRow>,
     may_operate: bool,
 }
@@ -325,7 +331,12 @@ pub(crate) async fn holders(call: Call) -> Response {
         let holders = call.shared.manager.holders().await?;
         let page = HoldersPage {
             frame: Duties::Holders.frame(&call, &holders),
-            rows: holders.iter().map(|it| HolderRow::of(it, &call)).collect(),
+            n: holders.len(),
+            rows: holders
+                .iter()
+                .take(ROWS_MAX)
+                .map(|it| HolderRow::of(it, &call))
+                .collect(),
             may_operate: call.visit.may_operate(),
         };
         Ok(print(StatusCode::OK, &page))

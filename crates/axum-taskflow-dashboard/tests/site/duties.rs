@@ -288,6 +288,33 @@ async fn names_are_text_and_come_back_from_forms_as_they_were() {
     assert!(site.manager.schedules().await.unwrap()[0].paused.is_some());
 }
 
+#[tokio::test]
+async fn of_very_many_the_first_200_are_shown_and_the_others_counted() {
+    let site = Site::open().await;
+    let mut guards = Vec::new();
+    for n in 0..203 {
+        let name = format!("no:{n:03}");
+        let lock = site.manager.lock(&*name);
+        guards.push(lock.acquire().await.unwrap());
+        let schedule = Schedule::new(greet, "ada".to_owned());
+        let schedule = schedule.name(&name).cron("0 9 * * *");
+        site.manager.schedule(schedule).await.unwrap();
+    }
+
+    for (page, told) in [
+        ("schedules", "203 schedules, and 3 of them are not shown"),
+        ("holders", "203 held, and 3 of them are not shown"),
+    ] {
+        let page = site.page(&format!("/tasks/dashboard/{page}")).await;
+        assert!(page.body.contains(told), "{told}");
+        assert_eq!(page.body.matches("<li data-name=").count(), 200);
+        assert!(page.body.contains("no:199") && !page.body.contains("no:200"));
+    }
+    for guard in guards {
+        guard.release().await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_live_page_is_told_to_read_itself_anew_when_it_would_show_something_else() {
     let site = with_a_schedule().await;
