@@ -158,6 +158,7 @@
     close();
     if (live) live.hidden = pauseButton.hidden = !body.dataset.stream;
     if (!live || !body.dataset.stream) return; // nothing on this page changes any more
+    if (document.hidden) return; // whoever looks again opens it
     source = new EventSource(body.dataset.stream);
     const alive = () => (aliveAt = Date.now());
     source.onopen = alive;
@@ -198,8 +199,9 @@
     source.onerror = () => {
       sayLost();
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      // The server refused it. A fresh copy leads to the sign-in if that is why, and else stands in for the stream.
       again = Math.min(again * 2, 30000);
-      timer = setTimeout(openAgain, again * (0.5 + Math.random()));
+      timer = setTimeout(renewSoon, again * (0.5 + Math.random()));
     };
   }
 
@@ -211,20 +213,9 @@
   }
 
   /** The page as the server prints it now. An answer that does not come is none. */
-  const ask = (method = "GET") =>
-    fetch(location.href, { method, headers: { accept: "text/html" }, signal: AbortSignal.timeout(20000) });
+  const ask = () => fetch(location.href, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(20000) });
   const read = async (answer) => new DOMParser().parseFromString(await answer.text(), "text/html");
   const isSignIn = (answer) => answer.redirected || answer.status === 401;
-
-  /** The server refused the stream. If it no longer knows who we are, only a sign-in helps. */
-  async function openAgain() {
-    try {
-      if (isSignIn(await ask("HEAD"))) return location.reload();
-    } catch {
-      // Not reachable: the stream will say so, too.
-    }
-    open();
-  }
 
   function outdated() {
     say("off", "A new version is here");
@@ -555,5 +546,5 @@
   setInterval(() => {
     if (!paused && !document.hidden && source?.readyState === EventSource.OPEN && fresh + strangers.size === 0) renew();
   }, 60000);
-  if (!document.hidden) open();
+  open();
 })();

@@ -708,6 +708,37 @@ async fn a_page_that_the_browser_kept_for_the_way_back_is_read_anew() {
         .await;
 }
 
+/// Each stream is refused, as the one too many.
+const REFUSED: &str = "
+    window.EventSource = class {
+        static OPEN = 1;
+        static CLOSED = 2;
+        readyState = 2;
+        constructor() { setTimeout(() => this.onerror(), 0); }
+        addEventListener() {}
+        close() {}
+    };
+";
+
+#[tokio::test]
+async fn a_page_whose_stream_is_refused_is_read_anew_now_and_then_and_says_so() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    browser.before_each_page(REFUSED).await;
+    scene.open("/dashboard").await;
+    browser.eval("window.sameDocument = true").await;
+
+    let id = service.add("effect", "x").await;
+    scene.row_shows(&id, "success").await;
+
+    let told = browser.text("#live").await;
+    assert!(told.starts_with("Reconnecting, data from"), "{told}");
+    assert_eq!(browser.eval("window.sameDocument").await, true);
+    scene.ends_clean().await;
+}
+
 #[tokio::test]
 async fn a_restart_that_ends_all_sessions_leads_to_the_sign_in() {
     let scene = Scene::signed_in(Settings::default().forget_sessions()).await;

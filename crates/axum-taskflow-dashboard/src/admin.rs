@@ -181,8 +181,9 @@ impl TaskAdmin {
         self
     }
 
-    /// Live streams that may be open at once; further ones are answered with 503, and their pages stay as they are.
-    /// 64 unless set. Eight of them may be of one session, or of one user or token that signs in with each request.
+    /// Live streams that may be open at once; further ones are answered with 503, and their pages are read anew now
+    /// and then. 64 unless set. Eight of them may be of one session, or of one user or token that signs in with each
+    /// request.
     #[must_use]
     pub fn streams_max(mut self, n: usize) -> Self {
         self.streams_max = n;

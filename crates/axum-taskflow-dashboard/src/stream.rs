@@ -153,7 +153,7 @@ impl Streams {
             )));
         }
         if open.n >= self.max {
-            let detail = "too many pages are live already: this one stays as it is";
+            let detail = "too many pages are live already: this one is read anew now and then";
             return Err(too_many(detail));
         }
         open.n += 1;
