@@ -166,6 +166,24 @@ async fn of_several_that_decide_about_a_slot_the_one_who_fires_it_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_missed_is_said_and_each_slot_that_fires_however_many_are_decided_about_at_once() {
+    let (said, _log) = Said::here();
+    let site = Site::new();
+    let first = site.start(vec![each_second()]).await;
+    sleep(SECOND * 5).await;
+    kill(first, &site).await;
+    sleep(MINUTE * 5).await;
+
+    let _second = site.start(vec![each_second()]).await;
+    sleep(SECOND * 2).await;
+
+    let n_fired = site.tasks("tick").await.len();
+    assert!(n_fired > 50, "{n_fired}");
+    assert_eq!(said.n("slots were missed"), 1);
+    assert_eq!(said.n("a schedule fires"), n_fired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_is_killed_the_slots_go_on() {
     let site = Site::new();
     let mut managers = vec![site.start(vec![each_second()]).await];

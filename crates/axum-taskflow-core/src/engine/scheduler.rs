@@ -220,7 +220,7 @@ impl Engine {
             state.boot = boot;
         }
         let verdict = decide(&it.slots, policy, standing, now);
-        let tasks = self.decided(name, &mut state, &it.slots, &verdict, now);
+        let (tasks, decisions) = self.decided(name, &mut state, &it.slots, &verdict, now);
         if state == it.state {
             return Ok(Some(it)); // it still waits
         }
@@ -228,7 +228,7 @@ impl Engine {
         let Some(version) = self.take(step, tasks).await? else {
             return Ok(None);
         };
-        panics::say(|| tell(name, &it.state.last, &state.last));
+        panics::say(|| tell(name, &decisions));
         Ok(Some(Known {
             version,
             state,
@@ -248,7 +248,7 @@ impl Engine {
         Ok(unended)
     }
 
-    /// Writes down what was decided, and makes the tasks.
+    /// Writes down what was decided, and makes the tasks. The decisions are all of them: the state remembers only the last.
     fn decided(
         &self,
         name: &str,
@@ -256,21 +256,30 @@ impl Engine {
         slots: &Slots,
         verdict: &Verdict,
         now: Timestamp,
-    ) -> Vec<Task> {
+    ) -> (Vec<Task>, Vec<Decision>) {
         (state.next, state.queued) = (verdict.next, verdict.queued);
         state.decided = verdict.decided.max(state.decided);
+        let mut decisions = Vec::new();
+        let mut remember = |state: &mut State, slot, what: Decided| {
+            state.remember(slot, now, what.clone());
+            decisions.push(Decision {
+                slot,
+                at: now,
+                what,
+            });
+        };
         if let Some((n, last)) = verdict.missed {
-            state.remember(last, now, Decided::Missed { n });
+            remember(state, last, Decided::Missed { n });
         }
         for slot in &verdict.overlapped {
-            state.remember(*slot, now, Decided::Overlapped);
+            remember(state, *slot, Decided::Overlapped);
         }
         let is_new = verdict.queued.is_some_and(|queued| {
             let mut last = state.last.iter();
             !last.any(|it| it.slot == queued && it.what == Decided::Queued)
         });
         if let Some(queued) = verdict.queued.filter(|_| is_new) {
-            state.remember(queued, now, Decided::Queued);
+            remember(state, queued, Decided::Queued);
         }
         let mut tasks = Vec::with_capacity(verdict.fire.len());
         for slot in &verdict.fire {
@@ -278,10 +287,10 @@ impl Engine {
                 continue; // its function is known, or it would not fire
             };
             state.has_task(task.id);
-            state.remember(*slot, now, Decided::Fired { task: task.id });
+            remember(state, *slot, Decided::Fired { task: task.id });
             tasks.push(task);
         }
-        tasks
+        (tasks, decisions)
     }
 
     /// The task of a slot, or of the start of the cluster, which is none.
@@ -650,10 +659,9 @@ impl Engine {
     }
 }
 
-/// Says what was decided since. Of several instances that decide about a slot, only the one says so whose word was taken.
-fn tell(schedule: &str, before: &[Decision], now: &[Decision]) {
-    let newest = now.iter().take_while(|it| before.first() != Some(*it));
-    for Decision { slot, at, what } in newest.collect::<Vec<_>>().into_iter().rev() {
+/// Says what was decided. Of several instances that decide about a slot, only the one says so whose word was taken.
+fn tell(schedule: &str, decisions: &[Decision]) {
+    for Decision { slot, at, what } in decisions {
         match what {
             Decided::Fired { task } => {
                 info!(schedule, %slot, %task, late = ?at.since(*slot), "a schedule fires");
