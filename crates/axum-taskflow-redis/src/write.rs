@@ -617,6 +617,8 @@ mod tests {
         let start = Change::started(&mine, me, now).unwrap();
         let mut running = mine.clone();
         running.life = start.life.clone();
+        let mut goes_on = start.clone();
+        goes_on.expects = (running.life.status, running.life.epoch);
         let (policy, later) = (
             RetryPolicy::default(),
             now.saturating_add(Duration::from_millis(250)),
@@ -643,6 +645,7 @@ mod tests {
             batch(&[&due], vec![]),
             batch(&[&ahead], vec![]),
             batch(&[], vec![start]),
+            batch(&[], vec![goes_on]),
             batch(&[], vec![end]),
         ];
         for (n, batch) in alone.iter().enumerate() {

@@ -21,12 +21,12 @@ local n_left = redis.pcall('HINCRBY', P .. 'c', field, -1)
 if type(n_left) ~= 'number' then
     return false -- what should be a sum is none
 end
+if n_left == 0 then
+    redis.call('HDEL', P .. 'c', field) -- before the other sum, which may be the same one
+end
 if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, 1)) ~= 'number' then
     redis.call('HINCRBY', P .. 'c', field, 1)
     return false
-end
-if n_left == 0 then
-    redis.call('HDEL', P .. 'c', field)
 end
 redis.call('SET', life_key, life)
 if has_ended then
