@@ -86,18 +86,20 @@ impl<'a> Words<'a> {
     }
 
     pub(crate) fn life(&mut self, life: &Life) -> Result<&mut Self, BackendError> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        record::life(life, &mut scratch)?;
-        self.text(&scratch);
-        self.scratch = scratch;
-        Ok(self)
+        self.written(|to| record::life(life, to))
     }
 
     pub(crate) fn body(&mut self, task: &Task) -> Result<&mut Self, BackendError> {
+        self.written(|to| record::body(task, to))
+    }
+
+    fn written(
+        &mut self,
+        write: impl FnOnce(&mut String) -> Result<(), BackendError>,
+    ) -> Result<&mut Self, BackendError> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        record::body(task, &mut scratch)?;
+        write(&mut scratch)?;
         self.text(&scratch);
         self.scratch = scratch;
         Ok(self)
