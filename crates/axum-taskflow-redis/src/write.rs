@@ -78,14 +78,15 @@ async fn write_one(link: &Link, batch: &Batch) -> Result<bool, BackendError> {
 }
 
 fn add_one(link: &Link, task: &Task, now: Timestamp) -> Result<Option<Call>, BackendError> {
-    let mut body = String::new();
-    record::body(task, &mut body)?;
-    let is_plain = task.idempotency_key.is_none() && record::all_tag_sets(task).is_empty();
-    if !is_plain || body.len() > PART_BYTES {
+    if task.idempotency_key.is_some() || !record::all_tag_sets(task).is_empty() {
         return Ok(None);
     }
-    let mut life = String::new();
+    let (mut body, mut life) = (String::new(), String::new());
+    record::body(task, &mut body)?;
     record::life(&task.life, &mut life)?;
+    if body.len().max(life.len()) > PART_BYTES {
+        return Ok(None);
+    }
     let kind = Kind::of(task, now);
     let mut call = link.call_in_time(&ADD);
     call.replicated()
