@@ -1,14 +1,15 @@
 //! What a manager is made of: plain fields that judge nothing. [`TaskManager::start`](crate::TaskManager::start)
 //! judges everything.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     backend::{Backend, Role},
     clock::Clock,
+    error::Error,
     memory::Memory,
-    registry::TaskDef,
-    schedule::Schedule,
+    registry::{self, Registry, TaskDef},
+    schedule::{self, Definition, Schedule},
     states::States,
     task::TaskOptions,
 };
@@ -127,8 +128,39 @@ impl Config {
         self.states.insert(state);
     }
 
+    /// Judges everything: the functions of the program, and what it says of its schedules.
+    pub(crate) fn judged(&mut self) -> Result<(Registry, BTreeMap<String, Definition>), Error> {
+        let mut defs = std::mem::take(&mut self.tasks);
+        let mut schedules = std::mem::take(&mut self.schedules);
+        if self.collect {
+            defs.extend(registry::collected());
+            schedules.extend(schedule::collected());
+        }
+        let of_schedules = schedules.iter().filter_map(Schedule::complaint_with_place);
+        self.complaints.extend(of_schedules);
+        let mut complaints = self.complaints();
+        let registry = Registry::new(defs, &self.states)
+            .map_err(|wrong| complaints.extend(wrong))
+            .unwrap_or_default();
+        if !complaints.is_empty() {
+            return Err(Error::invalid(complaints.join("; ")));
+        }
+        let (mut definitions, mut places) = (BTreeMap::new(), BTreeMap::new());
+        for schedule in schedules {
+            let at = schedule.at();
+            let (name, definition) = schedule.define(&registry, &self.states, self.args_max)?;
+            if let Some(other) = places.insert(name.clone(), at.clone()) {
+                return Err(Error::invalid(format!(
+                    "there are two schedules {name} ({other} and {at}): give one of them another name"
+                )));
+            }
+            definitions.insert(name, definition);
+        }
+        Ok((registry, definitions))
+    }
+
     /// Everything that is wrong with the settings.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+    fn complaints(&self) -> Vec<String> {
         let counts = [
             ("concurrency", self.concurrency),
             ("blocking_threads", self.blocking_threads),

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     add::{AddTask, AddTasks, RUN_KEY_TAG, Request, retry_of, store, stored_run_key},
     backend::{
-        AheadPage, AheadQuery, Applied, AuditEntry, Count, Enqueued, Instance, ListQuery, Minute,
-        Page, Peer,
+        AheadPage, AheadQuery, Applied, AuditEntry, Backend, Count, Enqueued, Instance, ListQuery,
+        Minute, Page, Peer,
     },
     change::Change,
     clock::Timestamp,
@@ -26,7 +26,7 @@ use crate::{
     id::TaskId,
     once::{Once, Scope},
     registry::FunctionInfo,
-    schedule::{self, Origin, Schedule, ScheduleInfo},
+    schedule::{Definition, Origin, Schedule, ScheduleInfo},
     status::TaskStatus,
     task::{LogLine, Task},
 };
@@ -99,16 +99,29 @@ impl TaskManager {
     ///
     /// # Errors
     /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
-    pub async fn start(mut config: Config) -> Result<Self, Error> {
-        let mut schedules = std::mem::take(&mut config.schedules);
-        if config.collect {
-            schedules.extend(schedule::collected());
-        }
-        let of_schedules = schedules.iter().filter_map(Schedule::complaint_with_place);
-        config.complaints.extend(of_schedules);
+    ///
+    /// # Cancel safety
+    /// Dropped while it is awaited, what it has begun is ended.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let backend = config.backend.clone();
+        Self::start_with(config, async { Ok(backend) }).await
+    }
+
+    /// As [`start`](TaskManager::start), with a store that is opened once nothing is wrong with the settings, instead of
+    /// [`Config::backend`]: who got one wrong finds no empty store afterwards.
+    ///
+    /// # Errors
+    /// As [`start`](TaskManager::start), or why the store cannot be opened.
+    pub async fn start_with(
+        mut config: Config,
+        opened: impl Future<Output = Result<Arc<dyn Backend>, Error>>,
+    ) -> Result<Self, Error> {
+        let (registry, schedules) = config.judged()?;
+        config.backend = opened.await?;
         let manager = Self {
-            engine: Engine::start(config).await?,
+            engine: Engine::start(config, registry).await?,
         };
+        let mut starting = Starting(Some(manager.engine.clone()));
         if let Err(error) = manager.install(schedules).await {
             let _ = manager.shutdown().await; // why it cannot start says more
             return Err(error);
@@ -256,21 +269,10 @@ impl TaskManager {
     }
 
     /// Stores the schedules of the program.
-    async fn install(&self, schedules: Vec<Schedule>) -> Result<(), Error> {
-        let (mut definitions, mut places) = (BTreeMap::new(), BTreeMap::new());
-        for schedule in schedules {
-            let at = schedule.at();
-            let (name, definition) = schedule.define(&self.engine.registry, &self.engine.states)?;
-            if let Some(other) = places.insert(name.clone(), at.clone()) {
-                return Err(Error::invalid(format!(
-                    "there are two schedules {name} ({other} and {at}): give one of them another name"
-                )));
-            }
-            definitions.insert(name, definition);
-        }
+    async fn install(&self, schedules: BTreeMap<String, Definition>) -> Result<(), Error> {
         // Before anybody hears that this instance is there: then another one may leave, and the cluster goes on.
         self.engine.boot().await?;
-        self.engine.install(definitions).await
+        self.engine.install(schedules).await
     }
 
     /// Adds a schedule, or changes the one of its name: in the store, for all instances and all starts to come.
@@ -280,9 +282,11 @@ impl TaskManager {
     pub async fn schedule(&self, schedule: Schedule) -> Result<(), Error> {
         let mut schedule = schedule;
         let actor = schedule.actor.take();
-        let (name, definition) = schedule.define(&self.engine.registry, &self.engine.states)?;
-        let defined = self.engine.define(&name, definition, Origin::Manual, actor);
-        self.engine.in_time(defined).await
+        let engine = &self.engine;
+        let (name, definition) =
+            schedule.define(&engine.registry, &engine.states, engine.args_max)?;
+        let defined = engine.define(&name, definition, Origin::Manual, actor);
+        engine.in_time(defined).await
     }
 
     /// All schedules by name, with their next slots and last decisions.

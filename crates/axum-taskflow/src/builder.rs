@@ -256,23 +256,24 @@ impl Builder {
             let complaint = "durability is for tasks in an SQLite file: add .sqlite(path)";
             self.config.complaints.push(complaint.to_owned());
         }
-        match self.store {
-            // Then it would be opened for nothing, and hide what is wrong by its own error.
-            _ if !self.config.complaints.is_empty() => {}
-            Store::Configured => {}
-            #[cfg(feature = "sqlite")]
-            Store::Sqlite(mut options) => {
-                if let Some(durability) = self.durability {
-                    options = options.durability(durability);
+        let configured = self.config.backend.clone();
+        let store = async {
+            let backend: Arc<dyn Backend> = match self.store {
+                Store::Configured => configured,
+                #[cfg(feature = "sqlite")]
+                Store::Sqlite(mut options) => {
+                    if let Some(durability) = self.durability {
+                        options = options.durability(durability);
+                    }
+                    Arc::new(opened(options).await?)
                 }
-                self.config.backend = Arc::new(opened(options).await?);
-            }
-            #[cfg(feature = "redis")]
-            Store::Redis(options) => self.config.backend = Arc::new(options.open().await?),
-        }
-        Ok(TaskManager(
-            axum_taskflow_core::TaskManager::start(self.config).await?,
-        ))
+                #[cfg(feature = "redis")]
+                Store::Redis(options) => Arc::new(options.open().await?),
+            };
+            Ok(backend)
+        };
+        let started = axum_taskflow_core::TaskManager::start_with(self.config, store);
+        Ok(TaskManager(started.await?))
     }
 }
 
@@ -304,7 +305,13 @@ mod tests {
 
     use super::*;
 
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+
     async fn sweep() {}
+
+    fn daily() -> Schedule {
+        Schedule::new(sweep, ()).every(DAY)
+    }
 
     #[tokio::test]
     async fn everything_that_is_wrong_with_the_settings_is_said_at_once() {
@@ -324,6 +331,27 @@ mod tests {
             "concurrency must be at least 1",
         ] {
             assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_settings_that_are_wrong_no_file_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let wrong: [fn(Builder) -> Builder; 4] = [
+            |builder| builder.concurrency(0),
+            |builder| builder.task(TaskDef::new(sweep)).task(TaskDef::new(sweep)),
+            |builder| builder.schedule(daily()).schedule(daily()),
+            |builder| builder.schedule(Schedule::named("nobody_knows", "[]").every(DAY)),
+        ];
+
+        for set in wrong {
+            let builder = Builder::default().collect(false);
+            let builder = set(builder.sqlite(folder.path().join("tasks.db")));
+            let error = builder.build().await.unwrap_err();
+
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            let n_files = std::fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(n_files, 0, "{error}");
         }
     }
 }

@@ -67,7 +67,7 @@ use crate::{
     health::{Duty, Troubles},
     id::{IdSource, InstanceId, TaskId},
     panics,
-    registry::{Registry, TaskDef, collected},
+    registry::{Registry, TaskDef},
     running::{Home, Running},
     states::States,
     status::TaskStatus,
@@ -158,9 +158,9 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Judges the settings, joins the backend and takes over from the dead. It runs nothing before [`Self::work`].
-    pub(crate) async fn start(config: Config) -> Result<Arc<Self>, Error> {
-        let engine = Arc::new(Self::build(config)?);
+    /// Joins the backend and takes over from the dead. It runs nothing before [`Self::work`].
+    pub(crate) async fn start(config: Config, registry: Registry) -> Result<Arc<Self>, Error> {
+        let engine = Arc::new(Self::build(config, registry)?);
         let me = engine.instance();
         let joined_at = Instant::now();
         engine.backend.join(Instance::clone(&me)).await?;
@@ -243,18 +243,7 @@ impl Engine {
         }
     }
 
-    fn build(mut config: Config) -> Result<Self, Error> {
-        let mut complaints = config.complaints();
-        let mut defs = std::mem::take(&mut config.tasks);
-        if config.collect {
-            defs.extend(collected());
-        }
-        let registry = Registry::new(defs, &config.states)
-            .map_err(|wrong| complaints.extend(wrong))
-            .unwrap_or_default();
-        if !complaints.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, complaints.join("; ")));
-        }
+    fn build(config: Config, registry: Registry) -> Result<Self, Error> {
         panics::install_hook();
         let threads = Threads::new(config.blocking_threads).map_err(|error| {
             Error::new(

@@ -418,13 +418,6 @@ impl Engine {
     ) -> Result<(), Error> {
         let slots = Slots::of(&definition.rule)
             .map_err(|wrong| Error::invalid(format!("schedule {name}: {wrong}")))?;
-        if definition.args.len() > self.args_max {
-            return Err(Error::invalid(format!(
-                "schedule {name}: its arguments have {} bytes, and the limit is {}",
-                definition.args.len(),
-                self.args_max
-            )));
-        }
         let mine = self.instance().version.clone();
         loop {
             let record = self.record(&format!("{PREFIX}{name}")).await?;

@@ -303,6 +303,7 @@ impl Schedule {
         self,
         registry: &Registry,
         states: &States,
+        args_max: usize,
     ) -> Result<(String, Definition), Error> {
         if let Some(complaint) = self.complaint() {
             return Err(Error::invalid(complaint));
@@ -317,6 +318,12 @@ impl Schedule {
             )));
         }
         let name = self.name.unwrap_or_else(|| def.name.to_string());
+        if args.len() > args_max {
+            return Err(Error::invalid(format!(
+                "schedule {name}: its arguments have {} bytes, and the limit is {args_max}",
+                args.len(),
+            )));
+        }
         Ok((
             name,
             Definition {
