@@ -436,3 +436,58 @@ async fn who_waits_for_a_lock_is_told_of_a_shutdown_although_the_store_hangs() {
     let told = soon(asking).await.unwrap().unwrap_err();
     assert_eq!(told.kind(), ErrorKind::ShuttingDown);
 }
+
+// ---- the start of the cluster, if nobody can read it ---------------------------------------------------------
+
+/// Of a newer program, or damaged: who can tell.
+async fn spoil(stage: &Backstage, key: &str) {
+    let before = stage.record(key).await;
+    stage
+        .put(RecordChange {
+            key: key.to_owned(),
+            expects: before.map_or(0, |record| record.version),
+            becomes: Becomes::Value("{".into()),
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_start_of_the_cluster_that_nobody_can_read_is_over_for_who_is_alone() {
+    let (store, stage) = Backstage::new();
+    spoil(&stage, "boot").await;
+
+    let first = start(on(&store)).await;
+    let second = start(on(&store)).await;
+
+    let once = |manager: TaskManager| async move {
+        let once = manager.run_once("warm", Scope::ClusterBoot, works);
+        soon(once.into_future()).await.unwrap()
+    };
+    assert_eq!(once(first).await, OnceOutcome::Ran);
+    assert_eq!(once(second).await, OnceOutcome::AlreadyDone);
+}
+
+#[tokio::test]
+async fn a_start_of_the_cluster_that_nobody_can_read_goes_on_while_somebody_lives() {
+    let (store, stage) = Backstage::new();
+    let first = start(on(&store)).await;
+    let once = || first.run_once("warm", Scope::ClusterBoot, works);
+    soon(once().into_future()).await.unwrap();
+    spoil(&stage, "boot").await;
+
+    let refused = TaskManager::start(on(&store)).await.unwrap_err();
+
+    let why = refused.to_string();
+    assert!(why.contains("the record \"boot\" cannot be read"), "{why}");
+    assert!(why.contains("once no other instance is alive"), "{why}");
+    assert_eq!(stage.record("boot").await.unwrap().value, "{".into());
+    let again = soon(once().into_future()).await.unwrap();
+    assert_eq!(again, OnceOutcome::AlreadyDone);
+    for peer in store.instances().await.unwrap() {
+        store.leave(peer.instance.id).await.unwrap();
+    }
+
+    let next = start(on(&store)).await;
+    let again = next.run_once("warm", Scope::ClusterBoot, works);
+    assert_eq!(soon(again.into_future()).await.unwrap(), OnceOutcome::Ran);
+}

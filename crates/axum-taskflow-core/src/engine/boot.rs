@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::{
     Engine,
@@ -12,6 +13,7 @@ use crate::{
     backend::{Becomes, RecordChange, Step, Stepped},
     error::BackendError,
     id::{InstanceId, TaskId},
+    panics,
 };
 
 const KEY: &str = "boot";
@@ -48,15 +50,32 @@ impl Engine {
 
     /// Takes part in the start of the cluster that is going on, or begins a new one if nobody alive takes part in it.
     /// `before` is the one in which this process took part: if it is that, it goes on, though all were taken for dead
-    /// since the store was away for longer than a lease.
+    /// since the store was away for longer than a lease. Where nobody can read who takes part, those who live may.
     async fn join_boot(&self, before: Option<TaskId>) -> Result<TaskId, BackendError> {
         loop {
             let record = self.record(KEY).await?;
-            let boot: Option<Boot> = parse(record.as_ref())?;
+            let boot: Result<Option<Boot>, _> = parse(record.as_ref());
             let me = self.me();
             let alive: BTreeSet<InstanceId> = self.alive().await?;
             let now = self.clock.now();
             let by = self.ids.task(now);
+            let boot = match boot {
+                Ok(boot) => boot,
+                Err(unreadable) if alive.iter().all(|it| *it == me) => {
+                    panics::say(
+                        || warn!(error = %unreadable, "nobody else is alive: it is written anew"),
+                    );
+                    let id = before.unwrap_or(by);
+                    let members = Vec::new();
+                    Some(Boot { id, members, by })
+                }
+                Err(unreadable) => {
+                    let why = format!(
+                        "{unreadable}; it is written anew by one that starts once no other instance is alive"
+                    );
+                    return Err(BackendError::refused(why).with_source(unreadable));
+                }
+            };
             let mut boot = boot.unwrap_or(Boot {
                 id: by,
                 members: Vec::new(),

@@ -88,8 +88,11 @@ pub(crate) fn parse<T: DeserializeOwned + Default>(
         |record| {
             serde_json::from_str(&record.value).map_err(|error| {
                 // Never as if it were free: a newer program may have written it.
-                BackendError::refused(format!("the record {:?} cannot be read", record.key))
-                    .with_source(error)
+                let why = format!(
+                    "the record {:?} cannot be read: it is damaged, or a newer version of this library wrote it",
+                    record.key
+                );
+                BackendError::refused(why).with_source(error)
             })
         },
     )
