@@ -166,6 +166,33 @@ async fn of_several_that_decide_about_a_slot_the_one_who_fires_it_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_that_fired_and_of_which_the_store_did_not_tell_is_said_once_and_its_task_runs_soon()
+{
+    let (said, _log) = Said::here();
+    let site = Site::new();
+    let (store, stage) = Backstage::new();
+    let mut config = site.config(0, vec![Schedule::new(tick, ()).every(MINUTE)]);
+    config.backend = store;
+    let manager = TaskManager::start(config).await.unwrap();
+    sleep(MINUTE - SECOND).await;
+
+    stage.link(Link::FailsAfterStep);
+    stage.link_failed().await;
+    let fired = tokio::time::Instant::now();
+    stage.link(Link::Works);
+    support::until(async || (said.n("a schedule fires") > 0).then_some(())).await;
+    support::until(async || {
+        let tasks = manager.list(ListQuery::default()).await.unwrap().tasks;
+        (tasks[0].life.status == TaskStatus::Success).then_some(())
+    })
+    .await;
+
+    assert!(fired.elapsed() < SECOND * 3, "{:?}", fired.elapsed());
+    sleep(SECOND * 30).await;
+    assert_eq!(said.n("a schedule fires"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_missed_is_said_and_each_slot_that_fires_however_many_are_decided_about_at_once() {
     let (said, _log) = Said::here();
     let site = Site::new();

@@ -60,9 +60,18 @@ impl Known {
     }
 }
 
+/// A step that fires slots, until the store has said what became of it.
+struct Unheard {
+    /// Who wrote its record.
+    by: TaskId,
+    step: Arc<Step>,
+    decisions: Vec<Decision>,
+}
+
 impl Engine {
     pub(crate) async fn run_scheduler(self: Arc<Self>) {
         let mut known = BTreeMap::new();
+        let mut unheard = BTreeMap::new();
         let mut boot = None;
         let mut changes = self.hold_changes();
         let (mut read_at, mut must_read) = (Instant::now(), true);
@@ -72,7 +81,8 @@ impl Engine {
                 changes.mark_unchanged(); // before the look, so that nothing is missed
                 let reading = async {
                     boot = Some(self.boot().await?);
-                    self.read_schedules(&mut known).await
+                    self.read_schedules(&mut known).await?;
+                    self.hear_late(&mut unheard, &known).await
                 };
                 match reading.await {
                     Ok(()) => {
@@ -95,7 +105,7 @@ impl Engine {
                 let Some(it) = known.remove(&name) else {
                     continue;
                 };
-                match self.fire(&name, it, boot, now).await {
+                match self.fire(&name, it, (boot, now), &mut unheard).await {
                     Ok(Some(it)) => {
                         known.insert(name, it);
                     }
@@ -202,8 +212,8 @@ impl Engine {
         self: &Arc<Self>,
         name: &str,
         it: Known,
-        boot: Option<TaskId>,
-        now: Timestamp,
+        (boot, now): (Option<TaskId>, Timestamp),
+        unheard: &mut BTreeMap<String, Unheard>,
     ) -> Result<Option<Known>, BackendError> {
         let mut state = it.state.clone();
         let policy = state.definition.policy;
@@ -224,16 +234,56 @@ impl Engine {
         if state == it.state {
             return Ok(Some(it)); // it still waits
         }
-        let step = self.step_of(name, it.version, &mut state, now);
-        let Some(version) = self.take(step, tasks).await? else {
-            return Ok(None);
+        let mut step = self.step_of(name, it.version, &mut state, now);
+        step.tasks = tasks.into_iter().map(Arc::new).collect();
+        let sent = Unheard {
+            by: state.by,
+            step: Arc::new(step),
+            decisions,
         };
-        panics::say(|| tell(name, &decisions));
+        let version = match self.ask(&sent.step).await {
+            Ok(Some(version)) => version,
+            Ok(None) => return Ok(None),
+            Err(failure) => {
+                unheard.insert(name.to_owned(), sent);
+                return Err(failure);
+            }
+        };
+        self.have_tasks(&sent.step.tasks, now);
+        panics::say(|| tell(name, &sent.decisions));
         Ok(Some(Known {
             version,
             state,
             slots: it.slots,
         }))
+    }
+
+    /// After a look at all schedules: of the steps whose answers were lost, those that were taken are told. One that was not
+    /// is not asked for again: its slot is decided on by the time that it is now.
+    async fn hear_late(
+        &self,
+        unheard: &mut BTreeMap<String, Unheard>,
+        known: &BTreeMap<String, Known>,
+    ) -> Result<(), BackendError> {
+        while let Some(entry) = unheard.first_entry() {
+            let (name, sent) = (entry.key(), entry.get());
+            let mut was_taken = known.get(name).is_some_and(|it| it.state.by == sent.by);
+            let mut waiting = Vec::new();
+            for task in &sent.step.tasks {
+                let stored = self.backend.get(task.id).await?;
+                was_taken |= stored.is_some(); // others may have moved the schedule on since
+                // What has begun was told so: it is no new task any more.
+                if stored.is_some_and(|it| it.life == task.life) {
+                    waiting.push(task.clone());
+                }
+            }
+            if was_taken {
+                self.have_tasks(&waiting, sent.step.now);
+                panics::say(|| tell(name, &sent.decisions));
+            }
+            entry.remove();
+        }
+        Ok(())
     }
 
     /// Those of these tasks that have not ended.
@@ -346,17 +396,30 @@ impl Engine {
     ) -> Result<Option<u64>, BackendError> {
         step.tasks = tasks.into_iter().map(Arc::new).collect();
         let step = Arc::new(step);
+        let version = self.ask(&step).await?;
+        if version.is_some() {
+            self.have_tasks(&step.tasks, step.now);
+        }
+        Ok(version)
+    }
+
+    /// Asks the store to take the step; the new version of its record, or none if it is stale.
+    async fn ask(&self, step: &Arc<Step>) -> Result<Option<u64>, BackendError> {
         crash_point!("scheduler::decided");
         let stepped = self.backend.step(step.clone()).await?;
         crash_point!("scheduler::stepped");
-        let Stepped::Done { versions, .. } = stepped else {
-            return Ok(None);
-        };
-        for task in &step.tasks {
+        Ok(match stepped {
+            Stepped::Done { versions, .. } => versions.first().copied(),
+            Stepped::Stale => None,
+        })
+    }
+
+    /// The tasks of a step are stored, and nobody holds them.
+    fn have_tasks(&self, tasks: &[Arc<Task>], now: Timestamp) {
+        for task in tasks {
             self.feed.added(task);
-            self.waits_on_disk(task, step.now);
+            self.waits_on_disk(task, now);
         }
-        Ok(versions.first().copied())
     }
 
     // ---- what people do ----
