@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Engine, LAPSED, SUPERSEDED, jittered};
@@ -23,8 +24,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const BEATS_IN_LEASE: u32 = 5;
 
 impl Engine {
-    /// Beats until the end, on a thread of its own: a blocked runtime must not make this instance look dead.
-    /// `joined_at` is from before this instance joined.
+    /// Beats until the end, on a thread of its own: a blocked runtime must not make this instance look dead. But one that
+    /// has ended must. `joined_at` is from before this instance joined.
     pub(crate) fn start_beating(self: &Arc<Self>, joined_at: Instant) -> std::io::Result<()> {
         self.has_beaten(joined_at);
         let engine = self.clone();
@@ -36,9 +37,24 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all() // a store on another host is spoken to from here
             .build()?;
+        let runtime_ended = CancellationToken::new();
+        let goes = runtime_ended.clone().drop_guard();
+        let beating = async move {
+            tokio::select! {
+                biased;
+                () = engine.clone().keep_beating() => return,
+                () = engine.end_of_functions(runtime_ended) => {}
+            }
+            engine.close_without_runtime().await;
+        };
         std::thread::Builder::new()
             .name("taskflow-beat".to_owned())
-            .spawn(move || runtime.block_on(engine.keep_beating()))?;
+            .spawn(move || runtime.block_on(beating))?;
+        let stopped = self.stopped.clone();
+        tokio::spawn(async move {
+            stopped.cancelled().await;
+            drop(goes); // as it is at the end of this runtime
+        });
         Ok(())
     }
 

@@ -430,7 +430,7 @@ struct Limits<'a> {
 }
 
 async fn call_function(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     call: Invocation,
     context: &TaskContext,
     limits: Limits<'_>,
@@ -472,18 +472,20 @@ async fn run_async(
 }
 
 async fn run_thread(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     work: Box<dyn FnOnce() -> Returned + Send>,
     context: TaskContext,
     limits: Limits<'_>,
 ) -> Outcome {
     let (runtime, span) = (tokio::runtime::Handle::current(), Span::current());
+    let kept = engine.clone(); // the function takes what is the engine's, though the runtime may have ended
     let spawned = engine.threads.spawn(move || {
         // So that the function finds the service's runtime, and not that of the pool.
         let _inside = runtime.enter();
         let entered = enter(&span);
         let returned = context.sync_scope(|| panics::catch(work));
         leave(entered);
+        drop(kept);
         returned
     });
     let mut thread = match spawned {

@@ -444,6 +444,33 @@ impl Engine {
         self.close().await
     }
 
+    /// Returns once the runtime has ended without a shutdown, and the plain functions have returned that it left running.
+    /// They are told.
+    async fn end_of_functions(&self, runtime_ended: CancellationToken) {
+        runtime_ended.cancelled().await;
+        self.stopping.cancel();
+        for attempt in self.attempts() {
+            attempt.interrupt(BY_SHUTDOWN);
+        }
+        self.threads.close();
+        self.threads.returned().await;
+    }
+
+    /// Nothing runs here any more, or ever will: what this instance holds is for others.
+    async fn close_without_runtime(&self) {
+        panics::say(|| {
+            warn!("the runtime has ended without a shutdown: what has begun is interrupted");
+        });
+        self.journal.close();
+        self.drained.cancel();
+        self.resign().await;
+        let closed = self.close().await.map_err(Arc::new);
+        if let Err(failure) = &closed {
+            panics::say(|| warn!(error = %failure, "the task store was left without being closed"));
+        }
+        self.closed.send_replace(Some(closed));
+    }
+
     async fn close(&self) -> Result<(), BackendError> {
         self.stopped.cancel();
         self.backend.close().await?;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::{runtime::Runtime, sync::oneshot};
+use tokio_util::task::TaskTracker;
 
 use crate::{failure::FailureReport, panics};
 
@@ -14,6 +15,8 @@ use crate::{failure::FailureReport, panics};
 pub(crate) struct Threads {
     /// Taken at shutdown. A std mutex: held to hand over one closure.
     runtime: Mutex<Option<Runtime>>,
+    /// What waits for a thread, or runs on one.
+    works: TaskTracker,
 }
 
 impl Threads {
@@ -25,6 +28,7 @@ impl Threads {
             .build()?;
         Ok(Self {
             runtime: Mutex::new(Some(runtime)),
+            works: TaskTracker::new(),
         })
     }
 
@@ -37,6 +41,11 @@ impl Threads {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<oneshot::Receiver<T>, Option<FailureReport>> {
         let (run, take_back, returned) = offered(work);
+        let work = self.works.token();
+        let run = move || {
+            run();
+            drop(work);
+        };
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = runtime.as_ref().ok_or(None)?;
         // tokio panics if the system makes no thread, and keeps what it was given for the next one.
@@ -52,6 +61,12 @@ impl Threads {
         if let Some(runtime) = runtime.take() {
             runtime.shutdown_background();
         }
+    }
+
+    /// Returns once nothing runs any more. After [`Threads::close`].
+    pub(crate) async fn returned(&self) {
+        self.works.close();
+        self.works.wait().await;
     }
 }
 
