@@ -94,6 +94,19 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// How often a change of a waiting task is tried that others change at the same time.
 const CHANGE_TRIES: usize = 20;
 
+/// A start that is under way: if nobody waits for it any more, nobody could ever end what it has begun.
+struct Starting(Option<Arc<Engine>>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(engine) = self.0.take() {
+            let runtime = engine.runtime.clone();
+            // What goes wrong is in the log.
+            runtime.spawn(async move { drop(engine.shutdown().await) });
+        }
+    }
+}
+
 impl TaskManager {
     /// Joins the store, takes over what a former process left, and starts to run tasks.
     ///
@@ -127,6 +140,7 @@ impl TaskManager {
             return Err(error);
         }
         manager.engine.work();
+        starting.0 = None;
         Ok(manager)
     }
 

@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     task::Poll,
     time::Duration,
@@ -19,7 +20,9 @@ use axum_taskflow_core::{
     Task, TaskContext, TaskDef, TaskEvent, TaskId, TaskManager, TaskOptions, TaskStatus, Timestamp,
     WaitError,
 };
-use support::{Backstage, BrokenSpan, Call, Probe, Said, Spoilt, config, ended, settled, start};
+use support::{
+    Backstage, BrokenSpan, Call, Link, Probe, Said, Spoilt, config, ended, settled, start,
+};
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
 
@@ -3005,6 +3008,121 @@ fn a_shutdown_goes_on_although_the_runtime_is_gone_on_which_it_was_asked_for() {
         let stopped = tokio::time::timeout(SOON, manager.shutdown()).await;
         stopped.expect("nothing runs any more").unwrap();
     });
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_any_more_leaves_no_instance_behind() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    backstage.link(Link::Hangs);
+
+    tokio::select! {
+        _ = TaskManager::start(config) => panic!("the store hangs"),
+        () = support::until(async || (backstage.calls(Call::Records) > 0).then_some(())) => {}
+    }
+    backstage.link(Link::Works);
+
+    support::until(async || backstage.is_closed().then_some(())).await;
+}
+
+/// What a plain function says and waits for, without a runtime.
+type Talk = Arc<(Mutex<mpsc::Sender<TaskContext>>, Mutex<mpsc::Receiver<()>>)>;
+
+fn talks(ctx: TaskContext, Data(talk): Data<Talk>) {
+    let (says, may_go_on) = &*talk;
+    let _ = says.lock().expect("nobody panics").send(ctx);
+    let _ = may_go_on.lock().expect("as above").recv_timeout(SOON);
+}
+
+/// Looks until there is something to see, and panics at the deadline: where no runtime is.
+fn seen<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(begun.elapsed() < SOON, "never seen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn an_instance_whose_runtime_ends_without_a_shutdown_is_dead_once_its_plain_functions_return() {
+    let (backend, backstage) = Backstage::new();
+    let kept = Arc::downgrade(&backend);
+    let (says, said) = mpsc::channel();
+    let (goes_on, may_go_on) = mpsc::channel();
+    let service = tokio::runtime::Runtime::new().unwrap();
+    let manager = service.block_on(async {
+        let mut config = config();
+        config.backend = backend;
+        config.state::<Talk>(Arc::new((Mutex::new(says), Mutex::new(may_go_on))));
+        let manager = start(config).await;
+        manager.add_task(talks, ()).await.unwrap();
+        manager
+    });
+    let ctx = said.recv_timeout(SOON).unwrap();
+
+    drop(service);
+
+    seen(|| ctx.is_cancelled().then_some(()));
+    let n_beats = backstage.beats();
+    seen(|| (backstage.beats() > n_beats).then_some(()));
+    assert!(!backstage.is_closed(), "the function still runs");
+    goes_on.send(()).unwrap();
+    seen(|| backstage.is_closed().then_some(()));
+    drop((manager, ctx));
+    seen(|| (kept.strong_count() == 0).then_some(()));
+}
+
+#[test]
+fn a_plain_function_keeps_its_engine_until_it_returns_and_no_longer() {
+    let (backend, _) = Backstage::new();
+    let kept = Arc::downgrade(&backend);
+    let (says, said) = mpsc::channel();
+    let (goes_on, may_go_on) = mpsc::channel();
+    let service = tokio::runtime::Runtime::new().unwrap();
+    service.block_on(async {
+        let mut config = config();
+        config.backend = backend;
+        config.clock = Clock::tokio(config.clock.now()); // beats on this runtime
+        config.state::<Talk>(Arc::new((Mutex::new(says), Mutex::new(may_go_on))));
+        let manager = start(config).await;
+        manager.add_task(talks, ()).await.unwrap();
+    });
+    let ctx = said.recv_timeout(SOON).unwrap();
+
+    drop(service);
+
+    assert_ne!(kept.strong_count(), 0, "what it takes is the engine's");
+    goes_on.send(()).unwrap();
+    seen(|| (kept.strong_count() == 0).then_some(()));
+    ctx.log("to nobody");
+}
+
+#[tokio::test]
+async fn tasks_run_to_their_end_although_nobody_has_a_manager_any_more() {
+    async fn fails(Data(gate): Data<Arc<Semaphore>>) -> Result<(), Failure> {
+        gate.acquire().await.unwrap().forget();
+        Err(Failure::retry("again"))
+    }
+    let (backend, backstage) = Backstage::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(fails, ()).retries(1).await.unwrap();
+
+    drop(manager);
+    gate.add_permits(2);
+
+    support::until(async || {
+        let life = backstage.task(id).await.life;
+        (life.status == TaskStatus::Failed).then(|| assert_eq!(life.attempt, 2))
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
