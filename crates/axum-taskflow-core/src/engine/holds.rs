@@ -226,8 +226,16 @@ struct Held {
     by_holder: HashMap<TaskId, Weak>,
     /// This instance may be taken for dead: it holds nothing, and takes nothing.
     is_paused: bool,
+    /// It is about to leave: the same, whatever comes.
+    has_resigned: bool,
     /// Grows whenever everything is lost.
     n_losses: u64,
+}
+
+impl Held {
+    fn takes_nothing(&self) -> bool {
+        self.is_paused || self.has_resigned
+    }
 }
 
 /// What is needed to let go of a hold that was lost, while its owner still has it in his hand.
@@ -265,7 +273,7 @@ impl Holds {
     /// Fails if everything was lost since `n_losses`.
     fn add(&self, hold: &Hold, n_losses: u64) -> bool {
         let mut held = self.held();
-        if held.is_paused || held.n_losses != n_losses {
+        if held.takes_nothing() || held.n_losses != n_losses {
             return false;
         }
         held.by_holder.insert(
@@ -291,7 +299,7 @@ impl Holds {
     /// None while nothing may be taken.
     fn n_losses(&self) -> Option<u64> {
         let held = self.held();
-        (!held.is_paused).then_some(held.n_losses)
+        (!held.takes_nothing()).then_some(held.n_losses)
     }
 
     pub(super) fn go_on(&self) {
@@ -767,7 +775,7 @@ impl Engine {
         // The others are told, and get a moment to come out before somebody else may go in.
         {
             let mut held = self.holds.held();
-            held.is_paused = true;
+            held.has_resigned = true;
             held.by_holder.values().for_each(|weak| weak.lost.cancel());
         }
         let guards = async {
@@ -931,4 +939,24 @@ pub struct Holder {
     pub is_alive: bool,
     /// How many wait for it.
     pub waiting: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{config::Config, manager::TaskManager};
+
+    #[tokio::test]
+    async fn who_has_resigned_takes_nothing_any_more_although_he_is_found_alive() {
+        let config = Config {
+            collect: false,
+            ..Config::default()
+        };
+        let manager = TaskManager::start(config).await.unwrap();
+
+        manager.engine.resign().await;
+        manager.engine.holds.go_on(); // as after a beat that was late
+
+        let guard = manager.lock("door").try_acquire().await.unwrap();
+        assert!(guard.is_none(), "nobody would tell it that this is over");
+    }
 }
