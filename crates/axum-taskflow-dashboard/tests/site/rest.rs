@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use axum::http::Method;
 use axum_taskflow_core::{
-    FailureKind, FailureReport, Schedule, TaskContext, TaskId, TaskStatus, Timestamp,
+    FailureKind, FailureReport, Schedule, Task, TaskContext, TaskId, TaskStatus, Timestamp,
 };
 use serde_json::json;
 
@@ -257,11 +257,12 @@ async fn a_retry_makes_a_new_task_and_is_kept_in_the_audit_log() {
 async fn who_hangs_up_in_the_middle_of_an_action_is_in_the_audit_log_all_the_same() {
     let site = Site::open().await;
     let failed = site.ended(TaskStatus::Failed).await;
+    let other = site.ended(TaskStatus::Failed).await;
     let waiting = site.waiting().await;
     let retry = format!("/tasks/{failed}/retry");
     let cancel = format!("/tasks/{waiting}/cancel");
     let page = site.page("/tasks/dashboard").await;
-    let from_page = format!("/tasks/dashboard/t/{failed}/retry");
+    let from_page = format!("/tasks/dashboard/t/{other}/retry");
     let csrf = format!("csrf={}", page.csrf());
     let delete = "/tasks/history?value=1&unit=min".to_owned();
     for (method, path, body, action) in [
@@ -472,6 +473,42 @@ async fn retry_failed_takes_those_of_its_time_and_function() {
         .await
         .detail(400);
     assert!(detail.contains("\"soon\""), "{detail}");
+}
+
+#[tokio::test]
+async fn retry_failed_called_again_retries_nothing_twice() {
+    let site = Site::open().await;
+    let stored = async || {
+        let failed = |task: &mut Task| {
+            task.args = "[]".into();
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        };
+        site.stored("stays", failed).await
+    };
+    let (first, second) = (stored().await, stored().await);
+
+    let [once, again] = [(), ()].map(|()| site.post("/tasks/retry-failed"));
+    let (once, again) = (once.await.json(), again.await.json());
+
+    assert_eq!(
+        (&once["dispatched"], &once["skipped"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(
+        (&again["dispatched"], &again["skipped"]),
+        (&json!(0), &json!(2))
+    );
+    for (id, result) in [second, first]
+        .iter()
+        .zip(once["results"].as_array().unwrap())
+    {
+        let new_id = result["new_task_id"].as_str().unwrap();
+        let detail = site.post(&format!("/tasks/{id}/retry")).await.detail(409);
+        let why = format!("task {id} has been retried already, as task {new_id}");
+        assert_eq!(detail, why);
+        site.post(&format!("/tasks/{new_id}/cancel")).await;
+    }
 }
 
 #[tokio::test]
