@@ -861,13 +861,8 @@ fn fits(filter: &Filter, name: &str, task: Option<&Task>) -> bool {
     {
         return false;
     }
-    let Some(wanted) = &filter.tag else {
-        return true;
-    };
-    match wanted.split_once('=') {
-        Some((key, value)) => task.tags.get(key).is_some_and(|has| has == value),
-        None => task.tags.contains_key(wanted),
-    }
+    let tag = filter.tag.as_ref();
+    tag.is_none_or(|tag| tag.is_of(&task.tags))
 }
 
 fn id_after(id: TaskId) -> Option<TaskId> {

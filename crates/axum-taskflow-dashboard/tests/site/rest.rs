@@ -843,6 +843,61 @@ async fn a_long_result_is_cut_in_a_list_and_whole_by_itself() {
 }
 
 #[tokio::test]
+async fn a_long_error_is_cut_in_a_list_and_whole_by_itself() {
+    let site = Site::open().await;
+    let source = "ä".repeat(3_000);
+    let id = site
+        .stored("greet", |task| {
+            task.life.status = TaskStatus::Failed;
+            let mut error = FailureReport::new(FailureKind::Error, "x".repeat(5_000));
+            error.sources = vec![source.clone(); 32];
+            task.life.error = Some(error.into());
+        })
+        .await;
+
+    let listed = site.get("/tasks").await.json()[0].clone();
+    assert_eq!(listed["error"], "x".repeat(4_096));
+    assert_eq!(listed["stacktrace"], "x".repeat(4_096));
+    assert_eq!(listed["error_truncated"], true);
+    let task = site.get(&format!("/tasks/{id}")).await.json();
+    assert_eq!(task["error"], "x".repeat(5_000));
+    let whole = task["stacktrace"].as_str().unwrap();
+    assert!(whole.len() > 32 * source.len(), "{} bytes", whole.len());
+    assert!(task.get("error_truncated").is_none());
+
+    site.ended(TaskStatus::Failed).await;
+    let short = site.get("/tasks").await.json()[0].clone();
+    assert!(short.get("error_truncated").is_none(), "{short}");
+}
+
+#[tokio::test]
+async fn a_tag_is_found_whatever_its_key_is_made_of() {
+    let site = Site::open().await;
+    for (key, tag) in [
+        ("a=b", r"a\=b=c"),
+        (r"dir\", r"dir\\=c"),
+        (r"a\b", r"a\b=c"),
+        ("=", r"\==c"),
+    ] {
+        let id = site
+            .stored("greet", |task| {
+                task.tags.insert(key.to_owned(), "c".to_owned());
+            })
+            .await
+            .to_string();
+        for tag in [tag, tag.strip_suffix("=c").unwrap()] {
+            let query = form_urlencoded::Serializer::new(String::new())
+                .append_pair("tag", tag)
+                .finish();
+
+            let ids = site.get(&format!("/tasks?{query}")).await.ids();
+
+            assert_eq!(ids, std::slice::from_ref(&id), "{tag}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_held_task_says_why_it_waits() {
     let site = Site::open().await;
     let id = site
