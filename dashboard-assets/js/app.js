@@ -8,7 +8,7 @@
   const live = $("#live");
   const pauseButton = $("#pause");
 
-  // ---- Words -------------------------------------------------------------------------------------------------
+  // ---- Words ----
 
   const pad = (n) => String(n).padStart(2, "0");
 
@@ -72,7 +72,7 @@
     when.textContent = at > now() ? `runs ${ago(at)}` : "";
   }
 
-  // ---- Rows --------------------------------------------------------------------------------------------------
+  // ---- Rows ----
 
   const ACTION = { failed: "retry", interrupted: "retry", cancelled: "retry", success: "" };
   const rowOf = (id) => document.getElementById(`t-${id}`);
@@ -121,7 +121,7 @@
     if (delta.p !== undefined) $(".percent", row).textContent = percent(delta.p);
   }
 
-  // ---- The stream --------------------------------------------------------------------------------------------
+  // ---- The stream ----
 
   let source = null;
   let paused = false;
@@ -192,17 +192,32 @@
     on("reset", () => renewSoon());
     on("bye", (bye) => {
       source.close();
-      sayLost(bye.why === "auth" ? "Signed out" : undefined);
-      if (bye.why === "auth") location.reload();
-      else timer = setTimeout(open, bye.retry);
+      if (bye.why === "auth") return location.reload();
+      if (bye.why !== "age") sayLost(); // that one only ends because none goes on for ever
+      timer = setTimeout(open, bye.retry);
     });
     source.onerror = () => {
-      sayLost();
-      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      if (source.readyState !== EventSource.CLOSED) return sayLost(); // the browser tries again by itself
       // The server refused it. A fresh copy leads to the sign-in if that is why, and else stands in for the stream.
+      sayWhy();
       again = Math.min(again * 2, 30000);
       timer = setTimeout(renewSoon, again * (0.5 + Math.random()));
     };
+  }
+
+  /** No browser tells a script why a stream was refused: who asks once more is told. */
+  async function sayWhy() {
+    if (live.dataset.s !== "off") sayLost();
+    const asked = new AbortController();
+    let why;
+    try {
+      const answer = await fetch(body.dataset.stream, { headers: { accept: "application/json" }, signal: asked.signal });
+      if (!answer.ok) why = (await answer.json()).detail.split(":")[0];
+    } catch {
+      // Not reachable, or refused by somebody else.
+    }
+    asked.abort(); // if it is let in now, that answer has no end
+    sayLost(why);
   }
 
   /** A connection that was cut without a word looks open for ever. */
@@ -268,7 +283,7 @@
 
   const statusOf = (word) => (["scheduled", "retrying", "held"].includes(word) ? "pending" : word);
 
-  // ---- New tasks ---------------------------------------------------------------------------------------------
+  // ---- New tasks ----
 
   let announcedAt = 0;
 
@@ -286,7 +301,7 @@
     }
   }
 
-  // ---- Fresh copies of the page ------------------------------------------------------------------------------
+  // ---- Fresh copies of the page ----
 
   let renewing = false;
   let renewedAt = -Infinity;
@@ -358,17 +373,21 @@
   const keyOf = (node) => node.id || ["formaction", "href", "aria-label"].map((name) => node.getAttribute(name)).join("") || node.textContent;
   const twinOf = (node, place) => [...place.querySelectorAll("a, button, pre, summary")].find((it) => keyOf(it) === keyOf(node));
 
+  let partTimer = 0;
+
   /** Reads one part of the page again; the rest stays where it is. */
   async function renewPart(name) {
+    clearTimeout(partTimer);
     try {
       const answer = await ask();
-      if (!answer.ok || isSignIn(answer)) return; // the next whole copy deals with it
+      if (isSignIn(answer)) return location.reload();
+      if (!answer.ok) throw answer;
       const copy = await read(answer);
       const [part, other] = [document, copy].map((page) => $(`[data-part="${name}"]`, page));
       if (part && other) replace(part, other);
       dress();
     } catch {
-      // Not reachable: the stream says so, too.
+      partTimer = setTimeout(renewPart, 5000, name); // the stream does not tell it again
     }
   }
 
@@ -378,7 +397,7 @@
     return !section || (Number(section.dataset.n) === told.n && rows.every((row) => row.dataset.s === told.s[row.dataset.id]));
   }
 
-  // ---- One task ----------------------------------------------------------------------------------------------
+  // ---- One task ----
 
   /** True if the page has to be read again: what else changes with a status is more than a badge. */
   function taskChanged(delta) {
@@ -414,7 +433,7 @@
     if (followed) log.scrollTop = log.scrollHeight;
   }
 
-  // ---- Actions -----------------------------------------------------------------------------------------------
+  // ---- Actions ----
 
   function toast(text, bad, href) {
     $(".toast")?.remove();
@@ -483,7 +502,7 @@
     }
   }
 
-  // ---- Pause, keys, hidden tabs ------------------------------------------------------------------------------
+  // ---- Pause, keys, hidden tabs ----
 
   pauseButton?.addEventListener("click", () => {
     paused = !paused;

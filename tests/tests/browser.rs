@@ -740,6 +740,74 @@ async fn a_page_whose_stream_is_refused_is_read_anew_now_and_then_and_says_so() 
 }
 
 #[tokio::test]
+async fn a_page_whose_stream_is_refused_says_why() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let cookies = browser.cookies().await;
+    browser.open("about:blank").await;
+    let url = format!("{}/tasks/dashboard/stream", service.caller.url);
+    let mut others = Vec::new();
+    until("eight live pages", async || {
+        let request = service.caller.http.get(&url).header("cookie", &cookies);
+        let stream = request.send().await.unwrap();
+        others.extend((stream.status() == 200).then_some(stream));
+        (others.len() == 8).then_some(())
+    })
+    .await;
+
+    scene.open("/dashboard").await;
+
+    let told = "document.querySelector('#live').innerText.trim()";
+    let why = "8 of your pages are live already, data from";
+    browser
+        .becomes(&format!("{told}.startsWith('{why}')"))
+        .await;
+    drop(others);
+    browser.becomes(&format!("{told} === 'Live'")).await;
+}
+
+/// A stream that ends as the server ends each after a while, and the next one, which goes on.
+const ENDS: &str = "
+    const Real = EventSource;
+    window.streams = 0;
+    window.said = [];
+    window.EventSource = class extends Real {
+        constructor(...args) {
+            super(...args);
+            streams += 1;
+            const bye = new MessageEvent('bye', { data: '{\"why\":\"age\",\"retry\":100}' });
+            if (streams === 1) this.addEventListener('counts', () => setTimeout(() => this.dispatchEvent(bye)));
+        }
+    };
+    addEventListener('DOMContentLoaded', () => {
+        const live = document.querySelector('#live');
+        if (live) new MutationObserver(() => said.push(live.innerText.trim())).observe(live, { subtree: true, childList: true, characterData: true, attributes: true });
+    });
+";
+
+#[tokio::test]
+async fn a_page_goes_on_with_the_next_stream_without_a_word_when_one_has_come_to_its_end() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    browser.before_each_page(ENDS).await;
+    scene.open_live("/dashboard").await;
+    browser.becomes("window.streams === 2").await;
+
+    service.add("effect", "x").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+
+    let lost = "said.filter((text) => text.includes('data from'))";
+    assert_eq!(browser.eval(lost).await, json!([]));
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn a_restart_that_ends_all_sessions_leads_to_the_sign_in() {
     let scene = Scene::signed_in(Settings::default().forget_sessions()).await;
     let Scene {
@@ -1052,6 +1120,30 @@ async fn a_fresh_copy_that_could_not_be_had_is_asked_for_again_though_the_stream
         .await;
     browser
         .becomes("document.querySelector('#live').dataset.s === 'live'")
+        .await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn instances_that_could_not_be_read_are_asked_for_again_though_the_stream_is_silent() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, folder, ..
+    } = &scene;
+    scene.open_live("/dashboard").await;
+    browser
+        .becomes("document.querySelectorAll('#instances li').length === 1")
+        .await;
+    browser.run(FAIL_ONCE, json!([])).await;
+
+    let other = tempdir().unwrap();
+    let file = folder.path().join("tasks.db");
+    let beside = Settings::default().database(&file).start(other.path());
+    let _beside = beside.await;
+    browser.becomes("window.failed").await;
+
+    browser
+        .becomes("document.querySelectorAll('#instances li').length === 2")
         .await;
     scene.ends_clean().await;
 }

@@ -353,16 +353,18 @@ async fn a_change_that_another_site_asks_for_is_refused(kind: Kind, store: Store
     let site = Site::open(kind, store).await;
     let visitor = site.visitor();
     visitor.sign_in().await;
-    let (id, _) = visitor.add("fails", "no").await;
-    site.instances[0].task_as(&id, "failed").await;
-    let retry = || visitor.ask(Method::POST, &format!("/tasks/{id}/retry"));
 
     for _ in 0..4 {
+        let (id, _) = visitor.add("fails", "no").await;
+        site.instances[0].task_as(&id, "failed").await;
+        let retry = || visitor.ask(Method::POST, &format!("/tasks/{id}/retry"));
         answer(retry(), 403).await;
         answer(retry().header("origin", "http://evil.example"), 403).await;
         let lies = retry().header("origin", "http://evil.example");
         answer(lies.header("sec-fetch-site", "cross-site"), 403).await;
-        answer(retry().header("origin", &visitor.url), 200).await;
+        let retried = answer(retry().header("origin", &visitor.url), 200).await;
+        let new_id = retried["task_id"].as_str().unwrap();
+        site.instances[0].task_as(new_id, "failed").await;
         answer(retry().header("sec-fetch-site", "same-origin"), 200).await;
     }
 }

@@ -19,12 +19,10 @@ use crate::{
     id::TaskId,
     registry::TaskDef,
     status::TaskStatus,
-    task::{IdempotencyKey, Source, Tags, Task, TaskOptions},
+    task::{IDEMPOTENCY_TTL, IdempotencyKey, Source, Tags, Task, TaskOptions},
     tracking::Tracking,
 };
 
-/// How long a key stays taken after success, unless an option says otherwise.
-const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3_600);
 /// Longest idempotency key, in bytes.
 const KEY_BYTES_MAX: usize = 512;
 /// Most tags of a task, and the longest tag, in bytes.
@@ -397,7 +395,7 @@ pub(crate) fn retry_of(engine: &Engine, old: &Task, def: &TaskDef) -> Task {
     task.priority = old.priority;
     task.requeue_on_interrupt = old.requeue_on_interrupt;
     task.tags.clone_from(&old.tags);
-    task.idempotency_key.clone_from(&old.idempotency_key);
+    task.idempotency_key = Some(IdempotencyKey::of_retry(old));
     task.options = old.options.clone();
     task.executor = def.executor;
     task.source = Source::Retry;

@@ -109,8 +109,9 @@ impl TaskContext {
     #[must_use]
     pub fn idempotency_key(&self) -> String {
         match &self.0.task.idempotency_key {
-            Some(key) => key.key.clone(),
-            None => self.id().to_string(),
+            Some(key) if !key.is_of_retries() => key.key.clone(),
+            // Nor is it the key of a retry: what an outside system has answered to the task before would count for it.
+            _ => self.id().to_string(),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{
     registry::FunctionInfo,
     schedule::{Definition, Origin, Schedule, ScheduleInfo},
     status::TaskStatus,
-    task::{LogLine, Task},
+    task::{IdempotencyKey, LogLine, Task},
 };
 
 /// Adds tasks, runs them, and tells about them. A cheap handle: clone it freely.
@@ -596,7 +596,14 @@ impl TaskManager {
         };
         let task = retry_of(&self.engine, &old, &def);
         let new_id = task.id;
+        let is_of_retries = task
+            .idempotency_key
+            .as_ref()
+            .is_some_and(IdempotencyKey::is_of_retries);
         match store(&self.engine, smallvec![Arc::new(task)]).await?.pop() {
+            Some(Enqueued::Exists { id: other, .. }) if is_of_retries => Err(Error::conflict(
+                format!("task {id} has been retried already, as task {other}"),
+            )),
             Some(Enqueued::Exists { id: other, .. }) => Err(Error::conflict(format!(
                 "the idempotency key of task {id} is taken by task {other}"
             ))),

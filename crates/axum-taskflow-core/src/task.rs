@@ -181,6 +181,29 @@ pub struct IdempotencyKey {
     pub ttl: Duration,
 }
 
+/// How long a key stays taken after success, unless an option says otherwise.
+pub(crate) const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3_600);
+/// What the key begins with that all tasks have which repeat one without a key.
+const RETRY_OF: &str = "retry_of:";
+
+impl IdempotencyKey {
+    /// That of a task that repeats `old`. Without it, two clicks would be two tasks, and each task of a chain of failures
+    /// would be repeated by itself when somebody retries all that failed.
+    pub(crate) fn of_retry(old: &Task) -> Self {
+        let of_old = old.idempotency_key.clone();
+        of_old.unwrap_or_else(|| Self {
+            key: format!("{RETRY_OF}{}", old.id),
+            ttl: IDEMPOTENCY_TTL,
+        })
+    }
+
+    /// True if no caller has given it.
+    pub(crate) fn is_of_retries(&self) -> bool {
+        let id = self.key.strip_prefix(RETRY_OF);
+        id.is_some_and(|id| id.parse::<TaskId>().is_ok())
+    }
+}
+
 /// What a caller, `#[task]` or the manager's defaults say about a task; an empty field says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -7,7 +7,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     task::Poll,
@@ -1294,6 +1294,39 @@ async fn a_retry_by_hand_is_a_new_task_that_points_to_the_old_one() {
         manager.retry(good).await.unwrap_err().kind(),
         ErrorKind::Conflict
     );
+}
+
+#[tokio::test]
+async fn of_all_retries_of_a_task_one_waits_runs_or_has_succeeded() {
+    async fn fails_once(
+        context: TaskContext,
+        Data(fails): Data<Arc<AtomicBool>>,
+    ) -> Result<String, Failure> {
+        match fails.load(Ordering::SeqCst) {
+            true => Err(Failure::give_up("no")),
+            false => Ok(context.idempotency_key()),
+        }
+    }
+    let fails = Arc::new(AtomicBool::new(true));
+    let mut config = config();
+    config.state(fails.clone());
+    let manager = start(config).await;
+    let first = manager.add_task(fails_once, ()).await.unwrap();
+    manager.wait::<String>(first).await.unwrap_err();
+    let second = manager.retry(first).await.unwrap();
+    manager.wait::<String>(second).await.unwrap_err();
+    fails.store(false, Ordering::SeqCst);
+
+    let third = manager.retry(first).await.unwrap();
+    let key = manager.wait::<String>(third).await.unwrap();
+
+    assert_eq!(key, third.to_string(), "what it gives to others is its own");
+    for failed in [first, second] {
+        let error = manager.retry(failed).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        let why = format!("task {failed} has been retried already, as task {third}");
+        assert_eq!(error.to_string(), why);
+    }
 }
 
 // ---- adding --------------------------------------------------------------------------------------------------

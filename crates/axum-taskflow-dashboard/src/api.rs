@@ -65,7 +65,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     let runners = Runners::of_tasks(manager, &page.tasks).await?;
     let tasks = page.tasks.iter().zip(&logs).map(|(task, logs)| {
         let can_run = runners.can_run(manager, &task.name, &task.life);
-        TaskJson::of(task, logs, can_run)
+        TaskJson::of(task, logs, can_run).in_list()
     });
     let mut response = json(&tasks.collect::<Vec<_>>());
     if let Some(next) = page.next {

@@ -21,7 +21,7 @@ use crate::{
     guard::{Call, Flash, redirect},
     instances::Instances,
     problem::Problem,
-    query::{Filter, Wanted},
+    query::{Filter, Tag, Wanted},
     runners::Runners,
     text,
     view::{Detail, LogText, Logs, Row},
@@ -418,7 +418,7 @@ fn chips(filter: &Filter, links: &Links) -> Vec<Chip> {
             ..filter.clone()
         };
         chips.push(Chip {
-            text: format!("tag {}", text::clean(tag)),
+            text: format!("tag {}", text::clean(&tag.to_string())),
             without: links.to(&without),
         });
     }
@@ -484,7 +484,7 @@ async fn find(call: &Call, q: &str) -> Result<Response, Problem> {
     }
     if q.contains('=') {
         let filter = Filter {
-            tag: Some(q.to_owned()),
+            tag: Some(Tag::of(q)),
             ..nothing_filtered()
         };
         return Ok(redirect(&links.to(&filter)));

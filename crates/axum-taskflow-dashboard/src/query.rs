@@ -1,6 +1,10 @@
 //! What a request asks for, read from its query.
 
-use axum_taskflow_core::{Error, ListQuery, Page, TaskId, TaskManager, TaskStatus, Timestamp};
+use std::fmt;
+
+use axum_taskflow_core::{
+    Error, ListQuery, Page, Tags, TaskId, TaskManager, TaskStatus, Timestamp,
+};
 
 use crate::problem::Problem;
 
@@ -123,9 +127,58 @@ pub(crate) enum Wanted {
 pub(crate) struct Filter {
     pub(crate) status: Wanted,
     pub(crate) func_name: Option<String>,
-    /// As it was asked for: `key` or `key=value`.
-    pub(crate) tag: Option<String>,
+    pub(crate) tag: Option<Tag>,
     pub(crate) tracking_id: Option<String>,
+}
+
+/// A tag as requests name it: `key`, or `key=value`. A key is written with `\=` for `=` and `\\` for `\`, so that each has
+/// a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tag {
+    key: String,
+    /// Whatever it is, if there is none.
+    value: Option<String>,
+}
+
+impl Tag {
+    pub(crate) fn of(text: &str) -> Self {
+        let mut key = String::new();
+        let mut rest = text.chars();
+        while let Some(char) = rest.next() {
+            match char {
+                '=' => {
+                    let value = Some(rest.as_str().to_owned());
+                    return Self { key, value };
+                }
+                '\\' if rest.as_str().starts_with(['=', '\\']) => key.extend(rest.next()),
+                _ => key.push(char),
+            }
+        }
+        Self { key, value: None }
+    }
+
+    pub(crate) fn of_task(key: &str, value: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            value: Some(value.to_owned()),
+        }
+    }
+
+    pub(crate) fn is_of(&self, tags: &Tags) -> bool {
+        let value = tags.get(&self.key);
+        value.is_some_and(|has| self.value.as_ref().is_none_or(|wanted| wanted == has))
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.replace('\\', r"\\").replace('=', r"\=");
+        f.write_str(&key)?;
+        match &self.value {
+            Some(value) => write!(f, "={value}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Filter {
@@ -144,7 +197,7 @@ impl Filter {
         Ok(Self {
             status,
             func_name: params.func_name()?,
-            tag: params.short("tag")?.map(str::to_owned),
+            tag: params.short("tag")?.map(Tag::of),
             tracking_id: params.short("tracking_id")?.map(str::to_owned),
         })
     }
@@ -174,20 +227,19 @@ impl Filter {
             query.status = Some(status);
         }
         query.name.clone_from(&self.func_name);
-        query.tag = self.tag.as_deref().map(|tag| match tag.split_once('=') {
-            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-            None => (tag.to_owned(), None),
-        });
+        let tag = self.tag.as_ref();
+        query.tag = tag.map(|tag| (tag.key.clone(), tag.value.clone()));
         query.tracking_id.clone_from(&self.tracking_id);
         query
     }
 
     /// These parameters, percent-encoded.
     pub(crate) fn write(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
+        let tag = self.tag.as_ref().map(Tag::to_string);
         let parts = [
             ("status", Some(self.status_word())),
             ("func_name", self.func_name.as_deref()),
-            ("tag", self.tag.as_deref()),
+            ("tag", tag.as_deref()),
             ("tracking_id", self.tracking_id.as_deref()),
         ];
         for (name, value) in parts {
@@ -298,6 +350,23 @@ mod tests {
         assert_eq!(again.query().tag, Some(("k".into(), Some("v=1".into()))));
         assert_eq!(again.query().status, Some(TaskStatus::Failed));
         assert_eq!(again.query().tracking_id.as_deref(), Some("#/"));
+    }
+
+    #[test]
+    fn a_tag_is_read_as_it_was_written_whatever_it_is_made_of() {
+        for (key, value) in [
+            ("k", "v"),
+            ("a=b", "c=d"),
+            (r"a\", r"\="),
+            (r"\=\\", ""),
+            ("", "="),
+        ] {
+            let tag = Tag::of_task(key, value);
+
+            assert_eq!(Tag::of(&tag.to_string()), tag);
+        }
+        assert_eq!(Tag::of(r"a\b=c"), Tag::of_task(r"a\b", "c"));
+        assert_eq!(Tag::of("a").value, None);
     }
 
     #[test]

@@ -33,6 +33,17 @@ struct Credentials {
     password: String,
 }
 
+impl Credentials {
+    /// What somebody left out.
+    fn missing(&self) -> Option<&'static str> {
+        match (&*self.username, &*self.password) {
+            ("", _) => Some("user name"),
+            (_, "") => Some("password"),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct SignedIn<'a> {
     username: &'a str,
@@ -47,7 +58,7 @@ pub(crate) async fn sign_in(
 ) -> Result<Response, Problem> {
     let is_form = is_content_type(&headers, FORM);
     let (credentials, next) = match is_form {
-        true => read_form(&read_body(body)?)?,
+        true => read_form(&read_body(body)?),
         false => (read_json::<Credentials>(&headers, body)?, None),
     };
     let next = call.visit.local(next.as_deref());
@@ -56,6 +67,10 @@ pub(crate) async fn sign_in(
         return Ok(redirect(&next));
     }
     let name = &credentials.username;
+    if let Some(what) = credentials.missing().filter(|_| is_form) {
+        let problem = Problem::unprocessable(format!("the {what} is missing"));
+        return Ok(pages::sign_in(&call, &next, name, Some(&problem)));
+    }
     let now = call.visit.now;
     let identity = auth.by_password(name, &credentials.password, call.visit.address, now);
     let problem = match identity {
@@ -98,17 +113,14 @@ pub(crate) async fn sign_in(
 const FORM: &str = "application/x-www-form-urlencoded";
 const WRONG: &str = "wrong user name or password";
 
-fn read_form(body: &[u8]) -> Result<(Credentials, Option<String>), Problem> {
+fn read_form(body: &[u8]) -> (Credentials, Option<String>) {
     let params = Params::of(body);
-    let field = |name: &str| {
-        let value = params.get(name).map(str::to_owned);
-        value.ok_or_else(|| Problem::unprocessable(format!("{name} is missing")))
-    };
+    let field = |name: &str| params.get(name).map(str::to_owned);
     let credentials = Credentials {
-        username: field("username")?,
-        password: field("password")?,
+        username: field("username").unwrap_or_default(),
+        password: field("password").unwrap_or_default(),
     };
-    Ok((credentials, params.get("next").map(str::to_owned)))
+    (credentials, field("next"))
 }
 
 /// `POST /auth/logout`.

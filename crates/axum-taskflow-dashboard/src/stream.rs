@@ -53,6 +53,10 @@ const OTHERS_EVERY: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks at whether the session is still good.
 const SESSION_EVERY: Duration = Duration::from_secs(30);
+/// How long a stream goes on; a page that is still there opens the next one. What is written to a browser that has
+/// vanished without a word, behind a router that forgot it, is taken by the system for a quarter of an hour: its place
+/// would be held for as long.
+const LIFE: Duration = Duration::from_secs(120);
 /// Live pages of one session, or of one user or token without a session: a person with all tabs open must not leave
 /// none to others.
 const STREAMS_OF_ONE_MAX: usize = 8;
@@ -149,7 +153,7 @@ impl Streams {
         let n_own = open.of.get(&person).copied().unwrap_or(0);
         if n_own >= STREAMS_OF_ONE_MAX && person != Person::Anybody {
             return Err(too_many(format!(
-                "{n_own} of your pages are live, and more are not allowed: close one of them, and this one will be"
+                "{n_own} of your pages are live already: close one of them, and this one will be"
             )));
         }
         if open.n >= self.max {
@@ -290,6 +294,7 @@ struct Viewer {
     counts_from: Instant,
     session_due: Instant,
     heartbeat_due: Instant,
+    ends_at: Instant,
     is_over: bool,
     _permit: Permit,
 }
@@ -354,6 +359,7 @@ impl Viewer {
             counts_from: now,
             session_due: now + SESSION_EVERY,
             heartbeat_due: now, // once the store has answered
+            ends_at: now + LIFE,
             is_over: false,
             _permit: permit,
         };
@@ -385,6 +391,7 @@ impl Viewer {
                 // In this order: under a flood of events the others have their turn all the same.
                 biased;
                 () = stopping.cancelled() => self.end("shutdown"),
+                () = sleep_until(self.ends_at) => self.end("age"),
                 () = sleep_until(due) => self.work().await,
                 event = self.events.next() => match event {
                     Some(event) => self.take(event),
@@ -466,6 +473,7 @@ impl Viewer {
     fn end(&mut self, why: &'static str) {
         let retry = match why {
             "store" => 5_000,
+            "age" => 100,
             _ => 2_000,
         };
         self.push("bye", &Bye { why, retry });
@@ -861,13 +869,8 @@ fn fits(filter: &Filter, name: &str, task: Option<&Task>) -> bool {
     {
         return false;
     }
-    let Some(wanted) = &filter.tag else {
-        return true;
-    };
-    match wanted.split_once('=') {
-        Some((key, value)) => task.tags.get(key).is_some_and(|has| has == value),
-        None => task.tags.contains_key(wanted),
-    }
+    let tag = filter.tag.as_ref();
+    tag.is_none_or(|tag| tag.is_of(&task.tags))
 }
 
 fn id_after(id: TaskId) -> Option<TaskId> {

@@ -9,7 +9,7 @@ use axum_taskflow_core::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{runners::Runners, text};
+use crate::{query::Tag, runners::Runners, text};
 
 /// A task as fastapi-taskflow's clients know it, and our fields beside theirs.
 #[derive(Debug, Serialize)]
@@ -25,6 +25,8 @@ pub(crate) struct TaskJson<'a> {
     error: Option<&'a str>,
     logs: Vec<String>,
     stacktrace: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    error_truncated: bool,
     tags: &'a Tags,
     source: &'static str,
     priority: i32,
@@ -64,6 +66,7 @@ impl<'a> TaskJson<'a> {
             error: error.map(|error| &*error.message),
             logs: log_lines(logs),
             stacktrace: error.map(FailureReport::to_string),
+            error_truncated: false,
             tags: &task.tags,
             source: task.source.as_str(),
             priority: task.priority,
@@ -80,6 +83,22 @@ impl<'a> TaskJson<'a> {
             idempotency_key: task.idempotency_key.as_ref().map(|key| &*key.key),
             tracking_id: task.tracking_id.as_deref(),
         }
+    }
+
+    /// In a list: one error may have 270 KB with its sources, and there may be a thousand of them.
+    pub(crate) fn in_list(mut self) -> Self {
+        if let Some(error) = &mut self.error {
+            let end = error.floor_char_boundary(ERROR_IN_LIST_MAX);
+            self.error_truncated |= end < error.len();
+            *error = &error[..end];
+        }
+        if let Some(stack) = &mut self.stacktrace {
+            let end = stack.floor_char_boundary(ERROR_IN_LIST_MAX);
+            self.error_truncated |= end < stack.len();
+            stack.truncate(end);
+            stack.shrink_to_fit();
+        }
+        self
     }
 }
 
@@ -217,6 +236,8 @@ fn error_head(name: &str, life: &Life, can_run: bool) -> Option<String> {
     Some(text::head(&why, ERROR_HEAD_MAX))
 }
 
+/// Bytes of an error, and of it with its sources, in a list for programs: as many as of a result.
+const ERROR_IN_LIST_MAX: usize = 4 * 1024;
 /// Characters of an error in a row.
 const ERROR_HEAD_MAX: usize = 120;
 /// Characters of the arguments in a row.
@@ -427,12 +448,20 @@ pub(crate) struct Detail {
     pub(crate) is_here: bool,
     pub(crate) retry_of: Option<TaskId>,
     pub(crate) idempotency_key: Option<String>,
-    pub(crate) tracking_id: Option<String>,
-    pub(crate) tags: Vec<(String, String)>,
+    pub(crate) tracking_id: Option<Sought>,
+    pub(crate) tags: Vec<Sought>,
     /// Attempts that are not listed.
     pub(crate) attempts_left_out: usize,
     pub(crate) attempts: Vec<AttemptText>,
     pub(crate) finished: Option<At>,
+}
+
+/// What other tasks may have, too.
+#[derive(Debug)]
+pub(crate) struct Sought {
+    pub(crate) text: String,
+    /// What finds them, also where it has characters that are not shown.
+    pub(crate) word: String,
 }
 
 #[derive(Debug)]
@@ -542,11 +571,17 @@ impl Detail {
                 .idempotency_key
                 .as_ref()
                 .map(|key| text::clean(&key.key)),
-            tracking_id: task.tracking_id.as_deref().map(text::clean),
+            tracking_id: task.tracking_id.as_deref().map(|id| Sought {
+                text: text::clean(id),
+                word: id.to_owned(),
+            }),
             tags: task
                 .tags
                 .iter()
-                .map(|(key, value)| (text::clean(key), text::clean(value)))
+                .map(|(key, value)| Sought {
+                    text: text::clean(&format!("{key}={value}")),
+                    word: Tag::of_task(key, value).to_string(),
+                })
                 .collect(),
             attempts_left_out: task.past_attempts.len().saturating_sub(ATTEMPTS_MAX),
             attempts: attempts(task, now),

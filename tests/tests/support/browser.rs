@@ -177,6 +177,17 @@ impl Browser {
         .await;
     }
 
+    /// The cookies of the site that is open, as a request sends them.
+    pub(crate) async fn cookies(&self) -> String {
+        let answer = self.cdp("Network.getCookies", json!({})).await;
+        let cookies = answer["cookies"].as_array().unwrap().iter();
+        let pairs = cookies.map(|cookie| {
+            let [name, value] = ["name", "value"].map(|field| cookie[field].as_str().unwrap());
+            format!("{name}={value}")
+        });
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+
     async fn cdp(&self, command: &str, params: Value) -> Value {
         let body = json!({ "cmd": command, "params": params });
         self.post("goog/cdp/execute", body).await

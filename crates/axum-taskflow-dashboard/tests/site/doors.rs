@@ -496,6 +496,31 @@ async fn a_wrong_password_shows_the_form_again_and_the_sixth_one_has_to_wait() {
     assert_eq!(try_it("secret").await.status, 303);
 }
 
+#[tokio::test]
+async fn a_sign_in_form_that_is_not_filled_in_is_shown_again_and_says_what_is_missing() {
+    let site = Site::closed().await;
+    let next = ("next", "/tasks/dashboard?limit=9");
+    for (form, why) in [
+        (vec![next, ("username", "ada")], "the password is missing"),
+        (
+            vec![next, ("username", "ada"), ("password", "")],
+            "the password is missing",
+        ),
+        (
+            vec![next, ("password", "secret")],
+            "the user name is missing",
+        ),
+    ] {
+        let answer = site.post_form("/tasks/auth/login", &[], &form).await;
+
+        assert_eq!(answer.status, 422, "{form:?}");
+        assert!(answer.body.contains(why), "{}", answer.body);
+        assert!(answer.body.contains("value=\"/tasks/dashboard?limit=9\""));
+        let has_name = answer.body.contains("value=\"ada\"");
+        assert_eq!(has_name, form.contains(&("username", "ada")));
+    }
+}
+
 /// Somebody who connects from `peer` with this header tries to sign in as ada.
 async fn try_from(site: &Site, peer: &str, forwarded_for: &str, password: &str) -> u16 {
     let headers = [

@@ -553,6 +553,22 @@ async fn a_stream_ends_with_its_session() {
     assert!(live.next().await.is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_after_two_minutes_so_that_who_vanished_keeps_no_place() {
+    let site = Site::open().await;
+    let begun = tokio::time::Instant::now();
+    let mut live = Live::of_page(&site, "/tasks/dashboard").await;
+
+    let mut last = live.next().await.unwrap();
+    while last.event != "bye" {
+        last = live.next().await.unwrap();
+    }
+
+    assert_eq!(last.data, json!({ "why": "age", "retry": 100 }));
+    assert!(live.next().await.is_none());
+    assert_eq!(begun.elapsed().as_secs(), 120);
+}
+
 #[tokio::test]
 async fn more_streams_than_allowed_are_refused_until_one_ends() {
     let mount = |admin: axum_taskflow_dashboard::TaskAdmin| {

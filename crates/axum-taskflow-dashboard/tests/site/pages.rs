@@ -257,6 +257,7 @@ async fn a_task_page_tells_everything() {
         assert!(page.body.contains(part), "{part}");
     }
     assert_eq!(page.attribute("data-lines"), "2");
+    assert!(page.body.contains("times in UTC"), "those of the log");
     assert_eq!(
         page.attribute("data-stream"),
         "",
@@ -277,6 +278,30 @@ async fn a_task_page_tells_everything() {
     let page = site.page(request).await;
     assert_eq!(page.body.matches("<tr id=").count(), 1);
     row_of(&page, ok);
+}
+
+#[tokio::test]
+async fn the_links_of_a_task_lead_to_all_that_have_its_tag_or_tracking_id() {
+    let site = Site::open().await;
+    for odd in ["a=b", r"a\", "\u{1b}[31mred", "a\u{202e}b", "\0", " a\n"] {
+        let id = site
+            .stored("greet", |task| {
+                task.tags.insert(odd.to_owned(), odd.to_owned());
+                task.tracking_id = Some(odd.into());
+            })
+            .await;
+
+        let page = site.page(&format!("/tasks/dashboard/t/{id}")).await;
+
+        for start in ["tag=", "tracking_id="] {
+            let start = format!("href=\"/tasks/dashboard?{start}");
+            let (_, rest) = page.body.split_once(&start).unwrap();
+            let link = format!("{}{}", &start[6..], rest.split('"').next().unwrap());
+            let list = site.page(&unescape(&link)).await;
+            assert_eq!(list.body.matches("<tr id=").count(), 1, "{link}");
+            row_of(&list, id);
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use axum::http::Method;
 use axum_taskflow_core::{
-    FailureKind, FailureReport, Schedule, TaskContext, TaskId, TaskStatus, Timestamp,
+    FailureKind, FailureReport, Schedule, Task, TaskContext, TaskId, TaskStatus, Timestamp,
 };
 use serde_json::json;
 
@@ -257,11 +257,12 @@ async fn a_retry_makes_a_new_task_and_is_kept_in_the_audit_log() {
 async fn who_hangs_up_in_the_middle_of_an_action_is_in_the_audit_log_all_the_same() {
     let site = Site::open().await;
     let failed = site.ended(TaskStatus::Failed).await;
+    let other = site.ended(TaskStatus::Failed).await;
     let waiting = site.waiting().await;
     let retry = format!("/tasks/{failed}/retry");
     let cancel = format!("/tasks/{waiting}/cancel");
     let page = site.page("/tasks/dashboard").await;
-    let from_page = format!("/tasks/dashboard/t/{failed}/retry");
+    let from_page = format!("/tasks/dashboard/t/{other}/retry");
     let csrf = format!("csrf={}", page.csrf());
     let delete = "/tasks/history?value=1&unit=min".to_owned();
     for (method, path, body, action) in [
@@ -472,6 +473,42 @@ async fn retry_failed_takes_those_of_its_time_and_function() {
         .await
         .detail(400);
     assert!(detail.contains("\"soon\""), "{detail}");
+}
+
+#[tokio::test]
+async fn retry_failed_called_again_retries_nothing_twice() {
+    let site = Site::open().await;
+    let stored = async || {
+        let failed = |task: &mut Task| {
+            task.args = "[]".into();
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        };
+        site.stored("stays", failed).await
+    };
+    let (first, second) = (stored().await, stored().await);
+
+    let [once, again] = [(), ()].map(|()| site.post("/tasks/retry-failed"));
+    let (once, again) = (once.await.json(), again.await.json());
+
+    assert_eq!(
+        (&once["dispatched"], &once["skipped"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(
+        (&again["dispatched"], &again["skipped"]),
+        (&json!(0), &json!(2))
+    );
+    for (id, result) in [second, first]
+        .iter()
+        .zip(once["results"].as_array().unwrap())
+    {
+        let new_id = result["new_task_id"].as_str().unwrap();
+        let detail = site.post(&format!("/tasks/{id}/retry")).await.detail(409);
+        let why = format!("task {id} has been retried already, as task {new_id}");
+        assert_eq!(detail, why);
+        site.post(&format!("/tasks/{new_id}/cancel")).await;
+    }
 }
 
 #[tokio::test]
@@ -803,6 +840,61 @@ async fn a_long_result_is_cut_in_a_list_and_whole_by_itself() {
     );
     let task = site.get(&format!("/tasks/{id}")).await.json();
     assert_eq!(task["result"], result);
+}
+
+#[tokio::test]
+async fn a_long_error_is_cut_in_a_list_and_whole_by_itself() {
+    let site = Site::open().await;
+    let source = "ä".repeat(3_000);
+    let id = site
+        .stored("greet", |task| {
+            task.life.status = TaskStatus::Failed;
+            let mut error = FailureReport::new(FailureKind::Error, "x".repeat(5_000));
+            error.sources = vec![source.clone(); 32];
+            task.life.error = Some(error.into());
+        })
+        .await;
+
+    let listed = site.get("/tasks").await.json()[0].clone();
+    assert_eq!(listed["error"], "x".repeat(4_096));
+    assert_eq!(listed["stacktrace"], "x".repeat(4_096));
+    assert_eq!(listed["error_truncated"], true);
+    let task = site.get(&format!("/tasks/{id}")).await.json();
+    assert_eq!(task["error"], "x".repeat(5_000));
+    let whole = task["stacktrace"].as_str().unwrap();
+    assert!(whole.len() > 32 * source.len(), "{} bytes", whole.len());
+    assert!(task.get("error_truncated").is_none());
+
+    site.ended(TaskStatus::Failed).await;
+    let short = site.get("/tasks").await.json()[0].clone();
+    assert!(short.get("error_truncated").is_none(), "{short}");
+}
+
+#[tokio::test]
+async fn a_tag_is_found_whatever_its_key_is_made_of() {
+    let site = Site::open().await;
+    for (key, tag) in [
+        ("a=b", r"a\=b=c"),
+        (r"dir\", r"dir\\=c"),
+        (r"a\b", r"a\b=c"),
+        ("=", r"\==c"),
+    ] {
+        let id = site
+            .stored("greet", |task| {
+                task.tags.insert(key.to_owned(), "c".to_owned());
+            })
+            .await
+            .to_string();
+        for tag in [tag, tag.strip_suffix("=c").unwrap()] {
+            let query = form_urlencoded::Serializer::new(String::new())
+                .append_pair("tag", tag)
+                .finish();
+
+            let ids = site.get(&format!("/tasks?{query}")).await.ids();
+
+            assert_eq!(ids, std::slice::from_ref(&id), "{tag}");
+        }
+    }
 }
 
 #[tokio::test]
