@@ -4,25 +4,26 @@
 //! its instance is, which the store knows already: so nothing is renewed, and nothing has a lifetime of its own. Beside
 //! it lies a record of those who wait, first come, first served.
 
+mod claiming;
+mod holders;
+
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::{
-    Engine, LOOP_RETRY, jittered,
-    records::{json, parse},
-    within,
-};
+pub(crate) use self::claiming::Patience;
+pub use self::holders::Holder;
+use super::{Engine, LOOP_RETRY, jittered, within};
 use crate::{
-    backend::{AuditEntry, Becomes, Record, RecordChange, Step, Stepped},
+    backend::{Becomes, RecordChange, Step, Stepped},
     clock::Timestamp,
     error::{BackendError, Error},
     id::{InstanceId, TaskId},
@@ -34,18 +35,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// The same where a death is known after a lease only.
 const LOOKS_IN_LEASE: u32 = 10;
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
-/// Who could take it and does not for so long is passed over, and stays in the line.
-const TURN_GRACE: Duration = Duration::from_millis(500);
-/// How often a step is tried that others were faster with, before there is a pause.
-const TRIES: usize = 20;
 /// How long a shutdown waits for what leads here, and for the store.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a shutdown waits for those who have a lock here, once they are told.
 const GUARDS_GRACE: Duration = Duration::from_millis(500);
-/// What the last look of somebody who waits no longer may take.
-const LAST_LOOK: Duration = Duration::from_millis(100);
-/// When those look who have stopped asking whether they were given it all the same.
-const GIVE_UP_LOOKS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
 /// Between two looks whether somebody has taken by force what this instance holds.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// Between the end of one and the beginning of the next at least, however much happens; and this often its duration.
@@ -307,29 +300,6 @@ impl Holds {
     }
 }
 
-/// How long to wait for what somebody else holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Patience {
-    None,
-    Until(Instant),
-    Forever,
-}
-
-impl Patience {
-    /// So long from now on; for ever if no clock goes as far.
-    pub(crate) fn of(wait: Duration) -> Self {
-        let end = Instant::now().checked_add(wait);
-        end.map_or(Self::Forever, Self::Until)
-    }
-
-    fn end(self) -> Option<Instant> {
-        match self {
-            Self::Until(end) => Some(end),
-            Self::None | Self::Forever => None,
-        }
-    }
-}
-
 /// Tells when it is worth to look again who holds what.
 pub(crate) struct HoldChanges {
     news: watch::Receiver<u64>,
@@ -362,245 +332,7 @@ impl HoldChanges {
     }
 }
 
-/// Somebody who wants to hold something. Dropped, it leaves the line, and nothing stays held that nobody has in his hand.
-struct Claiming {
-    engine: Arc<Engine>,
-    name: HoldName,
-    holder: TaskId,
-    waits: bool,
-    is_in_line: bool,
-    /// A step to take it was sent, and nobody knows yet what became of it.
-    may_hold: bool,
-    /// Who could have taken it, and since when nobody has.
-    turn_of: Option<(TaskId, Instant)>,
-}
-
-impl Claiming {
-    /// True if it has been the first one's turn for so long that it will not come: its process is stopped, or dead and
-    /// nobody knows it yet.
-    fn passes_over(&mut self, first: TaskId, is_free: bool) -> bool {
-        if !is_free {
-            self.turn_of = None;
-            return false;
-        }
-        let now = Instant::now();
-        let since = match self.turn_of {
-            Some((of, since)) if of == first => since,
-            _ => now,
-        };
-        self.turn_of = Some((first, since));
-        now.duration_since(since) >= TURN_GRACE
-    }
-}
-
-impl Drop for Claiming {
-    fn drop(&mut self) {
-        let (is_in_line, may_hold) = (self.is_in_line, self.may_hold);
-        if !is_in_line && !may_hold {
-            return;
-        }
-        let (engine, name, holder) = (self.engine.clone(), self.name.clone(), self.holder);
-        self.engine.runtime.spawn(async move {
-            let trying = async {
-                while let Err(failure) = engine.give_up(&name, holder, is_in_line, may_hold).await {
-                    panics::say(|| debug!(error = %failure, %name, "cannot leave the line yet"));
-                    tokio::time::sleep(jittered(LOOP_RETRY)).await;
-                }
-            };
-            tokio::select! {
-                biased;
-                () = trying => {}
-                () = engine.stopped.cancelled() => {}
-            }
-        });
-    }
-}
-
 impl Engine {
-    /// Takes a hold, as soon as it is free and all who came earlier have had it. None if the patience is over.
-    pub(crate) async fn acquire(
-        self: &Arc<Self>,
-        name: HoldName,
-        patience: Patience,
-    ) -> Result<Option<Arc<Hold>>, Error> {
-        let mut claiming = Claiming {
-            engine: self.clone(),
-            name,
-            holder: self.ids.task(self.clock.now()),
-            waits: !matches!(patience, Patience::None),
-            is_in_line: false,
-            may_hold: false,
-            turn_of: None,
-        };
-        let mut changes = self.hold_changes();
-        let (mut has_looked, mut is_told) = (false, false);
-        loop {
-            changes.mark_unchanged(); // before the look, so that nothing is missed
-            let now = Instant::now();
-            let latest = match patience {
-                Patience::None => now.checked_add(self.add_timeout),
-                Patience::Until(end) => Some(end.max(now + LAST_LOOK)),
-                Patience::Forever => None,
-            };
-            let looking = self.claim_hold(&mut claiming);
-            let taken = match latest {
-                Some(latest) => tokio::time::timeout_at(latest, looking).await,
-                None => tokio::select! {
-                    biased;
-                    taken = looking => Ok(taken),
-                    () = self.stopped.cancelled() => return Err(Error::shutting_down()),
-                },
-            };
-            let is_over = patience.end().is_some_and(|end| Instant::now() >= end);
-            match taken {
-                Ok(Ok(Some(hold))) => return Ok(Some(hold)),
-                Ok(Ok(None)) if self.stopped.is_cancelled() => {
-                    return Err(Error::shutting_down());
-                }
-                Ok(Ok(None)) if is_over || !claiming.waits => return Ok(None),
-                Ok(Ok(None)) => has_looked = true,
-                Ok(Err(failure)) if is_over || !claiming.waits => return Err(failure.into()),
-                // Not over by itself: somebody has to look at what is stored.
-                Ok(Err(failure)) if failure.is_refused() && !is_told => {
-                    is_told = true;
-                    panics::say(
-                        || warn!(error = %failure, name = %claiming.name, "nobody here can have it"),
-                    );
-                }
-                Ok(Err(failure)) => {
-                    panics::say(
-                        || debug!(error = %failure, name = %claiming.name, "cannot ask for it"),
-                    );
-                }
-                // Somebody else had it all that time, but for the last look.
-                Err(_) if has_looked => return Ok(None),
-                Err(_) => return Err(Error::no_answer(now.elapsed())),
-            }
-            changes.next(patience.end()).await;
-            if self.stopped.is_cancelled() {
-                return Err(Error::shutting_down());
-            }
-        }
-    }
-
-    /// One look: takes the hold, or gets into the line.
-    async fn claim_hold(
-        self: &Arc<Self>,
-        claiming: &mut Claiming,
-    ) -> Result<Option<Arc<Hold>>, BackendError> {
-        for _ in 0..TRIES {
-            let Some(n_losses) = self.holds.n_losses() else {
-                return Ok(None);
-            };
-            let me = self.instance();
-            let hold_key = claiming.name.hold();
-            let hold = self.record(&hold_key).await?;
-            let line = self.record(&claiming.name.line()).await?;
-            let held: Option<Claimant> = parse(hold.as_ref())?;
-            let mut waiting: Line = parse(line.as_ref())?;
-            let epoch = hold.as_ref().map_or(0, |hold| hold.version);
-            if let Some(held) = &held
-                && held.holder == claiming.holder
-            {
-                // The answer was lost.
-                claiming.is_in_line = false;
-                if held.instance == me.id {
-                    return self.holds_now(claiming, epoch, held.since, n_losses).await;
-                }
-                // And this instance was taken for dead meanwhile: by that name anybody may take it.
-                self.take_back(end_of(&claiming.name, epoch)).await?;
-                continue;
-            }
-            let alive = match (&held, waiting.waiting.is_empty()) {
-                (None, true) => BTreeSet::new(),
-                _ => self.alive().await?,
-            };
-            let is_free = held.is_none_or(|held| !alive.contains(&held.instance));
-            let n_before = waiting.waiting.len();
-            waiting.waiting.retain(|claimant| {
-                claimant.holder == claiming.holder || alive.contains(&claimant.instance)
-            });
-            let first = waiting.waiting.first().map(|claimant| claimant.holder);
-            let is_turn = match first {
-                None => true,
-                Some(first) => first == claiming.holder || claiming.passes_over(first, is_free),
-            };
-            let mine = Claimant {
-                holder: claiming.holder,
-                instance: me.id,
-                host: me.host.clone(),
-                pid: me.pid,
-                since: self.clock.now(),
-            };
-            let mut step = Step::at(self.clock.now());
-            let takes = is_free && is_turn;
-            if takes {
-                waiting.waiting.retain(|it| it.holder != claiming.holder);
-                step.records.push(RecordChange {
-                    key: hold_key,
-                    expects: epoch,
-                    becomes: Becomes::Value(json(&mine)),
-                });
-            } else if claiming.waits && !waiting.waiting.iter().any(|it| it.holder == mine.holder) {
-                // Or again: this instance goes by another name since it was taken for dead.
-                waiting.waiting.push(mine.clone());
-            } else {
-                claiming.is_in_line = claiming.waits;
-                return Ok(None);
-            }
-            if waiting.waiting.len() != n_before || !takes {
-                waiting.by = Some(self.ids.task(self.clock.now()));
-                step.records.push(RecordChange {
-                    key: claiming.name.line(),
-                    expects: line.as_ref().map_or(0, |line| line.version),
-                    becomes: match waiting.waiting.is_empty() {
-                        true => Becomes::Gone,
-                        false => Becomes::Value(json(&waiting)),
-                    },
-                });
-            }
-            claiming.is_in_line |= !takes; // also if the answer is lost, or nobody waits for it any more
-            claiming.may_hold |= takes;
-            let stepped = self.step(step).await?;
-            match stepped {
-                Stepped::Stale => {}
-                Stepped::Done { .. } if !takes => return Ok(None),
-                Stepped::Done { versions, .. } => {
-                    claiming.is_in_line = false;
-                    let epoch = versions.first().copied().unwrap_or_default();
-                    return self.holds_now(claiming, epoch, mine.since, n_losses).await;
-                }
-            }
-        }
-        Ok(None) // many ask at once: after a pause
-    }
-
-    /// It is held in the store. But this instance may have been taken for dead meanwhile.
-    async fn holds_now(
-        self: &Arc<Self>,
-        claiming: &mut Claiming,
-        epoch: u64,
-        since: Timestamp,
-        n_losses: u64,
-    ) -> Result<Option<Arc<Hold>>, BackendError> {
-        let hold = Hold {
-            name: claiming.name.clone(),
-            epoch,
-            since,
-            holder: claiming.holder,
-            lost: CancellationToken::new(),
-            engine: self.clone(),
-        };
-        if self.holds.add(&hold, n_losses) {
-            claiming.may_hold = false; // it is the hold that lets go from here on
-            self.watch_holds();
-            return Ok(Some(Arc::new(hold)));
-        }
-        self.take_back(hold.end()).await?;
-        claiming.may_hold = false;
-        Ok(None)
-    }
-
     /// Ends a hold in the store; true if it was still there.
     async fn take_back(&self, end: RecordChange) -> Result<bool, BackendError> {
         let mut step = Step::at(self.clock.now());
@@ -608,76 +340,6 @@ impl Engine {
         let stepped = self.step(step).await?;
         self.tell_holds();
         Ok(stepped != Stepped::Stale)
-    }
-
-    /// Leaves nothing behind of somebody who has stopped asking.
-    async fn give_up(
-        &self,
-        name: &HoldName,
-        holder: TaskId,
-        is_in_line: bool,
-        may_hold: bool,
-    ) -> Result<(), BackendError> {
-        if is_in_line {
-            self.leave_line(name, holder).await?;
-        }
-        if !may_hold {
-            return Ok(());
-        }
-        for pause in GIVE_UP_LOOKS {
-            tokio::time::sleep(pause).await;
-            // A store takes steps one after the other: once it answers this one, that of the claim has happened, or
-            // never will. Only what a torn connection still carries can be later, hence the second look.
-            let mut step = Step::at(self.clock.now());
-            step.records.push(RecordChange {
-                key: name.hold(),
-                expects: 0,
-                becomes: Becomes::Same,
-            });
-            self.step(step).await?;
-            let record = self.record(&name.hold()).await?;
-            let held: Option<Claimant> = parse(record.as_ref())?;
-            if let Some((record, held)) = record.zip(held)
-                && held.holder == holder
-            {
-                let end = RecordChange {
-                    key: record.key,
-                    expects: record.version,
-                    becomes: Becomes::Gone,
-                };
-                self.take_back(end).await?;
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    async fn leave_line(&self, name: &HoldName, holder: TaskId) -> Result<(), BackendError> {
-        loop {
-            let Some(record) = self.record(&name.line()).await? else {
-                return Ok(());
-            };
-            let mut line: Line = parse(Some(&record))?;
-            let n_before = line.waiting.len();
-            line.waiting.retain(|claimant| claimant.holder != holder);
-            if line.waiting.len() == n_before {
-                return Ok(());
-            }
-            line.by = Some(self.ids.task(self.clock.now()));
-            let mut step = Step::at(self.clock.now());
-            step.records.push(RecordChange {
-                key: record.key,
-                expects: record.version,
-                becomes: match line.waiting.is_empty() {
-                    true => Becomes::Gone,
-                    false => Becomes::Value(json(&line)),
-                },
-            });
-            if self.step(step).await? != Stepped::Stale {
-                self.tell_holds();
-                return Ok(());
-            }
-        }
     }
 
     pub(crate) fn hold_changes(&self) -> HoldChanges {
@@ -827,118 +489,6 @@ impl Engine {
             }
         }
     }
-
-    /// All holds, in the order of their kinds and names.
-    pub(crate) async fn holders(&self) -> Result<Vec<Holder>, Error> {
-        let failed = Error::from;
-        let peers = self.backend.instances().await.map_err(failed)?;
-        let alive: BTreeSet<InstanceId> = peers
-            .iter()
-            .filter(|peer| peer.alive)
-            .map(|peer| peer.instance.id)
-            .collect();
-        let records = self.all_records(HOLD).await.map_err(failed)?;
-        // All at once: a look for each hold would take a while where there are many, and pages that are live look often.
-        let lines = self.all_records(LINE).await.map_err(failed)?;
-        let lines: HashMap<String, Record> = lines
-            .into_iter()
-            .map(|line| (line.key.clone(), line))
-            .collect();
-        let mut holders = Vec::with_capacity(records.len());
-        for record in records {
-            let Some(name) = HoldName::of_record(&record.key) else {
-                continue; // of a kind that a newer program knows
-            };
-            // What cannot be read hides nothing else.
-            let line = lines.get(&name.line());
-            let line: Line = self.shown(line).unwrap_or_default();
-            let Some(held) = self.shown::<Option<Claimant>>(Some(&record)).flatten() else {
-                continue;
-            };
-            let waiting = line.waiting.iter();
-            holders.push(Holder {
-                kind: name.kind,
-                name: name.name.to_string(),
-                epoch: record.version,
-                is_alive: alive.contains(&held.instance),
-                instance: held.instance,
-                host: held.host,
-                pid: held.pid,
-                since: held.since,
-                waiting: waiting.filter(|it| alive.contains(&it.instance)).count(),
-            });
-        }
-        Ok(holders)
-    }
-
-    /// As [`parse`]; none if it cannot be read, which is logged.
-    fn shown<T: DeserializeOwned + Default>(&self, record: Option<&Record>) -> Option<T> {
-        let read = parse(record);
-        if let (Err(failure), Some(record)) = (&read, record)
-            && self.told.is_news(record)
-        {
-            warn!(error = %failure, "a hold is not shown as it is");
-        }
-        read.ok()
-    }
-
-    /// Takes a hold away from whoever has it; the epoch of what was ended.
-    pub(crate) async fn force_release(&self, name: &HoldName, actor: &str) -> Result<u64, Error> {
-        let failed = Error::from;
-        loop {
-            let Some(record) = self.record(&name.hold()).await.map_err(failed)? else {
-                return Err(Error::new(
-                    crate::ErrorKind::NotFound,
-                    format!("nobody holds {name}"),
-                ));
-            };
-            let now = self.clock.now();
-            let mut step = Step::at(now);
-            step.audit.push(AuditEntry {
-                id: self.ids.task(now),
-                at: now,
-                actor: actor.to_owned(),
-                action: "release".to_owned(),
-                task: None,
-                detail: serde_json::json!({ "kind": name.kind, "name": &*name.name, "epoch": record.version }),
-            });
-            step.records.push(RecordChange {
-                key: record.key,
-                expects: record.version,
-                becomes: Becomes::Gone,
-            });
-            let stepped = self.step(step).await.map_err(failed)?;
-            if stepped != Stepped::Stale {
-                panics::say(|| info!(%name, epoch = record.version, actor, "released by force"));
-                self.tell_holds();
-                return Ok(record.version);
-            }
-        }
-    }
-}
-
-/// Who holds something, and since when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Holder {
-    /// What for.
-    pub kind: HoldKind,
-    /// Of what.
-    pub name: String,
-    /// The fencing token: larger than that of every holder before.
-    pub epoch: u64,
-    /// The instance that holds it.
-    pub instance: InstanceId,
-    /// Its machine, for people.
-    pub host: String,
-    /// Its process, for people.
-    pub pid: u32,
-    /// Since when, by its clock.
-    pub since: Timestamp,
-    /// False if the instance is dead: whoever wants the hold can take it.
-    pub is_alive: bool,
-    /// How many wait for it.
-    pub waiting: usize,
 }
 
 #[cfg(test)]
