@@ -86,9 +86,9 @@ script!(PRUNE: "sums" "tasks" "reading" "prune");
 script!(PRUNE_REST: "prune_rest");
 script!(RECORDS: "record" "records");
 script!(SERIES: "series");
-script!(STEP: "sums" "tasks" "news" "record" "words" "step" "changes" "blocks" "becomes" "finish");
+script!(STEP: "sums" "tasks" "news" "record" "words" "step" "try" "changes" "blocks" "puts" "undo" "becomes" "finish");
 script!(SUPERSEDE: "living" "supersede");
-script!(WRITE: "sums" "tasks" "news" "words" "blocks" "moves" "changes" "notes" "finish");
+script!(WRITE: "sums" "tasks" "news" "words" "try" "blocks" "moves" "changes" "notes" "puts" "undo" "finish");
 
 /// Where the generation stands in a call that must arrive in time.
 const GENERATION_AT: usize = 5;
