@@ -197,9 +197,9 @@ if #ids < limit then
             if status == 'pending' and crashes == '0' then
                 local started_at = ARGV[4]
                 if id > latest_id then
-                    local created = tonumber(string.sub(id, 1, 8), 16) * 65536 + tonumber(string.sub(id, 10, 13), 16)
-                    if created <= now + 100 then
-                        started_at = string.format('%.0f', created)
+                    local high, low = tonumber(string.sub(id, 1, 8), 16), tonumber(string.sub(id, 10, 13), 16)
+                    if high and low and high * 65536 + low <= now + 100 then
+                        started_at = string.format('%.0f', high * 65536 + low)
                     end
                 end
                 life = 'running ' .. epoch .. ' ' .. owner .. ' ' .. attempt .. ' 0 ' .. run_at .. ' '
