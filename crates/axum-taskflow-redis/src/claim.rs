@@ -214,8 +214,9 @@ impl Found {
             let stored = Stored::of(parts)?;
             match stored.task(usize::MAX) {
                 Ok(task) => found.tasks.push(task),
-                // One that cannot be read must not keep all others waiting.
-                Err(why) => found.unreadable.push(stored.in_part(0, &why)?),
+                // One that cannot be read must not keep all others waiting. Without an id it is no task: who looks at
+                // what is held says so.
+                Err(why) => found.unreadable.extend(stored.in_part(0, &why)),
             }
         }
         Ok(found)

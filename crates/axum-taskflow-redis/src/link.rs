@@ -18,7 +18,7 @@ use redis::{
     cluster_async::ClusterConnection,
     sentinel::SentinelClient,
 };
-use tokio::{sync::Mutex, task::JoinHandle};
+use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
 use uuid::Uuid;
 
 /// A Lua script. It is made of parts that stand one behind the other, and shares most of them with others. What a part
@@ -86,9 +86,9 @@ script!(PRUNE: "sums" "tasks" "reading" "prune");
 script!(PRUNE_REST: "prune_rest");
 script!(RECORDS: "record" "records");
 script!(SERIES: "series");
-script!(STEP: "sums" "tasks" "news" "record" "words" "step" "changes" "blocks" "becomes" "finish");
+script!(STEP: "sums" "tasks" "news" "record" "words" "step" "try" "changes" "blocks" "puts" "undo" "becomes" "finish");
 script!(SUPERSEDE: "living" "supersede");
-script!(WRITE: "sums" "tasks" "news" "words" "blocks" "moves" "changes" "notes" "finish");
+script!(WRITE: "sums" "tasks" "news" "words" "try" "blocks" "moves" "changes" "notes" "puts" "undo" "finish");
 
 /// Where the generation stands in a call that must arrive in time.
 const GENERATION_AT: usize = 5;
@@ -214,6 +214,8 @@ pub(crate) struct Call {
     may_repeat: bool,
     /// It must not arrive after others that were made since.
     in_time: bool,
+    /// From when on its deadline counts.
+    made: Instant,
     /// What the server needs for it beside what it needs for any.
     more_time: Duration,
     /// It writes: it counts only when the replicas have it that were asked for.
@@ -224,6 +226,12 @@ impl Call {
     /// It counts only when enough replicas have what it has written.
     pub(crate) fn replicated(&mut self) -> &mut Self {
         self.replicated = true;
+        self
+    }
+
+    /// It goes on with what another one has begun, and has the rest of that one's time.
+    pub(crate) fn made_at(&mut self, made: Instant) -> &mut Self {
+        self.made = made;
         self
     }
 
@@ -303,6 +311,7 @@ impl Link {
             generation: self.generation(),
             may_repeat: true,
             in_time: false,
+            made: Instant::now(),
             more_time: Duration::ZERO,
             replicated: false,
         }
@@ -317,7 +326,7 @@ impl Link {
         call
     }
 
-    /// Calls, and waits for the answer until the deadline.
+    /// Calls, and waits for the answer until the deadline, which counts from when the call was made.
     pub(crate) async fn send(&self, call: &Call) -> Result<Value, BackendError> {
         let mut unheard = Unheard {
             link: self,
@@ -355,7 +364,7 @@ impl Link {
             }
         };
         let deadline = self.deadline + call.more_time;
-        let failure = match tokio::time::timeout(deadline, calling).await {
+        let failure = match tokio::time::timeout_at(call.made + deadline, calling).await {
             Ok(Ok((value, n_replicas))) => {
                 unheard.generation = None;
                 return match n_replicas < self.min_replicas && call.replicated {
@@ -615,6 +624,18 @@ fn is_on_its_way(error: &RedisError) -> bool {
     said.contains("access a non local key")
 }
 
+const LACKS_PERMISSION: &str = "the Redis user lacks a permission";
+
+/// True if the user may call scripts, and not a command that one of them calls.
+fn is_forbidden_to_scripts(error: &RedisError) -> bool {
+    let said = error.detail().unwrap_or_default();
+    let so = [
+        "user executing the script can't run",
+        "ACL failure in script",
+    ]; // Redis 7.0, and later ones
+    so.iter().any(|so| said.contains(so))
+}
+
 /// What went wrong, in words for the one who is woken.
 pub(crate) fn explain(error: RedisError) -> BackendError {
     let hint = match word(&error) {
@@ -624,9 +645,12 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
         }
         Some("MISCONF") => "Redis cannot save to its disk and refuses to write",
         Some("LOADING") => "Redis is loading its data",
-        Some("CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN") => "the Redis cluster is not ready",
+        Some("CLUSTERDOWN" | "TRYAGAIN") => "the Redis cluster is not ready",
+        Some("MASTERDOWN") => {
+            "this Redis is a replica that has lost its master: a failover is under way, or the address is wrong"
+        }
         Some("NOAUTH" | "WRONGPASS") => "Redis does not accept the user or the password",
-        Some("NOPERM") => "the Redis user lacks a permission",
+        Some("NOPERM") => LACKS_PERMISSION,
         Some("NOREPLICAS") => {
             "Redis has fewer replicas than it needs to write (min-replicas-to-write)"
         }
@@ -640,6 +664,7 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
         Some("EMPTY") => {
             "all tasks in Redis are gone: somebody has flushed it, or it was replaced by an empty one"
         }
+        _ if is_forbidden_to_scripts(&error) => LACKS_PERMISSION,
         _ if is_on_its_way(&error) => {
             "the keys of the tasks move to another node of the Redis cluster, and nothing is done before all are there"
         }

@@ -106,7 +106,9 @@ pub(crate) async fn list(link: &Link, query: &ListQuery) -> Result<Page, Backend
             .arg(query.payload_max.min(PART_BYTES));
         let (last, tasks) = part(link.send(&call).await?)?;
         for parts in answer::groups::<4>(tasks) {
-            let task = Stored::cut(parts)?.shown(query.payload_max)?;
+            let Ok(task) = Stored::cut(parts)?.shown(query.payload_max) else {
+                continue; // damage: without an id it is no task
+            };
             before = Some(task.id);
             newest = format!("({}", task.id).into_bytes();
             if fits(&task, query) {
@@ -175,7 +177,9 @@ pub(crate) async fn ahead(link: &Link, query: &AheadQuery) -> Result<AheadPage, 
         }
         n_gone += n;
         for parts in answer::groups::<4>(tasks) {
-            let task = Stored::cut(parts)?.shown(query.payload_max)?;
+            let Ok(task) = Stored::cut(parts)?.shown(query.payload_max) else {
+                continue; // damage: without an id it is no task
+            };
             page.tasks.push(task);
             n_gone -= 1;
         }

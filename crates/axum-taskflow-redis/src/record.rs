@@ -200,7 +200,7 @@ impl Stored {
         let (body, is_body) = answer::text_in_part(body)?;
         let progress = answer::text_or_nothing(progress);
         Ok(Self {
-            id: answer::text(id)?,
+            id: answer::text_in_part(id)?.0, // what is no text is no id either
             life,
             body,
             is_text: is_life && is_body && progress.is_ok(),

@@ -7,6 +7,7 @@ use std::{
 
 use axum_taskflow_core::{BackendError, Life, Task, TaskId};
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::{
     link::{Link, Script},
@@ -110,6 +111,7 @@ impl<'a> Words<'a> {
         link: &Link,
         script: &'static Script,
         n_tasks: usize,
+        goes_on_since: Option<Instant>,
     ) -> Result<Value, BackendError> {
         let words = match self.n_words > LOOSE_MAX {
             true => {
@@ -120,6 +122,9 @@ impl<'a> Words<'a> {
             false => &self.packed[LIST_HEAD..],
         };
         let mut call = link.call_in_time(script);
+        if let Some(made) = goes_on_since {
+            call.made_at(made);
+        }
         let more = u32::try_from(n_tasks.saturating_sub(BULK)).unwrap_or(u32::MAX);
         call.with_more_time(TIME_PER_TASK.saturating_mul(more).min(BULK_TIME_MAX));
         let mut parts = words.chunks(PART_BYTES);

@@ -10,6 +10,7 @@ use axum_taskflow_core::{
     KeyFate, Life, Note, Said, Step, Stepped, Task, TaskId, TaskStatus, Timestamp, Turn, Written,
 };
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::{
     answer,
@@ -29,16 +30,24 @@ pub(crate) async fn write(
     batch: &Batch,
     damage: &Damage,
 ) -> Result<Written, BackendError> {
+    // Both calls have one deadline. What is not tried alone may be large, and has time from when it is sent.
+    let is_alone = batch.tasks.len() + batch.changes.len() == 1;
+    let made = is_alone.then(Instant::now);
     if write_one(link, batch).await? {
         return Ok(Written {
             tasks: vec![Enqueued::Created; batch.tasks.len()],
             changes: vec![Applied::Applied; batch.changes.len()],
         });
     }
-    write_all(link, batch, damage).await
+    write_all(link, batch, damage, made).await
 }
 
-async fn write_all(link: &Link, batch: &Batch, damage: &Damage) -> Result<Written, BackendError> {
+async fn write_all(
+    link: &Link,
+    batch: &Batch,
+    damage: &Damage,
+    goes_on_since: Option<Instant>,
+) -> Result<Written, BackendError> {
     let mut words = Words::new(link);
     words.arg(batch.now.as_unix_ms());
     add_blocks(&mut words, &batch.tasks, batch.now)?;
@@ -49,7 +58,8 @@ async fn write_all(link: &Link, batch: &Batch, damage: &Damage) -> Result<Writte
         add_note(&mut words, note)?;
     }
     add_entries(&mut words, &batch.audit)?;
-    let answer = words.send(link, &WRITE, batch.tasks.len()).await?;
+    let n_tasks = batch.tasks.len();
+    let answer = words.send(link, &WRITE, n_tasks, goes_on_since).await?;
     let [refused, stale, _] = read_answer(answer)?;
     let mut changes = vec![Applied::Applied; batch.changes.len()];
     for number in stale {
@@ -149,7 +159,8 @@ pub(crate) async fn step(
     add_changes(&mut words, &changes, step.now)?;
     add_blocks(&mut words, &step.tasks, step.now)?;
     add_entries(&mut words, &step.audit)?;
-    let answer = words.send(link, &STEP, step.tasks.len()).await?;
+    let n_tasks = step.tasks.len();
+    let answer = words.send(link, &STEP, n_tasks, None).await?;
     if matches!(answer, Value::Nil | Value::Boolean(false)) {
         return Ok(Stepped::Stale);
     }
@@ -637,7 +648,7 @@ mod tests {
         let unsure = batch(&[&first], vec![]);
         assert!(!write_one(&one.tasks, &unsure).await.unwrap());
         for store in [&one, &other] {
-            write_all(&store.tasks, &unsure, &store.damage)
+            write_all(&store.tasks, &unsure, &store.damage, None)
                 .await
                 .unwrap();
         }
@@ -651,7 +662,9 @@ mod tests {
         ];
         for (n, batch) in alone.iter().enumerate() {
             assert!(write_one(&one.tasks, batch).await.unwrap(), "batch {n}");
-            write_all(&other.tasks, batch, &other.damage).await.unwrap();
+            write_all(&other.tasks, batch, &other.damage, None)
+                .await
+                .unwrap();
             assert_eq!(all(&server, "one"), all(&server, "other"), "batch {n}");
         }
         for (n, batch) in alone.iter().enumerate() {

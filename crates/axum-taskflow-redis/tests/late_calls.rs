@@ -13,10 +13,13 @@ const WRITE: &str = concat!(
     include_str!("../src/lua/tasks.lua"),
     include_str!("../src/lua/news.lua"),
     include_str!("../src/lua/words.lua"),
+    include_str!("../src/lua/try.lua"),
     include_str!("../src/lua/blocks.lua"),
     include_str!("../src/lua/moves.lua"),
     include_str!("../src/lua/changes.lua"),
     include_str!("../src/lua/notes.lua"),
+    include_str!("../src/lua/puts.lua"),
+    include_str!("../src/lua/undo.lua"),
     include_str!("../src/lua/finish.lua"),
 );
 const CLAIM: &str = concat!(

@@ -877,3 +877,50 @@ async fn an_attempt_that_cannot_be_read_hides_no_other() {
 
     assert_eq!(shown.past_attempts.len(), 1);
 }
+
+#[tokio::test]
+async fn a_task_without_an_id_hides_no_other() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let mut tasks = [(); 2].map(|()| store.task());
+    tasks[1].life.run_at = NOW.saturating_add(Duration::from_secs(60));
+    store.add_all(&tasks).await;
+    let at = NOW.as_unix_ms();
+    let later = at + 1;
+    for id in ["000 no id, of 36 characters as it is", "~"] {
+        put(
+            &server,
+            &[
+                "SET",
+                &format!("P:l:{id}"),
+                &format!("pending 0 - 0 0 {at} - - -\n\n"),
+            ],
+        );
+        put(
+            &server,
+            &[
+                "SET",
+                &format!("P:t:{id}"),
+                "7fffffff\n{\"name\":\"f\"}\n[]",
+            ],
+        );
+        put(&server, &["ZADD", "P:f:f", "0", id]);
+        put(
+            &server,
+            &["ZADD", "P:w:f", "0", &format!("00000000{at:015}{id}")],
+        );
+        put(
+            &server,
+            &["ZADD", "P:a", "0", &format!("{later:015}7fffffff{id:36}f")],
+        );
+    }
+
+    let listed = store.backend.list(ListQuery::default()).await.unwrap();
+    let query = AheadQuery::until(NOW.saturating_add(Duration::from_secs(3_600)));
+    let ahead = store.backend.ahead(query).await.unwrap();
+    let claimed = store.claim_with_room(9, None).await.tasks;
+
+    assert_eq!(ids(&listed.tasks), [tasks[1].id, tasks[0].id]);
+    assert_eq!(ids(&ahead.tasks), [tasks[1].id]);
+    assert_eq!(ids(&claimed), [tasks[0].id]);
+}

@@ -19,15 +19,21 @@ if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, 1)) ~= 'number' 
     redis.call('DEL', body_key, life_key)
     return false -- what should be a sum is none
 end
-redis.call('ZADD', P .. 'f:' .. name, '0', id)
-redis.call('ZADD', P .. 'o:' .. owner, '0', id)
+local function is_put(set, member)
+    return type(redis.pcall('ZADD', P .. set, '0', member)) == 'number'
+end
+local is_due = waits_in ~= '' and waits_in ~= 'a'
+if not (is_put('f:' .. name, id) and is_put('o:' .. owner, id) and (waits_in == '' or is_put(waits_in, place))
+        and (not is_due or type(redis.pcall('SADD', P .. 'wn', name)) == 'number')) then
+    redis.call('DEL', body_key, life_key)
+    if redis.call('HINCRBY', P .. 'c', status .. ' ' .. name, -1) == 0 then
+        redis.call('HDEL', P .. 'c', status .. ' ' .. name)
+    end
+    return false -- a key is of another type
+end
 if waits_in ~= '' then
-    redis.call('ZADD', P .. waits_in, '0', place)
-    if waits_in ~= 'a' then
-        redis.call('SADD', P .. 'wn', name)
-        if tonumber(now) > latest then
-            redis.call('SET', P .. 'h', now)
-        end
+    if is_due and tonumber(now) > latest then
+        redis.call('SET', P .. 'h', now)
     end
     publish(session, is_cluster)
 end

@@ -3,7 +3,7 @@
 -- under one of those must not take the next holder's for his own.
 local function new_version()
     local time = redis.call('TIME')
-    local version = math.max(number_or_0(redis.call('GET', P .. 'rv')) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
+    local version = math.max(number_or_0(redis.call('MGET', P .. 'rv')[1]) + 1, time[1] * 1000 + math.floor(time[2] / 1000))
     redis.call('SET', P .. 'rv', string.format('%d', version))
     return version
 end
@@ -14,10 +14,9 @@ for at = record, last_record, 3 do
         local version = new_version()
         if becomes == '-' then
             redis.call('HDEL', P .. 'r', name)
-            redis.call('ZREM', P .. 'rn', name)
+            redis.pcall('ZREM', P .. 'rn', name)
         else
             redis.call('HSET', P .. 'r', name, string.format('%d', version) .. ' ' .. string.sub(becomes, 2))
-            redis.call('ZADD', P .. 'rn', 0, name)
         end
         something_waits = true -- for whoever looks at records
     end

@@ -11,7 +11,11 @@ for _ = 1, word() do
         -- The task that has the key and its function; or nothing, and the key is the new task's.
         local function take_key(key, id)
             local key_name = P .. 'k:' .. key
-            local holder = redis.call('GET', key_name)
+            local holder = redis.pcall('GET', key_name)
+            if type(holder) == 'table' then
+                try(false, holder)
+                return ''
+            end
             if holder then
                 local holder_id, until_ms, holder_function = string.match(holder, '^(%S+) (%S+) (.*)$')
                 if not holder_id then
@@ -22,6 +26,7 @@ for _ = 1, word() do
                     return holder_id .. holder_function
                 end
             end
+            if keys_before[key_name] == nil then keys_before[key_name] = holder or false end
             redis.call('SET', key_name, id .. ' - ' .. name)
             return nil
         end
@@ -60,19 +65,20 @@ for _ = 1, word() do
             redis.call('MSET', unpack(words, value, last_value))
         end
     end
+    made[#made + 1], made[#made + 2] = value, last_value
     if member <= last_member then
-        redis.call('ZADD', P .. 'f:' .. name, unpack(words, member, last_member))
-        redis.call('ZADD', P .. owner_set, unpack(words, member, last_member))
+        try(pcall(redis.call, 'ZADD', P .. 'f:' .. name, unpack(words, member, last_member)))
+        try(pcall(redis.call, 'ZADD', P .. owner_set, unpack(words, member, last_member)))
         owners[owner_set] = true
         if waits_in ~= '' then
-            redis.call('ZADD', P .. waits_in, unpack(words, place, place + last_member - member))
+            try(pcall(redis.call, 'ZADD', P .. waits_in, unpack(words, place, place + last_member - member)))
             something_waits = true
             if waits_in ~= 'a' then
                 waiting[name] = true
             end
         end
         for at = tag, last_tag, 2 do
-            redis.call('ZADD', P .. 'y:' .. words[at], 0, words[at + 1])
+            try(pcall(redis.call, 'ZADD', P .. 'y:' .. words[at], 0, words[at + 1]))
         end
         count(status, name, (last_member - member + 1) / 2)
     end

@@ -44,6 +44,7 @@ if change <= last_change or #unexpected > 0 then
         if attempt ~= '' then
             redis.call('RPUSH', P .. 'p:' .. id, attempt)
             redis.call('LTRIM', P .. 'p:' .. id, -1000, -1)
+            past[#past + 1] = id
         end
         if key ~= '' then
             local fate, until_ms = string.sub(key, 1, 1), nil
@@ -54,6 +55,7 @@ if change <= last_change or #unexpected > 0 then
             local key_name = P .. 'k:' .. key
             local holder = redis.call('GET', key_name)
             if holder and string.sub(holder, 1, 36) == id then
+                if keys_before[key_name] == nil then keys_before[key_name] = holder end
                 if fate == 'F' then
                     redis.call('DEL', key_name)
                 else
@@ -74,6 +76,6 @@ if change <= last_change or #unexpected > 0 then
     for _, one in ipairs(unexpected) do ids[#ids + 1] = one[2] end
     for at = change + 1, last_change, 12 do ids[#ids + 1] = words[at] end
     look_at(ids)
-    for _, one in ipairs(unexpected) do apply_change(unpack(one)) end
-    for at = change, last_change, 12 do apply_change(unpack(words, at, at + 11)) end
+    for _, one in ipairs(unexpected) do try(pcall(apply_change, unpack(one))) end
+    for at = change, last_change, 12 do try(pcall(apply_change, unpack(words, at, at + 11))) end
 end

@@ -27,7 +27,8 @@ for _, place in ipairs(due) do
     redis.call('SADD', P .. 'wn', name)
 end
 if #due > 0 then
-    write_marks()
+    put_marks()
+    drop_marks()
     marks = {}
 end
 if now > latest then
@@ -196,9 +197,9 @@ if #ids < limit then
             if status == 'pending' and crashes == '0' then
                 local started_at = ARGV[4]
                 if id > latest_id then
-                    local created = tonumber(string.sub(id, 1, 8), 16) * 65536 + tonumber(string.sub(id, 10, 13), 16)
-                    if created <= now + 100 then
-                        started_at = string.format('%.0f', created)
+                    local high, low = tonumber(string.sub(id, 1, 8), 16), tonumber(string.sub(id, 10, 13), 16)
+                    if high and low and high * 65536 + low <= now + 100 then
+                        started_at = string.format('%.0f', high * 65536 + low)
                     end
                 end
                 life = 'running ' .. epoch .. ' ' .. owner .. ' ' .. attempt .. ' 0 ' .. run_at .. ' '
@@ -222,13 +223,14 @@ if #ids < limit then
         count('pending', name, -n)
         count('running', name, n)
     end
-    each_chunk(to_set, function(...) redis.call('MSET', ...) end)
-    each_chunk(left, function(...) redis.call('ZREM', P .. 'o:-', ...) end)
+    -- First what may fail, where a key is of another type: else they would be nobody's.
     each_chunk(held, function(...) redis.call('ZADD', P .. 'o:' .. owner, ...) end)
+    write_counts()
+    each_chunk(to_set, function(...) redis.call('MSET', ...) end)
+    each_chunk(left, function(...) redis.pcall('ZREM', P .. 'o:-', ...) end)
     for name, of_name in pairs(of_names) do
         each_chunk(of_name, function(...) redis.call('ZREM', P .. 'w:' .. name, ...) end)
     end
-    write_marks()
 end
 local bodies, n_brought = bodies_with_room(ids, lives)
 for n = n_brought + 1, #ids do

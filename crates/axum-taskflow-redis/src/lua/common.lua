@@ -72,6 +72,7 @@ local function get_all(kind, ids)
 end
 
 local function bury_later(id)
+    redis.call('SCARD', P .. 'xo') -- who is gone and not there is never looked at: that fails first, if it does
     redis.call('ZADD', P .. 'x', redis.call('TIME')[1], id)
     redis.call('SADD', P .. 'xo', id)
 end

@@ -5,7 +5,7 @@ local meta = redis.call('GET', P .. 'meta')
 if string.match(meta, '^%S+') ~= string.match(ARGV[5], '^%S+') then
     return { meta, run_of_server() } -- of another version: nothing is touched
 end
-redis.call('HSET', P .. 'i', ARGV[1], ARGV[2])
 redis.call('HSET', P .. 'b', ARGV[1], ARGV[3])
 redis.call('SET', P .. 'i:' .. ARGV[1], '', 'PX', ARGV[4])
+redis.call('HSET', P .. 'i', ARGV[1], ARGV[2]) -- last: who is there and does not live is dead
 return { meta, run_of_server() }

@@ -28,9 +28,13 @@ if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, 1)) ~= 'number' 
     redis.call('HINCRBY', P .. 'c', field, 1)
     return false
 end
-redis.call('SET', life_key, life)
 if has_ended then
-    redis.call('ZREM', P .. 'o:' .. holder, id)
-    add_end(minute, status .. ' ' .. name, 1, ran_ms)
+    if not pcall(add_end, minute, status .. ' ' .. name, 1, ran_ms) then
+        redis.call('HINCRBY', P .. 'c', field, 1)
+        redis.call('HINCRBY', P .. 'c', status .. ' ' .. name, -1)
+        return false -- a key is of another type
+    end
+    redis.pcall('ZREM', P .. 'o:' .. holder, id) -- in a key of another type it is not
 end
+redis.call('SET', life_key, life)
 return 0

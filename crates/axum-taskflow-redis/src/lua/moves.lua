@@ -29,31 +29,35 @@ for _ = 1, word() do
         end
     else
         redis.call('MSET', unpack(words, value, last_value))
+        moved[#moved + 1] = { keys, found, owner_set ~= 'o:' .. holder and holder or nil }
         if owner_set == 'o:' .. holder then
             owners[owner_set] = true
         else
             local ids = ids_of(keys)
-            redis.call('ZREM', P .. 'o:' .. holder, unpack(ids))
+            try(pcall(redis.call, 'ZREM', P .. 'o:' .. holder, unpack(ids)))
             if are_released then
                 local members, due, ahead, now_text = {}, {}, {}, string.format('%015d', now)
                 for n, id in ipairs(ids) do
                     local run_at = words[number + 2 * n - 1]
+                    local is_read, priority = pcall(priority_of, id)
+                    try(is_read, priority)
+                    priority = is_read and priority or ''
                     members[2 * n - 1], members[2 * n] = '0', id
                     if run_at <= now_text then
                         local at = #due
-                        due[at + 1], due[at + 2] = '0', priority_of(id) .. run_at .. id
+                        due[at + 1], due[at + 2] = '0', priority .. run_at .. id
                     else
                         local at = #ahead
-                        ahead[at + 1], ahead[at + 2] = '0', run_at .. priority_of(id) .. id .. name
+                        ahead[at + 1], ahead[at + 2] = '0', run_at .. priority .. id .. name
                     end
                 end
-                redis.call('ZADD', P .. owner_set, unpack(members))
+                try(pcall(redis.call, 'ZADD', P .. owner_set, unpack(members)))
                 if #due > 0 then
-                    redis.call('ZADD', P .. 'w:' .. name, unpack(due))
+                    try(pcall(redis.call, 'ZADD', P .. 'w:' .. name, unpack(due)))
                     waiting[name] = true
                 end
                 if #ahead > 0 then
-                    redis.call('ZADD', P .. 'a', unpack(ahead))
+                    try(pcall(redis.call, 'ZADD', P .. 'a', unpack(ahead)))
                 end
                 something_waits = true
             end

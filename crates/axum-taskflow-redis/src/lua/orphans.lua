@@ -29,11 +29,11 @@ for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
         owners[#orphans] = owner
     end
     if #part == 0 and redis.call('EXISTS', P .. 'o:' .. owner) == 0 then
-        redis.call('SREM', P .. 'xo', owner)
         redis.call('SREM', P .. 'os', owner)
         redis.call('HDEL', P .. 'i', owner)
         redis.call('HDEL', P .. 'b', owner)
         redis.call('DEL', P .. 'cl:' .. owner)
+        redis.call('SREM', P .. 'xo', owner) -- last: as long as it is there, it is looked at
     end
 end
 local lives = get_all('l:', orphans)

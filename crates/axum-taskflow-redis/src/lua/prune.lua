@@ -49,7 +49,8 @@ for n, id in ipairs(ids) do
     end
 end
 each_chunk(to_delete, function(...) redis.call('UNLINK', ...) end)
-write_marks()
+drop_marks()
+write_counts()
 local last = ''
 if #ids > 0 and #ids == limit then
     last = ids[#ids]

@@ -47,3 +47,8 @@ end
 if not is_new then
     last_change = change - 1 -- they were made before
 end
+for at = record, last_record, 3 do
+    if is_new and string.sub(words[at + 2], 1, 1) == '+' then
+        redis.call('ZADD', P .. 'rn', 0, words[at]) -- before the record: this may fail
+    end
+end

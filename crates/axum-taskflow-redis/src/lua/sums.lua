@@ -5,16 +5,20 @@ local function add_to(hash, field, n)
     if type(sum) == 'number' then
         return sum, false
     end
-    redis.log(redis.LOG_WARNING, hash .. ' had no number in ' .. field .. ', which begins anew')
     redis.call('HSET', hash, field, n)
+    redis.log(redis.LOG_WARNING, hash .. ' had no number in ' .. field .. ', which begins anew')
     return n, true
 end
 
--- So many tasks ended in a minute, and ran for so many milliseconds together.
+-- So many tasks ended in a minute, and ran for so many milliseconds together. It fails as a whole.
 local function add_end(minute, field, n, ran_ms)
     local sums = P .. 'm:' .. minute
     if add_to(sums, 'n ' .. field, n) == n then
-        redis.call('ZADD', P .. 'ms', minute, minute) -- they may be the first of this minute
+        local is_known = redis.pcall('ZADD', P .. 'ms', minute, minute) -- they may be the first of this minute
+        if type(is_known) ~= 'number' then
+            redis.call('HINCRBY', sums, 'n ' .. field, -n)
+            error(is_known)
+        end
     end
     if ran_ms ~= '0' then
         add_to(sums, 't ' .. field, ran_ms)

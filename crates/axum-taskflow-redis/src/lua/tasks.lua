@@ -2,7 +2,8 @@ local function read_life(life)
     return string.match(life, '^(%a+) (%d+) (%S+) (%d+) (%d+) (%d+)')
 end
 
--- What is to be in a sorted set and what not; the last word counts, and is written at the end.
+-- What is to be in a sorted set and what not; the last word counts, and is written at the end: what is put somewhere before
+-- the states of tasks, since that fails where a key is of another type, and what is taken away behind them.
 local marks = {}
 
 local function mark(set, member, present)
@@ -21,20 +22,31 @@ local function count(status, name, n)
     counts[field] = (counts[field] or 0) + n
 end
 
-local function write_marks()
+local function put_marks()
     for set, members in pairs(marks) do
-        local put, drop = {}, {}
+        local put = {}
         for member, present in pairs(members) do
             if present then
                 put[#put + 1] = '0'
                 put[#put + 1] = member
-            else
-                drop[#drop + 1] = member
             end
         end
-        each_chunk(drop, function(...) redis.call('ZREM', P .. set, ...) end)
         each_chunk(put, function(...) redis.call('ZADD', P .. set, ...) end)
     end
+end
+
+-- The rest, which does not fail: nothing lies in a key of another type.
+local function drop_marks()
+    for set, members in pairs(marks) do
+        local drop = {}
+        for member, present in pairs(members) do
+            if not present then drop[#drop + 1] = member end
+        end
+        each_chunk(drop, function(...) redis.pcall('ZREM', P .. set, ...) end)
+    end
+end
+
+local function write_counts()
     local begun_anew = {}
     for field, n in pairs(counts) do
         if n ~= 0 then
@@ -49,7 +61,8 @@ local function write_marks()
     -- Each task is in one set of its function, and counts in one of its fields: so much is left for this one.
     for _, field in ipairs(begun_anew) do
         local name = string.match(field, '^%a+ (.*)$')
-        local n, all = redis.call('ZCARD', P .. 'f:' .. name), redis.call('HGETALL', P .. 'c')
+        local n, all = redis.pcall('ZCARD', P .. 'f:' .. name), redis.call('HGETALL', P .. 'c')
+        n = type(n) == 'number' and n or 0
         for at = 1, #all, 2 do
             if all[at] ~= field and string.match(all[at], '^%a+ (.*)$') == name then
                 n = n - number_or_0(all[at + 1])
