@@ -465,6 +465,30 @@ mod tests {
     }
 
     #[test]
+    fn a_task_is_let_go_of_only_as_long_as_it_is_held_as_it_was() {
+        let ids = IdSource::default();
+        let mut task = Task::new(ids.task(NOW), "f", "[]");
+        for owner in [None, Some(ids.instance(NOW))] {
+            task.life.owner = owner;
+
+            let released = Change::released(&task).unwrap();
+
+            assert_eq!(released.held_by, HeldBy::now(owner));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_waits_until_it_is_to_be_tried_again() {
+        let task = Task::new(IdSource::default().task(NOW), "f", "[]");
+        let again_at = NOW.saturating_add(Duration::from_secs(60));
+
+        let held = Change::held(&task, "no such field", again_at).unwrap();
+
+        assert_eq!(held.life.run_at, again_at);
+        assert_eq!(held.life.error.unwrap().message, "no such field");
+    }
+
+    #[test]
     fn a_failure_with_attempts_left_waits_on_disk_and_keeps_its_key() {
         let change = finish(&running(), Outcome::Failed(Failure::retry("no")), 1);
 

@@ -278,6 +278,20 @@ async fn a_result_that_is_too_large_is_not_kept_and_said_so() {
     );
 }
 
+#[tokio::test]
+async fn a_result_of_the_largest_size_is_kept() {
+    async fn large() -> String {
+        "x".repeat(100)
+    }
+    let mut config = config();
+    config.result_max = 102; // with its quotes
+    let manager = start(config).await;
+
+    let id = manager.add_task(large, ()).await.unwrap();
+
+    assert_eq!(manager.wait::<String>(id).await.unwrap().len(), 100);
+}
+
 // ---- safe at every step --------------------------------------------------------------------------------------
 
 async fn entered(Data(probe): Data<Probe>) {
@@ -527,6 +541,48 @@ async fn a_process_that_was_stopped_before_it_heard_what_it_has_begins_nothing_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_claim_brings_under_a_name_that_is_dead_by_now_is_not_begun() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let task = Task::new(TaskId::floor(config.clock.now()), "entered", "[]");
+    backstage.store(&task).await;
+    backstage.hold_claims(true);
+    let manager = start(config).await;
+    backstage.claim_held().await; // it is begun, and nobody here knows it
+
+    let former = manager.instance().id;
+    backstage.supersede_now(former).await;
+    support::until(async || (manager.instance().id != former).then_some(())).await;
+    backstage.hold_claims(false);
+    settled().await;
+
+    assert_eq!(probe.total(), 0, "others have ended it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_task_that_was_stored_without_an_answer_runs_all_the_same() {
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let manager = start(config).await;
+    settled().await;
+
+    backstage.lose_answers(1);
+    manager.add_task(entered, ()).await.unwrap_err();
+
+    support::until(async || (probe.total() == 1).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_process_adds_that_was_taken_for_dead_runs_once_it_knows() {
     let (backend, backstage) = Backstage::new();
     let probe = Probe::default();
@@ -543,7 +599,7 @@ async fn what_a_process_adds_that_was_taken_for_dead_runs_once_it_knows() {
     let former = manager.instance().id;
 
     backstage.hold_beats(true);
-    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::time::advance(Duration::from_secs(4)).await; // three quarters of the time: others may be about to look
     backstage.supersede_now(former).await;
     let id = manager.add_task(entered, ()).await.unwrap();
     settled().await;
@@ -587,6 +643,39 @@ async fn a_superseded_attempt_cannot_write_an_outcome() {
         backstage.task(id).await.life.status,
         TaskStatus::Interrupted
     );
+}
+
+#[tokio::test]
+async fn of_a_task_that_was_taken_over_and_came_back_the_first_attempt_stops_and_the_second_is_heard_of()
+ {
+    fn until_told(ctx: TaskContext, Data(probe): Data<Probe>) {
+        probe.enter();
+        while !ctx.is_cancelled() {
+            std::thread::yield_now();
+        }
+        probe.leave();
+    }
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.blocking_threads = 2;
+    config.state(probe.clone());
+    let manager = start(config).await;
+    let adding = manager.add_task(until_told, ());
+    let id = adding.requeue_on_interrupt(true).await.unwrap();
+    support::until(async || (probe.inside() == 1).then_some(())).await;
+
+    let task = backstage.task(id).await;
+    let by_somebody_else = Change::interrupted(&task, "taken over", manager.now()).unwrap();
+    backstage.write_behind(by_somebody_else).await;
+    backstage.tell_that_it_went_back(); // a reason to look what is there
+    support::until(async || (probe.total() == 2 && probe.inside() == 1).then_some(())).await;
+    settled().await;
+    let cancelled = manager.cancel(id).await.unwrap();
+
+    assert_eq!(cancelled, Cancelled::Asked);
+    support::until(async || (probe.inside() == 0).then_some(())).await;
 }
 
 /// The task as it was before its attempt began, held by whoever ran it.
@@ -728,6 +817,20 @@ async fn what_came_of_an_attempt_is_dropped_if_somebody_else_has_the_task_since_
 
     support::until(async || (it.manager.stale_results() > 0).then_some(())).await;
     assert_eq!(it.backstage.task(it.task.id).await.life, claimed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_of_an_attempt_is_dropped_if_somebody_else_had_the_task_when_the_store_went_back()
+{
+    let it = Begun::new().await;
+    let mut of_another = before_its_start(&it.task);
+    of_another.owner = Some(IdSource::default().instance(it.manager.now()));
+
+    it.end_is_stale(of_another.clone()).await;
+    it.backstage.hold_reads(false);
+
+    support::until(async || (it.manager.stale_results() > 0).then_some(())).await;
+    assert_eq!(it.backstage.task(it.task.id).await.life, of_another);
 }
 
 #[tokio::test(start_paused = true)]
@@ -950,6 +1053,23 @@ async fn finished_tasks_that_are_kept_shortly_are_looked_for_often() {
     tokio::time::sleep(Duration::from_secs(3)).await; // one round and its jitter
 
     assert!(manager.get(id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn however_many_finished_tasks_there_are_all_that_are_old_enough_are_deleted() {
+    let clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    let mut config = config();
+    config.clock = clock.clone();
+    let manager = start(config).await;
+    let ids = manager.add_tasks(add, vec![(1, 1); 250]).await.unwrap();
+    for id in ids {
+        manager.wait::<u32>(id).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(1));
+
+    let n_deleted = manager.delete_history(manager.now()).await.unwrap();
+
+    assert_eq!(n_deleted, 250);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1182,6 +1302,28 @@ async fn a_plain_function_is_told_of_its_timeout() {
     assert_eq!(task.life.error.unwrap().kind, FailureKind::Timeout);
 }
 
+#[tokio::test]
+async fn what_a_function_has_spawned_is_told_of_its_timeout() {
+    async fn spawns(ctx: TaskContext, Data(told): Data<Arc<Notify>>) {
+        tokio::spawn(async move {
+            ctx.cancellation().cancelled().await;
+            told.notify_one();
+        });
+        std::future::pending::<()>().await;
+    }
+    let told = Arc::new(Notify::new());
+    let mut config = config();
+    config.state(told.clone());
+    let manager = start(config).await;
+
+    let short = Duration::from_millis(20);
+    let id = manager.add_task(spawns, ()).timeout(short).await.unwrap();
+    manager.wait::<()>(id).await.unwrap_err();
+
+    let told = tokio::time::timeout(SOON, told.notified()).await;
+    told.expect("it is told");
+}
+
 // ---- cancelling and retrying ---------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -1278,6 +1420,11 @@ async fn a_retry_by_hand_is_a_new_task_that_points_to_the_old_one() {
     let id = manager
         .add_task(fails_until, 2)
         .tag("a", "b")
+        .priority(7)
+        .requeue_on_interrupt(true)
+        .idempotency_key("two")
+        .timeout(SOON)
+        .tracking_id("r-1")
         .await
         .unwrap();
     manager.wait::<u32>(id).await.unwrap_err();
@@ -1288,6 +1435,10 @@ async fn a_retry_by_hand_is_a_new_task_that_points_to_the_old_one() {
     let task = manager.get(again).await.unwrap().unwrap();
     assert_eq!((task.source, task.retry_of), (Source::Retry, Some(id)));
     assert_eq!(task.tags["a"], "b");
+    assert_eq!((task.priority, task.requeue_on_interrupt), (7, true));
+    assert_eq!(task.idempotency_key.unwrap().key, "two");
+    assert_eq!(task.options.timeout, Some(SOON));
+    assert_eq!(task.tracking_id.as_deref(), Some("r-1"));
     let good = manager.add_task(add, (1, 1)).await.unwrap();
     manager.wait::<u32>(good).await.unwrap();
     assert_eq!(
@@ -1671,6 +1822,24 @@ async fn bad_arguments_of_a_call_are_refused_and_nothing_is_added() {
 }
 
 #[tokio::test]
+async fn what_is_as_large_as_a_limit_allows_is_added() {
+    async fn text(_: String) {}
+    let mut config = config();
+    config.args_max = 1_000;
+    config.bulk_max = 10;
+    let manager = start(config).await;
+    let largest = "x".repeat(1_000 - "[\"\"]".len());
+
+    let adding = manager.add_task(text, largest.clone());
+    let tags = (0..31).map(|n| (n.to_string(), "x"));
+    let adding = adding.tags(tags).tag("k".repeat(256), "v".repeat(256));
+    adding.idempotency_key("k".repeat(512)).await.unwrap();
+    let bulk = manager.add_tasks(text, vec![largest; 10]).await.unwrap();
+
+    assert_eq!(bulk.len(), 10);
+}
+
+#[tokio::test]
 async fn an_argument_that_cannot_be_stored_fails_at_the_call_with_its_name() {
     use std::collections::HashMap;
     async fn indexed(_label: String, _index: HashMap<(u8, u8), u8>) {}
@@ -1984,6 +2153,28 @@ async fn arguments_whose_type_panics_hold_their_task_and_harm_no_other() {
         held.message
     );
     assert_eq!(manager.wait::<u32>(other).await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_former_process_has_left_for_later_starts_when_it_is_due() {
+    let (backend, backstage) = Backstage::new();
+    let now = Timestamp::from_unix_ms(1_000_000_000);
+    let delay = Duration::from_millis(61_500);
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::tokio(now);
+    config.state(Probe::default());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    let mut task = Task::new(TaskId::floor(now), "entered", "[]");
+    task.life.run_at = now.saturating_add(delay);
+    backstage.store(&task).await;
+
+    let manager = start(config).await;
+    manager.wait::<()>(task.id).await.unwrap();
+
+    let started_at = backstage.task(task.id).await.life.started_at.unwrap();
+    let late = started_at.since(task.life.run_at);
+    assert!(late < Duration::from_millis(100), "{late:?}");
 }
 
 #[tokio::test]
@@ -2433,7 +2624,7 @@ async fn a_replacement_that_the_store_does_not_answer_fails_within_the_deadline(
     assert_eq!(error.kind(), ErrorKind::TimedOut);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn while_outcomes_wait_that_are_large_no_further_task_starts() {
     const LARGE: usize = 70 * 1024 * 1024;
     async fn large(Data(gate): Data<Arc<Semaphore>>, len: usize) -> String {
@@ -2445,34 +2636,27 @@ async fn while_outcomes_wait_that_are_large_no_further_task_starts() {
     let mut config = config();
     config.backend = backend;
     config.result_max = 2 * LARGE;
-    config.concurrency = 1;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
     config.state(probe.clone());
     config.state(gate.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
     let manager = start(config).await;
-    // A function that is new here may have tasks on disk, which come first.
-    let known = manager.add_task(entered, ()).await.unwrap();
-    manager.wait::<()>(known).await.unwrap();
-    gate.add_permits(1);
-    let known = manager.add_task(large, 0).await.unwrap();
-    manager.wait::<String>(known).await.unwrap();
-    settled().await;
     let first = manager.add_task(large, LARGE).await.unwrap();
-    // Held in memory, and its start need not wait for the store.
-    let next = manager.add_task(entered, ()).requeue_on_interrupt(true);
-    let next = next.await.unwrap();
-    let owner = backstage.task(next).await.life.owner;
-    assert_eq!(owner, Some(manager.instance().id));
+    settled().await;
 
     backstage.fail_all_but_beats();
     gate.add_permits(1);
-    backstage.failed_writes(3).await;
+    // One that others have left: a claim needs no place in the journal, and begins it.
+    let next = Task::new(TaskId::floor(manager.now()), "entered", "[]");
+    backstage.store(&next).await;
+    let next = next.id;
+    backstage.failed_writes(12).await; // on paused time: many looks at what others have left
     let n_begun = probe.total();
     backstage.fail(false);
 
-    assert_eq!(n_begun, 1, "it has to wait");
+    assert_eq!(n_begun, 0, "it has to wait");
     assert_eq!(manager.wait::<String>(first).await.unwrap().len(), LARGE);
     manager.wait::<()>(next).await.unwrap();
-    assert_eq!(probe.total(), 2);
 }
 
 #[tokio::test]

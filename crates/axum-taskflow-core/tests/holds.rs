@@ -68,6 +68,27 @@ async fn what_was_taken_under_a_name_that_is_dead_by_now_is_taken_anew() {
 }
 
 #[tokio::test]
+async fn what_was_taken_under_a_name_that_died_before_the_answer_came_is_taken_anew() {
+    let (stage, one, _other) = two().await;
+    let former = one.instance().id;
+    stage.link(Link::AnswersLate);
+    let asking = tokio::spawn({
+        let one = one.clone();
+        async move { one.lock("door").acquire().await.unwrap() }
+    });
+    until(async || stage.record("hold:lock:door").await).await;
+    stage.supersede_now(former).await;
+    until(async || (one.instance().id != former).then_some(())).await;
+
+    stage.link(Link::Works);
+    let guard = soon(asking).await.unwrap();
+
+    let holders = one.holders().await.unwrap();
+    assert_eq!(holders[0].instance, one.instance().id);
+    assert_eq!(holders[0].epoch, guard.epoch());
+}
+
+#[tokio::test]
 async fn an_answer_that_was_lost_costs_nothing_else() {
     let (stage, one, other) = two().await;
     stage.link(Link::FailsAfterStep);
@@ -83,6 +104,26 @@ async fn an_answer_that_was_lost_costs_nothing_else() {
 
     assert_eq!(guard.epoch(), stored.version);
     assert!(other.lock("door").try_acquire().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_given_up_while_the_store_is_out_is_free_for_others_once_it_is_back() {
+    let (store, stage) = Backstage::new();
+    let mut config = on(&store);
+    config.takeover_after = Some(Duration::from_secs(3));
+    let (one, other) = (start(config).await, start(on(&store)).await);
+    let guard = one.lock("door").acquire().await.unwrap();
+
+    stage.link(Link::Fails);
+    stage.hold_beats(true);
+    soon(guard.lost()).await; // for most of that time nobody has seen a beat
+    let n_failed = stage.failed_calls();
+    until(async || (stage.failed_calls() > n_failed).then_some(())).await;
+    stage.hold_beats(false);
+    stage.link(Link::Works);
+
+    let next = soon(other.lock("door").acquire()).await.unwrap();
+    assert!(next.epoch() > guard.epoch());
 }
 
 // ---- a store that hangs --------------------------------------------------------------------------------------

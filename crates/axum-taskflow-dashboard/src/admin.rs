@@ -443,6 +443,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn names_tokens_and_secrets_may_be_as_long_or_short_as_is_said_and_no_more() {
+        let with = async |name_bytes, token_bytes, secret_bytes| {
+            let admin = admin().await.auth("n".repeat(name_bytes), "x");
+            let admin = admin.token("ci", "t".repeat(token_bytes), Rights::Read);
+            admin.secret("s".repeat(secret_bytes)).complaints()
+        };
+
+        assert_eq!(with(256, 16, 32).await, Vec::<String>::new());
+        assert_eq!(with(257, 15, 31).await.len(), 3);
+    }
+
+    #[tokio::test]
     #[should_panic(expected = "the password of user \"ada\" is empty")]
     async fn an_empty_password_never_opens_a_door() {
         let _: Router = admin().await.auth("ada", "").routes();

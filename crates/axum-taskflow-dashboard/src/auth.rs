@@ -723,6 +723,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_signed_in_parts_cannot_move_from_one_to_the_next() {
+        let key = random_key();
+
+        assert_ne!(
+            mac(&key, &[b"ada", b"secret"]),
+            mac(&key, &[b"adas", b"ecret"])
+        );
+    }
+
+    #[test]
+    fn each_minute_has_its_own_five_wrong_passwords() {
+        let auth = auth();
+        let wrong = |s| auth.by_password("ada", "x", None, later(s));
+        for s in [0, 60] {
+            for _ in 0..5 {
+                assert!(matches!(wrong(s), Identity::Wrong));
+            }
+            assert!(matches!(wrong(s), Identity::Braked(_)), "after {s} s");
+        }
+    }
+
+    #[test]
+    fn the_right_password_wipes_out_the_wrong_ones_before_it() {
+        let auth = auth();
+        for _ in 0..3 {
+            for _ in 0..4 {
+                auth.by_password("ada", "x", None, NOW);
+            }
+
+            assert!(is_known(&auth.by_password("ada", "secret", None, NOW)));
+        }
+    }
+
+    #[test]
     fn an_unknown_name_is_braked_like_a_known_one() {
         let auth = auth();
         for _ in 0..5 {

@@ -427,6 +427,18 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_began_anew_after_others_were_in_the_way_has_its_limit_again() {
+        let log = Log::default();
+        log.committed(30 * AT_MOST);
+        log.n_in_vain.store(30 * AT_MOST, Ordering::Relaxed);
+
+        log.committed(10); // begun anew
+        log.committed(AT_MOST);
+
+        assert_eq!(log.next(), Next::WriterAlone);
+    }
+
+    #[test]
     fn what_a_reader_holds_up_is_carried_over_once_he_is_gone() {
         let mut written = Written::start();
         let reader = written.reader();

@@ -318,3 +318,27 @@ fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum_taskflow_core::IdSource;
+
+    use super::*;
+
+    #[test]
+    fn of_tasks_that_cannot_be_read_a_bounded_number_is_remembered_for_a_while() {
+        let (ids, now) = (IdSource::default(), Timestamp::default());
+        let mut unreadable = Unreadable::default();
+        for _ in 0..Unreadable::MAX {
+            assert!(unreadable.remember(ids.task(now), now));
+        }
+
+        let too_many = ids.task(now);
+        assert!(!unreadable.remember(too_many, now));
+        let later = now.saturating_add(Unreadable::FOR);
+        unreadable.forget_old(later);
+
+        assert!(unreadable.remember(too_many, later));
+        assert_eq!(unreadable.0.len(), 1);
+    }
+}

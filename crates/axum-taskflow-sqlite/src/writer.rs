@@ -603,7 +603,7 @@ mod tests {
         time::Duration,
     };
 
-    use axum_taskflow_core::{Enqueued, IdSource, Task, Timestamp};
+    use axum_taskflow_core::{Change, Enqueued, IdSource, Task, Timestamp};
     use tracing::{Event, Metadata, span};
 
     use super::*;
@@ -666,6 +666,11 @@ mod tests {
         // With its function: a number that was made up in an undone transaction has no name.
         let count = "SELECT n FROM counter JOIN func ON no = func WHERE name = 'f'";
         Ok(session.tx.conn.query_row(count, [], |row| row.get(0))?)
+    }
+
+    fn n_ended(session: &mut Session<'_>) -> Result<i64, Fault> {
+        let sum = "SELECT coalesce(sum(n), 0) FROM minute";
+        Ok(session.tx.conn.query_row(sum, [], |row| row.get(0))?)
     }
 
     #[tokio::test]
@@ -847,7 +852,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let writer = writer(&folder);
         let ids = IdSource::default();
-        let half_done = batch(&ids, "[]");
+        let mut half_done = batch(&ids, "[]");
+        let ended = batch(&ids, "[]").tasks.remove(0);
+        half_done
+            .changes
+            .push(Change::cancelled(&ended, NOW).unwrap());
+        half_done.tasks.push(ended);
         let panics = move |session: &mut Session<'_>| -> Result<(), Fault> {
             session.write(&half_done)?;
             panic!("on demand")
@@ -857,13 +867,14 @@ mod tests {
         let batch = batch(&ids, "[]");
         let after_panic = writer.call(move |session| session.write(&batch)).await;
         let n_tasks = writer.call(n_tasks).await;
+        let n_ended = writer.call(n_ended).await;
         writer.close().await.unwrap();
         let after_close = writer.call(|_| Ok(())).await.unwrap_err();
 
         assert!(!by_panic.is_refused(), "outcomes must be kept");
         assert!(by_panic.to_string().contains("panic"), "{by_panic}");
         assert_eq!(after_panic.unwrap().tasks, [Enqueued::Created]);
-        assert_eq!(n_tasks.unwrap(), 1);
+        assert_eq!((n_tasks.unwrap(), n_ended.unwrap()), (1, 0));
         assert!(after_close.is_refused(), "{after_close}");
     }
 }

@@ -115,14 +115,22 @@ async fn minutes_entries_and_keys_go_however_small_a_part_is() {
         conn.query_row(&count, [], |row| row.get(0)).unwrap()
     };
 
-    // 23 minutes, 23 entries, and the keys that were kept for a minute longer.
-    let prune = everything_before(Timestamp::from_unix_ms(
-        after(60 * 23).as_unix_ms() / 60_000 * 60_000,
-    ));
-    boot.backend.prune(prune).await.unwrap();
+    let begun =
+        |minute: u64| Timestamp::from_unix_ms(after(60 * minute).as_unix_ms() / 60_000 * 60_000);
 
+    // 23 minutes and as many entries; no key yet.
+    let mut prune = everything_before(begun(23));
+    prune.finished_before = NOW;
+    boot.backend.prune(prune).await.unwrap();
     assert_eq!(n_rows("minute"), 2);
     assert_eq!(n_rows("audit"), 2);
+    assert_eq!(n_rows("idempotency"), 25);
+
+    // The keys, each of which was kept for a minute longer.
+    boot.backend
+        .prune(everything_before(begun(23)))
+        .await
+        .unwrap();
     assert_eq!(n_rows("idempotency"), 3);
 }
 

@@ -887,6 +887,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_log_lines_that_wait_a_bounded_number_is_kept_and_the_others_are_counted() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
+
+        for _ in 0..NOTES_MAX + 5 {
+            let what = Said::Log(LogLine {
+                seq: 0,
+                attempt: 1,
+                at: NOW,
+                level: LogLevel::Info,
+                message: String::new(),
+            });
+            journal.note(Note { id, epoch, what });
+        }
+
+        let queue = journal.queue();
+        assert_eq!((queue.notes.len(), queue.notes_dropped), (NOTES_MAX, 5));
+    }
+
+    #[tokio::test]
     async fn a_panic_in_what_follows_from_a_batch_keeps_nobody_else_waiting() {
         let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
         let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());

@@ -586,6 +586,37 @@ mod tests {
     }
 
     #[test]
+    fn however_short_tasks_are_seven_times_as_many_wait_as_run_and_no_more() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(4));
+        let short = task(&ids, 0);
+        for ms in 0..8 {
+            for _ in 0..100 {
+                assert_eq!(ready.promise(&short, NOW), Promise::Slot);
+                ready.free_slot(&short);
+            }
+            ready.tick(NOW.saturating_add(Duration::from_millis(ms)));
+        }
+
+        let promised = std::iter::repeat_with(|| ready.promise(&task(&ids, 0), NOW));
+        let n_promised = promised.take_while(|it| *it != Promise::Nothing).count();
+
+        assert_eq!(n_promised, 4 + 7 * 4);
+    }
+
+    #[test]
+    fn a_slot_that_comes_free_during_a_claim_is_for_what_that_brings() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(2));
+        let short = task(&ids, 0);
+        assert_eq!(ready.promise(&short, NOW), Promise::Slot);
+        ready.more_on_disk(Executor::Async);
+        assert_eq!(ready.wish(), 1);
+
+        ready.free_slot(&short);
+
+        assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Place);
+    }
+
+    #[test]
     fn short_tasks_get_more_places_than_long_ones() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(4));
         let promised = || {
@@ -910,6 +941,35 @@ mod tests {
     }
 
     #[test]
+    fn where_one_crash_is_one_too_many_those_that_had_none_run_side_by_side() {
+        let (ids, ready) = (IdSource::default(), Ready::new(9, 1, 1));
+        let _ = ready.bring(vec![task(&ids, 0), task(&ids, 0)]);
+
+        assert!(ready.take(Executor::Async).is_some());
+        assert!(ready.take(Executor::Async).is_some());
+    }
+
+    #[test]
+    fn suspects_that_were_given_back_or_forgotten_leave_no_place_behind() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(1));
+        let suspects = std::iter::repeat_with(|| {
+            let mut task = task(&ids, 0);
+            task.life.crashes = 2;
+            task
+        });
+        let _ = ready.bring(suspects.take(4).collect());
+        let first = task(&ids, 9);
+        assert_eq!(ready.promise(&first, NOW), Promise::Place);
+
+        let given_back = ready.keep_promise(Arc::new(first));
+
+        assert_eq!(given_back.unwrap().life.crashes, 2);
+        assert!(!ready.wants(Executor::Async), "the first fills the slot");
+        assert_eq!(ready.forget().len(), 4);
+        assert_eq!(ready.wish(), 1);
+    }
+
+    #[test]
     fn suspects_that_wait_for_each_other_leave_free_slots_to_others() {
         let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(3));
         let suspects = std::iter::repeat_with(|| {
@@ -972,5 +1032,18 @@ mod tests {
         assert_eq!(held.len(), 1);
         assert!(ready.take(Executor::Async).is_none());
         assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Nothing);
+    }
+
+    #[test]
+    fn a_new_task_that_is_stored_after_stop_comes_back() {
+        let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(1));
+        assert_eq!(ready.promise(&task(&ids, 0), NOW), Promise::Slot);
+        let next = Arc::new(task(&ids, 0));
+        assert_eq!(ready.promise(&next, NOW), Promise::Place);
+
+        let held = ready.stop();
+
+        assert!(held.is_empty(), "it is not stored yet");
+        assert_eq!(ready.keep_promise(next.clone()), Some(next));
     }
 }

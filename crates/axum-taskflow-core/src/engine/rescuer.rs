@@ -458,6 +458,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_beats_is_not_unresponsive_however_long_he_is_watched() {
+        let (mut peer, mut watched) = watching();
+
+        for s in 0..20 {
+            tokio::time::advance(SECOND).await;
+            if s % 2 == 0 {
+                peer.beat_at = peer.beat_at.saturating_add(SECOND);
+            }
+            assert_eq!(look(&mut watched, &peer, Instant::now()), []);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_answer_that_was_read_late_makes_nobody_look_dead() {
         let (peer, mut watched) = watching();
         for _ in 0..4 {

@@ -296,6 +296,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_queued_under_another_rule_waits_no_more() {
+        let before = at(0).saturating_sub(MINUTE);
+        let now_by = |overlap| {
+            let verdict = decided(policy(Missed::Skip, overlap), Some(9), false, before);
+            (verdict.fire, verdict.queued)
+        };
+
+        assert_eq!(now_by(Overlap::Allow), (vec![at(9)], None));
+        assert_eq!(now_by(Overlap::Skip), (vec![], None));
+    }
+
+    #[test]
+    fn a_missed_slot_that_is_as_old_as_it_may_be_is_made_up_for() {
+        let all = Missed::FireAll {
+            max: 9,
+            within: MINUTE * 2,
+        };
+
+        let verdict = decided(policy(all, Overlap::Allow), None, false, at(2));
+
+        assert_eq!(verdict.fire, [at(0), at(1), at(2)]);
+    }
+
+    #[test]
     fn each_slot_that_is_in_time_fires_and_those_before_are_made_up_for_as_it_is_said() {
         let now = at(9).saturating_add(seconds(5)); // 7, 8 and 9 are in time
         let fired = |missed, overlap| {

@@ -321,6 +321,8 @@ pub(crate) enum Link {
     Hangs,
     /// Once more a step is done, and its answer does not come, nor anything else.
     FailsAfterStep,
+    /// A step is done, and its answer comes when the link works again.
+    AnswersLate,
 }
 
 impl Backstage {
@@ -728,6 +730,9 @@ impl Backend for Backstage {
                 self.link(Link::Fails);
                 return Err(BackendError::unavailable("the answer was lost"));
             }
+            let mut link = self.0.link.subscribe();
+            let is_late = |link: &Link| *link == Link::AnswersLate;
+            link.wait_for(|link| !is_late(link)).await.unwrap();
             stepped
         })
     }
