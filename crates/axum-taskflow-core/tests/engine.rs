@@ -678,6 +678,31 @@ async fn of_a_task_that_was_taken_over_and_came_back_the_first_attempt_stops_and
     support::until(async || (probe.inside() == 0).then_some(())).await;
 }
 
+#[tokio::test]
+async fn what_runs_in_an_instance_that_was_taken_for_dead_is_stopped() {
+    fn until_told(ctx: TaskContext, Data(probe): Data<Probe>) {
+        probe.enter();
+        while !ctx.is_cancelled() {
+            std::thread::yield_now();
+        }
+        probe.leave();
+    }
+    let (backend, backstage) = Backstage::new();
+    let probe = Probe::default();
+    let mut config = config();
+    config.backend = backend;
+    config.state(probe.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(until_told, ()).await.unwrap();
+    support::until(async || (probe.inside() == 1).then_some(())).await;
+
+    backstage.supersede_now(manager.instance().id).await;
+
+    support::until(async || (probe.inside() == 0).then_some(())).await;
+    let is_over = async || backstage.task(id).await.life.status == TaskStatus::Interrupted;
+    support::until(async || is_over().await.then_some(())).await;
+}
+
 /// The task as it was before its attempt began, held by whoever ran it.
 fn before_its_start(task: &Task) -> Life {
     let mut life = Task::new(task.id, &*task.name, "[]").life;

@@ -48,7 +48,7 @@ use tracing::{error, info, warn};
 
 use self::{
     claimer::NextDue,
-    executor::{LAPSED, SUPERSEDED},
+    executor::{BY_SHUTDOWN, LAPSED, SUPERSEDED},
     holds::Holds,
     journal::Journal,
     ready::{Next, Ready},

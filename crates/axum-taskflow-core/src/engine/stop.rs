@@ -8,7 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Engine, executor::BY_SHUTDOWN, within};
+use super::{BY_SHUTDOWN, Engine, within};
 use crate::{
     change::Change,
     error::{BackendError, Error, ErrorKind},
