@@ -578,7 +578,8 @@ impl TaskManager {
     ///
     /// # Errors
     /// `NotFound` if there is no such task; `Conflict` if it is not failed, interrupted or cancelled, if its function
-    /// is not known here, or if its idempotency key is taken by now.
+    /// is not known here, if its idempotency key is taken by now, or if another retry of it waits, runs or has succeeded in
+    /// the last day.
     pub async fn retry(&self, id: TaskId) -> Result<TaskId, Error> {
         let old = self.engine.readable(id).await?;
         let old = old.ok_or_else(|| Error::not_found(id))?;

@@ -3319,6 +3319,26 @@ fn an_instance_whose_runtime_ends_without_a_shutdown_is_dead_once_its_plain_func
 }
 
 #[test]
+fn who_waits_for_a_shutdown_is_told_that_its_runtime_has_ended_in_the_middle() {
+    let (backend, backstage) = Backstage::new();
+    let [service, other] = [(); 2].map(|()| tokio::runtime::Runtime::new().unwrap());
+    let manager = service.block_on(async {
+        let mut config = config();
+        config.backend = backend;
+        start(config).await
+    });
+    backstage.hold_close(true);
+    let shutdown = other.spawn(async move { manager.shutdown().await });
+    seen(|| backstage.is_closed().then_some(()));
+
+    drop(service);
+
+    let told = other.block_on(async { tokio::time::timeout(SOON, shutdown).await });
+    let told = told.expect("he waits for nobody").unwrap().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Unavailable, "{told}");
+}
+
+#[test]
 fn a_plain_function_keeps_its_engine_until_it_returns_and_no_longer() {
     let (backend, _) = Backstage::new();
     let kept = Arc::downgrade(&backend);

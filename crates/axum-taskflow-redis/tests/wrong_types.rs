@@ -14,7 +14,7 @@ use axum_taskflow_core::{
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
-use support::NOW;
+use support::{NOW, Store};
 
 /// What is stored below a prefix, by key and sorted, but for what each store has of its own: what it is called, the numbers
 /// of its calls and claims, and times of the server.
@@ -305,6 +305,127 @@ async fn live(pair: &Pair, me: InstanceId, dead: InstanceId, ids: &IdSource) {
     };
     let act = async |store: &Redis| Ok(format!("{:?}", store.prune(prune).await?));
     pair.both("delete", act).await;
+}
+
+/// Makes a key one of another type, and back again after a call that fails by it.
+async fn fails(
+    server: &RedisServer,
+    key: &str,
+    call: impl Future<Output = Result<(), BackendError>>,
+) {
+    let (key, aside) = (format!("{{taskflow}}:{key}"), "{taskflow}:aside");
+    let was_there = server.try_command(&["RENAME", &key, aside]).is_ok();
+    server.command(&["SET", &key, "mine"]);
+    let why = call.await.unwrap_err().to_string();
+    assert!(why.contains("another type"), "{key}: {why}");
+    server.command(&["DEL", &key]);
+    if was_there {
+        server.command(&["RENAME", aside, &key]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_claim_leaves_takes_no_task_from_whoever_holds_it() {
+    let server = RedisServer::start();
+    let open = async || Store::open(RedisOptions::new(server.url())).await;
+    let (one, other) = (open().await, open().await);
+    let task = one.task();
+    one.add(&task).await;
+    let claim = async |store: &Store| {
+        let claim = Claim {
+            owner: store.me,
+            names: Arc::new(["f".into()]),
+            except: Arc::default(),
+            limit: 9,
+            now: NOW,
+            reserve: None,
+        };
+        store.backend.claim(claim).await
+    };
+    fails(&server, "c", async { claim(&one).await.map(drop) }).await;
+
+    let claimed = claim(&other).await.unwrap().tasks;
+    one.backend.leave(one.me).await.unwrap();
+
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(other.backend.orphans(9).await.unwrap(), []);
+    assert_eq!(other.backend.held(other.me).await.unwrap(), [task.id]);
+    assert_eq!(other.backend.orphans(9).await.unwrap(), []);
+    assert_eq!(server.command(&["SMEMBERS", "{taskflow}:xo"]), "");
+}
+
+#[tokio::test]
+async fn of_tasks_that_could_not_be_added_and_are_not_tried_again_nothing_is_left() {
+    let server = RedisServer::start();
+    let store = Store::open(RedisOptions::new(server.url())).await;
+    let (due, mut ahead, mut keyed) = (store.task(), store.task(), store.owned());
+    ahead.life.run_at = NOW.saturating_add(Duration::from_secs(60));
+    keyed.tags.insert("k".into(), "v".into());
+    keyed.idempotency_key = Some(IdempotencyKey {
+        key: "key".to_owned(),
+        ttl: Duration::from_secs(60),
+    });
+    let (other_due, owned) = (store.task(), store.owned());
+    store.add(&store.owned()).await;
+
+    for broken in ["u", "wn", "y:1:k", "a", "w:f"] {
+        let mut batch = at(NOW, &[&due, &other_due, &ahead, &keyed], vec![]);
+        batch.audit.push(AuditEntry {
+            id: store.task().id,
+            at: NOW,
+            actor: "ada".to_owned(),
+            action: "add".to_owned(),
+            task: None,
+            detail: "{}".into(),
+        });
+        let write = async { store.backend.write(Arc::new(batch)).await.map(drop) };
+        fails(&server, broken, write).await;
+    }
+    for (broken, task) in [("w:f", &due), ("a", &ahead), ("f:f", &owned)] {
+        fails(&server, broken, store.try_add(task)).await;
+    }
+
+    let sizes = |set: &str| server.command(&["ZCARD", &format!("{{taskflow}}:{set}")]);
+    let mine = format!("o:{}", store.me);
+    let left = ["f:f", &mine, "o:-", "w:f", "a", "y:1:k"].map(sizes);
+    assert_eq!(left, ["1", "1", "0", "0", "0", "0"]);
+}
+
+#[tokio::test]
+async fn a_call_that_fails_and_is_not_made_again_leaves_no_key_for_ever() {
+    let server = RedisServer::start();
+    let store = Store::open(RedisOptions::new(server.url())).await;
+    let keyed = || {
+        let mut task = store.owned();
+        task.idempotency_key = Some(IdempotencyKey {
+            key: "key".to_owned(),
+            ttl: Duration::from_secs(60),
+        });
+        task
+    };
+    let [first, other] = [keyed(), store.owned()];
+    store.add_all(&[first.clone(), other.clone()]).await;
+    let mut ends = Vec::new();
+    for task in [&first, &other] {
+        assert!(store.start(task).await);
+        let task = store.backend.get(task.id).await.unwrap().unwrap();
+        ends.push(task);
+    }
+    let done = |task, now| finished(task, Outcome::Done(None), 0, now);
+    let write = async |batch| store.backend.write(Arc::new(batch)).await.map(drop);
+    write(at(NOW, &[], vec![done(&ends[0], NOW)]))
+        .await
+        .unwrap();
+    let later = NOW.saturating_add(Duration::from_secs(60));
+
+    let again = at(later, &[&keyed()], vec![]);
+    fails(&server, "f:f", write(again)).await;
+    let end = at(later, &[], vec![done(&ends[1], later)]);
+    fails(&server, "ms", write(end)).await;
+
+    assert_ne!(server.command(&["TTL", "{taskflow}:k:key"]), "-1");
+    let minutes = server.command(&["KEYS", "{taskflow}:m:*"]);
+    assert_eq!(minutes.lines().count(), 1, "{minutes}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,17 +42,18 @@ impl Engine {
         let beating = async move {
             tokio::select! {
                 biased;
-                () = engine.clone().keep_beating() => return,
-                () = engine.end_of_functions(runtime_ended) => {}
+                () = engine.clone().keep_beating() => return engine.end_of_close(runtime_ended).await,
+                () = engine.end_of_functions(&runtime_ended) => {}
             }
             engine.close_without_runtime().await;
         };
         std::thread::Builder::new()
             .name("taskflow-beat".to_owned())
             .spawn(move || runtime.block_on(beating))?;
-        let stopped = self.stopped.clone();
+        let (stopped, mut closed) = (self.stopped.clone(), self.closed.subscribe());
         tokio::spawn(async move {
             stopped.cancelled().await;
+            let _ = closed.wait_for(Option::is_some).await; // or the engine is gone
             drop(goes); // as it is at the end of this runtime
         });
         Ok(())

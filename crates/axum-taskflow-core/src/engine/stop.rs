@@ -140,7 +140,7 @@ impl Engine {
 
     /// Returns once the runtime has ended without a shutdown, and the plain functions have returned that it left running.
     /// They are told.
-    pub(super) async fn end_of_functions(&self, runtime_ended: CancellationToken) {
+    pub(super) async fn end_of_functions(&self, runtime_ended: &CancellationToken) {
         runtime_ended.cancelled().await;
         self.stopping.cancel();
         for attempt in self.attempts() {
@@ -163,6 +163,25 @@ impl Engine {
             panics::say(|| warn!(error = %failure, "the task store was left without being closed"));
         }
         self.closed.send_replace(Some(closed));
+    }
+
+    /// Returns once a shutdown has closed the store. If the runtime ends in the middle, nobody is left there who could say so
+    /// to those who wait on another one.
+    pub(super) async fn end_of_close(&self, runtime_ended: CancellationToken) {
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(Option::is_some) => return,
+            () = runtime_ended.cancelled() => {}
+        }
+        let why = "the runtime has ended while the store was being closed";
+        self.closed.send_if_modified(|closed| {
+            let is_untold = closed.is_none();
+            if is_untold {
+                *closed = Some(Err(Arc::new(BackendError::unavailable(why))));
+            }
+            is_untold
+        });
     }
 
     async fn close(&self) -> Result<(), BackendError> {

@@ -59,7 +59,7 @@ const OVERLAP: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(2);
 /// How long a stream goes on; a page that is still there opens the next one. What is written to a browser that has
 /// vanished without a word, behind a router that forgot it, is taken by the system for a quarter of an hour: its place
-/// would be held for as long.
+/// would be held for as long. It still is if the connection has no more room: then nobody asks for the last frame.
 const LIFE: Duration = Duration::from_secs(120);
 /// What a stream does when the store does not answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);

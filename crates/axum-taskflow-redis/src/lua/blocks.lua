@@ -26,7 +26,7 @@ for _ = 1, word() do
                     return holder_id .. holder_function
                 end
             end
-            if keys_before[key_name] == nil then keys_before[key_name] = holder or false end
+            if keys_before[key_name] == nil then keys_before[key_name] = false end -- it was free
             redis.call('SET', key_name, id .. ' - ' .. name)
             return nil
         end
@@ -65,7 +65,7 @@ for _ = 1, word() do
             redis.call('MSET', unpack(words, value, last_value))
         end
     end
-    made[#made + 1], made[#made + 2] = value, last_value
+    made[#made + 1] = { value, last_value, member, 'f:' .. name, owner_set, waits_in, place, tag, last_tag }
     if member <= last_member then
         try(pcall(redis.call, 'ZADD', P .. 'f:' .. name, unpack(words, member, last_member)))
         try(pcall(redis.call, 'ZADD', P .. owner_set, unpack(words, member, last_member)))

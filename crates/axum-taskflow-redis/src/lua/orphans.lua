@@ -1,6 +1,6 @@
 -- Finds tasks whose owner is gone: Backend::orphans. ARGV: how many at most, then owners, each with an id behind which its
 -- tasks are looked for. Answers with owners, each with a list: of each of its tasks, by id, the id, life, body and
--- progress. A life or a body that is not there is empty.
+-- progress. A life or a body that is not there is empty. There may be more although there is no answer.
 --
 -- Who did not beat for its lease is gone from here on, whatever it does later.
 local ids = redis.call('HKEYS', P .. 'i')
@@ -17,16 +17,24 @@ if alive < #ids then
 end
 local limit, behind = tonumber(ARGV[1]), {}
 for at = 2, #ARGV, 2 do behind[ARGV[at]] = '(' .. ARGV[at + 1] end
-local orphans, owners = {}, {}
+local orphans, owners, lives = {}, {}, {}
 for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
     if #orphans == limit then
         break
     end
     local from = behind[owner] or '-'
     local part = redis.call('ZRANGEBYLEX', P .. 'o:' .. owner, from, '+', 'LIMIT', 0, limit - #orphans)
-    for _, id in ipairs(part) do
-        orphans[#orphans + 1] = id
-        owners[#orphans] = owner
+    local of_part = get_all('l:', part)
+    for n, id in ipairs(part) do
+        local status, holder = string.match(of_part[n] or '', '^(%a+) %d+ (%S+) %d+ %d+ %d+ ')
+        -- What is no task, or somebody else holds, or nobody: a call that failed half-way has left it here.
+        local is_anothers = holder and holder ~= owner and (#holder == 36 or holder == '-' and status ~= 'running')
+        if is_anothers or not of_part[n] and redis.call('EXISTS', P .. 't:' .. id) == 0 then
+            redis.call('ZREM', P .. 'o:' .. owner, id)
+        else
+            local at = #orphans + 1
+            orphans[at], owners[at], lives[at] = id, owner, of_part[n]
+        end
     end
     if #part == 0 and redis.call('EXISTS', P .. 'o:' .. owner) == 0 then
         redis.call('SREM', P .. 'os', owner)
@@ -36,7 +44,6 @@ for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
         redis.call('SREM', P .. 'xo', owner) -- last: as long as it is there, it is looked at
     end
 end
-local lives = get_all('l:', orphans)
 local bodies, n_brought = bodies_with_room(orphans, lives) -- the next call brings the others
 for n = n_brought + 1, #orphans do orphans[n] = nil end
 local progress = progress_of(orphans, lives, 'pending 0 ')

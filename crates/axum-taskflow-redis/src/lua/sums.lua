@@ -16,7 +16,7 @@ local function add_end(minute, field, n, ran_ms)
     if add_to(sums, 'n ' .. field, n) == n then
         local is_known = redis.pcall('ZADD', P .. 'ms', minute, minute) -- they may be the first of this minute
         if type(is_known) ~= 'number' then
-            redis.call('HINCRBY', sums, 'n ' .. field, -n)
+            redis.call('HDEL', sums, 'n ' .. field) -- with it goes a minute that nobody would find to delete
             error(is_known)
         end
     end

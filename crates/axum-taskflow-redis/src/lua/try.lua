@@ -1,6 +1,6 @@
--- From here to `undo.lua` a command may fail: a key is of another type than we gave it, or the user must not call it. A script
--- is not rolled back. So what was written by then is written back, or whoever calls again would be told that it is done. What
--- was put into sets may stay there: it is put there again, and until then it harms nobody.
+-- From here to `undo.lua` a command may fail, since a key is of another type than we gave it, and a script is not rolled
+-- back. So what was written by then is written back, or whoever calls again would be told that it is done. A task that was
+-- there before may stay in a set too many: it is put there again, and until then its state counts.
 local made, moved, past, keys_before = {}, {}, {}, {}
 local failure = nil
 
