@@ -94,19 +94,6 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// How often a change of a waiting task is tried that others change at the same time.
 const CHANGE_TRIES: usize = 20;
 
-/// A start that is under way: if nobody waits for it any more, nobody could ever end what it has begun.
-struct Starting(Option<Arc<Engine>>);
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(engine) = self.0.take() {
-            let runtime = engine.runtime.clone();
-            // What goes wrong is in the log.
-            runtime.spawn(async move { drop(engine.shutdown().await) });
-        }
-    }
-}
-
 impl TaskManager {
     /// Joins the store, takes over what a former process left, and starts to run tasks.
     ///
@@ -131,16 +118,16 @@ impl TaskManager {
     ) -> Result<Self, Error> {
         let (registry, schedules) = config.judged()?;
         config.backend = opened.await?;
+        let starting = Engine::start(config, registry).await?;
         let manager = Self {
-            engine: Engine::start(config, registry).await?,
+            engine: starting.engine.clone(),
         };
-        let mut starting = Starting(Some(manager.engine.clone()));
         if let Err(error) = manager.install(schedules).await {
             let _ = manager.shutdown().await; // why it cannot start says more
             return Err(error);
         }
         manager.engine.work();
-        starting.0 = None;
+        starting.done();
         Ok(manager)
     }
 

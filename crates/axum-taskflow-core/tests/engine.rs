@@ -3268,6 +3268,22 @@ async fn a_start_that_nobody_waits_for_any_more_leaves_no_instance_behind() {
     support::until(async || backstage.is_closed().then_some(())).await;
 }
 
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_while_it_takes_over_from_the_dead_leaves_no_instance_behind()
+{
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    backstage.hold_orphans(true);
+
+    tokio::select! {
+        _ = TaskManager::start(config) => panic!("the answer is held back"),
+        () = support::until(async || (backstage.calls(Call::Orphans) > 0).then_some(())) => {}
+    }
+
+    support::until(async || backstage.is_closed().then_some(())).await;
+}
+
 /// What a plain function says and waits for, without a runtime.
 type Talk = Arc<(Mutex<mpsc::Sender<TaskContext>>, Mutex<mpsc::Receiver<()>>)>;
 

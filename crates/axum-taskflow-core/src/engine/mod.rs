@@ -54,6 +54,7 @@ use self::{
     ready::{Next, Ready},
     records::Told,
     rescuer::Refusals,
+    stop::Starting,
     threads::Threads,
     unreadable::Unreadable,
 };
@@ -155,11 +156,14 @@ impl fmt::Debug for Engine {
 
 impl Engine {
     /// Joins the backend and takes over from the dead. It runs nothing before [`Self::work`].
-    pub(crate) async fn start(config: Config, registry: Registry) -> Result<Arc<Self>, Error> {
+    pub(crate) async fn start(config: Config, registry: Registry) -> Result<Starting, Error> {
         let engine = Arc::new(Self::build(config, registry)?);
+        engine.loops.close();
+        engine.looks.close();
         let me = engine.instance();
         let joined_at = Instant::now();
         engine.backend.join(Instance::clone(&me)).await?;
+        let starting = Starting::of(engine.clone());
         while engine.rescue_once(engine.clock.now()).await? {}
         tokio::spawn({
             let engine = engine.clone();
@@ -173,8 +177,6 @@ impl Engine {
                 }
             }
         });
-        engine.loops.close();
-        engine.looks.close();
         engine.start_beating(joined_at).map_err(|error| {
             Error::new(
                 ErrorKind::Unavailable,
@@ -182,7 +184,7 @@ impl Engine {
             )
             .with_source(error)
         })?;
-        Ok(engine)
+        Ok(starting)
     }
 
     /// Starts the loops: from now on nothing can go wrong that ends the start, and interrupts what has begun.

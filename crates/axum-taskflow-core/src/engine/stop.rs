@@ -21,6 +21,36 @@ const THREADS_GRACE: Duration = Duration::from_secs(1);
 /// How long the last writes may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A start that is under way: if it fails, or nobody waits for it any more, nobody else could end what it has begun.
+pub(crate) struct Starting {
+    pub(crate) engine: Arc<Engine>,
+    is_done: bool,
+}
+
+impl Starting {
+    pub(super) fn of(engine: Arc<Engine>) -> Self {
+        Self {
+            engine,
+            is_done: false,
+        }
+    }
+
+    pub(crate) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let engine = self.engine.clone();
+            // What goes wrong is in the log.
+            let ending = async move { drop(engine.shutdown().await) };
+            self.engine.runtime.spawn(ending);
+        }
+    }
+}
+
 impl Engine {
     /// Stops starting tasks, lets them run until the deadline, cancels them, lets others have what was not begun, and
     /// stores everything. The journal stays open: what is added meanwhile waits for another instance or the next start.
