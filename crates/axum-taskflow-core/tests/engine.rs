@@ -645,16 +645,17 @@ async fn a_superseded_attempt_cannot_write_an_outcome() {
     );
 }
 
+fn until_told(ctx: TaskContext, Data(probe): Data<Probe>) {
+    probe.enter();
+    while !ctx.is_cancelled() {
+        std::thread::yield_now();
+    }
+    probe.leave();
+}
+
 #[tokio::test]
 async fn of_a_task_that_was_taken_over_and_came_back_the_first_attempt_stops_and_the_second_is_heard_of()
  {
-    fn until_told(ctx: TaskContext, Data(probe): Data<Probe>) {
-        probe.enter();
-        while !ctx.is_cancelled() {
-            std::thread::yield_now();
-        }
-        probe.leave();
-    }
     let (backend, backstage) = Backstage::new();
     let probe = Probe::default();
     let mut config = config();
@@ -680,13 +681,6 @@ async fn of_a_task_that_was_taken_over_and_came_back_the_first_attempt_stops_and
 
 #[tokio::test]
 async fn what_runs_in_an_instance_that_was_taken_for_dead_is_stopped() {
-    fn until_told(ctx: TaskContext, Data(probe): Data<Probe>) {
-        probe.enter();
-        while !ctx.is_cancelled() {
-            std::thread::yield_now();
-        }
-        probe.leave();
-    }
     let (backend, backstage) = Backstage::new();
     let probe = Probe::default();
     let mut config = config();
