@@ -517,6 +517,15 @@ impl Turn {
             id: task.id,
         }
     }
+
+    /// That of a task that waits once this is stored.
+    pub fn after(change: &Change) -> Self {
+        Self {
+            priority: Reverse(change.priority),
+            run_at: change.life.run_at,
+            id: change.id,
+        }
+    }
 }
 
 /// The answer to a [`Claim`].

@@ -41,6 +41,8 @@ pub struct Change {
     pub id: TaskId,
     /// Its function, for the counters.
     pub name: Arc<str>,
+    /// Its priority, for its place among those that wait.
+    pub priority: i32,
     /// The task's tracking id, for the log.
     pub tracking_id: Option<Arc<str>>,
     /// The status and epoch that the stored task must have; else the change is [`Applied::Stale`](crate::Applied).
@@ -305,6 +307,7 @@ impl Change {
         Self {
             id: task.id,
             name: task.name.clone(),
+            priority: task.priority,
             tracking_id: task.tracking_id.clone(),
             expects: (task.life.status, task.life.epoch),
             held_by: HeldBy::Anybody,

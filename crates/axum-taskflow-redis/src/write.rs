@@ -105,8 +105,8 @@ fn add_one(link: &Link, task: &Task, now: Timestamp) -> Result<Option<Call>, Bac
         .arg(kind.name)
         .arg(kind.status.as_str())
         .arg(record::Word(kind.owner).to_string())
-        .arg(kind.waits_in())
-        .arg(kind.place(task))
+        .arg(kind.waits.set(kind.name))
+        .arg(kind.waits.place(Turn::of(task), kind.name))
         .arg(task.id.to_string())
         .arg(body)
         .arg(life);
@@ -182,6 +182,18 @@ struct Kind<'a> {
     waits: Waits,
 }
 
+impl<'a> Kind<'a> {
+    fn of(task: &'a Task, now: Timestamp) -> Self {
+        Self {
+            name: &task.name,
+            status: task.life.status,
+            owner: task.life.owner,
+            waits: Waits::of(&task.life, now),
+        }
+    }
+}
+
+/// Whether a task waits for anybody.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Waits {
     No,
@@ -189,43 +201,36 @@ enum Waits {
     Ahead,
 }
 
-impl<'a> Kind<'a> {
-    fn of(task: &'a Task, now: Timestamp) -> Self {
-        let life = &task.life;
-        Self {
-            name: &task.name,
-            status: life.status,
-            owner: life.owner,
-            waits: match waits_for_anybody(life) {
-                false => Waits::No,
-                true if life.run_at <= now => Waits::Due,
-                true => Waits::Ahead,
-            },
+impl Waits {
+    fn of(life: &Life, now: Timestamp) -> Self {
+        match life.status == TaskStatus::Pending && life.owner.is_none() {
+            false => Self::No,
+            true if life.run_at <= now => Self::Due,
+            true => Self::Ahead,
         }
     }
 
-    /// The set in which its tasks wait.
-    fn waits_in(&self) -> String {
-        match self.waits {
-            Waits::No => String::new(),
-            Waits::Due => format!("w:{}", self.name),
-            Waits::Ahead => "a".to_owned(),
+    /// The set in which tasks of this function wait.
+    fn set(self, name: &str) -> String {
+        match self {
+            Self::No => String::new(),
+            Self::Due => format!("w:{name}"),
+            Self::Ahead => "a".to_owned(),
         }
     }
 
-    /// Where the task lies in it.
-    fn place(&self, task: &Task) -> String {
-        let run_at = || record::sortable(task.life.run_at);
-        match self.waits {
-            Waits::No => String::new(),
-            Waits::Due => record::turn(Turn::of(task)),
-            Waits::Ahead => format!(
-                "{}{}{}{}",
-                run_at(),
-                record::priority(task.priority),
-                task.id,
-                self.name
-            ),
+    /// Where one of them lies in it.
+    fn place(self, turn: Turn, name: &str) -> String {
+        match self {
+            Self::No => String::new(),
+            Self::Due => record::turn(turn),
+            Self::Ahead => {
+                let (run_at, priority) = (
+                    record::sortable(turn.run_at),
+                    record::priority(turn.priority.0),
+                );
+                format!("{run_at}{priority}{}{name}", turn.id)
+            }
         }
     }
 }
@@ -290,7 +295,7 @@ fn add_block(
         .text(kind.name)
         .text(kind.status.as_str())
         .arg(format_args!("o:{}", record::Word(kind.owner)))
-        .text(&kind.waits_in());
+        .text(&kind.waits.set(kind.name));
     words.count(tasks.len() * 4);
     for (_, task) in tasks {
         words.key('t', task.id).body(task)?;
@@ -300,15 +305,8 @@ fn add_block(
     for (_, task) in tasks {
         words.text("0").arg(task.id);
     }
-    words.count(match kind.waits {
-        Waits::No => 0,
-        Waits::Due | Waits::Ahead => tasks.len() * 2,
-    });
-    if kind.waits != Waits::No {
-        for (_, task) in tasks {
-            words.text("0").text(&kind.place(task));
-        }
-    }
+    let turns = tasks.iter().map(|(_, task)| Turn::of(task));
+    add_places(words, kind.waits, kind.name, turns);
     let tagged: Vec<_> = tasks
         .iter()
         .flat_map(|(_, task)| {
@@ -324,8 +322,21 @@ fn add_block(
     Ok(())
 }
 
-fn waits_for_anybody(life: &Life) -> bool {
-    life.status == TaskStatus::Pending && life.owner.is_none()
+/// As the command that puts them there takes them; none of tasks that do not wait.
+fn add_places(
+    words: &mut Words<'_>,
+    waits: Waits,
+    name: &str,
+    turns: impl ExactSizeIterator<Item = Turn>,
+) {
+    if waits == Waits::No {
+        words.count(0);
+        return;
+    }
+    words.count(turns.len() * 2);
+    for turn in turns {
+        words.text("0").text(&waits.place(turn, name));
+    }
 }
 
 /// What starts, ends and releases have in common that are written at once.
@@ -337,6 +348,7 @@ struct Move<'a> {
     holder: InstanceId,
     status: TaskStatus,
     owner: Option<InstanceId>,
+    waits: Waits,
     minute: Option<i64>,
 }
 
@@ -360,6 +372,7 @@ impl<'a> Move<'a> {
             holder,
             status: life.status,
             owner: life.owner,
+            waits: Waits::of(life, now),
             minute: end(life, now).map(|(minute, _)| minute),
         })
     }
@@ -395,9 +408,10 @@ fn add_moves<'a>(
                 .text(alike.name)
                 .text(alike.status.as_str());
             match alike.minute {
-                Some(minute) => words.text("").arg(minute),
+                Some(minute) => words.text("").text("").arg(minute),
                 None => words
                     .arg(format_args!("o:{}", record::Word(alike.owner)))
+                    .text(&alike.waits.set(alike.name))
                     .text(""),
             };
             words.count(changes.len() * 2);
@@ -406,12 +420,12 @@ fn add_moves<'a>(
             }
             words.count(changes.len() * 2);
             for (n, change) in changes {
-                words.number(*n as u64);
-                match waits_for_anybody(&change.life) {
-                    true => words.text(&record::sortable(change.life.run_at)),
-                    false => words.number(end(&change.life, now).map_or(0, |(_, ran_ms)| ran_ms)),
-                };
+                words
+                    .number(*n as u64)
+                    .number(end(&change.life, now).map_or(0, |(_, ran_ms)| ran_ms));
             }
+            let turns = changes.iter().map(|(_, change)| Turn::after(change));
+            add_places(words, alike.waits, alike.name, turns);
         }
     }
     Ok(rest)
@@ -444,7 +458,7 @@ fn add_changes(
     changes: &[(usize, &Change)],
     now: Timestamp,
 ) -> Result<(), BackendError> {
-    words.count(changes.len() * 12);
+    words.count(changes.len() * 13);
     for (n, change) in changes {
         let life = &change.life;
         let attempt = match &change.ended {
@@ -473,10 +487,10 @@ fn add_changes(
             true => words.text(""),
             false => words.arg(format_args!("o:{}", record::Word(life.owner))),
         };
-        match waits_for_anybody(life) {
-            true => words.text(&record::sortable(life.run_at)),
-            false => words.text(""),
-        };
+        let waits = Waits::of(life, now);
+        words
+            .text(&waits.set(&change.name))
+            .text(&waits.place(Turn::after(change), &change.name));
     }
     Ok(())
 }
@@ -565,7 +579,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "this is test code")]
     use std::time::Duration;
 
-    use axum_taskflow_core::{Backend, IdSource, Instance, Outcome, RetryPolicy};
+    use axum_taskflow_core::{Backend, Claim, IdSource, Instance, Outcome, RetryPolicy};
     use servers::RedisServer;
 
     use super::*;
@@ -695,6 +709,53 @@ mod tests {
             assert_eq!(all(&server, "one"), before, "{damaged}");
             server.command(&["HSET", "{one}:c", damaged, n]);
         }
+    }
+
+    /// As a list the server would read it from its beginning for each task that begins or ends.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_an_instance_holds_is_no_list_once_it_is_busy() {
+        let server = RedisServer::start();
+        let store = RedisOptions::new(server.url()).open().await.unwrap();
+        let now = Timestamp::from_unix_ms(1_795_300_000_000);
+        let ids = IdSource::default();
+        let (adds, claims) = (ids.instance(now), ids.instance(now));
+        let held_by = |me| {
+            let set = format!("{{taskflow}}:o:{me}");
+            let n = server.command(&["ZCARD", &set]);
+            (n, server.command(&["OBJECT", "ENCODING", &set]))
+        };
+        let is = |n: &str, encoding: &str| (n.to_owned(), encoding.to_owned());
+        let add = async |n, owner| {
+            let mut batch = Batch::at(now);
+            batch.tasks.extend((0..n).map(|_| {
+                let mut task = Task::new(ids.task(now), "f", "[]");
+                task.life.owner = owner;
+                Arc::new(task)
+            }));
+            store.write(Arc::new(batch)).await.unwrap();
+        };
+        for me in [adds, claims] {
+            store.join(Instance::new(me, now)).await.unwrap();
+        }
+
+        add(15, Some(adds)).await;
+        let few = held_by(adds);
+        add(2, Some(adds)).await;
+        add(30, None).await;
+        let claim = Claim {
+            owner: claims,
+            names: Arc::new(["f".into()]),
+            except: Arc::default(),
+            limit: 30,
+            now,
+            reserve: None,
+        };
+        assert_eq!(store.claim(claim).await.unwrap().tasks.len(), 30);
+
+        assert_ne!(few.1, "skiplist");
+        assert_eq!(held_by(adds), is("17", "skiplist"));
+        assert_eq!(held_by(claims), is("30", "skiplist"));
+        assert_eq!(server.command(&["ZCARD", "{taskflow}:o:-"]), "0");
     }
 
     #[tokio::test(flavor = "multi_thread")]

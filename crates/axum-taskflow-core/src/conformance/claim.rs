@@ -1,6 +1,7 @@
 //! Claims: which tasks, in which order, and for whom.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -341,6 +342,32 @@ pub(super) async fn what_was_let_go_together_is_claimed_but_not_what_had_come_fu
     );
     bench.advance(SECOND);
     assert_eq!(bench.claim_ids(&["f"], 9).await, [ahead.id]);
+}
+
+pub(super) async fn a_task_that_waits_again_keeps_its_priority(bench: &Bench<'_>) {
+    let mut tasks = in_order(bench);
+    for task in &mut tasks {
+        task.life.owner = Some(bench.me);
+        task.life.run_at = task.life.run_at.saturating_add(SECOND * 50); // some are due, some are not
+    }
+    bench.add(&tasks).await;
+    let mut batch = bench.batch();
+    let released = tasks.iter().map(Change::released);
+    batch
+        .changes
+        .extend(released.map(|change| change.expect("it may be")));
+
+    bench.write(batch).await;
+    bench.advance(SECOND * 50);
+
+    let mut claimed = bench.claim(&["f", "g"], 100).await.tasks;
+    assert_eq!(ids(&claimed), ids(&tasks));
+    for task in &mut claimed {
+        bench.fail_and_wait(task).await; // for as long as the others
+    }
+    bench.advance(SECOND);
+    tasks.sort_by_key(|task| (Reverse(task.priority), task.id));
+    assert_eq!(bench.claim_ids(&["f", "g"], 100).await, ids(&tasks));
 }
 
 pub(super) async fn a_task_between_two_attempts_is_claimed_when_it_is_due(bench: &Bench<'_>) {

@@ -292,6 +292,7 @@ macro_rules! __conformance_checks {
             only_tasks_that_wait_and_belong_to_nobody_are_claimed
             a_task_that_was_let_go_is_claimed_again
             what_was_let_go_together_is_claimed_but_not_what_had_come_further
+            a_task_that_waits_again_keeps_its_priority
             a_task_between_two_attempts_is_claimed_when_it_is_due
             functions_that_are_not_named_are_not_touched
             no_names_or_no_limit_claim_nothing

@@ -15,7 +15,7 @@ local body_key, life_key = P .. 't:' .. id, P .. 'l:' .. id
 if redis.call('MSETNX', body_key, body, life_key, life) == 0 then
     return false
 end
-if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, 1)) ~= 'number' then
+if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, '1')) ~= 'number' then
     redis.call('DEL', body_key, life_key)
     return false -- what should be a sum is none
 end
@@ -26,7 +26,7 @@ local is_due = waits_in ~= '' and waits_in ~= 'a'
 if not (is_put('f:' .. name, id) and is_put('o:' .. owner, id) and (waits_in == '' or is_put(waits_in, place))
         and (not is_due or type(redis.pcall('SADD', P .. 'wn', name)) == 'number')) then
     redis.call('DEL', body_key, life_key)
-    if redis.call('HINCRBY', P .. 'c', status .. ' ' .. name, -1) == 0 then
+    if redis.call('HINCRBY', P .. 'c', status .. ' ' .. name, '-1') == 0 then
         redis.call('HDEL', P .. 'c', status .. ' ' .. name)
     end
     return false -- a key is of another type

@@ -2,7 +2,7 @@
 -- many bytes arguments are needed. Answers with the last place that was looked at, or nothing if there is none behind it, and
 -- for each with id, life, body and progress.
 local limit = tonumber(ARGV[3])
-local places = redis.call('ZRANGEBYLEX', P .. 'a', ARGV[1], ARGV[2], 'LIMIT', 0, limit)
+local places = redis.call('ZRANGEBYLEX', P .. 'a', ARGV[1], ARGV[2], 'LIMIT', '0', limit)
 local answer = { #places == limit and places[limit] or '' }
 for _, place in ipairs(places) do
     local id = string.sub(place, 24, 59)

@@ -78,8 +78,12 @@ for _ = 1, word() do
             end
         end
         for at = tag, last_tag, 2 do
-            try(pcall(redis.call, 'ZADD', P .. 'y:' .. words[at], 0, words[at + 1]))
+            try(pcall(redis.call, 'ZADD', P .. 'y:' .. words[at], '0', words[at + 1]))
         end
-        count(status, name, (last_member - member + 1) / 2)
+        local n_tasks = (last_member - member + 1) / 2
+        if n_tasks > 1 then -- what comes alone is not in a hurry
+            try(pcall(make_skip_list, owner_set))
+        end
+        count(status, name, n_tasks)
     end
 end

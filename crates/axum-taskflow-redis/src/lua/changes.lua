@@ -1,6 +1,7 @@
 -- Changes one by one: those from `change` on, and before them those that were not as expected.
 if change <= last_change or #unexpected > 0 then
-    local function apply_change(number, id, expected, life, name, attempt, key, minute, ran_ms, status, owner_set, run_at)
+    local function apply_change(number, id, expected, life, name, attempt, key, minute, ran_ms, status, owner_set,
+            waits_in, place)
         local old = lives[id]
         if not old or string.sub(old, 1, #expected) ~= expected then
             if old ~= life then -- else it was written before, and the answer was lost
@@ -32,18 +33,16 @@ if change <= last_change or #unexpected > 0 then
         elseif status ~= 'success' then
             mark('s:' .. status, id, true)
         end
-        if run_at ~= '' then
+        if waits_in ~= '' then
             something_waits = true
-            if tonumber(run_at) <= now then
-                mark('w:' .. name, due_place(priority_of(id), run_at, id), true)
+            mark(waits_in, place, true)
+            if waits_in ~= 'a' then
                 waiting[name] = true
-            else
-                mark('a', ahead_place(priority_of(id), run_at, id, name), true)
             end
         end
         if attempt ~= '' then
             redis.call('RPUSH', P .. 'p:' .. id, attempt)
-            redis.call('LTRIM', P .. 'p:' .. id, -1000, -1)
+            redis.call('LTRIM', P .. 'p:' .. id, '-1000', '-1')
             past[#past + 1] = id
         end
         if key ~= '' then
@@ -74,8 +73,8 @@ if change <= last_change or #unexpected > 0 then
 
     local ids = {}
     for _, one in ipairs(unexpected) do ids[#ids + 1] = one[2] end
-    for at = change + 1, last_change, 12 do ids[#ids + 1] = words[at] end
+    for at = change + 1, last_change, 13 do ids[#ids + 1] = words[at] end
     look_at(ids)
     for _, one in ipairs(unexpected) do try(pcall(apply_change, unpack(one))) end
-    for at = change, last_change, 12 do try(pcall(apply_change, unpack(words, at, at + 11))) end
+    for at = change, last_change, 13 do try(pcall(apply_change, unpack(words, at, at + 12))) end
 end

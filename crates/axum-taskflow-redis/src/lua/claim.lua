@@ -18,18 +18,16 @@ local now_text = string.format('%015d', now)
 
 -- What has become due is moved to the others; a bounded part, earliest first.
 local due_max = math.max(1000, limit)
-local due = redis.call('ZRANGEBYLEX', P .. 'a', '-', '(' .. string.format('%015d', now + 1), 'LIMIT', 0, due_max)
+local due = redis.call('ZRANGEBYLEX', P .. 'a', '-', '(' .. string.format('%015d', now + 1), 'LIMIT', '0', due_max)
 for _, place in ipairs(due) do
     local run_at, priority = string.sub(place, 1, 15), string.sub(place, 16, 23)
     local id, name = string.sub(place, 24, 59), string.sub(place, 60)
-    mark('a', place, false)
     mark('w:' .. name, priority .. run_at .. id, true)
     redis.call('SADD', P .. 'wn', name)
 end
 if #due > 0 then
     put_marks()
-    drop_marks()
-    marks = {}
+    redis.call('ZREMRANGEBYLEX', P .. 'a', '-', '[' .. due[#due]) -- all that were found
 end
 if now > latest then
     redis.call('SET', P .. 'h', ARGV[4])
@@ -39,7 +37,7 @@ local function next_due()
     if #due == due_max then
         return now_text -- there are more, and this claim may know none of those that were moved
     end
-    local first = redis.call('ZRANGEBYLEX', P .. 'a', '[' .. string.format('%015d', now + 1), '+', 'LIMIT', 0, 1)[1]
+    local first = redis.call('ZRANGEBYLEX', P .. 'a', '[' .. string.format('%015d', now + 1), '+', 'LIMIT', '0', '1')[1]
     local next = first and string.sub(first, 1, 15)
     if now < latest then
         -- A clock was set back, or runs late: what was due may be ahead again.
@@ -50,7 +48,7 @@ local function next_due()
                 is_all = false
                 break
             end
-            local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, n_looked_at)
+            local places = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', '0', n_looked_at)
             n_left = n_left - #places
             is_all = is_all and #places < n_looked_at
             for _, place in ipairs(places) do
@@ -83,8 +81,10 @@ end
 local claims = P .. 'cl:' .. owner
 local ids, lives, no_room, unwanted, first_skipped = {}, {}, {}, {}, nil
 local record = redis.call('GET', claims)
-local last, given, left = string.match(record or '', '^(%d+) (.-)|(.*)$')
+local bar = string.find(record or '', '|', 1, true)
+local last = bar and string.match(record, '^(%d+) ')
 if last then
+    local given, left = string.sub(record, #last + 2, bar - 1), string.sub(record, bar + 1)
     local earlier = {}
     if tonumber(last) > heard then
         for id in string.gmatch(given, '%S+') do earlier[#earlier + 1] = id end
@@ -111,7 +111,7 @@ local function one_more(number)
 end
 
 if #ids < limit then
-    local places, name_of, n_names = {}, {}, 0
+    local places, name_of, found_of, n_names = {}, {}, {}, 0
 
     local function add_due(name, found, first)
         for at = first, #found do
@@ -130,7 +130,7 @@ if #ids < limit then
         if wanted[name] then
             n_names = n_names + 1
             local n_looked_at, n_before = limit - #ids + n_except, #places
-            local found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, n_looked_at)
+            local found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', '0', n_looked_at)
             if #found == 0 then
                 redis.call('SREM', P .. 'wn', name)
             end
@@ -138,9 +138,10 @@ if #ids < limit then
             -- A clock was set back, or runs late: what is ahead may lie before what is due. Clocks differ by milliseconds
             -- all the time, so it is not looked for before it is met.
             if now < latest and #found == n_looked_at and #places - n_before < limit - #ids then
-                found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', 0, math.max(n_looked_at, 1000))
+                found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', '0', math.max(n_looked_at, 1000))
                 add_due(name, found, n_looked_at + 1)
             end
+            found_of[name] = found
         end
     end
     if n_names > 1 then
@@ -158,7 +159,7 @@ if #ids < limit then
             break -- it is looked at whether anybody waits there
         end
     end
-    local found = get_all('l:', taken)
+    local found, keys = get_all('l:', taken)
     -- What an id begins with is when its task was created: none begins before that (Life::begun).
     local latest_id = string.format('%08x-%04x', math.floor(now / 65536), now % 65536) .. '~'
     local to_set, held, left, begun = {}, {}, {}, {} -- left: nobody's no more
@@ -213,7 +214,7 @@ if #ids < limit then
             left[#left + 1] = id
             at = #held
             held[at + 1], held[at + 2] = '0', id
-            to_set[at + 1], to_set[at + 2] = P .. 'l:' .. id, life
+            to_set[at + 1], to_set[at + 2] = keys[n], life
         end
     end
     if #to_set > 0 then
@@ -225,11 +226,20 @@ if #ids < limit then
     end
     -- First what may fail, where a key is of another type: else they would be nobody's.
     each_chunk(held, function(...) redis.call('ZADD', P .. 'o:' .. owner, ...) end)
+    if #held > 2 then
+        make_skip_list('o:' .. owner)
+    end
     write_counts()
     each_chunk(to_set, function(...) redis.call('MSET', ...) end)
     each_chunk(left, function(...) redis.pcall('ZREM', P .. 'o:-', ...) end)
     for name, of_name in pairs(of_names) do
-        each_chunk(of_name, function(...) redis.call('ZREM', P .. 'w:' .. name, ...) end)
+        local last = of_name[#of_name]
+        if last == found_of[name][#of_name] then
+            -- The first ones there, as nearly always: they go together, without being looked for one by one.
+            redis.call('ZREMRANGEBYLEX', P .. 'w:' .. name, '-', '[' .. last)
+        else
+            each_chunk(of_name, function(...) redis.call('ZREM', P .. 'w:' .. name, ...) end)
+        end
     end
 end
 local bodies, n_brought = bodies_with_room(ids, lives)
@@ -239,7 +249,7 @@ for n = n_brought + 1, #ids do
 end
 if #ids > 0 or #no_room > 0 or #unwanted > 0 then
     local left = table.concat(no_room, ' ') .. ' ' .. table.concat(unwanted, ' ')
-    redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. left, 'EX', 86400)
+    redis.call('SET', claims, number .. ' ' .. table.concat(ids, ' ') .. '|' .. left, 'EX', '86400')
 elseif record then
     redis.call('DEL', claims)
 end

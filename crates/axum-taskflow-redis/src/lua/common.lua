@@ -48,7 +48,7 @@ local function refusal(session, generation)
         if known > tonumber(generation) then
             return { err = 'LATE this call was given up, and others were made since' }
         end
-        redis.call('SET', name, generation, 'EX', 86400)
+        redis.call('SET', name, generation, 'EX', '86400')
     end
     if not found[2] then
         return { err = 'EMPTY all tasks in Redis are gone' }
@@ -56,19 +56,18 @@ local function refusal(session, generation)
     return nil, number_or_0(found[3])
 end
 
+-- The values of such keys, and the keys.
 local function get_all(kind, ids)
-    local values = {}
-    for first = 1, #ids, CHUNK do
-        local names = {}
-        for n = first, math.min(first + CHUNK - 1, #ids) do
-            names[#names + 1] = P .. kind .. ids[n]
+    local keys, values = {}, {}
+    for n, id in ipairs(ids) do keys[n] = P .. kind .. id end
+    for first = 1, #keys, CHUNK do
+        local part = redis.call('MGET', unpack(keys, first, math.min(first + CHUNK - 1, #keys)))
+        if #part == #keys then
+            return part, keys
         end
-        local part = redis.call('MGET', unpack(names))
-        for n = 1, #names do
-            values[first + n - 1] = part[n]
-        end
+        for n, value in ipairs(part) do values[first + n - 1] = value end
     end
-    return values
+    return values, keys
 end
 
 local function bury_later(id)

@@ -11,7 +11,7 @@ if last then
     end
     for id in string.gmatch(left, '%S+') do on_its_way[id] = true end
 end
-local ids = redis.call('ZRANGEBYLEX', P .. 'o:' .. owner, ARGV[2], '+', 'LIMIT', 0, ARGV[3])
+local ids = redis.call('ZRANGEBYLEX', P .. 'o:' .. owner, ARGV[2], '+', 'LIMIT', '0', ARGV[3])
 local answer = { ids[#ids] or '' }
 for _, id in ipairs(ids) do
     if not on_its_way[id] then

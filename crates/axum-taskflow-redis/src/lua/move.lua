@@ -17,21 +17,21 @@ if not has_ended and redis.call('SISMEMBER', P .. 'os', holder) == 0 then
     return false
 end
 local field = old_status .. ' ' .. name
-local n_left = redis.pcall('HINCRBY', P .. 'c', field, -1)
+local n_left = redis.pcall('HINCRBY', P .. 'c', field, '-1')
 if type(n_left) ~= 'number' then
     return false -- what should be a sum is none
 end
 if n_left == 0 then
     redis.call('HDEL', P .. 'c', field) -- before the other sum, which may be the same one
 end
-if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, 1)) ~= 'number' then
-    redis.call('HINCRBY', P .. 'c', field, 1)
+if type(redis.pcall('HINCRBY', P .. 'c', status .. ' ' .. name, '1')) ~= 'number' then
+    redis.call('HINCRBY', P .. 'c', field, '1')
     return false
 end
 if has_ended then
     if not pcall(add_end, minute, status .. ' ' .. name, 1, ran_ms) then
-        redis.call('HINCRBY', P .. 'c', field, 1)
-        redis.call('HINCRBY', P .. 'c', status .. ' ' .. name, -1)
+        redis.call('HINCRBY', P .. 'c', field, '1')
+        redis.call('HINCRBY', P .. 'c', status .. ' ' .. name, '-1')
         return false -- a key is of another type
     end
     redis.pcall('ZREM', P .. 'o:' .. holder, id) -- in a key of another type it is not

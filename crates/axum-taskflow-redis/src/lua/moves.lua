@@ -9,23 +9,28 @@ end
 
 -- The compare is of each task; what follows is done for all at once, if all stand and are held as expected.
 for _ = 1, word() do
-    local expected, holder, name, status, owner_set, minute = word(), word(), word(), word(), word(), word()
+    local expected, holder, name, status, owner_set, waits_in, minute =
+        word(), word(), word(), word(), word(), word(), word()
     local value, last_value = list()
     local number, last_number = list()
+    local place, last_place = list()
     local keys, n_tasks = {}, (last_value - value + 1) / 2
     for n = 1, n_tasks do keys[n] = words[value + 2 * n - 2] end
     local found = redis.call('MGET', unpack(keys))
     local prefix, ran_ms, are_as_expected = expected .. holder .. ' ', 0, true
-    local are_released = owner_set == 'o:-'
+    local are_released = waits_in ~= ''
     for n = 1, n_tasks do
         are_as_expected = are_as_expected and found[n] and string.find(found[n], prefix, 1, true) == 1
     end
     if not are_as_expected then
         for n, id in ipairs(ids_of(keys)) do
-            local of, life, last = words[number + 2 * n - 2], words[value + 2 * n - 1], words[number + 2 * n - 1]
-            unexpected[#unexpected + 1] = are_released
-                and { of, id, prefix, life, name, '', '', '', 0, status, owner_set, last }
-                or { of, id, expected, life, name, '', '', minute, last, status, owner_set, '' }
+            local of, ran_ms_of, life = words[number + 2 * n - 2], words[number + 2 * n - 1], words[value + 2 * n - 1]
+            local is_expected, place_of = expected, ''
+            if are_released then
+                is_expected, place_of = prefix, words[place + 2 * n - 1]
+            end
+            unexpected[#unexpected + 1] = { of, id, is_expected, life, name, '', '', minute, ran_ms_of, status, owner_set,
+                waits_in, place_of }
         end
     else
         redis.call('MSET', unpack(words, value, last_value))
@@ -36,30 +41,14 @@ for _ = 1, word() do
             local ids = ids_of(keys)
             try(pcall(redis.call, 'ZREM', P .. 'o:' .. holder, unpack(ids)))
             if are_released then
-                local members, due, ahead, now_text = {}, {}, {}, string.format('%015d', now)
-                for n, id in ipairs(ids) do
-                    local run_at = words[number + 2 * n - 1]
-                    local is_read, priority = pcall(priority_of, id)
-                    try(is_read, priority)
-                    priority = is_read and priority or ''
-                    members[2 * n - 1], members[2 * n] = '0', id
-                    if run_at <= now_text then
-                        local at = #due
-                        due[at + 1], due[at + 2] = '0', priority .. run_at .. id
-                    else
-                        local at = #ahead
-                        ahead[at + 1], ahead[at + 2] = '0', run_at .. priority .. id .. name
-                    end
-                end
+                local members = {}
+                for n, id in ipairs(ids) do members[2 * n - 1], members[2 * n] = '0', id end
                 try(pcall(redis.call, 'ZADD', P .. owner_set, unpack(members)))
-                if #due > 0 then
-                    try(pcall(redis.call, 'ZADD', P .. 'w:' .. name, unpack(due)))
+                try(pcall(redis.call, 'ZADD', P .. waits_in, unpack(words, place, last_place)))
+                something_waits = true
+                if waits_in ~= 'a' then
                     waiting[name] = true
                 end
-                if #ahead > 0 then
-                    try(pcall(redis.call, 'ZADD', P .. 'a', unpack(ahead)))
-                end
-                something_waits = true
             end
         end
         count(string.match(expected, '^%a+'), name, -n_tasks)

@@ -11,11 +11,11 @@ for at = first_note, last_note, 4 do
             redis.call('SET', P .. 'q:' .. id, json)
         else
             local lines, prefix = P .. 'g:' .. id, string.sub(place, 2)
-            local known = redis.pcall('ZRANGEBYLEX', lines, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, 1)
+            local known = redis.pcall('ZRANGEBYLEX', lines, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', '0', '1')
             if #known == 0 then
-                try(pcall(redis.call, 'ZADD', lines, 0, prefix .. json))
+                try(pcall(redis.call, 'ZADD', lines, '0', prefix .. json))
                 if string.sub(prefix, -2) == '00' then
-                    redis.pcall('ZREMRANGEBYRANK', lines, 0, -10001)
+                    redis.pcall('ZREMRANGEBYRANK', lines, '0', '-10001')
                 end
             end
         end

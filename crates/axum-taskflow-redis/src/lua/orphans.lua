@@ -23,7 +23,7 @@ for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
         break
     end
     local from = behind[owner] or '-'
-    local part = redis.call('ZRANGEBYLEX', P .. 'o:' .. owner, from, '+', 'LIMIT', 0, limit - #orphans)
+    local part = redis.call('ZRANGEBYLEX', P .. 'o:' .. owner, from, '+', 'LIMIT', '0', limit - #orphans)
     local of_part = get_all('l:', part)
     for n, id in ipairs(part) do
         local status, holder = string.match(of_part[n] or '', '^(%a+) %d+ (%S+) %d+ %d+ %d+ ')

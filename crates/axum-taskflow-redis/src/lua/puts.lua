@@ -3,9 +3,9 @@ local first_entry, last_entry = list()
 for at = first_entry, last_entry do
     local entry = words[at]
     local id = string.sub(entry, 1, 36)
-    local known = redis.pcall('ZRANGEBYLEX', P .. 'u', '[' .. id, '(' .. id .. '\255', 'LIMIT', 0, 1)
+    local known = redis.pcall('ZRANGEBYLEX', P .. 'u', '[' .. id, '(' .. id .. '\255', 'LIMIT', '0', '1')
     if #known == 0 then
-        try(pcall(redis.call, 'ZADD', P .. 'u', 0, entry))
+        try(pcall(redis.call, 'ZADD', P .. 'u', '0', entry))
     end
 end
 

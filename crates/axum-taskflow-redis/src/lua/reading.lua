@@ -32,7 +32,7 @@ end
 
 -- The first lines, and as much of what follows as is needed.
 local function beginning(name, bytes)
-    local text = redis.call('GETRANGE', name, 0, bytes + 4096)
+    local text = redis.call('GETRANGE', name, '0', bytes + 4096)
     if #text > bytes + 4096 then
         local _, line = string.find(text, '\n', 1, true)
         local _, rest = string.find(text, '\n', (line or #text) + 1, true)
@@ -61,7 +61,7 @@ end
 -- that gives more, the double each time.
 local function first_ids(command, sets, from, to, limit)
     if #sets == 1 then
-        return redis.call(command, P .. sets[1], from, to, 'LIMIT', 0, limit)
+        return redis.call(command, P .. sets[1], from, to, 'LIMIT', '0', limit)
     end
     local goes_back = command == 'ZREVRANGEBYLEX'
     local function comes_before(one, other)
@@ -71,7 +71,7 @@ local function first_ids(command, sets, from, to, limit)
         return one.first < other.first
     end
     local function read(queue)
-        queue.ids = redis.call(command, P .. queue.set, queue.from, to, 'LIMIT', 0, queue.part)
+        queue.ids = redis.call(command, P .. queue.set, queue.from, to, 'LIMIT', '0', queue.part)
         queue.at, queue.first = 1, queue.ids[1]
     end
     local heap = {}

@@ -2,7 +2,7 @@
 -- with the last name that was looked at, or nothing if there is none behind it, and for each with name, version and value.
 -- One that cannot be read has no value.
 local limit = tonumber(ARGV[3])
-local names = redis.call('ZRANGEBYLEX', P .. 'rn', ARGV[1], ARGV[2], 'LIMIT', 0, limit)
+local names = redis.call('ZRANGEBYLEX', P .. 'rn', ARGV[1], ARGV[2], 'LIMIT', '0', limit)
 local answer, bytes = { #names == limit and names[limit] or '' }, 0
 for n, name in ipairs(names) do
     local version, value = record_of(name)

@@ -2,7 +2,7 @@
 -- many fields. Answers with where the next part begins, or nothing if there is none, and for each with the minute and fields
 -- "n STATUS NAME" (how many) and "t STATUS NAME" (milliseconds).
 local limit, fields_left = tonumber(ARGV[2]), tonumber(ARGV[3])
-local minutes = redis.call('ZRANGEBYSCORE', P .. 'ms', ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+local minutes = redis.call('ZRANGEBYSCORE', P .. 'ms', ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', '0', limit)
 local answer = { #minutes == 2 * limit and '(' .. minutes[2 * limit] or '' }
 for at = 1, #minutes, 2 do
     local fields = redis.call('HGETALL', P .. 'm:' .. minutes[at])

@@ -7,14 +7,14 @@ local unexpected = {} -- only batches have such
 -- tasks is there, it was taken before.
 local is_new, was_taken = true, true
 local ids_of_step = {}
-for at = change + 1, last_change, 12 do ids_of_step[#ids_of_step + 1] = words[at] end
+for at = change + 1, last_change, 13 do ids_of_step[#ids_of_step + 1] = words[at] end
 look_at(ids_of_step)
 for at = record, last_record, 3 do
     local expects, becomes = words[at + 1], words[at + 2]
     local version, value = record_of(words[at])
     is_new = is_new and version == expects
     if expects == '0' and version ~= '0' then
-        redis.call('ZADD', P .. 'rn', 0, words[at]) -- who saw none is to see it, also if damage took its name
+        redis.call('ZADD', P .. 'rn', '0', words[at]) -- who saw none is to see it, also if damage took its name
     end
     if becomes == '=' then
         was_taken = was_taken and version == expects
@@ -24,7 +24,7 @@ for at = record, last_record, 3 do
         was_taken = was_taken and value == string.sub(becomes, 2)
     end
 end
-for at = change, last_change, 12 do
+for at = change, last_change, 13 do
     local life, expected = lives[words[at + 1]], words[at + 2]
     is_new = is_new and life and string.sub(life, 1, #expected) == expected
     was_taken = was_taken and life == words[at + 3]
@@ -49,6 +49,6 @@ if not is_new then
 end
 for at = record, last_record, 3 do
     if is_new and string.sub(words[at + 2], 1, 1) == '+' then
-        redis.call('ZADD', P .. 'rn', 0, words[at]) -- before the record: this may fail
+        redis.call('ZADD', P .. 'rn', '0', words[at]) -- before the record: this may fail
     end
 end

@@ -10,13 +10,13 @@
 --            and, if it is not sure that they are to be made, number in the batch, key (after "=") or nothing of each
 --   moves:   of starts, ends and releases that have much in common, at most 500, none twice. How many moves, then of each:
 --            what is expected of the life ("STATUS EPOCH "), who probably holds them (who has to, if they are released),
---            function, status, set of the owner or nothing if they have ended, minute of a terminal one or nothing. Then,
---            counted: l-key, life of each; number among the changes, milliseconds of each or, if they are released, time
---            for sorting
+--            function, status, set of the owner or nothing if they have ended, set in which they wait if they are released
+--            or nothing, minute of a terminal one or nothing. Then, counted: l-key, life of each; number among the
+--            changes, milliseconds of each; 0, place of each, if they wait
 --   changes: counted: number among the changes, id, what is expected of the life (as above; behind it "OWNER " if that
 --            matters), life, function, past attempt as JSON or nothing, fate of the key ("F"KEY freed, "K"UNTIL" "KEY
---            kept, or nothing), minute and milliseconds of a terminal one, status, set of the owner or nothing, time for
---            sorting if it waits for anybody
+--            kept, or nothing), minute and milliseconds of a terminal one, status, set of the owner or nothing, set
+--            in which it waits and place there or nothing twice
 --   notes:   counted: id, epoch, "L"line for sorting or "P", JSON
 --   audit:   counted: id and JSON in one
 --   records: counted: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
