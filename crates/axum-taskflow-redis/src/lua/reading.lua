@@ -58,7 +58,7 @@ end
 
 -- The first ids of several sets that have none in common, or the last ones if it is a command that goes back. The sets
 -- are merged: the one whose next id comes first is on top of a heap. Of each no more is read than its share, and of one
--- that gives more, the double each time.
+-- that gives more, the double each time. If they are several, the second answer is the set of each id.
 local function first_ids(command, sets, from, to, limit)
     if #sets == 1 then
         return redis.call(command, P .. sets[1], from, to, 'LIMIT', '0', limit)
@@ -83,10 +83,11 @@ local function first_ids(command, sets, from, to, limit)
         end
     end
     table.sort(heap, comes_before)
-    local ids, size = {}, #heap
+    local ids, sets_of_ids, size = {}, {}, #heap
     while #ids < limit and size > 0 do
         local queue = heap[1]
         ids[#ids + 1] = queue.first
+        sets_of_ids[#ids] = queue.set
         queue.at = queue.at + 1
         if queue.at > queue.part then
             queue.from, queue.part = '(' .. queue.first, math.min(limit - #ids, queue.part * 2)
@@ -110,7 +111,7 @@ local function first_ids(command, sets, from, to, limit)
         end
         heap[at] = queue
     end
-    return ids
+    return ids, sets_of_ids
 end
 
 -- The line of JSON of what a task is; nothing if it cannot be read.
