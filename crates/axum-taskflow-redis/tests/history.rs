@@ -4,13 +4,14 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum_taskflow_core::{
-    Backend, Batch, Change, IdSource, Instance, ListQuery, Outcome, RetryPolicy, Task, TaskId,
-    Timestamp,
+    Backend, Batch, Change, Failure, IdSource, Instance, ListQuery, Outcome, Prune, RetryPolicy,
+    Task, TaskId, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
@@ -157,6 +158,48 @@ async fn minutes_of_many_functions_are_read_in_parts_that_keep_the_server_for_a_
     assert!(series.iter().all(|minute| minute.n == 1));
     let (_, n_calls) = calls.split_once("cmdstat_evalsha:calls=").unwrap();
     assert!(n_calls.starts_with("3,"), "{n_calls}");
+}
+
+#[tokio::test]
+async fn of_tasks_that_are_deleted_no_key_is_left_and_no_set_names_them() {
+    let server = RedisServer::start();
+    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let ids = IdSource::default();
+    add(&backend, &ids, 3, 0).await;
+    let me = ids.instance(NOW);
+    backend.join(Instance::new(me, NOW)).await.unwrap();
+    let mut task = Task::new(ids.task(NOW), "f", "[]");
+    task.tags.insert("a".to_owned(), "b".to_owned());
+    task.tracking_id = Some("r".into());
+    task.life.owner = Some(me);
+    let mut batch = Batch::at(NOW);
+    batch.tasks.push(Arc::new(task.clone()));
+    let start = Change::started(&task, me, NOW).unwrap();
+    task.life = start.life.clone();
+    let policy = RetryPolicy::default();
+    let failed = Outcome::Failed(Failure::give_up("no"));
+    let end = Change::finished(&task, failed, &policy, 0.0, NOW).unwrap();
+    batch.changes.extend([start, end]);
+    backend.write(Arc::new(batch)).await.unwrap();
+    let kinds = || {
+        let all = server.command(&["KEYS", "{taskflow}:*"]);
+        let kinds = all.lines().filter_map(|key| key.split(':').nth(1));
+        kinds.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let of_tasks = ["t", "l", "f", "s", "y"].map(str::to_owned);
+    assert!(kinds().is_superset(&of_tasks.clone().into()));
+
+    let all = Prune {
+        finished_before: Timestamp::MAX,
+        failed_before: Timestamp::MAX,
+        series_before: Timestamp::default(),
+        from: None,
+        limit: 100,
+    };
+    assert_eq!(backend.prune(all).await.unwrap().deleted, 4);
+
+    assert!(kinds().is_disjoint(&of_tasks.into()), "{:?}", kinds());
+    backend.close().await.unwrap();
 }
 
 #[tokio::test]

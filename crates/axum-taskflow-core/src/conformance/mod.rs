@@ -364,6 +364,7 @@ macro_rules! __conformance_checks {
             live_tasks_are_never_deleted
             a_part_is_bounded_and_a_round_ends
             a_round_reaches_what_is_old_of_all_functions
+            what_is_kept_among_what_goes_is_listed_as_before
             a_deleted_task_leaves_nothing
             deletion_leaves_the_series_alone
             old_minutes_and_audit_entries_are_deleted

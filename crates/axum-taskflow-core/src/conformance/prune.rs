@@ -162,6 +162,35 @@ pub(super) async fn a_round_reaches_what_is_old_of_all_functions(bench: &Bench<'
     assert_eq!(statuses(bench).await, vec![TaskStatus::Pending; live]);
 }
 
+pub(super) async fn what_is_kept_among_what_goes_is_listed_as_before(bench: &Bench<'_>) {
+    for _ in 0..3 {
+        one_of_each(bench).await;
+        bench.add_one(&bench.task("f")).await;
+    }
+
+    let successes = Prune {
+        failed_before: Timestamp::default(),
+        limit: 100,
+        ..tasks_before(bench.after(SECOND))
+    };
+    assert_eq!(bench.prune(successes).await, 6);
+
+    let of_function = ListQuery {
+        name: Some("f".to_owned()),
+        ..ListQuery::default()
+    };
+    let listed = bench.walk(of_function).await;
+    let (mut live, mut ended): (Vec<_>, Vec<_>) = listed
+        .iter()
+        .map(|task| task.life.status)
+        .partition(|status| !status.is_terminal());
+    live.sort_unstable();
+    ended.sort_unstable();
+    assert_eq!(live, [TaskStatus::Pending; 3]);
+    let (failed, interrupted) = (TaskStatus::Failed, TaskStatus::Interrupted);
+    assert_eq!(ended, [[failed; 3], [interrupted; 3]].concat());
+}
+
 pub(super) async fn a_deleted_task_leaves_nothing(bench: &Bench<'_>) {
     let mut task = bench.task("f");
     task.tags.insert("a".to_owned(), "b".to_owned());
