@@ -496,12 +496,12 @@ fn add_changes(
 }
 
 fn add_note(words: &mut Words<'_>, note: &Note) -> Result<(), BackendError> {
-    let (place, json) = match &note.what {
-        Said::Log(line) => (
-            format!("L{:010}{:010}", note.epoch.get(), line.seq),
-            record::to_json(line)?,
-        ),
-        Said::Progress(progress) => ("P".to_owned(), record::to_json(progress)?),
+    let (kind, text) = match &note.what {
+        Said::Log(line) => {
+            let (epoch, seq, json) = (note.epoch.get(), line.seq, record::to_json(line)?);
+            ("L", format!("{epoch:010}{seq:010}{json}"))
+        }
+        Said::Progress(progress) => ("P", record::to_json(progress)?),
         _ => {
             return Err(BackendError::refused(
                 "this version of the Redis store does not know what a task said",
@@ -511,8 +511,8 @@ fn add_note(words: &mut Words<'_>, note: &Note) -> Result<(), BackendError> {
     words
         .arg(note.id)
         .arg(note.epoch.get())
-        .text(&place)
-        .text(&json);
+        .text(kind)
+        .text(&text);
     Ok(())
 }
 

@@ -1,23 +1,48 @@
 -- What tasks have said.
 local first_note, last_note = list()
-local ids = {}
-for at = first_note, last_note, 4 do ids[#ids + 1] = words[at] end
-look_at(ids)
+local ids, epochs = {}, {}
 for at = first_note, last_note, 4 do
-    local id, epoch, place, json = unpack(words, at, at + 3)
-    local life = lives[id]
-    if life and string.match(life, '^%a+ (%d+)') == epoch then
-        if place == 'P' then
-            redis.call('SET', P .. 'q:' .. id, json)
-        else
-            local lines, prefix = P .. 'g:' .. id, string.sub(place, 2)
-            local known = redis.pcall('ZRANGEBYLEX', lines, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', '0', '1')
-            if #known == 0 then
-                try(pcall(redis.call, 'ZADD', lines, '0', prefix .. json))
-                if string.sub(prefix, -2) == '00' then
-                    redis.pcall('ZREMRANGEBYRANK', lines, '0', '-10001')
-                end
-            end
+    if not epochs[words[at]] then
+        ids[#ids + 1] = words[at]
+        epochs[words[at]] = 'unknown'
+    end
+end
+look_at(ids)
+for _, id in ipairs(ids) do
+    epochs[id] = lives[id] and string.match(lives[id], '^%a+ (%d+)')
+end
+
+local lines_of = {} -- by task: its lines by where they stand, and where the first and the last of them do
+for at = first_note, last_note, 4 do
+    local id, text = words[at], words[at + 3]
+    if epochs[id] ~= words[at + 1] then
+        -- A superseded attempt has nothing to say.
+    elseif words[at + 2] == 'P' then
+        redis.call('SET', P .. 'q:' .. id, text)
+    else
+        local place, of = string.sub(text, 1, 20), lines_of[id]
+        if not of then
+            of = { lines = {}, first = place, last = place }
+            lines_of[id] = of
         end
+        of.lines[place] = of.lines[place] or text
+        if place < of.first then of.first = place end
+        if place > of.last then of.last = place end
+    end
+end
+for id, of in pairs(lines_of) do
+    local log, put, is_long = P .. 'g:' .. id, {}, false
+    -- Those that were written before stay as they are.
+    local known = redis.pcall('ZRANGEBYLEX', log, '[' .. of.first, '(' .. of.last .. '\255')
+    for n = 1, #known do of.lines[string.sub(known[n], 1, 20)] = nil end
+    for place, text in pairs(of.lines) do
+        local at = #put
+        put[at + 1], put[at + 2] = '0', text
+        -- There is nothing to cut off before the very first line.
+        is_long = is_long or string.sub(place, -2) == '00' and place ~= '00000000010000000000'
+    end
+    try(pcall(each_chunk, put, function(...) redis.call('ZADD', log, ...) end))
+    if is_long then
+        redis.pcall('ZREMRANGEBYRANK', log, '0', '-10001')
     end
 end

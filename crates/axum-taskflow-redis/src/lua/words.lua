@@ -17,7 +17,7 @@
 --            matters), life, function, past attempt as JSON or nothing, fate of the key ("F"KEY freed, "K"UNTIL" "KEY
 --            kept, or nothing), minute and milliseconds of a terminal one, status, set of the owner or nothing, set
 --            in which it waits and place there or nothing twice
---   notes:   counted: id, epoch, "L"line for sorting or "P", JSON
+--   notes:   counted: id, epoch, "L" and a line that sorts or "P" and JSON
 --   audit:   counted: id and JSON in one
 --   records: counted: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
 -- A batch has blocks, moves, changes (which may be of its own tasks), notes and audit. It may arrive again, whole or in part:
