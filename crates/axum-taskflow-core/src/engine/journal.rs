@@ -893,18 +893,112 @@ mod tests {
         let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
 
         for _ in 0..NOTES_MAX + 5 {
-            let what = Said::Log(LogLine {
-                seq: 0,
-                attempt: 1,
-                at: NOW,
-                level: LogLevel::Info,
-                message: String::new(),
-            });
+            let what = line(0);
             journal.note(Note { id, epoch, what });
         }
 
         let queue = journal.queue();
         assert_eq!((queue.notes.len(), queue.notes_dropped), (NOTES_MAX, 5));
+    }
+
+    fn line(seq: u32) -> Said {
+        Said::Log(LogLine {
+            seq,
+            attempt: 1,
+            at: NOW,
+            level: LogLevel::Info,
+            message: String::new(),
+        })
+    }
+
+    /// The next batch.
+    fn taken(journal: &Journal) -> Flight {
+        let nothing = HashSet::new();
+        journal.take_from(journal.queue(), BATCH_MAX, Writer::Journal, &nothing)
+    }
+
+    /// The store has not taken it.
+    fn failed(journal: &Journal, flight: Flight) {
+        let failure = BackendError::unavailable("on demand");
+        journal.give_back(flight, failure, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_batch_gives_back_is_written_before_what_was_queued_since() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
+        let change = || {
+            let Entry { change, then } = end(&ids, 2);
+            let id = change.id;
+            journal.change(change, then);
+            id
+        };
+        let say = |what| journal.note(Note { id, epoch, what });
+        let progress = |fraction| {
+            Said::Progress(Progress {
+                fraction,
+                message: String::new(),
+            })
+        };
+        let mut changes = vec![change(), change(), change()];
+        say(line(0));
+        say(line(1));
+        say(progress(0.1));
+
+        let flight = taken(&journal);
+        changes.push(change());
+        say(line(2));
+        say(progress(0.2));
+        failed(&journal, flight);
+
+        assert_eq!(journal.changes_waiting(), 4);
+        let Flight { batch, .. } = taken(&journal);
+        let order: Vec<TaskId> = batch.changes.iter().map(|change| change.id).collect();
+        assert_eq!(order, changes);
+        let said: Vec<Said> = batch.notes.iter().map(|note| note.what.clone()).collect();
+        assert_eq!(said, [line(0), line(1), line(2), progress(0.2)]);
+    }
+
+    #[tokio::test]
+    async fn of_log_lines_that_come_back_too_the_oldest_are_kept_and_no_more_than_may_wait() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
+        let say = |seq| {
+            let what = line(seq);
+            journal.note(Note { id, epoch, what });
+        };
+        (0..5).for_each(say);
+
+        let flight = taken(&journal);
+        (5..).take(NOTES_MAX).for_each(say);
+        failed(&journal, flight);
+
+        let queue = journal.queue();
+        assert_eq!((queue.notes.len(), queue.notes_dropped), (NOTES_MAX, 5));
+        let kept = queue.notes.iter().map(|note| note.what.clone());
+        assert!(kept.eq((0..).map(line).take(NOTES_MAX)));
+    }
+
+    #[tokio::test]
+    async fn a_place_of_a_batch_that_failed_is_free_again() {
+        let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+        let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+        journal.place(1, Duration::ZERO).await.unwrap();
+        let Add {
+            tasks,
+            then,
+            caller,
+        } = add(&ids, 40);
+        assert!(journal.add(tasks, then, caller).is_ok());
+        assert!(journal.place(1, Duration::ZERO).await.is_err());
+
+        let flight = taken(&journal);
+        failed(&journal, flight);
+
+        journal.place(1, Duration::ZERO).await.unwrap();
+        assert!(journal.place(1, Duration::ZERO).await.is_err(), "only that");
     }
 
     #[tokio::test]
