@@ -194,6 +194,10 @@ async fn a_body_that_is_not_what_it_should_be_is_refused() {
     let many = json!({ "task_ids": vec!["x"; 1_001] });
     let detail = refused(post().json(&many), 422).await;
     assert!(detail.contains("1000"), "{detail}");
+    let limit = 256 * 1024;
+    refused(json(&vec![b' '; limit]), 422).await;
+    let detail = refused(json(&vec![b' '; limit + 1]), 413).await;
+    assert!(detail.contains("262144"), "{detail}");
     let million = json!({ "task_ids": vec!["01993f8a-41c2-7b1e-9d0a-5a2f1c9e7d10"; 1_000_000] });
     // The answer may come before the whole body was sent, and then sending fails.
     if let Ok(response) = post().json(&million).send().await {

@@ -285,8 +285,11 @@ async fn a_task_that_kills_its_process_again_and_again_is_failed() {
     let failed = loop {
         // It may die before it listens: what was left is run at once.
         let next = Settings::default().try_start(folder.path()).await;
+        if let Err(status) = &next {
+            assert!(status.signal().is_some(), "{status}");
+        }
         let ended = async {
-            let next = next.as_ref()?;
+            let next = next.as_ref().ok()?;
             loop {
                 let task = next.try_seen(&id).await?;
                 if task["status"] == "failed" {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Timestamp,
-    failure::FailureReport,
+    failure::{FailureKind, FailureReport},
     id::{Epoch, InstanceId, TaskId},
     retry::RetryPolicy,
     status::TaskStatus,
@@ -120,6 +120,12 @@ impl Task {
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {
         Some(self.life.finished_at?.since(self.life.started_at?))
+    }
+
+    /// Why the store could read it only in part, if it is so.
+    pub(crate) fn unreadable(&self) -> Option<&str> {
+        let error = self.life.error.as_deref()?;
+        (error.kind == FailureKind::Unreadable).then_some(&*error.message)
     }
 }
 

@@ -2400,6 +2400,37 @@ async fn while_the_store_fails_adds_are_refused_and_outcomes_are_kept() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_asked_again_after_pauses_that_grow_up_to_a_limit() {
+    async fn waits(Data(gate): Data<Arc<Semaphore>>) {
+        gate.acquire().await.unwrap().forget();
+    }
+    let (backend, backstage) = Backstage::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.state(gate.clone());
+    let manager = start(config).await;
+    let id = manager.add_task(waits, ()).await.unwrap();
+
+    backstage.fail_all_but_beats();
+    gate.add_permits(1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    // From 50 ms to 2 s, each shorter by up to a half.
+    let n_tries = backstage.n_failed_writes();
+    assert!((34..=67).contains(&n_tries), "{n_tries} tries in a minute");
+    backstage.fail(false);
+    let back = tokio::time::Instant::now();
+    manager.wait::<()>(id).await.unwrap();
+    assert!(
+        back.elapsed() <= Duration::from_secs(2),
+        "{:?}",
+        back.elapsed()
+    );
+}
+
 #[tokio::test]
 async fn a_beat_that_is_stored_does_not_hide_that_outcomes_cannot_be() {
     async fn waits(Data(gate): Data<Arc<Semaphore>>) {

@@ -126,6 +126,28 @@ async fn what_is_given_up_while_the_store_is_out_is_free_for_others_once_it_is_b
     assert!(next.epoch() > guard.epoch());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_beat_counts_from_when_it_was_sent_however_late_its_answer_comes() {
+    let (store, stage) = Backstage::new();
+    let mut config = on(&store);
+    // So that it beats in the time of this runtime.
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.takeover_after = Some(Duration::from_secs(20));
+    let manager = start(config).await;
+    let guard = manager.lock("door").acquire().await.unwrap();
+    stage.hold_beats(true);
+    stage.beat_held().await;
+    let sent = tokio::time::Instant::now();
+
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    stage.pass_one_beat();
+    soon(guard.lost()).await;
+
+    // Three quarters of the time after which others may take it for dead.
+    let kept = sent.elapsed().as_millis();
+    assert!((14_900..=15_100).contains(&kept), "{kept} ms");
+}
+
 // ---- a store that hangs --------------------------------------------------------------------------------------
 
 #[tokio::test]

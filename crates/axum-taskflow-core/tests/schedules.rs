@@ -14,9 +14,10 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, InstanceId, ListQuery,
-    Memory, Missed, Origin, Overlap, RecordChange, Role, Rule, Schedule, ScheduleState, Source,
-    Step, Stepped, Task, TaskContext, TaskDef, TaskManager, TaskOptions, TaskStatus, Timestamp,
+    AheadQuery, Backend, Becomes, Clock, Config, Data, Decided, ErrorKind, FailureKind,
+    FailureReport, InstanceId, ListQuery, Memory, Missed, Origin, Overlap, RecordChange, Role,
+    Rule, Schedule, ScheduleState, Source, Step, Stepped, Task, TaskContext, TaskDef, TaskManager,
+    TaskOptions, TaskStatus, Timestamp,
 };
 use support::{Backstage, BrokenPipe, Link, Said, config};
 use tokio::{sync::Notify, time::sleep};
@@ -193,6 +194,33 @@ async fn a_slot_that_fired_and_of_which_the_store_did_not_tell_is_said_once_and_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_that_fires_after_it_was_given_up_is_said_once_and_its_task_runs_soon() {
+    let (said, _log) = Said::here();
+    let site = Site::new();
+    let (store, stage) = Backstage::new();
+    let mut config = site.config(0, vec![Schedule::new(tick, ()).every(MINUTE)]);
+    config.backend = store;
+    let manager = TaskManager::start(config).await.unwrap();
+    sleep(MINUTE - SECOND).await;
+
+    stage.link(Link::DoesLate);
+    support::until(async || (said.n("cannot fire schedules") > 0).then_some(())).await;
+    let given_up = tokio::time::Instant::now();
+    let task = support::until(async || {
+        let tasks = manager.list(ListQuery::default()).await.unwrap().tasks;
+        let task = tasks.into_iter().next()?;
+        (task.life.status == TaskStatus::Success).then_some(task)
+    })
+    .await;
+
+    assert!(given_up.elapsed() < SECOND * 3, "{:?}", given_up.elapsed());
+    sleep(SECOND * 30).await;
+    assert_eq!(said.n("a schedule fires"), 1);
+    let tasks = manager.list(ListQuery::default()).await.unwrap().tasks;
+    assert_eq!(tasks, [task]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_missed_is_said_and_each_slot_that_fires_however_many_are_decided_about_at_once() {
     let (said, _log) = Said::here();
     let site = Site::new();
@@ -307,6 +335,68 @@ async fn a_slot_whose_predecessor_runs_is_left_out_or_waits_for_its_end() {
     assert_eq!((n_overlapped("skips"), n_overlapped("queues")), (3, 2));
     sleep(MINUTE).await;
     assert_eq!(n("skips").await, 2, "it goes on");
+}
+
+/// As a newer program may have stored it.
+#[tokio::test(start_paused = true)]
+async fn a_task_of_which_nobody_can_read_whether_it_has_ended_has_not_and_that_is_said_once() {
+    for is_shown_in_part in [true, false] {
+        let (said, _log) = Said::here();
+        let site = Site::new();
+        let (store, stage) = Backstage::new();
+        let schedule = |name: &str, overlap| {
+            let schedule = Schedule::new(tick, ()).name(name).every(SECOND);
+            schedule.overlap(overlap)
+        };
+        let mut config = site.config(
+            0,
+            vec![
+                schedule("skips", Overlap::Skip),
+                schedule("queues", Overlap::QueueOne),
+                schedule("others", Overlap::Skip),
+            ],
+        );
+        config.backend = store;
+        let manager = TaskManager::start(config).await.unwrap();
+        let tasks = async |name: &str| {
+            let mut query = ListQuery::default();
+            query.tag = Some(("schedule".to_owned(), Some(name.to_owned())));
+            manager.list(query).await.unwrap().tasks
+        };
+        sleep(SECOND * 3 / 2).await;
+
+        let mut unread = tasks("skips").await;
+        unread.extend(tasks("queues").await);
+        assert_eq!(unread.len(), 2);
+        if is_shown_in_part {
+            for task in &unread {
+                let mut life = task.life.clone();
+                let why = FailureReport::new(FailureKind::Unreadable, "status 99");
+                life.error = Some(why.into());
+                (life.status, life.owner) = (TaskStatus::Pending, None);
+                life.run_at = START.saturating_add(MINUTE * 60); // nobody here claims it
+                stage.set_back(task, life).await;
+            }
+        } else {
+            stage.refuse_reads_of(unread.iter().map(|task| task.id).collect());
+        }
+        sleep(SECOND * 10).await;
+
+        assert_eq!(said.n("cannot fire schedules"), 0);
+        assert_eq!(said.n("whether a task has ended cannot be read"), 2);
+        let n = async |name: &str| tasks(name).await.len();
+        assert_eq!((n("skips").await, n("queues").await), (1, 1));
+        assert_eq!(n("others").await, 11);
+        for task in &unread {
+            let (stage, life) = (&stage, task.life.clone());
+            match is_shown_in_part {
+                true => stage.set_back(task, life).await,
+                false => stage.refuse_reads_of(Vec::new()),
+            }
+        }
+        sleep(SECOND * 2).await;
+        assert!(n("skips").await > 1 && n("queues").await > 1, "they go on");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -139,16 +139,16 @@ impl Settings {
     /// Starts the service in this folder and waits until it listens.
     pub(crate) async fn start(self, folder: &Path) -> Service {
         match self.try_start(folder).await {
-            Some(service) => service,
-            None => panic!(
-                "the service does not start: {}",
+            Ok(service) => service,
+            Err(status) => panic!(
+                "the service does not start, {status}: {}",
                 fs::read_to_string(folder.join("log")).unwrap_or_default()
             ),
         }
     }
 
-    /// The same, unless the process ends before.
-    pub(crate) async fn try_start(self, folder: &Path) -> Option<Service> {
+    /// The same; how the process ended if it did so before.
+    pub(crate) async fn try_start(self, folder: &Path) -> Result<Service, ExitStatus> {
         let mut child = self.spawn(folder);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut service = Service {
@@ -165,10 +165,13 @@ impl Settings {
             None
         };
         let url = tokio::time::timeout(DEADLINE, listening).await;
-        service.caller.url = url.expect("it neither listens nor ends")?;
+        match url.expect("it neither listens nor ends") {
+            Some(url) => service.caller.url = url,
+            None => return Err(service.ended().await),
+        }
         // Read on, so that the service never waits for us.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Some(service)
+        Ok(service)
     }
 }
 

@@ -15,21 +15,21 @@ use crate::{
     panics,
 };
 
-/// Records of which it was said that they cannot be read // more: nothing is said of them
+/// Records and tasks of which it was said that they cannot be read // more: nothing is said of them
 const TOLD_MAX: usize = 1_000;
 
-/// Of which records it was said that they cannot be read: a page that is live looks at all of them every few seconds.
+/// Of which records and tasks it was said that they cannot be read: they are looked at every few seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// Their names. A std mutex: held for one look.
+    /// Their names and ids. A std mutex: held for one look.
     names: Mutex<BTreeSet<String>>,
 }
 
 impl Told {
     /// True if nothing was said of it yet.
-    pub(super) fn is_news(&self, record: &Record) -> bool {
+    pub(super) fn is_news(&self, name: &str) -> bool {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.len() < TOLD_MAX && names.insert(record.key.clone())
+        names.len() < TOLD_MAX && names.insert(name.to_owned())
     }
 }
 

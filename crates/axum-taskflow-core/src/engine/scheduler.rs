@@ -24,6 +24,7 @@ use crate::{
         decide::{Standing, Verdict, decide},
         slots::Slots,
     },
+    status::TaskStatus,
     task::{SLOT_TAG, Source, Task},
 };
 
@@ -218,7 +219,7 @@ impl Engine {
         let mut state = it.state.clone();
         let policy = state.definition.policy;
         if policy.overlap != Overlap::Allow {
-            state.unended = self.unended(&state.unended).await?;
+            state.unended = self.unended(name, &state.unended).await?;
         }
         let standing = Standing {
             next: state.next,
@@ -259,15 +260,19 @@ impl Engine {
     }
 
     /// After a look at all schedules: of the steps whose answers were lost, those that were taken are told. One that was not
-    /// is not asked for again: its slot is decided on by the time that it is now.
+    /// is not asked for again: its slot is decided on by the time that it is now. But as long as its schedule stands as it
+    /// did then, it may still come, from a queue or a connection that nobody waits for any more.
     async fn hear_late(
         &self,
         unheard: &mut BTreeMap<String, Unheard>,
         known: &BTreeMap<String, Known>,
     ) -> Result<(), BackendError> {
-        while let Some(entry) = unheard.first_entry() {
-            let (name, sent) = (entry.key(), entry.get());
-            let mut was_taken = known.get(name).is_some_and(|it| it.state.by == sent.by);
+        let names: Vec<String> = unheard.keys().cloned().collect();
+        for name in names {
+            let (it, sent) = (known.get(&name), &unheard[&name]);
+            let expects = sent.step.records[0].expects;
+            let may_come = it.is_some_and(|it| it.version == expects);
+            let mut was_taken = it.is_some_and(|it| it.state.by == sent.by);
             let mut waiting = Vec::new();
             for task in &sent.step.tasks {
                 let stored = self.backend.get(task.id).await?;
@@ -279,20 +284,32 @@ impl Engine {
             }
             if was_taken {
                 self.have_tasks(&waiting, sent.step.now);
-                panics::say(|| tell(name, &sent.decisions));
+                panics::say(|| tell(&name, &sent.decisions));
             }
-            entry.remove();
+            if was_taken || !may_come {
+                unheard.remove(&name);
+            }
         }
         Ok(())
     }
 
-    /// Those of these tasks that have not ended.
-    async fn unended(&self, tasks: &[TaskId]) -> Result<Vec<TaskId>, BackendError> {
+    /// Those of these tasks that have not ended. So counts one that cannot be read: it may run in a program that can.
+    async fn unended(&self, schedule: &str, tasks: &[TaskId]) -> Result<Vec<TaskId>, BackendError> {
         let mut unended = Vec::new();
         for id in tasks {
-            let task = self.backend.get(*id).await?;
-            if task.is_some_and(|task| !task.life.status.is_terminal()) {
-                unended.push(*id);
+            let why = match self.backend.get(*id).await {
+                Ok(Some(task)) if !task.life.status.is_terminal() => why_in_doubt(&task),
+                Ok(_) => continue,
+                Err(failure) if failure.is_refused() => Some(failure.to_string()),
+                Err(failure) => return Err(failure),
+            };
+            unended.push(*id);
+            if let Some(why) = why
+                && self.told.is_news(&id.to_string())
+            {
+                panics::say(
+                    || warn!(schedule, task = %id, why, "whether a task has ended cannot be read: it counts as one that has not"),
+                );
             }
         }
         Ok(unended)
@@ -580,7 +597,7 @@ impl Engine {
             match parse::<Option<State>>(Some(record)) {
                 Ok(state) => infos.extend(state.map(|state| self.info_of(name, state))),
                 // A newer program wrote it in words of its own. The others are shown all the same.
-                Err(unreadable) if self.told.is_news(record) => {
+                Err(unreadable) if self.told.is_news(&record.key) => {
                     warn!(schedule = name, error = %unreadable, "a schedule is not shown");
                 }
                 Err(_) => {}
@@ -713,6 +730,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// Why the status may be another one, if it is so: one that a store cannot read is shown as `pending`.
+fn why_in_doubt(task: &Task) -> Option<String> {
+    let waits = task.life.status == TaskStatus::Pending;
+    task.unreadable().filter(|_| waits).map(str::to_owned)
 }
 
 /// Says what was decided. Of several instances that decide about a slot, only the one says so whose word was taken.

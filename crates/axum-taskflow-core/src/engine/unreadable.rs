@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::Engine;
-use crate::{clock::Timestamp, error::Error, failure::FailureKind, id::TaskId, task::Task};
+use crate::{clock::Timestamp, error::Error, id::TaskId, task::Task};
 
 /// How many are remembered // more: they wait a minute between two tries
 const REMEMBERED_MAX: usize = 1_000;
@@ -50,15 +50,11 @@ impl Engine {
     /// A task that is to be changed or repeated. Of one that the store can read only in part, the rest would be lost.
     pub(crate) async fn readable(&self, id: TaskId) -> Result<Option<Task>, Error> {
         let task = self.backend.get(id).await?;
-        let error = task.as_ref().and_then(|task| task.life.error.as_deref());
-        match error {
-            Some(error) if error.kind == FailureKind::Unreadable => {
-                let why = &error.message;
-                Err(Error::conflict(format!(
-                    "task {id} is left to another program: {why}"
-                )))
-            }
-            _ => Ok(task),
+        match task.as_ref().and_then(Task::unreadable) {
+            Some(why) => Err(Error::conflict(format!(
+                "task {id} is left to another program: {why}"
+            ))),
+            None => Ok(task),
         }
     }
 }

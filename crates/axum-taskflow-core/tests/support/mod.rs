@@ -262,10 +262,15 @@ struct Stage {
     holding_orphans: watch::Sender<bool>,
     /// Beats wait while this is set.
     holding_beats: watch::Sender<bool>,
+    beats_held: AtomicUsize,
+    /// It is set again by the next beat that passes.
+    passing_one_beat: AtomicBool,
     holding_close: watch::Sender<bool>,
     /// As above for reads of one task.
     holding_reads: watch::Sender<bool>,
     reads_held: AtomicUsize,
+    /// Reads of these tasks are refused for good.
+    refused_reads: Mutex<Vec<TaskId>>,
     closed: AtomicBool,
     /// So many writes are done and not answered.
     lost_answers: AtomicUsize,
@@ -292,6 +297,8 @@ struct Stage {
     calls: Mutex<Vec<Call>>,
     /// What becomes of records and steps.
     link: watch::Sender<Link>,
+    /// A step that was given up, and is still on its way.
+    late_step: Mutex<Option<Arc<Step>>>,
 }
 
 /// What can be made to panic once.
@@ -323,6 +330,8 @@ pub(crate) enum Link {
     FailsAfterStep,
     /// A step is done, and its answer comes when the link works again.
     AnswersLate,
+    /// Once more a step is asked for and given up. It is done just before the next one.
+    DoesLate,
 }
 
 impl Backstage {
@@ -347,9 +356,12 @@ impl Backstage {
             unheard: Mutex::default(),
             holding_orphans: watch::Sender::new(false),
             holding_beats: watch::Sender::new(false),
+            beats_held: AtomicUsize::new(0),
+            passing_one_beat: AtomicBool::new(false),
             holding_close: watch::Sender::new(false),
             holding_reads: watch::Sender::new(false),
             reads_held: AtomicUsize::new(0),
+            refused_reads: Mutex::default(),
             closed: AtomicBool::new(false),
             lost_answers: AtomicUsize::new(0),
             refused_ends: Mutex::default(),
@@ -364,6 +376,7 @@ impl Backstage {
             panic_in: Mutex::default(),
             calls: Mutex::default(),
             link: watch::Sender::new(Link::Works),
+            late_step: Mutex::default(),
         }));
         (Arc::new(stage.clone()), stage)
     }
@@ -397,7 +410,11 @@ impl Backstage {
     }
 
     pub(crate) async fn failed_writes(&self, n: usize) {
-        until(async || (self.0.failed.load(Ordering::SeqCst) >= n).then_some(())).await;
+        until(async || (self.n_failed_writes() >= n).then_some(())).await;
+    }
+
+    pub(crate) fn n_failed_writes(&self) -> usize {
+        self.0.failed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn stall(&self) {
@@ -449,6 +466,17 @@ impl Backstage {
         self.0.holding_beats.send_replace(hold);
     }
 
+    /// Returns once a beat waits.
+    pub(crate) async fn beat_held(&self) {
+        until(async || (self.0.beats_held.load(Ordering::SeqCst) > 0).then_some(())).await;
+    }
+
+    /// The one that waits is answered, and those after it wait.
+    pub(crate) fn pass_one_beat(&self) {
+        self.0.passing_one_beat.store(true, Ordering::SeqCst);
+        self.hold_beats(false);
+    }
+
     pub(crate) fn hold_reads(&self, hold: bool) {
         self.0.holding_reads.send_replace(hold);
     }
@@ -456,6 +484,11 @@ impl Backstage {
     /// Returns once a read of a task waits.
     pub(crate) async fn read_held(&self) {
         until(async || (self.0.reads_held.load(Ordering::SeqCst) > 0).then_some(())).await;
+    }
+
+    /// As a store does that cannot read what a newer program wrote.
+    pub(crate) fn refuse_reads_of(&self, tasks: Vec<TaskId>) {
+        *self.0.refused_reads.lock().unwrap() = tasks;
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -634,7 +667,12 @@ impl Backend for Backstage {
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
             let mut holding = self.0.holding_beats.subscribe();
+            let held = usize::from(*holding.borrow());
+            self.0.beats_held.fetch_add(held, Ordering::SeqCst);
             holding.wait_for(|holding| !holding).await.unwrap();
+            if self.0.passing_one_beat.swap(false, Ordering::SeqCst) {
+                self.hold_beats(true);
+            }
             self.0.beats.fetch_add(1, Ordering::SeqCst);
             self.0.memory.beat(id, now).await
         })
@@ -671,7 +709,9 @@ impl Backend for Backstage {
             let mut held_new = self.0.held_new.subscribe();
             held_new.wait_for(|held| !brings(*held)).await.unwrap();
             if self.0.failing.load(Ordering::SeqCst) {
-                self.0.failed.fetch_add(1, Ordering::SeqCst);
+                if self.0.failed.fetch_add(1, Ordering::SeqCst) > 10_000 {
+                    std::future::pending::<()>().await; // a loop that spins is seen, and does not hang the test
+                }
                 self.0.failed_once_more.notify_waiters();
                 return Err(BackendError::unavailable("the store fails on demand"));
             }
@@ -724,6 +764,15 @@ impl Backend for Backstage {
                 && let Ok(_) = stale.try_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
             {
                 return Ok(Stepped::Stale);
+            }
+            if *self.0.link.borrow() == Link::DoesLate {
+                *self.0.late_step.lock().unwrap() = Some(step);
+                self.link(Link::Works);
+                return Err(BackendError::unavailable("it takes too long"));
+            }
+            let late = self.0.late_step.lock().unwrap().take();
+            if let Some(late) = late {
+                self.0.memory.step(late).await?;
             }
             let stepped = self.0.memory.step(step).await;
             if *self.0.link.borrow() == Link::FailsAfterStep {
@@ -793,6 +842,9 @@ impl Backend for Backstage {
             let held = usize::from(*holding.borrow());
             self.0.reads_held.fetch_add(held, Ordering::SeqCst);
             holding.wait_for(|holding| !holding).await.unwrap();
+            if self.0.refused_reads.lock().unwrap().contains(&id) {
+                return Err(BackendError::refused("nobody can read this task"));
+            }
             self.0.memory.get(id).await
         })
     }

@@ -87,7 +87,7 @@ impl Engine {
     fn shown<T: DeserializeOwned + Default>(&self, record: Option<&Record>) -> Option<T> {
         let read = parse(record);
         if let (Err(failure), Some(record)) = (&read, record)
-            && self.told.is_news(record)
+            && self.told.is_news(&record.key)
         {
             warn!(error = %failure, "a hold is not shown as it is");
         }

@@ -1,0 +1,470 @@
+//! Batches that fail, panic or are heard of late; and what waits meanwhile.
+
+use std::{fmt, future::poll_fn};
+
+use super::{
+    queue::tests::{add, end},
+    *,
+};
+use crate::{
+    backend::{
+        AheadPage, AheadQuery, Claim, Claimed, Count, Enqueued, Instance, ListQuery, Minute, Page,
+        Peer, Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped,
+    },
+    change::Outcome,
+    clock::Timestamp,
+    id::{Epoch, IdSource, InstanceId},
+    memory::Memory,
+    retry::RetryPolicy,
+    task::{LogLevel, LogLine, Progress, Task},
+};
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+#[tokio::test]
+async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let mut task = Task::new(ids.task(NOW), "f", "[]");
+    task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
+    let policy = RetryPolicy {
+        retries: 1,
+        ..RetryPolicy::default()
+    };
+    let failed = Outcome::TimedOut(Duration::from_secs(1));
+    let end_of_task = Change::finished(&task, failed, &policy, 0.0, NOW).unwrap();
+    let line = LogLine {
+        seq: 0,
+        attempt: 1,
+        at: NOW,
+        level: LogLevel::Info,
+        message: "half done".to_owned(),
+    };
+    let progress = Progress {
+        fraction: 0.5,
+        message: String::new(),
+    };
+    for id in [task.id, ids.task(NOW)] {
+        for what in [Said::Log(line.clone()), Said::Progress(progress.clone())] {
+            let epoch = task.life.epoch;
+            journal.note(Note { id, epoch, what });
+        }
+    }
+    journal.change(end_of_task, Box::new(|_, _| ()));
+    for _ in 0..BATCH_MAX {
+        let Entry { change, then } = end(&ids, 2);
+        journal.change(change, then);
+    }
+
+    let take = || {
+        let nothing = HashSet::new();
+        let flight = journal.take_from(journal.queue(), BATCH_MAX, Writer::Journal, &nothing);
+        let notes = flight.batch.notes.iter();
+        notes.map(|note| note.id == task.id).collect::<Vec<_>>()
+    };
+    assert_eq!(take(), [true, true]);
+    assert_eq!(take(), [false, false]);
+}
+
+#[tokio::test]
+async fn what_is_left_of_an_earlier_attempt_does_not_talk_over_the_one_that_runs() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let id = ids.task(NOW);
+    let (first, second) = (Epoch::ZERO.next(), Epoch::ZERO.next().next());
+    for (epoch, fraction) in [(first, 0.5), (second, 0.1), (first, 0.6)] {
+        let progress = Progress {
+            fraction,
+            message: String::new(),
+        };
+        let what = Said::Progress(progress);
+        journal.note(Note { id, epoch, what });
+    }
+
+    let notes = journal.queue().take_notes(&HashSet::new());
+
+    let epochs: Vec<Epoch> = notes.iter().map(|note| note.epoch).collect();
+    assert_eq!(epochs, [second]);
+}
+
+#[tokio::test]
+async fn of_log_lines_that_wait_a_bounded_number_is_kept_and_the_others_are_counted() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
+
+    for _ in 0..NOTES_MAX + 5 {
+        let what = line(0);
+        journal.note(Note { id, epoch, what });
+    }
+
+    let queue = journal.queue();
+    assert_eq!((queue.notes.len(), queue.notes_dropped), (NOTES_MAX, 5));
+}
+
+fn line(seq: u32) -> Said {
+    Said::Log(LogLine {
+        seq,
+        attempt: 1,
+        at: NOW,
+        level: LogLevel::Info,
+        message: String::new(),
+    })
+}
+
+/// The next batch.
+fn taken(journal: &Journal) -> Flight {
+    let nothing = HashSet::new();
+    journal.take_from(journal.queue(), BATCH_MAX, Writer::Journal, &nothing)
+}
+
+/// The store has not taken it.
+fn failed(journal: &Journal, flight: Flight) {
+    let failure = BackendError::unavailable("on demand");
+    journal.give_back(flight, failure, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn what_a_failed_batch_gives_back_is_written_before_what_was_queued_since() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
+    let change = || {
+        let Entry { change, then } = end(&ids, 2);
+        let id = change.id;
+        journal.change(change, then);
+        id
+    };
+    let say = |what| journal.note(Note { id, epoch, what });
+    let progress = |fraction| {
+        Said::Progress(Progress {
+            fraction,
+            message: String::new(),
+        })
+    };
+    let mut changes = vec![change(), change(), change()];
+    say(line(0));
+    say(line(1));
+    say(progress(0.1));
+
+    let flight = taken(&journal);
+    changes.push(change());
+    say(line(2));
+    say(progress(0.2));
+    failed(&journal, flight);
+
+    assert_eq!(journal.changes_waiting(), 4);
+    let Flight { batch, .. } = taken(&journal);
+    let order: Vec<TaskId> = batch.changes.iter().map(|change| change.id).collect();
+    assert_eq!(order, changes);
+    let said: Vec<Said> = batch.notes.iter().map(|note| note.what.clone()).collect();
+    assert_eq!(said, [line(0), line(1), line(2), progress(0.2)]);
+}
+
+#[tokio::test]
+async fn of_log_lines_that_come_back_too_the_oldest_are_kept_and_no_more_than_may_wait() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
+    let say = |seq| {
+        let what = line(seq);
+        journal.note(Note { id, epoch, what });
+    };
+    (0..5).for_each(say);
+
+    let flight = taken(&journal);
+    (5..).take(NOTES_MAX).for_each(say);
+    failed(&journal, flight);
+
+    let queue = journal.queue();
+    assert_eq!((queue.notes.len(), queue.notes_dropped), (NOTES_MAX, 5));
+    let kept = queue.notes.iter().map(|note| note.what.clone());
+    assert!(kept.eq((0..).map(line).take(NOTES_MAX)));
+}
+
+#[tokio::test]
+async fn a_place_of_a_batch_that_failed_is_free_again() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    journal.place(1, Duration::ZERO).await.unwrap();
+    let Add {
+        tasks,
+        then,
+        caller,
+    } = add(&ids, 40);
+    assert!(journal.add(tasks, then, caller).is_ok());
+    assert!(journal.place(1, Duration::ZERO).await.is_err());
+
+    let flight = taken(&journal);
+    failed(&journal, flight);
+
+    journal.place(1, Duration::ZERO).await.unwrap();
+    assert!(journal.place(1, Duration::ZERO).await.is_err(), "only that");
+}
+
+#[tokio::test]
+async fn a_panic_in_what_follows_from_a_batch_keeps_nobody_else_waiting() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let add = async |then: ThenAdded| {
+        journal.place(1, Duration::ZERO).await.unwrap();
+        let (caller, answer) = oneshot::channel();
+        let Add { tasks, .. } = add(&ids, 40);
+        assert!(journal.add(tasks, then, caller).is_ok());
+        (panics::catch(|| journal.begin(|_| ())), answer)
+    };
+
+    let (begun, mut answer) = add(Box::new(|_| panic!("on demand"))).await;
+    assert!(begun.is_ok());
+    assert_eq!(
+        answer.try_recv().unwrap().unwrap().as_slice(),
+        [Enqueued::Created],
+        "it is stored"
+    );
+    let (begun, mut answer) = add(Box::new(|written| Ok(written.unwrap().into()))).await;
+    assert!(begun.is_ok());
+    let answered = answer.try_recv().unwrap().unwrap();
+    assert_eq!(answered.as_slice(), [Enqueued::Created]);
+
+    let heard = Arc::new(AtomicUsize::new(0));
+    let change = |panics: bool| {
+        let (Entry { change, .. }, heard) = (end(&ids, 2), heard.clone());
+        let then = Box::new(move |_: &Change, _| {
+            assert!(!panics, "on demand");
+            heard.fetch_add(1, Ordering::SeqCst);
+        });
+        journal.change(change, then);
+    };
+    change(true);
+    change(false);
+    let stored = AtomicUsize::new(0);
+    let running = journal.run(|_| {
+        stored.fetch_add(1, Ordering::SeqCst);
+        panic!("on demand");
+    });
+    let flushed = async {
+        journal.flushed().await;
+        change(false);
+        journal.flushed().await;
+    };
+    tokio::select! {
+        () = running => {}
+        () = flushed => {}
+    }
+    assert_eq!(heard.load(Ordering::SeqCst), 2);
+    assert_eq!(stored.load(Ordering::SeqCst), 2);
+    assert!(journal.is_idle());
+}
+
+#[tokio::test]
+async fn what_a_caller_takes_back_is_not_written_and_makes_room() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let store = Arc::new(Memory::default());
+    let journal = Journal::new(store.clone(), clock, 1, Arc::default());
+    let promised = Arc::new(());
+    let add_one = async || {
+        journal.place(1, Duration::ZERO).await.unwrap();
+        let (Add { tasks, .. }, promised) = (add(&ids, 40), promised.clone());
+        let id = tasks[0].id;
+        let then: ThenAdded = Box::new(move |_| {
+            drop(promised);
+            Ok(Answers::new())
+        });
+        assert!(journal.add(tasks, then, oneshot::channel().0).is_ok());
+        id
+    };
+
+    let given_up = add_one().await;
+    assert!(journal.take_back(given_up));
+    assert_eq!(Arc::strong_count(&promised), 1, "the promise is broken");
+    let written = add_one().await;
+    journal.begin(|_| ());
+
+    assert!(!journal.take_back(written), "too late");
+    assert_eq!(store.get(given_up).await.unwrap(), None);
+    assert!(store.get(written).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn when_the_journal_ends_whoever_was_answered_by_the_store_hears_it() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let mut journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    journal.writes_at_once = 2;
+    let heard = Arc::new(AtomicUsize::new(0));
+    for n_polls in 1..8 {
+        let mut running = Box::pin(journal.run(|_| ()));
+        heard.store(0, Ordering::SeqCst);
+
+        for _ in 0..n_polls {
+            let (Entry { change, .. }, heard) = (end(&ids, 2), heard.clone());
+            let then = Box::new(move |_: &Change, _| {
+                heard.fetch_add(1, Ordering::SeqCst);
+            });
+            journal.change(change, then);
+            poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await;
+        }
+        drop(running);
+
+        let n_taken = n_polls - journal.changes_waiting();
+        assert_eq!(heard.load(Ordering::SeqCst), n_taken, "{n_polls} polls");
+        journal.queue().changes.clear();
+    }
+}
+
+/// A store that answers when it is looked at for the second time, and calls who asked as soon as it is asked.
+#[derive(Default)]
+struct Hasty {
+    memory: Memory,
+    /// What happens as soon as it has called.
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl fmt::Debug for Hasty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hasty")
+    }
+}
+
+macro_rules! never_asked {
+    ($($verb:ident($($of:ty),*) -> $what:ty;)*) => {
+        $(fn $verb(&self, $(_: $of),*) -> BackendFuture<'_, $what> {
+            unreachable!("a journal writes")
+        })*
+    };
+}
+
+impl Backend for Hasty {
+    fn describe(&self) -> String {
+        "a store for tests".to_owned()
+    }
+
+    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+        Box::pin(async move {
+            let mut is_asked = false;
+            poll_fn(|cx| {
+                if std::mem::replace(&mut is_asked, true) {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                let then = self.then.lock().unwrap().take();
+                if let Some(then) = then {
+                    then();
+                }
+                Poll::Pending
+            })
+            .await;
+            self.memory.write(batch).await
+        })
+    }
+
+    never_asked! {
+        join(Instance) -> ();
+        beat(InstanceId, Timestamp) -> Standing;
+        instances() -> Vec<Peer>;
+        supersede(InstanceId, Timestamp) -> ();
+        leave(InstanceId) -> ();
+        step(Arc<Step>) -> Stepped;
+        records(RecordQuery) -> Vec<Record>;
+        claim(Claim) -> Claimed;
+        orphans(usize) -> Vec<Task>;
+        held(InstanceId) -> Vec<TaskId>;
+        get(TaskId) -> Option<Task>;
+        list(ListQuery) -> Page;
+        ahead(AheadQuery) -> AheadPage;
+        logs(TaskId, usize, usize) -> Vec<LogLine>;
+        counts() -> Vec<Count>;
+        series(Timestamp) -> Vec<Minute>;
+        audit(Option<TaskId>, usize) -> Vec<AuditEntry>;
+        prune(Prune) -> Pruned;
+        close() -> ();
+    }
+}
+
+/// Adds a task; its answer comes by the channel.
+fn add_one(journal: &Journal, ids: &IdSource) -> oneshot::Receiver<Result<Answers, Error>> {
+    let (caller, answer) = oneshot::channel();
+    let Add { tasks, .. } = add(ids, 40);
+    let then: ThenAdded = Box::new(|written| match written {
+        Ok(written) => Ok(written.into()),
+        Err(failure) => Err(unavailable(failure)),
+    });
+    assert!(journal.add(tasks, then, caller).is_ok());
+    journal.begin(|_| ());
+    answer
+}
+
+#[tokio::test]
+async fn a_store_that_answers_before_the_journal_can_see_what_it_was_asked_is_heard() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let store = Arc::new(Hasty::default());
+    let journal = Arc::new(Journal::new(store.clone(), clock, 1, Arc::default()));
+    let running = {
+        let journal = journal.clone();
+        let running = async move { journal.run(|_| ()).await };
+        Arc::new(Mutex::new(Box::pin(running)))
+    };
+    let look = {
+        let running = running.clone();
+        move |cx: &mut Context<'_>| {
+            assert!(running.lock().unwrap().as_mut().poll(cx).is_pending());
+        }
+    };
+    let (woken, mut wakes) = tokio::sync::mpsc::unbounded_channel();
+    let waker: Waker = Arc::new(Woken(woken)).into();
+    look(&mut Context::from_waker(&waker)); // and rests
+    *store.then.lock().unwrap() = Some(Box::new({
+        let (look, waker) = (look.clone(), waker.clone());
+        move || look(&mut Context::from_waker(&waker))
+    }));
+
+    let mut answer = add_one(&journal, &ids);
+
+    while wakes.try_recv().is_ok() {
+        look(&mut Context::from_waker(&waker));
+    }
+    let answer = answer.try_recv().expect("the journal was woken");
+    assert_eq!(answer.unwrap().as_slice(), [Enqueued::Created]);
+}
+
+/// Counts how often it was woken.
+struct Woken(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.send(()); // the test may be over
+    }
+}
+
+#[tokio::test]
+async fn what_a_caller_has_begun_when_the_journal_ends_is_told_and_kept_for_the_next_one() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let store = Arc::new(Hasty::default());
+    let journal = Journal::new(store, clock, 1, Arc::default());
+    let mut running = Box::pin(journal.run(|_| ()));
+    poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await;
+    let heard = Arc::new(AtomicUsize::new(0));
+    let then = {
+        let heard = heard.clone();
+        Box::new(move |_: &Change, _| {
+            heard.fetch_add(1, Ordering::SeqCst);
+        })
+    };
+    journal.change(end(&ids, 2).change, then);
+    let mut answer = add_one(&journal, &ids);
+
+    drop(running);
+
+    let failure = answer.try_recv().expect("he is told").unwrap_err();
+    assert!(failure.to_string().contains("ended before"), "{failure}");
+    assert_eq!(journal.changes_waiting(), 1);
+    let mut answer = add_one(&journal, &ids);
+    let written = async {
+        tokio::select! {
+            () = journal.run(|_| ()) => None,
+            answer = &mut answer => answer.ok(),
+        }
+    };
+    let written = tokio::time::timeout(Duration::from_secs(20), written).await;
+    assert!(written.expect("it goes on").is_some_and(|it| it.is_ok()));
+    assert_eq!(heard.load(Ordering::SeqCst), 1);
+}
