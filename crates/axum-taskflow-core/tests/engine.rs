@@ -2401,6 +2401,20 @@ async fn while_the_store_fails_adds_are_refused_and_outcomes_are_kept() {
 }
 
 #[tokio::test]
+async fn an_instance_beats_however_late_it_takes_others_for_dead() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.takeover_after = Some(Duration::MAX);
+    let manager = start(config).await;
+
+    let beats = backstage.beats();
+    support::until(async || (backstage.beats() > beats).then_some(())).await;
+
+    assert!(manager.health().is_ready());
+}
+
+#[tokio::test]
 async fn a_beat_that_is_stored_does_not_hide_that_outcomes_cannot_be() {
     async fn waits(Data(gate): Data<Arc<Semaphore>>) {
         gate.acquire().await.unwrap().forget();
