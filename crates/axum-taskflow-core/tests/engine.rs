@@ -2432,6 +2432,20 @@ async fn a_store_that_fails_is_asked_again_after_pauses_that_grow_up_to_a_limit(
 }
 
 #[tokio::test]
+async fn an_instance_beats_however_late_it_takes_others_for_dead() {
+    let (backend, backstage) = Backstage::new();
+    let mut config = config();
+    config.backend = backend;
+    config.takeover_after = Some(Duration::MAX);
+    let manager = start(config).await;
+
+    let beats = backstage.beats();
+    support::until(async || (backstage.beats() > beats).then_some(())).await;
+
+    assert!(manager.health().is_ready());
+}
+
+#[tokio::test]
 async fn a_beat_that_is_stored_does_not_hide_that_outcomes_cannot_be() {
     async fn waits(Data(gate): Data<Arc<Semaphore>>) {
         gate.acquire().await.unwrap().forget();

@@ -86,7 +86,19 @@ impl Log {
     fn carry_all_over(&self, conn: &Connection) -> Result<(), Fault> {
         let n = self.n.load(Ordering::Relaxed);
         match self.run(conn, "PRAGMA wal_checkpoint(RESTART)")? {
-            Some(true) => self.n_in_vain.store(n, Ordering::Relaxed),
+            Some(true) => {
+                let n_before = self.n_in_vain.swap(n, Ordering::Relaxed);
+                // Not the first time: whoever was in the way then may have read a page of a list.
+                if n_before > 0 {
+                    say(|| {
+                        tracing::warn!(
+                            pages = n,
+                            "somebody reads an old state of the file, and its log grows until they have done so (is it open in an \
+                            SQLite shell or a backup tool?)"
+                        );
+                    });
+                }
+            }
             Some(false) => self.committed(0), // as good as begun again
             None => {}
         }
@@ -213,6 +225,8 @@ mod tests {
         path::{Path, PathBuf},
         time::{Duration, Instant},
     };
+
+    use tracing::{Event, Level, Metadata, span};
 
     use super::*;
     use crate::{Durability, connection};
@@ -436,6 +450,49 @@ mod tests {
         log.committed(AT_MOST);
 
         assert_eq!(log.next(), Next::WriterAlone);
+    }
+
+    /// Counts the warnings of a thread.
+    #[derive(Clone, Default)]
+    struct Warnings(Arc<AtomicU32>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_reader_who_stays_while_the_log_grows_is_warned_of_and_one_who_goes_is_not() {
+        let warnings = Warnings::default();
+        let _counted = tracing::subscriber::set_default(warnings.clone());
+        let n = || warnings.0.load(Ordering::SeqCst);
+        let mut written = Written::start();
+        let _reader = written.reader();
+
+        written.fill(AT_MOST);
+        written.checkpoints.look_after();
+        let at_first = n();
+        written.fill(2 * AT_MOST);
+        written.checkpoints.look_after();
+
+        assert_eq!((at_first, n()), (0, 1));
     }
 
     #[test]

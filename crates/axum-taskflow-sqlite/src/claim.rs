@@ -269,35 +269,25 @@ pub(crate) fn look(
     }))
 }
 
-/// The earliest time ahead, by one look for each function that has tasks there. What was due at `latest` may wait
-/// again if the clock was set back.
-pub(crate) fn next_due(
+/// The earliest time ahead. What was due at `latest` may wait again if the clock was set back.
+fn next_due(
     conn: &Connection,
     now: Timestamp,
     latest: Timestamp,
 ) -> Result<Option<Timestamp>, Fault> {
     let now_ms = now.as_unix_ms();
-    let mut first_after = conn.prepare_cached(
-        "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1 ORDER BY func, run_at LIMIT 1",
-    )?;
     let mut next: Option<i64> = None;
-    let mut last_func = i64::MIN;
-    while let Some((func, mut run_at)) = first_after
-        .query_row([last_func], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?))
-        })
-        .optional()?
-    {
-        last_func = func;
-        if run_at <= Some(now_ms) {
-            run_at = conn
+    for (func, first) in first_ahead(conn)? {
+        let run_at = match first > now_ms {
+            true => Some(first),
+            false => conn
                 .prepare_cached(
                     "SELECT run_at FROM task WHERE shelf = 0 AND func = ?1 AND run_at > ?2
                      ORDER BY run_at LIMIT 1",
                 )?
                 .query_row((func, now_ms), |row| row.get(0))
-                .optional()?;
-        }
+                .optional()?,
+        };
         next = earliest(next, run_at);
     }
     if now < latest {
@@ -310,6 +300,23 @@ pub(crate) fn next_due(
         next = earliest(next, run_at);
     }
     Ok(next.map(Timestamp::from_unix_ms))
+}
+
+/// Each function that has tasks ahead, by its number, and when the first of them is due: one look for each.
+pub(crate) fn first_ahead(conn: &Connection) -> Result<Vec<(i64, i64)>, Fault> {
+    let mut first_after = conn.prepare_cached(
+        "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1 ORDER BY func, run_at LIMIT 1",
+    )?;
+    let mut first = Vec::new();
+    let mut last_func = i64::MIN;
+    while let Some((func, run_at)) = first_after
+        .query_row([last_func], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?
+    {
+        last_func = func;
+        first.push((func, run_at));
+    }
+    Ok(first)
 }
 
 fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {

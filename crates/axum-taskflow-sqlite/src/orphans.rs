@@ -87,7 +87,9 @@ fn is_dead(
     let known = known
         .query_row([no], |row| Ok((row.get(0)?, row::time(row, 1)?)))
         .optional()?;
-    let (is_superseded, beat_at) = known.unwrap_or_default();
+    let Some((is_superseded, beat_at)) = known else {
+        return Ok(true); // a repair of the file has lost it: nobody can be it
+    };
     Ok(is_superseded || locks.is_dead(interned.instance_id(conn, no)?, beat_at)?)
 }
 

@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use axum_taskflow_core::Timestamp;
 use rusqlite::{Connection, Statement};
 use tokio::sync::watch;
 
@@ -67,7 +66,8 @@ pub(crate) struct Lookout<'c> {
     data_version: Statement<'c>,
     waits: Statement<'c>,
     seen_version: i64,
-    seen_due: Option<Timestamp>,
+    /// Of each function that had tasks ahead, when the first was due.
+    seen_ahead: Vec<(i64, i64)>,
     record_version: Statement<'c>,
     seen_record: i64,
 }
@@ -78,7 +78,7 @@ impl<'c> Lookout<'c> {
             data_version: kept(conn, "PRAGMA data_version")?,
             waits: kept(conn, "SELECT 1 FROM task WHERE shelf = 1 LIMIT 1")?,
             seen_version: 0,
-            seen_due: None,
+            seen_ahead: Vec::new(),
             record_version: kept(conn, "SELECT last FROM record_version")?,
             seen_record: 0,
         })
@@ -91,15 +91,16 @@ impl<'c> Lookout<'c> {
         if version == self.seen_version {
             return Ok(false);
         }
-        self.seen_version = version;
-        let due = claim::next_due(conn, Timestamp::default(), Timestamp::default())?;
-        let is_new = due.is_some() && due != self.seen_due;
-        self.seen_due = due;
+        let ahead = claim::first_ahead(conn)?;
         let record = self.record_version.query_row([], |row| row.get(0))?;
-        let is_new = is_new || record != std::mem::replace(&mut self.seen_record, record);
+        // Of each function by itself: the first of all may be one that nobody knows any more, and stay that for ever.
+        let is_new = ahead.iter().any(|first| !self.seen_ahead.contains(first))
+            || record != self.seen_record;
         if is_new || self.waits.exists([])? {
             news.tell();
         }
+        // At the end: if a look fails, the next one sees what it would have seen.
+        (self.seen_version, self.seen_ahead, self.seen_record) = (version, ahead, record);
         Ok(true)
     }
 }
@@ -150,5 +151,32 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Durability, connection};
+
+    #[test]
+    fn what_a_look_that_failed_did_not_tell_is_told_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.db");
+        let open =
+            || connection::open_writer(&path, Durability::Process, Duration::from_secs(9)).unwrap();
+        let (conn, other) = (open(), open());
+        let (news, mut lookout) = (News::default(), Lookout::prepare(&conn).unwrap());
+        lookout.look(&conn, &news).unwrap();
+
+        other
+            .execute_batch("UPDATE record_version SET last = last + 1")
+            .unwrap();
+        conn.execute_batch("CREATE TEMP TABLE task (x)").unwrap(); // stands before the real one
+        lookout.look(&conn, &news).unwrap_err();
+        conn.execute_batch("DROP TABLE temp.task").unwrap();
+        lookout.look(&conn, &news).unwrap();
+
+        assert_eq!(*news.count.borrow(), 1);
     }
 }

@@ -395,6 +395,29 @@ async fn processes_write_to_one_file_in_turn() {
 }
 
 #[tokio::test]
+async fn what_another_adds_for_later_is_news_whatever_waits_that_nobody_runs() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (one, other) = (Boot::at(&path).await, Boot::at(&path).await);
+    let for_later = |name: &str, seconds| {
+        let mut task = Task::new(other.ids.task(NOW), name, "[]");
+        task.life.run_at = NOW.saturating_add(Duration::from_secs(seconds));
+        task
+    };
+    let news = async |seen| {
+        let news = one.backend.changed(seen);
+        let news = tokio::time::timeout(Duration::from_secs(20), news).await;
+        news.expect("nobody is told").unwrap()
+    };
+
+    other.add(&[&for_later("gone", 1)]).await; // first for ever, once its time has come
+    let seen = news(0).await;
+    other.add(&[&for_later("f", 60)]).await;
+
+    assert_ne!(news(seen).await, seen);
+}
+
+#[tokio::test]
 async fn a_write_fails_when_another_process_holds_the_file_for_too_long_and_works_again_after_it() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.db");

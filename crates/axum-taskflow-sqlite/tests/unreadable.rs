@@ -175,6 +175,49 @@ async fn rows_of_the_dead_that_cannot_be_read_hide_no_other() {
 }
 
 #[tokio::test]
+async fn an_owner_whom_a_repair_of_the_file_has_lost_hides_no_other() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let (one, other) = (Boot::at(&path).await, Boot::at(&path).await);
+    let (of_lost, task) = (one.owned(), other.owned());
+    one.add(&[&of_lost]).await;
+    other.add(&[&task]).await;
+    drop((one, other));
+    let boot = Boot::at(&path).await;
+    let conn = Connection::open(&path).unwrap();
+    let lost = "DELETE FROM instance WHERE no = (SELECT min(owner) FROM task)";
+    assert_eq!(conn.execute(lost, []).unwrap(), 1);
+
+    let orphans = boot.backend.orphans(9).await.unwrap();
+
+    assert_eq!(orphans, [task]);
+}
+
+#[tokio::test]
+async fn a_function_whom_a_repair_of_the_file_has_lost_hides_no_sum_of_others() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.db");
+    let boot = Boot::at(&path).await;
+    let mut batch = Batch::at(NOW);
+    for name in ["f", "g"] {
+        let task = Task::new(boot.ids.task(NOW), name, "[]");
+        batch.changes.push(Change::cancelled(&task, NOW).unwrap());
+        batch.tasks.push(Arc::new(task));
+    }
+    boot.backend.write(Arc::new(batch)).await.unwrap();
+    let conn = Connection::open(&path).unwrap();
+    let lost = "DELETE FROM func WHERE name = 'f'";
+    assert_eq!(conn.execute(lost, []).unwrap(), 1);
+
+    let counts = boot.backend.counts().await.unwrap();
+    let series = boot.backend.series(Timestamp::default()).await.unwrap();
+
+    let counted: Vec<&str> = counts.iter().map(|count| &*count.name).collect();
+    let ended: Vec<&str> = series.iter().map(|minute| &*minute.name).collect();
+    assert_eq!((counted, ended), (vec!["g"], vec!["g"]));
+}
+
+#[tokio::test]
 async fn what_only_a_newer_program_knows_hides_no_sum_no_instance_and_no_log_line() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.db");

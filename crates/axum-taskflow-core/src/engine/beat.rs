@@ -77,8 +77,10 @@ impl Engine {
             };
             // Also between two beats; and before an answer that was read late, since it may be old.
             let lapses = async {
-                match limit.filter(|_| !has_lapsed) {
-                    Some(limit) => tokio::time::sleep_until(self.beaten_at() + limit).await,
+                // Without an end if it lies beyond what a clock can count.
+                let limit = limit.filter(|_| !has_lapsed);
+                match limit.and_then(|limit| self.beaten_at().checked_add(limit)) {
+                    Some(end) => tokio::time::sleep_until(end).await,
                     None => std::future::pending().await,
                 }
             };
