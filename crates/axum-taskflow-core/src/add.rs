@@ -471,7 +471,13 @@ async fn replace(
     if key.is_empty() {
         return Err(Error::invalid("a run key must not be empty"));
     }
-    said.tags.insert(RUN_KEY_TAG.to_owned(), key.clone()); // checked with the other tags
+    if key.len() > TAG_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "a run key must have at most {TAG_BYTES_MAX} bytes, and this one has {}",
+            key.len()
+        )));
+    }
+    said.tags.insert(RUN_KEY_TAG.to_owned(), key.clone());
     let mut task = make_tasks(engine, request, said)?.remove(0);
     // Free as soon as the task ends, whatever its end.
     Arc::make_mut(&mut task).idempotency_key = Some(IdempotencyKey {

@@ -77,8 +77,10 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instant = jiff::Timestamp::from_millisecond(self.0).map_err(|_| fmt::Error)?;
-        // "+00:00" and not "Z": Python before 3.11 cannot read the latter.
-        f.write_str(&DateTimePrinter::new().timestamp_with_offset_to_string(&instant, Offset::UTC))
+        // "+00:00" and not "Z", and three digits of the second or none: Python before 3.11 cannot read anything else.
+        let n_digits = if self.0 % 1_000 == 0 { 0 } else { 3 };
+        let printer = DateTimePrinter::new().precision(Some(n_digits));
+        f.write_str(&printer.timestamp_with_offset_to_string(&instant, Offset::UTC))
     }
 }
 
@@ -223,6 +225,18 @@ mod tests {
 
         assert_eq!(again, at);
         assert_eq!(at.to_string(), "2026-11-21T22:26:40.123+00:00");
+    }
+
+    #[test]
+    fn a_time_has_three_digits_of_its_second_or_none() {
+        for (ms, text) in [
+            (1_795_300_000_000, "2026-11-21T22:26:40+00:00"),
+            (1_795_300_000_500, "2026-11-21T22:26:40.500+00:00"),
+            (1_795_300_000_090, "2026-11-21T22:26:40.090+00:00"),
+            (1_795_300_000_009, "2026-11-21T22:26:40.009+00:00"),
+        ] {
+            assert_eq!(Timestamp::from_unix_ms(ms).to_string(), text);
+        }
     }
 
     #[test]

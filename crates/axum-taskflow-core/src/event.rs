@@ -258,7 +258,12 @@ impl Feed {
 }
 
 fn log_change(change: &Change, now: Timestamp) {
-    let (task, function, attempt) = (change.id, &change.name, change.life.attempt);
+    let (task, function) = (change.id, &change.name);
+    // One that was cut off and is not counted has no number in what is stored now.
+    let attempt = change
+        .ended
+        .as_ref()
+        .map_or(change.life.attempt, |ended| ended.number);
     let ran_ms = match (change.life.finished_at, change.life.started_at) {
         (Some(finished), Some(started)) => finished.since(started).as_millis(),
         _ => 0,
@@ -342,6 +347,8 @@ impl Stream for EventStream {
 #[cfg(test)]
 mod tests {
     use tokio_stream::StreamExt;
+    use tracing::field::Field;
+    use tracing_subscriber::{Layer, Registry, layer::SubscriberExt};
 
     use super::*;
     use crate::{
@@ -387,6 +394,40 @@ mod tests {
         fn n_kept(&self) -> usize {
             Arc::strong_count(&self.text) - 1
         }
+    }
+
+    /// The numbers of attempts in what is logged.
+    #[derive(Clone, Default)]
+    struct Attempts(Arc<Mutex<Vec<String>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Attempts {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
+                if field.name() == "attempt" {
+                    self.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_was_cut_off_is_logged_by_its_own_number_though_it_does_not_count() {
+        let attempts = Attempts::default();
+        let ids = IdSource::default();
+        let mut task = Task::new(ids.task(NOW), "f", "[]");
+        task.requeue_on_interrupt = true;
+        task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
+        let cut_off = Change::interrupted(&task, "the process died while this ran", NOW).unwrap();
+
+        let log = Registry::default().with(attempts.clone());
+        tracing::subscriber::with_default(log, || Feed::default().changed(&cut_off, NOW));
+
+        assert_eq!(cut_off.life.attempt, 0);
+        assert_eq!(*attempts.0.lock().unwrap(), ["1"]);
     }
 
     fn id_of(event: &TaskEvent) -> TaskId {

@@ -1113,6 +1113,10 @@ async fn of_many_that_replace_at_once_one_is_left() {
     assert_eq!(waiting, 1);
     let wrong = manager.add_task(tick, ()).run_key("").await.unwrap_err();
     assert_eq!(wrong.kind(), ErrorKind::Invalid);
+    let long = manager.add_task(tick, ()).run_key("k".repeat(257)).await;
+    let long = long.unwrap_err();
+    assert_eq!(long.kind(), ErrorKind::Invalid);
+    assert!(long.to_string().contains("a run key"), "{long}");
     let both = manager
         .add_task(tick, ())
         .run_key("k")

@@ -454,6 +454,7 @@ fn is_skipped(error: &Error) -> bool {
 
 /// `POST /retry-failed?since=6h&func_name=`: the failed and interrupted tasks of a time, newest first, page by page.
 pub(crate) async fn retry_failed(call: Call) -> Result<Response, Problem> {
+    call.params.only(&["since", "func_name", "before"])?;
     let since = call.params.get("since").unwrap_or("6h");
     let after = after(since, call.visit.now)?;
     let func_name = call.params.func_name()?;
@@ -634,6 +635,7 @@ struct Deleted {
 
 /// `DELETE /history?value=&unit=min|hour|day`: finished tasks that are older than that.
 pub(crate) async fn delete_history(call: Call) -> Result<Response, Problem> {
+    call.params.only(&["value", "unit"])?;
     let span = span_of(&call.params)?;
     let deleted = call
         .shared

@@ -97,6 +97,18 @@ impl Params {
         })
     }
 
+    /// These parameters and no others: one that is misspelt would make a deed wider than it was meant.
+    pub(crate) fn only(&self, names: &[&str]) -> Result<(), Problem> {
+        let other = self.0.iter().find(|(name, _)| !names.contains(&&**name));
+        other.map_or(Ok(()), |(name, _)| {
+            Err(Problem::unprocessable(format!(
+                "there is no parameter {:?} here: there are {}",
+                short(name),
+                names.join(", ")
+            )))
+        })
+    }
+
     /// What must be given.
     pub(crate) fn needed(&self, name: &str) -> Result<&str, Problem> {
         self.short(name)?

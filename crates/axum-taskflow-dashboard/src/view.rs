@@ -722,7 +722,7 @@ mod tests {
         task.life.status = TaskStatus::Failed;
         let json = serde_json::to_value(TaskJson::of(&task, &[], true)).unwrap();
         assert_eq!(json["duration"], 1.5);
-        assert_eq!(json["end_time"], "2026-11-21T22:26:41.5+00:00");
+        assert_eq!(json["end_time"], "2026-11-21T22:26:41.500+00:00");
     }
 
     #[test]

@@ -476,6 +476,28 @@ async fn retry_failed_takes_those_of_its_time_and_function() {
 }
 
 #[tokio::test]
+async fn what_changes_many_tasks_is_refused_with_a_parameter_that_is_none() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    site.clock.advance(Duration::from_secs(3_600));
+
+    let retry = site
+        .post("/tasks/retry-failed?since=6h&function=greet")
+        .await
+        .detail(422);
+    let delete = "/tasks/history?value=1&unit=min&func_name=greet";
+    let delete = site.ask(Method::DELETE, delete, &[]).await.detail(422);
+
+    assert!(retry.contains("\"function\""), "{retry}");
+    assert!(retry.contains("since, func_name, before"), "{retry}");
+    assert!(delete.contains("\"func_name\""), "{delete}");
+    assert!(delete.contains("value, unit"), "{delete}");
+    let tasks = site.get("/tasks").await.json();
+    assert_eq!(tasks.as_array().unwrap().len(), 1);
+    assert_eq!(tasks[0]["task_id"], failed.to_string());
+}
+
+#[tokio::test]
 async fn retry_failed_called_again_retries_nothing_twice() {
     let site = Site::open().await;
     let stored = async || {
