@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use axum_taskflow_core::{BackendError, Life, Task, TaskId};
+use axum_taskflow_core::{BackendError, Life, Task};
 use redis::Value;
 use tokio::time::Instant;
 
@@ -80,10 +80,10 @@ impl<'a> Words<'a> {
         self
     }
 
-    /// The key of this kind of a task.
-    pub(crate) fn key(&mut self, kind: char, id: TaskId) -> &mut Self {
+    /// The key of this kind of a task, or of an idempotency key.
+    pub(crate) fn key(&mut self, kind: char, of: impl fmt::Display) -> &mut Self {
         let prefix = self.prefix;
-        self.arg(format_args!("{prefix}:{kind}:{id}"))
+        self.arg(format_args!("{prefix}:{kind}:{of}"))
     }
 
     pub(crate) fn life(&mut self, life: &Life) -> Result<&mut Self, BackendError> {

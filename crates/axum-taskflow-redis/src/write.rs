@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use axum_taskflow_core::{
@@ -114,7 +115,8 @@ fn add_one(link: &Link, task: &Task, now: Timestamp) -> Result<Option<Call>, Bac
 }
 
 fn move_one(link: &Link, change: &Change, now: Timestamp) -> Result<Option<Call>, BackendError> {
-    let of_one = Move::of(change, now).filter(|it| it.owner.is_some() || it.minute.is_some());
+    let of_one = Move::of(change, now)
+        .filter(|it| !it.has_keys && (it.owner.is_some() || it.minute.is_some()));
     let Some(it) = of_one else { return Ok(None) };
     let mut life = String::new();
     record::life(&change.life, &mut life)?;
@@ -243,49 +245,39 @@ fn add_blocks(
     tasks: &[Arc<Task>],
     now: Timestamp,
 ) -> Result<(), BackendError> {
-    // These are in no order. Behind them, as they were given: tasks with a key, of which the first one gets it, and
-    // those whose id is in the batch already.
-    let mut sure = BTreeMap::<Kind<'_>, Numbered<'_>>::new();
-    let mut unsure: Vec<(Kind<'_>, Numbered<'_>)> = Vec::new();
-    let mut ids = HashSet::with_capacity(tasks.len());
+    // These are in no order. Behind them, one by one and as they were given: tasks whose id or key is in the batch already,
+    // so that the first one gets it.
+    let mut alike = BTreeMap::<(Kind<'_>, bool), Numbered<'_>>::new();
+    let mut again: Numbered<'_> = Vec::new();
+    let (mut ids, mut keys) = (HashSet::with_capacity(tasks.len()), HashSet::new());
     for (n, task) in tasks.iter().enumerate() {
-        let kind = Kind::of(task, now);
-        let is_first = ids.insert(task.id);
-        if is_first && task.idempotency_key.is_none() {
-            sure.entry(kind).or_default().push((n, task));
-            continue;
-        }
-        match unsure.last_mut() {
-            Some((last, block)) if is_first && *last == kind => block.push((n, task)),
-            _ => unsure.push((kind, vec![(n, task)])),
-        }
-    }
-    let n_blocks = |block: &Numbered<'_>| block.len().div_ceil(ALIKE_MAX);
-    let n_unsure: usize = unsure.iter().map(|(_, block)| n_blocks(block)).sum();
-    words.count(sure.values().map(n_blocks).sum::<usize>() + n_unsure);
-    for (kind, tasks) in &sure {
-        for block in tasks.chunks(ALIKE_MAX) {
-            add_block(words, *kind, block)?;
-            words.count(0);
-        }
-    }
-    for (kind, tasks) in &unsure {
-        for block in tasks.chunks(ALIKE_MAX) {
-            add_block(words, *kind, block)?;
-            words.count(block.len() * 2);
-            for (n, task) in block {
-                words.number(*n as u64);
-                match &task.idempotency_key {
-                    Some(key) => words.arg(format_args!("={}", key.key)),
-                    None => words.text(""),
-                };
+        let key = task.idempotency_key.as_ref();
+        let is_first = ids.insert(task.id) & key.is_none_or(|key| keys.insert(&key.key));
+        match is_first {
+            true => {
+                let alike = alike.entry((Kind::of(task, now), key.is_some()));
+                alike.or_default().push((n, task));
             }
+            false => again.push((n, task)),
         }
+    }
+    let n_alike: usize = alike
+        .values()
+        .map(|them| them.len().div_ceil(ALIKE_MAX))
+        .sum();
+    words.count(n_alike + again.len());
+    let alike = alike.iter().flat_map(|((kind, _), tasks)| {
+        let blocks = tasks.chunks(ALIKE_MAX);
+        blocks.map(|block| (*kind, block))
+    });
+    let again = again.chunks(1).map(|one| (Kind::of(one[0].1, now), one));
+    for (kind, block) in alike.chain(again) {
+        add_block(words, kind, block)?;
     }
     Ok(())
 }
 
-/// A block up to the keys.
+/// All of them have keys, or none.
 fn add_block(
     words: &mut Words<'_>,
     kind: Kind<'_>,
@@ -319,6 +311,21 @@ fn add_block(
     for (set, id) in tagged {
         words.text(&set).arg(id);
     }
+    let keys = tasks.iter().filter_map(|(n, task)| {
+        let key = task.idempotency_key.as_ref()?;
+        Some((*n, task.id, &key.key))
+    });
+    let n_keys = keys.clone().count();
+    words.count(n_keys);
+    for (n, ..) in keys.clone() {
+        words.number(n as u64);
+    }
+    words.count(n_keys * 2);
+    for (_, id, key) in keys {
+        words
+            .key('k', key)
+            .arg(format_args!("{id} - {}", kind.name));
+    }
     Ok(())
 }
 
@@ -350,6 +357,8 @@ struct Move<'a> {
     owner: Option<InstanceId>,
     waits: Waits,
     minute: Option<i64>,
+    /// They have idempotency keys, and end.
+    has_keys: bool,
 }
 
 impl<'a> Move<'a> {
@@ -365,7 +374,8 @@ impl<'a> Move<'a> {
             (TaskStatus::Pending, None, HeldBy::Instance(holder)) => holder,
             _ => return None,
         };
-        let is_plain = change.ended.is_none() && change.key == KeyFate::Stays;
+        let has_keys = change.key != KeyFate::Stays;
+        let is_plain = change.ended.is_none() && (!has_keys || life.status == TaskStatus::Success);
         is_plain.then(|| Self {
             name: &change.name,
             expects: change.expects,
@@ -374,6 +384,7 @@ impl<'a> Move<'a> {
             owner: life.owner,
             waits: Waits::of(life, now),
             minute: end(life, now).map(|(minute, _)| minute),
+            has_keys,
         })
     }
 }
@@ -426,9 +437,36 @@ fn add_moves<'a>(
             }
             let turns = changes.iter().map(|(_, change)| Turn::after(change));
             add_places(words, alike.waits, alike.name, turns);
+            words.count(if alike.has_keys { changes.len() * 3 } else { 0 });
+            if alike.has_keys {
+                for (_, change) in changes {
+                    add_fate(words, change, now);
+                }
+            }
         }
     }
     Ok(rest)
+}
+
+/// The idempotency key of the task, what it says from now on and for how many milliseconds, or nothing twice if it is free
+/// again. Nothing three times if it stays as it is.
+fn add_fate(words: &mut Words<'_>, change: &Change, now: Timestamp) {
+    /// Callers' clocks say when a key is free. This is only so that nothing is left.
+    const LEFT_FOR: Duration = Duration::from_secs(3_600);
+    /// Ten years: no server takes any number.
+    const LEFT_MAX: Duration = Duration::from_secs(315_360_000);
+    match &change.key {
+        KeyFate::Stays => words.text("").text("").text(""),
+        KeyFate::Freed(key) => words.key('k', key).text("").text(""),
+        KeyFate::KeptUntil(key, until) => {
+            let (id, name, until_ms) = (change.id, &change.name, until.as_unix_ms());
+            let left = until.since(now).min(LEFT_MAX) + LEFT_FOR;
+            words
+                .key('k', key)
+                .arg(format_args!("{id} {until_ms} {name}"))
+                .arg(left.as_millis())
+        }
+    };
 }
 
 /// What the stored life must begin with.
@@ -458,17 +496,12 @@ fn add_changes(
     changes: &[(usize, &Change)],
     now: Timestamp,
 ) -> Result<(), BackendError> {
-    words.count(changes.len() * 13);
+    words.count(changes.len() * 15);
     for (n, change) in changes {
         let life = &change.life;
         let attempt = match &change.ended {
             Some(attempt) => record::to_json(attempt)?,
             None => String::new(),
-        };
-        let key = match &change.key {
-            KeyFate::Stays => String::new(),
-            KeyFate::Freed(key) => format!("F{key}"),
-            KeyFate::KeptUntil(key, until) => format!("K{} {key}", until.as_unix_ms()),
         };
         words
             .number(*n as u64)
@@ -476,8 +509,8 @@ fn add_changes(
             .arg(expected(change.expects, change.held_by))
             .life(life)?
             .text(&change.name)
-            .text(&attempt)
-            .text(&key);
+            .text(&attempt);
+        add_fate(words, change, now);
         match end(life, now) {
             Some((minute, ran_ms)) => words.arg(minute).number(ran_ms),
             None => words.text("").number(0),
@@ -577,8 +610,6 @@ fn at<T>(answers: &mut [T], number: Value) -> Result<&mut T, BackendError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "this is test code")]
-    use std::time::Duration;
-
     use axum_taskflow_core::{Backend, Claim, IdSource, Instance, Outcome, RetryPolicy};
     use servers::RedisServer;
 

@@ -75,7 +75,7 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
     // Of one block: what its tasks have in common, values, members, places, no tags and no keys; and nothing else.
     let task = json!([
         "1000000", 1, "f", "pending", "o:-", "w:f", 4, body_key, body, life_key, life, 2, "0", id,
-        2, "0", place, 0, 0, 0, 0, 0, 0
+        2, "0", place, 0, 0, 0, 0, 0, 0, 0
     ]);
     let add = [
         "1000000", "0", "f", "pending", "-", "w:f", &place, id, body, life,

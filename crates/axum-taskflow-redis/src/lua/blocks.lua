@@ -5,12 +5,24 @@ for _ = 1, word() do
     local member, last_member = list()
     local place, last_place = list()
     local tag, last_tag = list()
+    local number = list()
     local key, last_key = list()
-    -- All of them or, if one is there already, none: then it is looked at which.
-    if key <= last_key or redis.call('MSETNX', unpack(words, value, last_value)) == 0 then
+    -- All of them or, if one is there already, none: then it is looked at which. So with their keys.
+    local has_keys = key <= last_key
+    local are_keys_free = not has_keys or redis.call('MSETNX', unpack(words, key, last_key)) == 1
+    local are_new = are_keys_free and redis.call('MSETNX', unpack(words, value, last_value)) == 1
+    if has_keys and are_keys_free then
+        for at = key, last_key, 2 do
+            if not are_new then
+                redis.call('DEL', words[at])
+            elseif keys_before[words[at]] == nil then
+                keys_before[words[at]] = false -- it was free
+            end
+        end
+    end
+    if not are_new then
         -- The task that has the key and its function; or nothing, and the key is the new task's.
-        local function take_key(key, id)
-            local key_name = P .. 'k:' .. key
+        local function take_key(key_name, says)
             local holder = redis.pcall('GET', key_name)
             if type(holder) == 'table' then
                 try(false, holder)
@@ -27,7 +39,7 @@ for _ = 1, word() do
                 end
             end
             if keys_before[key_name] == nil then keys_before[key_name] = false end -- it was free
-            redis.call('SET', key_name, id .. ' - ' .. name)
+            redis.call('SET', key_name, says)
             return nil
         end
 
@@ -36,12 +48,9 @@ for _ = 1, word() do
         for n = 0, (last_member - member - 1) / 2 do
             local id = words[member + 2 * n + 1]
             if redis.call('EXISTS', words[value + 4 * n + 2]) == 0 then
-                local own_key, holder = key <= last_key and words[key + 2 * n + 1] or '', nil
-                if own_key ~= '' then
-                    holder = take_key(string.sub(own_key, 2), id)
-                end
+                local holder = has_keys and take_key(words[key + 2 * n], words[key + 2 * n + 1])
                 if holder then
-                    refused[#refused + 1] = words[key + 2 * n]
+                    refused[#refused + 1] = words[number + n]
                     refused[#refused + 1] = holder
                 else
                     is_made[id] = true

@@ -14,6 +14,7 @@ for _ = 1, word() do
     local value, last_value = list()
     local number, last_number = list()
     local place, last_place = list()
+    local fate, last_fate = list() -- of idempotency keys
     local keys, n_tasks = {}, (last_value - value + 1) / 2
     for n = 1, n_tasks do keys[n] = words[value + 2 * n - 2] end
     local found = redis.call('MGET', unpack(keys))
@@ -29,8 +30,12 @@ for _ = 1, word() do
             if are_released then
                 is_expected, place_of = prefix, words[place + 2 * n - 1]
             end
-            unexpected[#unexpected + 1] = { of, id, is_expected, life, name, '', '', minute, ran_ms_of, status, owner_set,
-                waits_in, place_of }
+            local key, says, left = '', '', ''
+            if fate <= last_fate then
+                key, says, left = unpack(words, fate + 3 * n - 3, fate + 3 * n - 1)
+            end
+            unexpected[#unexpected + 1] = { of, id, is_expected, life, name, '', key, says, left, minute, ran_ms_of, status,
+                owner_set, waits_in, place_of }
         end
     else
         redis.call('MSET', unpack(words, value, last_value))
@@ -50,6 +55,19 @@ for _ = 1, word() do
                     waiting[name] = true
                 end
             end
+        end
+        if fate <= last_fate then
+            local function settle_keys()
+                local key_names, ids = {}, ids_of(keys)
+                for n = 1, n_tasks do key_names[n] = words[fate + 3 * n - 3] end
+                local holders = redis.call('MGET', unpack(key_names))
+                for n, key in ipairs(key_names) do
+                    -- Which of a key of another type is none; then this fails.
+                    local holder = holders[n] or redis.call('GET', key)
+                    settle_key(ids[n], key, words[fate + 3 * n - 2], words[fate + 3 * n - 1], holder)
+                end
+            end
+            try(pcall(settle_keys))
         end
         count(string.match(expected, '^%a+'), name, -n_tasks)
         count(status, name, n_tasks)

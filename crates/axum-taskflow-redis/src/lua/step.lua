@@ -7,7 +7,7 @@ local unexpected = {} -- only batches have such
 -- tasks is there, it was taken before.
 local is_new, was_taken = true, true
 local ids_of_step = {}
-for at = change + 1, last_change, 13 do ids_of_step[#ids_of_step + 1] = words[at] end
+for at = change + 1, last_change, 15 do ids_of_step[#ids_of_step + 1] = words[at] end
 look_at(ids_of_step)
 for at = record, last_record, 3 do
     local expects, becomes = words[at + 1], words[at + 2]
@@ -24,7 +24,7 @@ for at = record, last_record, 3 do
         was_taken = was_taken and value == string.sub(becomes, 2)
     end
 end
-for at = change, last_change, 13 do
+for at = change, last_change, 15 do
     local life, expected = lives[words[at + 1]], words[at + 2]
     is_new = is_new and life and string.sub(life, 1, #expected) == expected
     was_taken = was_taken and life == words[at + 3]
@@ -37,7 +37,7 @@ if not is_new and not was_taken then
         for at = value, last_value, 4 do
             was_taken = was_taken or redis.call('EXISTS', words[at]) == 1
         end
-        for _ = 1, 4 do list() end
+        for _ = 1, 5 do list() end
     end
     last_word = before
 end

@@ -8,3 +8,16 @@ local failure = nil
 local function try(is_done, why)
     if not is_done then failure = failure or why end
 end
+
+-- What becomes of a task's idempotency key, if it is still the task's.
+local function settle_key(id, key, says, left_ms, holder)
+    if not holder or string.sub(holder, 1, 36) ~= id then
+        return
+    end
+    if keys_before[key] == nil then keys_before[key] = holder end
+    if says == '' then
+        redis.call('DEL', key)
+    else
+        redis.call('SET', key, says, 'PX', left_ms)
+    end
+end

@@ -7,15 +7,16 @@
 --   blocks:  of new tasks that have much in common, at most 500, none twice. How many blocks, then of each: function,
 --            status, set of the owner, set in which they wait or nothing. Then, counted and laid out as commands take
 --            them: t-key, body, l-key, life of each; 0, id of each; 0, place of each, if they wait; set, id of each tag;
---            and, if it is not sure that they are to be made, number in the batch, key (after "=") or nothing of each
+--            and, if they have idempotency keys, number in the batch of each; k-key, what it is to say of each
 --   moves:   of starts, ends and releases that have much in common, at most 500, none twice. How many moves, then of each:
 --            what is expected of the life ("STATUS EPOCH "), who probably holds them (who has to, if they are released),
 --            function, status, set of the owner or nothing if they have ended, set in which they wait if they are released
 --            or nothing, minute of a terminal one or nothing. Then, counted: l-key, life of each; number among the
---            changes, milliseconds of each; 0, place of each, if they wait
+--            changes, milliseconds of each; 0, place of each, if they wait; and, if they have idempotency keys, k-key,
+--            what it says from now on and for how many milliseconds or nothing twice if it is free again, of each
 --   changes: counted: number among the changes, id, what is expected of the life (as above; behind it "OWNER " if that
---            matters), life, function, past attempt as JSON or nothing, fate of the key ("F"KEY freed, "K"UNTIL" "KEY
---            kept, or nothing), minute and milliseconds of a terminal one, status, set of the owner or nothing, set
+--            matters), life, function, past attempt as JSON or nothing, k-key with what it says and for how long (as
+--            above, or nothing three times), minute and milliseconds of a terminal one, status, set of the owner or nothing, set
 --            in which it waits and place there or nothing twice
 --   notes:   counted: id, epoch, "L" and a line that sorts or "P" and JSON
 --   audit:   counted: id and JSON in one
