@@ -36,7 +36,7 @@ pub(crate) const BULK_TIME_MAX: Duration = Duration::from_secs(10);
 /// ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)). `lua/words.lua` says of what.
 pub(crate) struct Words<'a> {
     /// What all keys begin with.
-    prefix: &'a str,
+    pub(crate) prefix: &'a str,
     /// Behind the room for the head of a list.
     packed: Vec<u8>,
     n_words: usize,
@@ -62,6 +62,13 @@ impl<'a> Words<'a> {
     pub(crate) fn text(&mut self, text: &str) -> &mut Self {
         self.n_words += 1;
         rmp::encode::write_str(&mut self.packed, text).expect("a Vec takes everything");
+        self
+    }
+
+    pub(crate) fn texts<const N: usize>(&mut self, texts: [String; N]) -> &mut Self {
+        for text in &texts {
+            self.text(text);
+        }
         self
     }
 

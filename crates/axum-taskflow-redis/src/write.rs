@@ -89,7 +89,7 @@ async fn write_one(link: &Link, batch: &Batch) -> Result<bool, BackendError> {
 }
 
 fn add_one(link: &Link, task: &Task, now: Timestamp) -> Result<Option<Call>, BackendError> {
-    if task.idempotency_key.is_some() || !record::all_tag_sets(task).is_empty() {
+    if !record::all_tag_sets(task).is_empty() {
         return Ok(None);
     }
     let (mut body, mut life) = (String::new(), String::new());
@@ -111,12 +111,17 @@ fn add_one(link: &Link, task: &Task, now: Timestamp) -> Result<Option<Call>, Bac
         .arg(task.id.to_string())
         .arg(body)
         .arg(life);
+    match &task.idempotency_key {
+        Some(key) => call
+            .arg(format!("{}:k:{}", link.prefix(), key.key))
+            .arg(key_says(task.id, None, kind.name)),
+        None => call.arg("").arg(""),
+    };
     Ok(Some(call))
 }
 
 fn move_one(link: &Link, change: &Change, now: Timestamp) -> Result<Option<Call>, BackendError> {
-    let of_one = Move::of(change, now)
-        .filter(|it| !it.has_keys && (it.owner.is_some() || it.minute.is_some()));
+    let of_one = Move::of(change, now).filter(|it| it.owner.is_some() || it.minute.is_some());
     let Some(it) = of_one else { return Ok(None) };
     let mut life = String::new();
     record::life(&change.life, &mut life)?;
@@ -138,6 +143,9 @@ fn move_one(link: &Link, change: &Change, now: Timestamp) -> Result<Option<Call>
                 .map_or_else(String::new, |minute| minute.to_string()),
         )
         .arg(end(&change.life, now).map_or(0, |(_, ran_ms)| ran_ms));
+    for word in fate(link.prefix(), change, now) {
+        call.arg(word);
+    }
     Ok(Some(call))
 }
 
@@ -322,9 +330,7 @@ fn add_block(
     }
     words.count(n_keys * 2);
     for (_, id, key) in keys {
-        words
-            .key('k', key)
-            .arg(format_args!("{id} - {}", kind.name));
+        words.key('k', key).text(&key_says(id, None, kind.name));
     }
     Ok(())
 }
@@ -440,7 +446,7 @@ fn add_moves<'a>(
             words.count(if alike.has_keys { changes.len() * 3 } else { 0 });
             if alike.has_keys {
                 for (_, change) in changes {
-                    add_fate(words, change, now);
+                    words.texts(fate(words.prefix, change, now));
                 }
             }
         }
@@ -450,23 +456,29 @@ fn add_moves<'a>(
 
 /// The idempotency key of the task, what it says from now on and for how many milliseconds, or nothing twice if it is free
 /// again. Nothing three times if it stays as it is.
-fn add_fate(words: &mut Words<'_>, change: &Change, now: Timestamp) {
+fn fate(prefix: &str, change: &Change, now: Timestamp) -> [String; 3] {
     /// Callers' clocks say when a key is free. This is only so that nothing is left.
     const LEFT_FOR: Duration = Duration::from_secs(3_600);
     /// Ten years: no server takes any number.
     const LEFT_MAX: Duration = Duration::from_secs(315_360_000);
+    let named = |key: &str| format!("{prefix}:k:{key}");
     match &change.key {
-        KeyFate::Stays => words.text("").text("").text(""),
-        KeyFate::Freed(key) => words.key('k', key).text("").text(""),
+        KeyFate::Stays => Default::default(),
+        KeyFate::Freed(key) => [named(key), String::new(), String::new()],
         KeyFate::KeptUntil(key, until) => {
-            let (id, name, until_ms) = (change.id, &change.name, until.as_unix_ms());
             let left = until.since(now).min(LEFT_MAX) + LEFT_FOR;
-            words
-                .key('k', key)
-                .arg(format_args!("{id} {until_ms} {name}"))
-                .arg(left.as_millis())
+            let says = key_says(change.id, Some(*until), &change.name);
+            [named(key), says, left.as_millis().to_string()]
         }
-    };
+    }
+}
+
+/// What an idempotency key says: the task that has it, until when if that has ended, and its function.
+fn key_says(id: TaskId, until: Option<Timestamp>, name: &str) -> String {
+    format!(
+        "{id} {} {name}",
+        record::Word(until.map(Timestamp::as_unix_ms))
+    )
 }
 
 /// What the stored life must begin with.
@@ -510,7 +522,7 @@ fn add_changes(
             .life(life)?
             .text(&change.name)
             .text(&attempt);
-        add_fate(words, change, now);
+        words.texts(fate(words.prefix, change, now));
         match end(life, now) {
             Some((minute, ran_ms)) => words.arg(minute).number(ran_ms),
             None => words.text("").number(0),
@@ -610,7 +622,9 @@ fn at<T>(answers: &mut [T], number: Value) -> Result<&mut T, BackendError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "this is test code")]
-    use axum_taskflow_core::{Backend, Claim, IdSource, Instance, Outcome, RetryPolicy};
+    use axum_taskflow_core::{
+        Backend, Claim, IdSource, IdempotencyKey, Instance, Outcome, RetryPolicy,
+    };
     use servers::RedisServer;
 
     use super::*;
@@ -668,6 +682,16 @@ mod tests {
             task
         };
         let (first, mine, due) = (owned(), owned(), Task::new(ids.task(now), "g", "[1]"));
+        let keyed = |ttl_s| {
+            let mut task = owned();
+            task.life = task.life.begun(task.id, me, now);
+            let (key, ttl) = (format!("key {ttl_s}"), Duration::from_secs(ttl_s));
+            task.idempotency_key = Some(IdempotencyKey { key, ttl });
+            let done = Outcome::Done(None);
+            let end = Change::finished(&task, done, &RetryPolicy::default(), 0.0, now).unwrap();
+            (task, end)
+        };
+        let ((keeps, kept), (frees, freed)) = (keyed(60), keyed(0));
         let mut ahead = Task::new(ids.task(now), "g", "[2]");
         ahead.life.run_at = now.saturating_add(Duration::from_secs(60));
         ahead.priority = 3;
@@ -704,6 +728,10 @@ mod tests {
             batch(&[], vec![start]),
             batch(&[], vec![goes_on]),
             batch(&[], vec![end]),
+            batch(&[&keeps], vec![]),
+            batch(&[], vec![kept]),
+            batch(&[&frees], vec![]),
+            batch(&[], vec![freed]),
         ];
         for (n, batch) in alone.iter().enumerate() {
             assert!(write_one(&one.tasks, batch).await.unwrap(), "batch {n}");

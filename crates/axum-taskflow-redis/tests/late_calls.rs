@@ -78,7 +78,7 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
         2, "0", place, 0, 0, 0, 0, 0, 0, 0
     ]);
     let add = [
-        "1000000", "0", "f", "pending", "-", "w:f", &place, id, body, life,
+        "1000000", "0", "f", "pending", "-", "w:f", &place, id, body, life, "", "",
     ];
     let end = [
         id,
@@ -90,6 +90,9 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
         "success 1 -",
         "960000",
         "0",
+        "",
+        "",
+        "",
     ];
     let claim = [&*me, "1000000", "9", "", "0", "1", "0", "0", "f"];
     let nothing = json!(["1000000", 0, 0, 0, 0, 0]);

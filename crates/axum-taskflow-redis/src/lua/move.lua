@@ -1,12 +1,14 @@
 -- One task that starts, or ends with success: as `add.lua`.
 --
 -- ARGV: session, generation, id, status, epoch and holder that are expected, function, status, life, minute of an end or
--- nothing, milliseconds. Answers with 0; or with nothing, and has done nothing, if WRITE has to look closer.
+-- nothing, milliseconds, and of an end k-key with what it says from now on and for how long, as in `words.lua`. Answers
+-- with 0; or with nothing, and has done nothing, if WRITE has to look closer.
 local refused_for = refusal(ARGV[1], ARGV[2])
 if refused_for then
     return refused_for
 end
-local _, _, id, old_status, epoch, holder, name, status, life, minute, ran_ms = unpack(ARGV)
+local _, _, id, old_status, epoch, holder, name, status, life, minute, ran_ms, key, says, left_ms =
+    unpack(ARGV)
 local life_key = P .. 'l:' .. id
 local old, expected = redis.call('GET', life_key), old_status .. ' ' .. epoch .. ' ' .. holder .. ' '
 if not old or string.find(old, expected, 1, true) ~= 1 then
@@ -15,6 +17,10 @@ end
 local has_ended = minute ~= ''
 if not has_ended and redis.call('SISMEMBER', P .. 'os', holder) == 0 then
     return false
+end
+local holder_of_key = key ~= '' and redis.pcall('GET', key)
+if type(holder_of_key) == 'table' then
+    return false -- it is of another type
 end
 local field = old_status .. ' ' .. name
 local n_left = redis.pcall('HINCRBY', P .. 'c', field, '-1')
@@ -37,4 +43,11 @@ if has_ended then
     redis.pcall('ZREM', P .. 'o:' .. holder, id) -- in a key of another type it is not
 end
 redis.call('SET', life_key, life)
+if holder_of_key and string.sub(holder_of_key, 1, 36) == id then
+    if says == '' then
+        redis.call('DEL', key)
+    else
+        redis.call('SET', key, says, 'PX', left_ms)
+    end
+end
 return 0
