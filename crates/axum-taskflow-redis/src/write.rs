@@ -647,6 +647,9 @@ mod tests {
                 else
                     value = kind == 'set' and redis.call('SMEMBERS', key) or { redis.call('GET', key) }
                 end
+                if redis.call('TTL', key) > 0 then
+                    value[#value + 1] = 'for a time'
+                end
                 table.sort(value)
                 if name ~= 'meta' and string.sub(name, 1, 2) ~= 'v:' then
                     all[#all + 1] = name .. ': ' .. table.concat(value, ', ')
@@ -691,7 +694,7 @@ mod tests {
             let end = Change::finished(&task, done, &RetryPolicy::default(), 0.0, now).unwrap();
             (task, end)
         };
-        let ((keeps, kept), (frees, freed)) = (keyed(60), keyed(0));
+        let ((keeps, kept), (frees, freed), (loses, lost)) = (keyed(60), keyed(0), keyed(61));
         let mut ahead = Task::new(ids.task(now), "g", "[2]");
         ahead.life.run_at = now.saturating_add(Duration::from_secs(60));
         ahead.priority = 3;
@@ -732,6 +735,7 @@ mod tests {
             batch(&[], vec![kept]),
             batch(&[&frees], vec![]),
             batch(&[], vec![freed]),
+            batch(&[&loses], vec![]),
         ];
         for (n, batch) in alone.iter().enumerate() {
             assert!(write_one(&one.tasks, batch).await.unwrap(), "batch {n}");
@@ -751,6 +755,16 @@ mod tests {
                 "batch {n} again"
             );
         }
+
+        for prefix in ["one", "other"] {
+            server.command(&["SET", &format!("{{{prefix}}}:k:key 61"), "another's"]);
+        }
+        let lost = batch(&[], vec![lost]);
+        assert!(write_one(&one.tasks, &lost).await.unwrap());
+        write_all(&other.tasks, &lost, &other.damage, None)
+            .await
+            .unwrap();
+        assert_eq!(all(&server, "one"), all(&server, "other"));
 
         // A sum that is none is repaired by who looks at all sums.
         let (add, start) = (

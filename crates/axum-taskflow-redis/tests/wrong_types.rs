@@ -191,11 +191,24 @@ async fn live(pair: &Pair, me: InstanceId, dead: InstanceId, ids: &IdSource) {
     let also_mine = new("f", Some(me));
     pair.write("add one that is held", at(NOW, &[&also_mine], vec![]))
         .await;
-    let mut keyed = new("f", Some(me));
-    keyed.idempotency_key = Some(IdempotencyKey {
-        key: "key".to_owned(),
-        ttl: Duration::from_secs(60),
-    });
+    let with_key = |key: &str| {
+        let mut task = new("f", Some(me));
+        task.idempotency_key = Some(IdempotencyKey {
+            key: key.to_owned(),
+            ttl: Duration::from_secs(60),
+        });
+        task
+    };
+    let alone = with_key("alone");
+    pair.write("add one with a key", at(NOW, &[&alone], vec![]))
+        .await;
+    let start = Change::started(&pair.get(alone.id).await, me, NOW).unwrap();
+    pair.write("start one with a key", at(NOW, &[], vec![start]))
+        .await;
+    let end = finished(&pair.get(alone.id).await, Outcome::Done(None), 0, NOW);
+    pair.write("end one with a key", at(NOW, &[], vec![end]))
+        .await;
+    let mut keyed = with_key("key");
     keyed.tags.insert("k".into(), "v".into());
     let mut ahead = new("g", None);
     ahead.life.run_at = later;
@@ -466,6 +479,7 @@ async fn a_call_that_has_failed_half_way_is_completed_when_it_is_made_again() {
         "s:cancelled",
         "y:1:k",
         "k:key",
+        "k:alone",
         "k:slot",
         "cl:ME",
     ] {
