@@ -194,6 +194,30 @@ async fn a_slot_that_fired_and_of_which_the_store_did_not_tell_is_said_once_and_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_that_fired_unheard_is_said_and_the_next_one_fires_though_nobody_can_read_its_task()
+{
+    let (said, _log) = Said::here();
+    let site = Site::new();
+    let (store, stage) = Backstage::new();
+    let schedule = Schedule::new(tick, ()).every(MINUTE);
+    let mut config = site.config(0, vec![schedule.overlap(Overlap::Allow)]);
+    config.backend = store;
+    let manager = TaskManager::start(config).await.unwrap();
+    sleep(MINUTE - SECOND).await;
+
+    stage.link(Link::FailsAfterStep);
+    stage.link_failed().await;
+    let tasks = manager.list(ListQuery::default()).await.unwrap().tasks;
+    stage.refuse_reads_of(vec![tasks[0].id]); // a newer program took it, and wrote in its own words
+    stage.link(Link::Works);
+    sleep(SECOND * 30).await;
+    assert_eq!(said.n("a schedule fires"), 1);
+    sleep(MINUTE).await;
+
+    assert_eq!(said.n("a schedule fires"), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slot_that_fires_after_it_was_given_up_is_said_once_and_its_task_runs_soon() {
     let (said, _log) = Said::here();
     let site = Site::new();

@@ -811,23 +811,23 @@ mod tests {
             store.join(Instance::new(me, now)).await.unwrap();
         }
 
-        add(15, Some(adds)).await;
+        add(31, Some(adds)).await;
         let few = held_by(adds);
         add(2, Some(adds)).await;
-        add(30, None).await;
+        add(40, None).await;
         let claim = Claim {
             owner: claims,
             names: Arc::new(["f".into()]),
             except: Arc::default(),
-            limit: 30,
+            limit: 40,
             now,
             reserve: None,
         };
-        assert_eq!(store.claim(claim).await.unwrap().tasks.len(), 30);
+        assert_eq!(store.claim(claim).await.unwrap().tasks.len(), 40);
 
         assert_ne!(few.1, "skiplist");
-        assert_eq!(held_by(adds), is("17", "skiplist"));
-        assert_eq!(held_by(claims), is("30", "skiplist"));
+        assert_eq!(held_by(adds), is("33", "skiplist"));
+        assert_eq!(held_by(claims), is("40", "skiplist"));
         assert_eq!(server.command(&["ZCARD", "{taskflow}:o:-"]), "0");
     }
 

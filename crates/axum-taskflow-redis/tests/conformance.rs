@@ -14,11 +14,17 @@ use axum_taskflow_core::{conformance::Opened, conformance_tests};
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 
-/// A user who may touch no key and no channel but those with the prefix of a store: the server itself refuses the rest.
+/// A user who has the rights that the guide names, and may touch no key and no channel but those with the prefix of a store:
+/// the server itself refuses the rest.
 static SERVER: LazyLock<RedisServer> = LazyLock::new(|| {
-    let rules = "resetchannels ~{store-*}* &{store-*}:* +@all";
+    let guide = include_str!("../../../docs/redis.md");
+    let rules = guide
+        .lines()
+        .find_map(|line| line.strip_prefix("ACL SETUSER tasks on >secret "))
+        .expect("the guide tells the rules")
+        .replace("{taskflow}", "{store-*}");
     RedisServer::builder()
-        .user("suite", "secret", rules)
+        .user("suite", "secret", &rules)
         .start()
 });
 static N_STORES: AtomicUsize = AtomicUsize::new(0);

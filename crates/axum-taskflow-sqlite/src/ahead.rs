@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_page_is_read_from_the_index_of_what_is_ahead() {
         for n_analyzed in [0, 1, 10] {
-            let conn = schema::analyzed(n_analyzed);
+            let conn = schema::analyzed(n_analyzed, None);
             let mut explain = conn
                 .prepare(&format!("EXPLAIN QUERY PLAN {OF_FUNCTION}"))
                 .unwrap();

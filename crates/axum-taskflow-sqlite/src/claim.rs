@@ -63,16 +63,24 @@ impl Unreadable {
 /// A task that may be claimed, and its rowid, in the order of claiming.
 type Candidate = (Turn, i64);
 
+/// By their ids and with the name of an index, since after an `ANALYZE` of few tasks SQLite would look at every row there is for
+/// those with these rowids.
+const PROMOTE: &str = "UPDATE task INDEXED BY task_by_id SET shelf = 1 WHERE id IN (
+         SELECT id FROM task WHERE shelf = 0 AND func = ?1 AND run_at <= ?2
+         ORDER BY run_at LIMIT ?3)";
+
+const WAITS: &str = "SELECT 1 FROM task WHERE shelf = 1 AND func = ?1 LIMIT 1";
+
+const IS_DUE: &str = "SELECT 1 FROM task WHERE shelf = 0 AND func = ?1 AND run_at <= ?2 LIMIT 1";
+
+const FIRST_AHEAD: &str =
+    "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1 ORDER BY func, run_at LIMIT 1";
+
 impl<'c> ClaimVerb<'c> {
     pub(crate) fn prepare(conn: &'c Connection) -> rusqlite::Result<Self> {
         let columns = row::TASK_COLUMNS;
         Ok(Self {
-            promote: kept(
-                conn,
-                "UPDATE task SET shelf = 1 WHERE rowid IN (
-                     SELECT rowid FROM task WHERE shelf = 0 AND func = ?1 AND run_at <= ?2
-                     ORDER BY run_at LIMIT ?3)",
-            )?,
+            promote: kept(conn, PROMOTE)?,
             waiting: kept(conn, include_str!("claim.sql"))?,
             take: kept(
                 conn,
@@ -250,11 +258,8 @@ pub(crate) fn look(
     interned: &mut Interned,
     claim: &Claim,
 ) -> Result<Option<Claimed>, Fault> {
-    let mut waits =
-        conn.prepare_cached("SELECT 1 FROM task WHERE shelf = 1 AND func = ?1 LIMIT 1")?;
-    let mut is_due = conn.prepare_cached(
-        "SELECT 1 FROM task WHERE shelf = 0 AND func = ?1 AND run_at <= ?2 LIMIT 1",
-    )?;
+    let mut waits = conn.prepare_cached(WAITS)?;
+    let mut is_due = conn.prepare_cached(IS_DUE)?;
     for name in &*claim.names {
         if let Some(func) = interned.known_function(conn, name)?
             && (waits.exists([func])? || is_due.exists((func, claim.now.as_unix_ms()))?)
@@ -304,9 +309,7 @@ fn next_due(
 
 /// Each function that has tasks ahead, by its number, and when the first of them is due: one look for each.
 pub(crate) fn first_ahead(conn: &Connection) -> Result<Vec<(i64, i64)>, Fault> {
-    let mut first_after = conn.prepare_cached(
-        "SELECT func, run_at FROM task WHERE shelf = 0 AND func > ?1 ORDER BY func, run_at LIMIT 1",
-    )?;
+    let mut first_after = conn.prepare_cached(FIRST_AHEAD)?;
     let mut first = Vec::new();
     let mut last_func = i64::MIN;
     while let Some((func, run_at)) = first_after
@@ -331,6 +334,26 @@ mod tests {
     use axum_taskflow_core::IdSource;
 
     use super::*;
+    use crate::schema;
+
+    #[test]
+    fn what_is_due_or_ahead_is_found_by_an_index_whoever_has_analyzed_the_file() {
+        let claim = include_str!("claim.sql");
+        for n_analyzed in [0, 1, 10, 100] {
+            let conn = schema::analyzed(n_analyzed, None);
+            for sql in [PROMOTE, WAITS, IS_DUE, FIRST_AHEAD, claim] {
+                let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+                let steps = explain.raw_query().mapped(|row| row.get::<_, String>(3));
+                let plan: Vec<String> = steps.map(Result::unwrap).collect();
+
+                let of_index = |step: &String| {
+                    step.starts_with("LIST")
+                        || step.starts_with("SEARCH") && !step.contains("by_func")
+                };
+                assert!(plan.iter().all(of_index), "{sql}: {plan:?}");
+            }
+        }
+    }
 
     #[test]
     fn of_tasks_that_cannot_be_read_a_bounded_number_is_remembered_for_a_while() {

@@ -178,11 +178,11 @@ impl Source<'_> {
                 "SELECT rowid, id, status, func FROM task
                  WHERE id < ?1 AND id > ?2 AND shelf >= 3 AND shelf = ?3 ORDER BY id DESC"
             }
+            // Here and below, the index has its name since SQLite would take that of all ids after an `ANALYZE` of few tasks.
             Self::Owner(_) => {
-                "SELECT rowid, id, status, func FROM task
+                "SELECT rowid, id, status, func FROM task INDEXED BY task_live
                  WHERE id < ?1 AND id > ?2 AND owner = ?3 ORDER BY id DESC"
             }
-            // The index has its name here since SQLite would take that of all ids after an `ANALYZE` of few tasks.
             Self::Func(_) => {
                 "SELECT rowid, id, status, func FROM task INDEXED BY task_by_func
                  WHERE id < ?1 AND id > ?2 AND func = ?3 ORDER BY id DESC"
@@ -283,7 +283,8 @@ mod tests {
             (Source::All, "task_by_id"),
         ];
 
-        let analyzed = [0, 1, 10].map(schema::analyzed);
+        let analyzed = [(0, None), (1, None), (10, None), (10, Some(NOBODY))]
+            .map(|(n_tasks, owner)| schema::analyzed(n_tasks, owner));
         for (conn, (source, index)) in analyzed
             .iter()
             .flat_map(|conn| sources.iter().map(move |it| (conn, it)))

@@ -82,17 +82,17 @@ fn steps_from_here(conn: &Connection) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A file in which somebody has analyzed so many tasks: for SQLite there are that many for ever, however it grows. Some tools
+/// A file in which somebody has analyzed so many tasks of this owner: for SQLite there are that many for ever, however it grows. Some tools
 /// do that by themselves.
 #[cfg(test)]
-pub(crate) fn analyzed(n_tasks: u8) -> Connection {
+pub(crate) fn analyzed(n_tasks: u8, owner: Option<i64>) -> Connection {
     const SQL: &str = "
-        INSERT INTO task (id, func, status, epoch, attempt, priority, run_at, source, executor, requeue, args)
-        VALUES (?1, 1, 2, 0, 0, 0, 0, 0, 0, 0, '[]')";
+        INSERT INTO task (id, func, status, epoch, attempt, owner, priority, run_at, source, executor, requeue, args)
+        VALUES (?1, 1, 2, 0, 0, ?2, 0, 0, 0, 0, 0, '[]')";
     let conn = Connection::open_in_memory().unwrap();
     migrate(&conn).unwrap();
     for n in 0..n_tasks {
-        conn.execute(SQL, [[n; 16]]).unwrap();
+        conn.execute(SQL, ([n; 16], owner)).unwrap();
     }
     conn.execute_batch("ANALYZE").unwrap();
     conn

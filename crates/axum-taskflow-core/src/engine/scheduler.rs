@@ -275,7 +275,13 @@ impl Engine {
             let mut was_taken = it.is_some_and(|it| it.state.by == sent.by);
             let mut waiting = Vec::new();
             for task in &sent.step.tasks {
-                let stored = self.backend.get(task.id).await?;
+                let stored = match self.backend.get(task.id).await {
+                    Err(failure) if failure.is_refused() => {
+                        was_taken = true; // it is there, whatever it has come to
+                        continue;
+                    }
+                    stored => stored?,
+                };
                 was_taken |= stored.is_some(); // others may have moved the schedule on since
                 // What has begun was told so: it is no new task any more.
                 if stored.is_some_and(|it| it.life == task.life) {

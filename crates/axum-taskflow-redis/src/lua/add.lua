@@ -1,8 +1,9 @@
--- One new task that has no tags. What else WRITE has to look at does not exist, and that is most of what
--- it would take the server.
+-- One new task that has no tags. What else WRITE has to look at does not exist, and that is most of what it would take
+-- the server.
 --
--- ARGV: session, generation, now, 1 if this is a cluster, function, status, owner or "-", set in which it waits or nothing,
--- place there, id, body, life, k-key and what it is to say or nothing twice. Answers with 0; or with nothing, and has done nothing, if WRITE has to look closer.
+-- ARGV: session, generation, now, 1 if this is a cluster, function, status, owner or "-", set in which it waits or
+-- nothing, place there, id, body, life, k-key and what it is to say or nothing twice. Answers with 0; or with nothing,
+-- and has done nothing, if WRITE has to look closer.
 local refused_for, latest = refusal(ARGV[1], ARGV[2])
 if refused_for then
     return refused_for

@@ -61,7 +61,7 @@ for n, id in ipairs(ids) do
         before = failed_before
     end
     local tag_sets = before and finished_at and finished_at < before and tag_sets_of(id)
-    if tag_sets then -- one that cannot be read stays, and is shown in part
+    if tag_sets then -- one of which not so much can be read stays, and is shown in part
         local gone = gone_from[set]
         if not gone then
             gone = {}

@@ -16,8 +16,8 @@
 --            what it says from now on and for how many milliseconds or nothing twice if it is free again, of each
 --   changes: counted: number among the changes, id, what is expected of the life (as above; behind it "OWNER " if that
 --            matters), life, function, past attempt as JSON or nothing, k-key with what it says and for how long (as
---            above, or nothing three times), minute and milliseconds of a terminal one, status, set of the owner or nothing, set
---            in which it waits and place there or nothing twice
+--            above, or nothing three times), minute and milliseconds of a terminal one, status, set of the owner or
+--            nothing, set in which it waits and place there or nothing twice
 --   notes:   counted: id, epoch, "L" and a line that sorts or "P" and JSON
 --   audit:   counted: id and JSON in one
 --   records: counted: name, expected version, what becomes of it ("=" the same, "+"VALUE, or "-" gone)
