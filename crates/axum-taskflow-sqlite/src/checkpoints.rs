@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_stays_while_the_log_grows_is_warned_of_and_one_who_goes_is_not() {
+    fn a_reader_who_stays_while_the_log_grows_is_warned_of_when_he_is_met_again() {
         let warnings = Warnings::default();
         let _counted = tracing::subscriber::set_default(warnings.clone());
         let n = || warnings.0.load(Ordering::SeqCst);

@@ -82,8 +82,8 @@ fn steps_from_here(conn: &Connection) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A file in which somebody has analyzed so many tasks of this owner: for SQLite there are that many for ever, however it grows. Some tools
-/// do that by themselves.
+/// A file in which somebody has analyzed so many tasks of this owner, as some tools do by themselves: for SQLite there are
+/// that many for ever, however it grows.
 #[cfg(test)]
 pub(crate) fn analyzed(n_tasks: u8, owner: Option<i64>) -> Connection {
     const SQL: &str = "

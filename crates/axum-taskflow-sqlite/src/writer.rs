@@ -344,10 +344,11 @@ impl<'c> Session<'c> {
     }
 
     pub(crate) fn join(&mut self, instance: &Instance) -> Result<(), Fault> {
-        if let Err(fault) = self.sweep() {
-            say(|| {
-                tracing::warn!(%fault, "locks that dead processes have left behind cannot be cleared away");
-            });
+        match self.sweep() {
+            Err(Fault::File(why)) => say(|| {
+                tracing::warn!(%why, "locks that dead processes have left behind cannot be cleared away");
+            }),
+            swept => swept?, // after an error of its own SQLite may have ended the transaction
         }
         crash_point!("join::begun");
         self.locks.take(instance.id)?;

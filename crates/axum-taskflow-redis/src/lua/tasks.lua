@@ -76,7 +76,9 @@ end
 -- put there or taken away: with a hundred, all that is done for a task took the server twice as long. A long member makes
 -- a skip list of it, which it is until it is empty.
 local function make_skip_list(set)
-    if redis.pcall('OBJECT', 'ENCODING', P .. set) ~= 'skiplist' and redis.call('ZCARD', P .. set) >= 32 then
+    local encoding = redis.pcall('OBJECT', 'ENCODING', P .. set)
+    local is_list = encoding == 'listpack' or encoding == 'ziplist' -- the latter before Redis 7
+    if is_list and redis.call('ZCARD', P .. set) >= 32 then
         local long = string.rep('~', 1024)
         redis.call('ZADD', P .. set, '0', long)
         redis.call('ZREM', P .. set, long)
