@@ -68,7 +68,9 @@ pub(crate) fn peak(store: Store) -> Result<f64> {
     const MORE: usize = 1_000_000_000;
     let samples = samples(store, PEAK, MORE)?;
     let warm = samples.iter().filter(|sample| sample.at_s > PEAK_FROM_S);
-    Ok(report::median(&warm.map(|sample| sample.rate).collect::<Vec<_>>()))
+    Ok(report::median(
+        &warm.map(|sample| sample.rate).collect::<Vec<_>>(),
+    ))
 }
 
 /// `rate` tasks a second for `minutes`; answers what was measured as JSON.
