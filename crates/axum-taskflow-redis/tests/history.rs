@@ -211,7 +211,10 @@ async fn beside(
     what: String,
 ) -> Result<(), Failure> {
     match &*what {
-        "log" => context.log("a line"),
+        "log" => {
+            context.log("a line");
+            tokio::time::sleep(Duration::from_millis(100)).await; // it is stored before the end
+        }
         "progress" => context.progress(0.5, "half"),
         "fails" if context.attempt() == 1 => return Err(Failure::retry("not yet")),
         "late" => {
