@@ -1,7 +1,7 @@
 //! A task as it is written in Redis: lines that `redis-cli` shows.
 //!
 //! `t:ID`: the priority so that it sorts, a line of JSON, the arguments. `l:ID`: a line of words, a line with the error
-//! as JSON, the result.
+//! as JSON, the result. Behind the words of a task that has ended stands what is to be deleted with it.
 
 use std::{borrow::Cow, cmp::Reverse, fmt::Write, sync::Arc, time::Duration};
 
