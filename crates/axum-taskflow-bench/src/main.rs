@@ -8,11 +8,13 @@
 //!     --out FOLDER the table (`figures.md`), `figures.json` and plots go there, and not below `target/`
 //! cargo run --release -p axum-taskflow-bench -- soak sqlite    30 minutes at 60 % of the peak, which is measured first
 //!     --minutes N   --percent N   --out FOLDER                 `soak-sqlite.json` and `soak-sqlite.svg` go there
+//! cargo run --release -p axum-taskflow-bench -- redis-cost     instructions of a Redis server for each task
 //! ```
 //!
 //! Each figure is the median of the rounds, with the smallest and the largest; rounds of all backends alternate, so
 //! that noise of the machine hits all alike. Each round runs in a process of its own, with a fresh file.
 
+mod cost;
 mod history;
 mod limits;
 mod machine;
@@ -63,6 +65,9 @@ fn main() -> ExitCode {
         Some("run") => run(&args[1..]),
         Some("finish") => finish(&args[1..]),
         Some("soak") => soak(&args[1..]),
+        Some("peak") => peak(&args[1..]),
+        Some("redis-cost") => cost::count().map_err(|error| error.to_string()),
+        Some("count") => count(&args[1..]),
         _ => Options::parse(&args).and_then(|options| all(&options)),
     };
     match outcome {
@@ -190,19 +195,25 @@ fn in_own_process(
     options: &Options,
     round: usize,
 ) -> Result<Vec<Figure>, String> {
+    let mut args = vec!["round".to_owned(), workload.to_string(), store.to_string()];
+    args.extend([options.tasks, options.history, round].map(|n| n.to_string()));
+    let output = itself(&args)?;
+    serde_json::from_slice(&output)
+        .map_err(|error| format!("{workload} on {store} printed no figures: {error}"))
+}
+
+/// What this program prints that is started with these arguments.
+fn itself(args: &[String]) -> Result<Vec<u8>, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = std::process::Command::new(program)
-        .arg("round")
-        .args([workload.to_string(), store.to_string()])
-        .args([options.tasks, options.history, round].map(|n| n.to_string()))
+        .args(args)
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        return Err(format!("{workload} on {store} failed"));
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(format!("{} failed", args.join(" "))),
     }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("{workload} on {store} printed no figures: {error}"))
 }
 
 fn round(args: &[String]) -> Result<(), String> {
@@ -253,6 +264,13 @@ fn finish(args: &[String]) -> Result<(), String> {
     history::finish(place, number(tasks)?).map_err(|error| error.to_string())
 }
 
+fn count(args: &[String]) -> Result<(), String> {
+    let [folder] = args else {
+        return Err("count FOLDER".to_owned());
+    };
+    cost::count_here(folder).map_err(|error| error.to_string())
+}
+
 fn soak(args: &[String]) -> Result<(), String> {
     let [store, options @ ..] = args else {
         return Err("soak STORE".to_owned());
@@ -263,13 +281,9 @@ fn soak(args: &[String]) -> Result<(), String> {
         store => store,
     };
     let machine = release_on()?;
-    let mut peaks = Vec::new();
-    for round in 1..=3 {
-        eprintln!("the peak, round {round} of 3");
-        let figures = in_own_process(Workload::W2, store, &options, round)?;
-        peaks.extend(figures.iter().map(|figure| figure.value));
-    }
-    let peak = report::median(&peaks);
+    eprintln!("the peak: asked for more than it can do, with deletion, for 100 s");
+    let output = itself(&["peak".to_owned(), store.to_string()])?;
+    let peak: f64 = serde_json::from_slice(&output).map_err(|error| error.to_string())?;
     let rate = (peak * options.percent / 100.0).max(1.0) as usize;
     eprintln!("{rate} tasks/s, {} % of {peak:.0}", options.percent);
     let json = soak::soak(store, options.minutes, peak, rate, machine)
@@ -281,6 +295,15 @@ fn soak(args: &[String]) -> Result<(), String> {
         .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     plot::soak(out, &json).map_err(|error| format!("cannot plot: {error}"))?;
     println!("in {}", out.display());
+    Ok(())
+}
+
+fn peak(args: &[String]) -> Result<(), String> {
+    let [store] = args else {
+        return Err("peak STORE".to_owned());
+    };
+    let peak = soak::peak(Store::named(store)?).map_err(|error| error.to_string())?;
+    println!("{}", serde_json::json!(peak));
     Ok(())
 }
 

@@ -51,12 +51,26 @@ struct Sample {
 struct Soak {
     machine: Machine,
     store: String,
-    /// What it can do without a pause, tasks a second.
+    /// What it does if it is asked for more, while as many are deleted, tasks a second.
     peak_rate: f64,
     asked_rate: usize,
     retention_s: u64,
     figures: Vec<Figure>,
     samples: Vec<Sample>,
+}
+
+/// For so long the peak is looked for, and counts once what has ended is deleted.
+const PEAK: Duration = Duration::from_secs(100);
+const PEAK_FROM_S: f64 = 45.0;
+
+/// What a store can do for long, tasks a second: asked for more, while as many are deleted as end.
+pub(crate) fn peak(store: Store) -> Result<f64> {
+    const MORE: usize = 1_000_000_000;
+    let samples = samples(store, PEAK, MORE)?;
+    let warm = samples.iter().filter(|sample| sample.at_s > PEAK_FROM_S);
+    Ok(report::median(
+        &warm.map(|sample| sample.rate).collect::<Vec<_>>(),
+    ))
 }
 
 /// `rate` tasks a second for `minutes`; answers what was measured as JSON.
@@ -67,34 +81,7 @@ pub(crate) fn soak(
     rate: usize,
     machine: Machine,
 ) -> Result<String> {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("tasks.db");
-    let server = workloads::server(store).map(Arc::new);
-    let place = match &server {
-        Some(server) => server.url(),
-        None => path.display().to_string(),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    let time = Duration::from_secs_f64(minutes * 60.0);
-    let samples = runtime.block_on(runtime.spawn(async move {
-        let backend = workloads::open_at(&place).await?;
-        let mut config = workloads::config(backend);
-        config.retention = RETENTION;
-        let (probes, picked_up) = mpsc::unbounded_channel();
-        let n_run = Arc::new(AtomicU64::new(0));
-        config.state(Probes(probes));
-        config.state(n_run.clone());
-        config.tasks = vec![TaskDef::new(probe), TaskDef::new(count)];
-        let manager = TaskManager::start(config).await?;
-        let load = load(&manager, rate);
-        let samples = watch(&manager, &n_run, picked_up, time, server.as_deref(), &path).await;
-        drop(load);
-        manager.shutdown().await?;
-        samples
-    }))??;
+    let samples = samples(store, Duration::from_secs_f64(minutes * 60.0), rate)?;
     let figures = compare(&samples).ok_or("too short: give it some minutes")?;
     for figure in &figures {
         eprintln!("{}: {:.3} {}", figure.name, figure.value, figure.unit);
@@ -109,6 +96,36 @@ pub(crate) fn soak(
         samples,
     };
     Ok(serde_json::to_string(&soak)?)
+}
+
+fn samples(store: Store, time: Duration, rate: usize) -> Result<Vec<Sample>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("tasks.db");
+    let server = workloads::server(store).map(Arc::new);
+    let place = match &server {
+        Some(server) => server.url(),
+        None => path.display().to_string(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(runtime.spawn(async move {
+        let backend = workloads::open_at(&place).await?;
+        let mut config = workloads::config(backend);
+        config.retention = RETENTION;
+        let (probes, picked_up) = mpsc::unbounded_channel();
+        let n_run = Arc::new(AtomicU64::new(0));
+        config.state(Probes(probes));
+        config.state(n_run.clone());
+        config.tasks = vec![TaskDef::new(probe), TaskDef::new(count)];
+        let manager = TaskManager::start(config).await?;
+        let load = load(&manager, rate);
+        let samples = watch(&manager, &n_run, picked_up, time, server.as_deref(), &path).await;
+        drop(load);
+        manager.shutdown().await?;
+        samples
+    }))?
 }
 
 async fn count(Data(n_run): Data<Arc<AtomicU64>>, _: String) {

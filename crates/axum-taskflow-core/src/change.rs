@@ -56,6 +56,12 @@ pub struct Change {
     pub ended: Option<Attempt>,
     /// What becomes of the task's idempotency key, if it has one.
     pub key: KeyFate,
+    /// The task has neither tags nor a tracking id.
+    pub is_untagged: bool,
+    /// No attempt of the task has said anything, and this is the only one: there are no log lines, no progress and no past
+    /// attempts. False if that is not known. A store may remember it of a task that has ended, so that whoever deletes the
+    /// task need not look for them; what is said later all the same is to be deleted, too.
+    pub is_silent: bool,
 }
 
 /// Who must hold a task for a change of it to apply.
@@ -314,6 +320,8 @@ impl Change {
             life,
             ended: None,
             key: KeyFate::Stays,
+            is_untagged: task.tags.is_empty() && task.tracking_id.is_none(),
+            is_silent: false,
         }
     }
 

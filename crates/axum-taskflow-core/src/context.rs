@@ -183,6 +183,7 @@ impl TaskContext {
         let Some(home) = self.home() else {
             return; // there is no task any more either
         };
+        self.0.speaks();
         home.say(Note {
             id: self.id(),
             epoch: self.epoch(),

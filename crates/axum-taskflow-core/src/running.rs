@@ -9,8 +9,8 @@ use tokio::sync::{Notify, futures::Notified};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backend::Note, change::Outcome, clock::Clock, failure::FailureReport, states::States,
-    task::Task,
+    backend::Note, change::Outcome, clock::Clock, failure::FailureReport, id::Epoch,
+    states::States, task::Task,
 };
 
 /// In one place of memory with all that a function can ask for.
@@ -21,6 +21,8 @@ pub(crate) struct Running {
     pub(crate) home: Weak<dyn Home>,
     /// Log lines so far; an atomic, since functions may log from many threads.
     pub(crate) lines: AtomicU32,
+    /// It has said something. An atomic, as above: set before that is queued.
+    has_spoken: AtomicBool,
     token: CancellationToken,
     /// Why the attempt is cut off, if not because somebody cancelled the task. Set before the token fires.
     interrupted: OnceLock<&'static str>,
@@ -49,12 +51,24 @@ impl Running {
             clock,
             home,
             lines: AtomicU32::new(0),
+            has_spoken: AtomicBool::new(false),
             token: CancellationToken::new(),
             interrupted: OnceLock::new(),
             cancelled: AtomicBool::new(false),
             called: AtomicBool::new(false),
             settled: Notify::new(),
         }
+    }
+
+    /// Something is about to be said.
+    pub(crate) fn speaks(&self) {
+        self.has_spoken.store(true, Ordering::SeqCst);
+    }
+
+    /// True if nothing was said up to now, neither by this attempt nor by an earlier one.
+    pub(crate) fn is_silent(&self) -> bool {
+        let is_first = self.task.life.epoch == Epoch::ZERO.next();
+        is_first && !self.has_spoken.load(Ordering::SeqCst)
     }
 
     pub(crate) fn cancel(&self) {

@@ -1,12 +1,12 @@
 //! A task as it is written in Redis: lines that `redis-cli` shows.
 //!
 //! `t:ID`: the priority so that it sorts, a line of JSON, the arguments. `l:ID`: a line of words, a line with the error
-//! as JSON, the result.
+//! as JSON, the result. Behind the words of a task that has ended stands what is to be deleted with it.
 
 use std::{borrow::Cow, cmp::Reverse, fmt::Write, sync::Arc, time::Duration};
 
 use axum_taskflow_core::{
-    BackendError, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, Instance,
+    BackendError, Change, Epoch, Executor, FailureKind, FailureReport, IdempotencyKey, Instance,
     InstanceId, Life, Source, Tags, Task, TaskId, TaskOptions, TaskStatus, Timestamp, Turn,
 };
 use redis::Value;
@@ -147,6 +147,17 @@ pub(crate) fn sortable(at: Timestamp) -> String {
 }
 
 pub(crate) fn life(life: &Life, to: &mut String) -> Result<(), BackendError> {
+    life_and(life, None, to)
+}
+
+/// What a task is after a change. Of one that has ended it is said what has to be deleted with it, if that is known.
+pub(crate) fn life_after(change: &Change, to: &mut String) -> Result<(), BackendError> {
+    let has_ended = change.life.status.is_terminal();
+    let beside = has_ended.then_some([!change.is_untagged, !change.is_silent]);
+    life_and(&change.life, beside, to)
+}
+
+fn life_and(life: &Life, beside: Option<[bool; 2]>, to: &mut String) -> Result<(), BackendError> {
     let error = match &life.error {
         Some(error) => to_json(&**error)?,
         None => String::new(),
@@ -154,7 +165,7 @@ pub(crate) fn life(life: &Life, to: &mut String) -> Result<(), BackendError> {
     // A String takes everything.
     let _ = write!(
         to,
-        "{} {} {} {} {} {} {} {} {}\n{error}\n",
+        "{} {} {} {} {} {} {} {} {}",
         life.status,
         life.epoch,
         Word(life.owner),
@@ -165,6 +176,11 @@ pub(crate) fn life(life: &Life, to: &mut String) -> Result<(), BackendError> {
         Word(life.started_at.map(Timestamp::as_unix_ms)),
         Word(life.finished_at.map(Timestamp::as_unix_ms)),
     );
+    if let Some(beside) = beside {
+        to.push(' ');
+        to.extend(beside.map(|may_be| if may_be { '+' } else { '-' }));
+    }
+    let _ = write!(to, "\n{error}\n");
     if let Some(result) = &life.result {
         to.push_str(result);
     }
@@ -320,6 +336,11 @@ fn read_life(text: &str, payload_max: usize) -> Result<Life, BackendError> {
 /// The first line, without error and result.
 fn read_words(line: &str) -> Result<Life, BackendError> {
     let words: Vec<&str> = line.split(' ').collect();
+    let words = match &words[..] {
+        // The last one is for the script that deletes.
+        [words @ .., beside] if words.len() == 9 && is_beside(beside) => words,
+        words => words,
+    };
     let [
         status,
         epoch,
@@ -330,7 +351,7 @@ fn read_words(line: &str) -> Result<Life, BackendError> {
         instance,
         started_at,
         finished_at,
-    ] = words[..]
+    ] = *words
     else {
         return Err(strange("state of a task", line));
     };
@@ -349,6 +370,11 @@ fn read_words(line: &str) -> Result<Life, BackendError> {
         error: None,
         result: None,
     })
+}
+
+/// Two signs: whether there are tags, and whether there are past attempts, log lines or progress.
+fn is_beside(word: &str) -> bool {
+    word.len() == 2 && word.bytes().all(|sign| matches!(sign, b'+' | b'-'))
 }
 
 /// As many whole characters as fit.

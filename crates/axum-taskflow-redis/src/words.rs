@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use axum_taskflow_core::{BackendError, Life, Task};
+use axum_taskflow_core::{BackendError, Change, Life, Task};
 use redis::Value;
 use tokio::time::Instant;
 
@@ -95,6 +95,10 @@ impl<'a> Words<'a> {
 
     pub(crate) fn life(&mut self, life: &Life) -> Result<&mut Self, BackendError> {
         self.written(|to| record::life(life, to))
+    }
+
+    pub(crate) fn life_after(&mut self, change: &Change) -> Result<&mut Self, BackendError> {
+        self.written(|to| record::life_after(change, to))
     }
 
     pub(crate) fn body(&mut self, task: &Task) -> Result<&mut Self, BackendError> {

@@ -124,7 +124,7 @@ fn move_one(link: &Link, change: &Change, now: Timestamp) -> Result<Option<Call>
     let of_one = Move::of(change, now).filter(|it| it.owner.is_some() || it.minute.is_some());
     let Some(it) = of_one else { return Ok(None) };
     let mut life = String::new();
-    record::life(&change.life, &mut life)?;
+    record::life_after(change, &mut life)?;
     if life.len() > PART_BYTES {
         return Ok(None);
     }
@@ -433,7 +433,7 @@ fn add_moves<'a>(
             };
             words.count(changes.len() * 2);
             for (_, change) in changes {
-                words.key('l', change.id).life(&change.life)?;
+                words.key('l', change.id).life_after(change)?;
             }
             words.count(changes.len() * 2);
             for (n, change) in changes {
@@ -519,7 +519,7 @@ fn add_changes(
             .number(*n as u64)
             .arg(change.id)
             .arg(expected(change.expects, change.held_by))
-            .life(life)?
+            .life_after(change)?
             .text(&change.name)
             .text(&attempt);
         words.texts(fate(words.prefix, change, now));

@@ -10,12 +10,13 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Batch, Change, Failure, IdSource, Instance, ListQuery, Outcome, Prune, RetryPolicy,
-    Task, TaskId, Timestamp,
+    Backend, Batch, Change, Config, Data, Failure, IdSource, Instance, ListQuery, Outcome, Prune,
+    RetryPolicy, Task, TaskContext, TaskId, TaskManager, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
 use support::until;
+use tokio::sync::Semaphore;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
 
@@ -200,6 +201,78 @@ async fn of_tasks_that_are_deleted_no_key_is_left_and_no_set_names_them() {
 
     assert!(kinds().is_disjoint(&of_tasks.into()), "{:?}", kinds());
     backend.close().await.unwrap();
+}
+
+/// What a task does beside its work: it says something (`log`, `progress`), fails at first (`fails`), or says something
+/// once it has ended and is told to (`late`).
+async fn beside(
+    context: TaskContext,
+    Data(end): Data<Arc<Semaphore>>,
+    what: String,
+) -> Result<(), Failure> {
+    match &*what {
+        "log" => {
+            context.log("a line");
+            tokio::time::sleep(Duration::from_millis(100)).await; // it is stored before the end
+        }
+        "progress" => context.progress(0.5, "half"),
+        "fails" if context.attempt() == 1 => return Err(Failure::retry("not yet")),
+        "late" => {
+            tokio::spawn(async move {
+                let _ended = end.acquire().await;
+                context.log("late");
+            });
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_task_that_has_ended_tells_what_lies_beside_it_and_all_of_that_is_deleted_with_it() {
+    let server = RedisServer::start();
+    let end = Arc::new(Semaphore::new(0));
+    let mut config = Config::default();
+    config.collect = false;
+    config.backend = Arc::new(RedisOptions::new(server.url()).open().await.unwrap());
+    config.state(end.clone());
+    let manager = TaskManager::start(config).await.unwrap();
+    let add = |what: &str| manager.add_task(beside, (what.to_owned(),));
+    let tasks = [
+        ("--", add("nothing").await.unwrap()),
+        ("+-", add("nothing").tag("a", "b").await.unwrap()),
+        ("+-", add("nothing").tracking_id("r").await.unwrap()),
+        ("-+", add("log").await.unwrap()),
+        ("++", add("progress").tag("a", "b").await.unwrap()),
+        (
+            "-+",
+            add("fails").retries(1).delay(Duration::ZERO).await.unwrap(),
+        ),
+        ("--", add("late").await.unwrap()),
+    ];
+    let says = |id: TaskId| {
+        let life = server.command(&["GET", &format!("{{taskflow}}:l:{id}")]);
+        let words = life.lines().next().unwrap_or_default().split(' ');
+        words.skip(9).collect::<String>()
+    };
+
+    for (wanted, id) in tasks {
+        manager.wait::<()>(id).await.unwrap();
+        assert_eq!(says(id), wanted, "{:?}", manager.get(id).await);
+    }
+    let late = tasks[6].1;
+    end.add_permits(1);
+    until("what is said late is known", async || says(late) == "-+").await;
+    let line = manager.logs(late, 0, 10).await.unwrap();
+    assert_eq!(line[0].message, "late");
+
+    let deleted = manager.delete_history(Timestamp::MAX).await.unwrap();
+    assert_eq!(deleted, tasks.len());
+    let left = server.command(&["KEYS", "{taskflow}:*"]);
+    let of_tasks = ["t", "l", "q", "p", "g", "f", "s", "y"];
+    let kind = |key: &&str| of_tasks.contains(&key.split(':').nth(1).unwrap_or_default());
+    assert_eq!(left.lines().filter(kind).collect::<Vec<_>>(), [""; 0]);
+    manager.shutdown().await.unwrap();
 }
 
 #[tokio::test]

@@ -276,7 +276,10 @@ async fn end(store: &Store, task: &Task) {
 async fn what_cannot_be_read_is_not_deleted_and_hides_nothing_from_lists_and_deletion() {
     let server = RedisServer::start();
     let store = open(&server).await;
-    let tasks = [(); 4].map(|()| store.owned());
+    let mut tasks = [(); 4].map(|()| store.owned());
+    for task in &mut tasks {
+        task.tracking_id = Some("r".into());
+    }
     store.add_all(&tasks).await;
     for task in &tasks {
         end(&store, task).await;
@@ -308,6 +311,35 @@ async fn what_cannot_be_read_is_not_deleted_and_hides_nothing_from_lists_and_del
     assert_eq!(all, [tasks[1].id, tasks[0].id]);
     assert_eq!(pruned.deleted, 1);
     assert_eq!(left, [tasks[1].id]);
+}
+
+#[tokio::test]
+async fn a_task_without_tags_that_has_ended_is_deleted_however_damaged_its_description_is() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    let tasks = [(); 2].map(|()| store.owned());
+    store.add_all(&tasks).await;
+    for task in &tasks {
+        end(&store, task).await;
+    }
+    server.command(&["SET", &key('t', tasks[0].id), "7fffffff\nno JSON\n[]"]);
+    server.command(&["DEL", &key('t', tasks[1].id)]);
+
+    let prune = Prune {
+        finished_before: NOW.saturating_add(Duration::from_secs(60)),
+        failed_before: NOW,
+        series_before: NOW,
+        from: None,
+        limit: 9,
+    };
+    assert_eq!(store.backend.prune(prune).await.unwrap().deleted, 2);
+
+    for task in &tasks {
+        for kind in ['t', 'l'] {
+            assert_eq!(server.command(&["EXISTS", &key(kind, task.id)]), "0");
+        }
+    }
+    assert_eq!(server.command(&["EXISTS", "{taskflow}:f:f"]), "0");
 }
 
 #[tokio::test]
@@ -798,7 +830,8 @@ async fn a_key_of_which_nobody_can_tell_whose_it_is_stays_taken_and_fails_no_oth
 async fn what_is_no_id_hides_nothing_from_lists_deletion_and_its_holder() {
     let server = RedisServer::start();
     let store = open(&server).await;
-    let tasks = [(); 3].map(|()| store.owned());
+    let mut tasks = [(); 3].map(|()| store.owned());
+    tasks[1].tracking_id = Some("r".into());
     store.add_all(&tasks).await;
     end(&store, &tasks[0]).await;
     end(&store, &tasks[1]).await;

@@ -322,7 +322,8 @@ impl Engine {
             panics::contain(|| crate::otel::ended(change));
         }
         match finished {
-            Ok(change) => {
+            Ok(mut change) => {
+                change.is_silent = running.is_silent();
                 let engine = self.clone();
                 let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
                 self.end_attempt(task, || {

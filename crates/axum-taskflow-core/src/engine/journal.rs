@@ -26,6 +26,7 @@ use self::{
     },
     queue::{Add, Entry, Queue, Writer, first},
 };
+use super::Ready;
 use crate::{
     backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Note, Said, Written},
     change::Change,
@@ -68,6 +69,8 @@ pub(crate) struct Journal {
     /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
     n_bytes: AtomicUsize,
     troubles: Arc<Troubles>,
+    /// Says how many new tasks a batch may take.
+    ready: Arc<Ready>,
 }
 
 /// Wakes the journal: something waits to be written, or the store has answered what a caller has begun.
@@ -162,12 +165,14 @@ impl Journal {
         clock: Clock,
         places_max: usize,
         troubles: Arc<Troubles>,
+        ready: Arc<Ready>,
     ) -> Self {
         let bell = Arc::<Bell>::default();
         Self {
             ringer: bell.clone().into(),
             bell,
             troubles,
+            ready,
             writes_at_once: backend.writes_at_once(),
             backend,
             clock,
@@ -582,7 +587,7 @@ impl Journal {
         let n_adds = if only_changes {
             0
         } else {
-            queue.adds_of_a_batch()
+            queue.adds_of_a_batch(self.ready.adds_max())
         };
         let adds = first(&mut queue.adds, n_adds);
         let n = queue.changes_of_a_batch(changes_max);

@@ -91,7 +91,7 @@ pub(crate) struct Engine {
     beaten_at: Mutex<Instant>,
     pub(crate) feed: Feed,
     pub(crate) journal: Journal,
-    pub(crate) ready: Ready,
+    pub(crate) ready: Arc<Ready>,
     threads: Threads,
     /// How to stop what runs here, from just before its start is stored. A std mutex: held for one map operation.
     running: Mutex<HashMap<TaskId, Arc<Running>>>,
@@ -263,11 +263,11 @@ impl Engine {
                 .flat_map(|executor| registry.names(executor).to_vec())
                 .collect(),
         };
-        let ready = Ready::new(
+        let ready = Arc::new(Ready::new(
             config.concurrency,
             config.blocking_threads,
             config.crashes_max,
-        );
+        ));
         if !config.role.runs_tasks() {
             let _nothing = ready.stop();
         }
@@ -278,6 +278,7 @@ impl Engine {
                 config.clock.clone(),
                 config.queue_max,
                 troubles.clone(),
+                ready.clone(),
             ),
             backend: config.backend,
             registry,

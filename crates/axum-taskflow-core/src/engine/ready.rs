@@ -40,6 +40,10 @@ pub(crate) struct Ready {
 /// Suspects that are held beside what has slots // more: they take the slots of others, and no more are claimed
 const SUSPECTS_MAX: usize = 16;
 
+/// While a lane starves, a batch takes one new task for so many of its slots: two batches may be written while a claim
+/// fills all, so what waits becomes less by half of a claim each time.
+const STARVING_SHARE: usize = 4;
+
 /// Nobody knows how many tasks are on disk.
 const UNKNOWN: usize = usize::MAX;
 
@@ -128,6 +132,13 @@ impl Lane {
     /// Something may be on disk, and there is a slot for it.
     fn wants(&self) -> bool {
         self.on_disk.n > 0 && self.idle() > 0
+    }
+
+    /// Half of the slots or more are free, and more waits on disk than one claim brings: it is the store that keeps tasks
+    /// from running, and not those that run.
+    fn starves(&self) -> bool {
+        let n_before = self.claiming.as_ref().map_or(0, |before| before.n);
+        self.on_disk.n.max(n_before) > self.limit && 2 * self.running <= self.limit
     }
 
     /// True if what is on disk can be brought by one claim: then new tasks wait for that, and in memory.
@@ -284,6 +295,20 @@ impl Ready {
             first: turn,
             others_left: false,
         });
+    }
+
+    /// How many new tasks a batch may take. While a lane starves they are few: each of them would go the way over the disk,
+    /// too, and what is spent on it is missing for those that wait there.
+    pub(crate) fn adds_max(&self) -> usize {
+        if !self.may_start() {
+            return usize::MAX;
+        }
+        let of_lane = |executor| {
+            let lane = self.lane(executor);
+            lane.starves().then(|| (lane.limit / STARVING_SHARE).max(1))
+        };
+        let lanes = [Executor::Async, Executor::Thread].into_iter();
+        lanes.filter_map(of_lane).min().unwrap_or(usize::MAX)
     }
 
     /// True if a claim for this lane is worth while: something may be on disk, and there is a slot for it.

@@ -80,6 +80,7 @@ end
 -- given again, whatever was lost afterwards: it runs.
 local claims = P .. 'cl:' .. owner
 local ids, lives, no_room, unwanted, first_skipped = {}, {}, {}, {}, nil
+local n_as_made = 0 -- of those that begin, how many say nothing but that
 local record = redis.call('GET', claims)
 local bar = string.find(record or '', '|', 1, true)
 local last = bar and string.match(record, '^(%d+) ')
@@ -111,7 +112,7 @@ local function one_more(number)
 end
 
 if #ids < limit then
-    local places, name_of, found_of, n_names = {}, {}, {}, 0
+    local places, name_of, found_of, n_names, first_name = {}, {}, {}, 0, nil
 
     local function add_due(name, found, first)
         for at = first, #found do
@@ -121,14 +122,14 @@ if #ids < limit then
             local is_due = run_at <= now_text or not string.find(run_at, '^%d+$')
             if is_due and not (n_except > 0 and except[string.sub(place, 24)]) then
                 places[#places + 1] = place
-                name_of[place] = name
+                if name ~= first_name then name_of[place] = name end
             end
         end
     end
 
     for _, name in ipairs(redis.call('SMEMBERS', P .. 'wn')) do
         if wanted[name] then
-            n_names = n_names + 1
+            n_names, first_name = n_names + 1, first_name or name
             local n_looked_at, n_before = limit - #ids + n_except, #places
             local found = redis.call('ZRANGEBYLEX', P .. 'w:' .. name, '-', '+', 'LIMIT', '0', n_looked_at)
             if #found == 0 then
@@ -149,13 +150,14 @@ if #ids < limit then
     end
     local taken, n_taken, of_names = {}, math.min(limit - #ids, #places), {}
 
+    local keeps_room = kept_from ~= ''
     local function has_no_room(nth, place)
-        return kept_from ~= '' and place >= kept_from and nth + n_kept > limit
+        return place >= kept_from and nth + n_kept > limit
     end
 
     for n = 1, n_taken do
         taken[n] = string.sub(places[n], 24)
-        if has_no_room(#ids + n, places[n]) then
+        if keeps_room and has_no_room(#ids + n, places[n]) then
             break -- it is looked at whether anybody waits there
         end
     end
@@ -163,25 +165,39 @@ if #ids < limit then
     -- What an id begins with is when its task was created: none begins before that (Life::begun).
     local latest_id = string.format('%08x-%04x', math.floor(now / 65536), now % 65536) .. '~'
     local to_set, held, left, begun = {}, {}, {}, {} -- left: nobody's no more
+    local as_made_of = {} -- by when they are due: how one stands that nobody has touched, and how once it has begun
     for n, id in ipairs(taken) do
         local life, place = found[n] or '', places[n]
-        local name = name_of[place]
+        local name = name_of[place] or first_name
         local status, epoch, attempt, crashes, run_at = 'pending', '1', '1', '0', nil
-        -- Most are as they were made: it is cheaper to say how than to read it. A time has thirteen digits until 2286.
-        if string.sub(place, 9, 10) == '00' then
-            run_at = string.sub(place, 11, 23)
+        -- Most are as they were made: it is cheaper to say how than to read it, and once for all of a millisecond.
+        local due_at = string.sub(place, 9, 23)
+        local as_made = as_made_of[due_at]
+        if as_made == nil then
+            as_made = false
+            if string.sub(due_at, 1, 2) == '00' then -- a time has thirteen digits until 2286
+                local ms = string.sub(due_at, 3)
+                as_made = {
+                    run_at = ms,
+                    waits = 'pending 0 - 0 0 ' .. ms .. ' - - -\n\n',
+                    begun = 'running 1 ' .. owner .. ' 1 0 ' .. ms .. ' ' .. owner .. ' ' .. ARGV[4] .. ' -\n\n',
+                }
+            end
+            as_made_of[due_at] = as_made
         end
-        local waits = run_at and life == 'pending 0 - 0 0 ' .. run_at .. ' - - -\n\n'
+        local waits = as_made and life == as_made.waits
+        local begins_as_made = waits and id <= latest_id
+        run_at = as_made and as_made.run_at
         if not waits then
             local holder, finished_at
             status, epoch, holder, attempt, crashes, run_at, finished_at =
                 string.match(life, '^(%a+) (%d+) (%S+) (%d+) (%d+) (%d+) %S+ %S+ (%S+)')
             -- What cannot be read is claimed: who has it says so.
             local is_free = life ~= '' and (not status or holder == '-' and (status == 'pending' or finished_at == '-'))
-            waits = is_free and (not run_at or tonumber(run_at) == tonumber(string.sub(place, 9, 23)))
+            waits = is_free and (not run_at or tonumber(run_at) == tonumber(due_at))
             epoch, attempt = one_more(epoch), one_more(attempt)
         end
-        if waits and has_no_room(#ids + 1, place) then
+        if waits and keeps_room and has_no_room(#ids + 1, place) then
             next_turn = place
             break
         end
@@ -195,7 +211,10 @@ if #ids < limit then
             first_skipped = first_skipped or place -- nobody waits there
             if life == '' then left[#left + 1] = id end
         else
-            if status == 'pending' and crashes == '0' then
+            if begins_as_made then
+                life, n_as_made = as_made.begun, n_as_made + 1
+                begun[name] = (begun[name] or 0) + 1
+            elseif status == 'pending' and crashes == '0' then
                 local started_at = ARGV[4]
                 if id > latest_id then
                     local high, low = tonumber(string.sub(id, 1, 8), 16), tonumber(string.sub(id, 10, 13), 16)
@@ -270,7 +289,7 @@ end
 
 local answer = { (#no_room > 0 or first_skipped) and now_text or next_due(), next_turn }
 if #ids > 0 then
-    local progress = progress_of(ids, lives, 'running 1 ') -- those begin now
+    local progress = n_as_made < #ids and progress_of(ids, lives, 'running 1 ') or {} -- those begin now
     local at = #answer
     for n, id in ipairs(ids) do
         if bodies[n] then

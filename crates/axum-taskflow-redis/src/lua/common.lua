@@ -1,7 +1,8 @@
 -- What the scripts share. KEYS[1] is the prefix in braces: all keys lie in one slot of a cluster.
 --
 --   t:ID     what a task is: its priority for sorting, a line of JSON, its arguments. Never changes.
---   l:ID     how far it has come: status epoch owner attempt crashes run_at instance started_at finished_at,
+--   l:ID     how far it has come: status epoch owner attempt crashes run_at instance started_at finished_at and, of one
+--            that has ended, '-' if it is in no set of a tag or else '+', '-' if there is no q, p and g of it or else '+';
 --            a line with its error as JSON, its result.
 --   q:ID p:ID g:ID          its progress, its past attempts, its log lines
 --   f:NAME s:STATUS y:TAG o:OWNER   ids, sorted: of a function (each task is in one of these), of those that ended

@@ -9,7 +9,17 @@ for at = first_note, last_note, 4 do
 end
 look_at(ids)
 for _, id in ipairs(ids) do
-    epochs[id] = lives[id] and string.match(lives[id], '^%a+ (%d+)')
+    local life = lives[id]
+    epochs[id] = life and string.match(life, '^%a+ (%d+)')
+    -- Said once it had ended, as by what it has left behind: who deletes it is to look for that.
+    local head, rest
+    if life and string.sub(life, 1, 8) ~= 'running ' then
+        head, rest = string.match(life, '^([^\n]* [+-])%-(\n.*)$')
+    end
+    if head then
+        lives[id] = head .. '+' .. rest
+        stored[id] = lives[id]
+    end
 end
 
 local lines_of = {} -- by task: its lines by where they stand, and where the first and the last of them do

@@ -20,18 +20,19 @@ local limit, sets = tonumber(ARGV[5]), sets_of_all()
 local ids, sets_of_ids = first_ids('ZRANGEBYLEX', sets, ARGV[3], ARGV[4], limit)
 local lives = get_all('l:', ids)
 
--- Status and end of a task. Most have succeeded, until 2286 with a time of thirteen digits: of those it is cheaper to take
--- the two words than to read all.
+-- Status and end of a task, and what may have to be deleted with it. Most have succeeded, until 2286 with a time of thirteen
+-- digits: of those it is cheaper to take the words than to read all.
 local function end_of(life)
     local line_ends = string.find(life, '\n', 1, true)
-    if line_ends and string.sub(life, 1, 8) == 'success ' and string.byte(life, line_ends - 14) == 32 then
-        local finished_at = tonumber(string.sub(life, line_ends - 13, line_ends - 1))
+    if line_ends and string.sub(life, 1, 8) == 'success ' and string.byte(life, line_ends - 17) == 32
+            and string.byte(life, line_ends - 3) == 32 then
+        local finished_at = tonumber(string.sub(life, line_ends - 16, line_ends - 4))
         if finished_at then
-            return 'success', finished_at
+            return 'success', finished_at, string.sub(life, line_ends - 2, line_ends - 1)
         end
     end
-    local status, finished_at = string.match(life, '^(%a+) %d+ %S+ %d+ %d+ %d+ %S+ %S+ (%S+)\n')
-    return status, tonumber(finished_at or '')
+    local status, finished_at, beside = string.match(life, '^(%a+) %d+ %S+ %d+ %d+ %d+ %S+ %S+ (%S+) ?([+-]*)\n')
+    return status, tonumber(finished_at or ''), beside
 end
 
 -- The sets of its tags; nothing of a task that cannot be read. Most have none, which is seen without reading JSON.
@@ -53,14 +54,15 @@ for n, id in ipairs(ids) do
     end
     local set = sets_of_ids and sets_of_ids[n] or sets[1]
     seen_in[set] = (seen_in[set] or 0) + 1
-    local status, finished_at = end_of(lives[n] or '')
+    local status, finished_at, beside = end_of(lives[n] or '')
     local before = nil
     if status == 'success' or status == 'cancelled' then
         before = finished_before
     elseif status == 'failed' or status == 'interrupted' then
         before = failed_before
     end
-    local tag_sets = before and finished_at and finished_at < before and tag_sets_of(id)
+    local is_old = before and finished_at and finished_at < before
+    local tag_sets = is_old and (string.sub(beside, 1, 1) == '-' and none or tag_sets_of(id))
     if tag_sets then -- one of which not so much can be read stays, and is shown in part
         local gone = gone_from[set]
         if not gone then
@@ -76,8 +78,10 @@ for n, id in ipairs(ids) do
             mark('s:' .. status, id, false)
         end
         local at = #to_delete
-        to_delete[at + 1], to_delete[at + 2], to_delete[at + 3] = P .. 't:' .. id, P .. 'l:' .. id, P .. 'q:' .. id
-        to_delete[at + 4], to_delete[at + 5] = P .. 'p:' .. id, P .. 'g:' .. id
+        to_delete[at + 1], to_delete[at + 2] = P .. 't:' .. id, P .. 'l:' .. id
+        if string.sub(beside, 2) ~= '-' then
+            to_delete[at + 3], to_delete[at + 4], to_delete[at + 5] = P .. 'q:' .. id, P .. 'p:' .. id, P .. 'g:' .. id
+        end
         deleted = deleted + 1
     end
 end

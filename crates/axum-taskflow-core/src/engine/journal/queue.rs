@@ -65,11 +65,11 @@ impl Queue {
         self.adds.remove(at)
     }
 
-    /// How many of the adds go into one batch: until it has enough tasks, or bytes.
-    pub(super) fn adds_of_a_batch(&self) -> usize {
+    /// How many of the adds go into one batch: at least one, until it has enough tasks, or bytes.
+    pub(super) fn adds_of_a_batch(&self, tasks_max: usize) -> usize {
         let (mut n_tasks, mut bytes) = (0, 0);
         let fits = |add: &&Add| {
-            let fits = n_tasks < BATCH_MAX && bytes < BATCH_BYTES_MAX;
+            let fits = n_tasks < tasks_max.min(BATCH_MAX) && bytes < BATCH_BYTES_MAX;
             n_tasks += add.tasks.len();
             bytes += add.tasks.iter().map(|task| task.args.len()).sum::<usize>();
             fits
@@ -237,12 +237,30 @@ pub(super) mod tests {
             let mut queue = Queue::default();
             queue.adds.extend((0..n).map(|_| add(&ids, bytes)));
             queue.changes.extend((0..n).map(|_| end(&ids, bytes)));
-            (queue.adds_of_a_batch(), queue.changes_of_a_batch(BATCH_MAX))
+            (
+                queue.adds_of_a_batch(usize::MAX),
+                queue.changes_of_a_batch(BATCH_MAX),
+            )
         };
 
         assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
         assert_eq!(of(MEGABYTE, 20), (4, 4));
         assert_eq!(of(5 * MEGABYTE, 3), (1, 1), "at least one");
+    }
+
+    #[test]
+    fn a_batch_has_no_more_new_tasks_than_it_may_take_but_one_call_goes_always() {
+        let ids = IdSource::default();
+        let mut queue = Queue::default();
+        let mut large = add(&ids, 40);
+        large.tasks = (0..40).flat_map(|_| add(&ids, 40).tasks).collect();
+        queue.adds.push_back(large);
+        queue.adds.extend((0..40).map(|_| add(&ids, 40)));
+
+        assert_eq!(queue.adds_of_a_batch(16), 1);
+        queue.adds.pop_front();
+        assert_eq!(queue.adds_of_a_batch(16), 16);
+        assert_eq!(queue.adds_of_a_batch(usize::MAX), 40);
     }
 
     #[test]

@@ -21,10 +21,17 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 
+/// One with a place for one new task, whose lanes wait for nothing.
+fn journal_on(store: Arc<dyn Backend>, clock: Clock) -> Journal {
+    let ready = Ready::new(64, 64, 3);
+    assert!(ready.stop().is_empty());
+    Journal::new(store, clock, 1, Arc::default(), Arc::new(ready))
+}
+
 #[tokio::test]
 async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let journal = journal_on(Arc::new(Memory::default()), clock);
     let mut task = Task::new(ids.task(NOW), "f", "[]");
     task.life = Change::started(&task, ids.instance(NOW), NOW).unwrap().life;
     let policy = RetryPolicy {
@@ -69,7 +76,7 @@ async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
 #[tokio::test]
 async fn what_is_left_of_an_earlier_attempt_does_not_talk_over_the_one_that_runs() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let journal = journal_on(Arc::new(Memory::default()), clock);
     let id = ids.task(NOW);
     let (first, second) = (Epoch::ZERO.next(), Epoch::ZERO.next().next());
     for (epoch, fraction) in [(first, 0.5), (second, 0.1), (first, 0.6)] {
@@ -90,7 +97,7 @@ async fn what_is_left_of_an_earlier_attempt_does_not_talk_over_the_one_that_runs
 #[tokio::test]
 async fn of_log_lines_that_wait_a_bounded_number_is_kept_and_the_others_are_counted() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let journal = journal_on(Arc::new(Memory::default()), clock);
     let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
 
     for _ in 0..NOTES_MAX + 5 {
@@ -127,7 +134,7 @@ fn failed(journal: &Journal, flight: Flight) {
 #[tokio::test]
 async fn what_a_failed_batch_gives_back_is_written_before_what_was_queued_since() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let journal = journal_on(Arc::new(Memory::default()), clock);
     let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
     let change = || {
         let Entry { change, then } = end(&ids, 2);
@@ -164,7 +171,7 @@ async fn what_a_failed_batch_gives_back_is_written_before_what_was_queued_since(
 #[tokio::test]
 async fn of_log_lines_that_come_back_too_the_oldest_are_kept_and_no_more_than_may_wait() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let journal = journal_on(Arc::new(Memory::default()), clock);
     let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
     let say = |seq| {
         let what = line(seq);
@@ -185,7 +192,7 @@ async fn of_log_lines_that_come_back_too_the_oldest_are_kept_and_no_more_than_ma
 #[tokio::test]
 async fn a_place_of_a_batch_that_failed_is_free_again() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let journal = journal_on(Arc::new(Memory::default()), clock);
     journal.place(1, Duration::ZERO).await.unwrap();
     let Add {
         tasks,
@@ -205,7 +212,7 @@ async fn a_place_of_a_batch_that_failed_is_free_again() {
 #[tokio::test]
 async fn a_panic_in_what_follows_from_a_batch_keeps_nobody_else_waiting() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let journal = journal_on(Arc::new(Memory::default()), clock);
     let add = async |then: ThenAdded| {
         journal.place(1, Duration::ZERO).await.unwrap();
         let (caller, answer) = oneshot::channel();
@@ -260,7 +267,7 @@ async fn a_panic_in_what_follows_from_a_batch_keeps_nobody_else_waiting() {
 async fn what_a_caller_takes_back_is_not_written_and_makes_room() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
     let store = Arc::new(Memory::default());
-    let journal = Journal::new(store.clone(), clock, 1, Arc::default());
+    let journal = journal_on(store.clone(), clock);
     let promised = Arc::new(());
     let add_one = async || {
         journal.place(1, Duration::ZERO).await.unwrap();
@@ -288,7 +295,7 @@ async fn what_a_caller_takes_back_is_not_written_and_makes_room() {
 #[tokio::test]
 async fn when_the_journal_ends_whoever_was_answered_by_the_store_hears_it() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let mut journal = Journal::new(Arc::new(Memory::default()), clock, 1, Arc::default());
+    let mut journal = journal_on(Arc::new(Memory::default()), clock);
     journal.writes_at_once = 2;
     let heard = Arc::new(AtomicUsize::new(0));
     for n_polls in 1..8 {
@@ -397,7 +404,7 @@ fn add_one(journal: &Journal, ids: &IdSource) -> oneshot::Receiver<Result<Answer
 async fn a_store_that_answers_before_the_journal_can_see_what_it_was_asked_is_heard() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
     let store = Arc::new(Hasty::default());
-    let journal = Arc::new(Journal::new(store.clone(), clock, 1, Arc::default()));
+    let journal = Arc::new(journal_on(store.clone(), clock));
     let running = {
         let journal = journal.clone();
         let running = async move { journal.run(|_| ()).await };
@@ -439,7 +446,7 @@ impl Wake for Woken {
 async fn what_a_caller_has_begun_when_the_journal_ends_is_told_and_kept_for_the_next_one() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
     let store = Arc::new(Hasty::default());
-    let journal = Journal::new(store, clock, 1, Arc::default());
+    let journal = journal_on(store, clock);
     let mut running = Box::pin(journal.run(|_| ()));
     poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await;
     let heard = Arc::new(AtomicUsize::new(0));

@@ -549,3 +549,48 @@ fn a_new_task_that_is_stored_after_stop_comes_back() {
     assert!(held.is_empty(), "it is not stored yet");
     assert_eq!(ready.keep_promise(next.clone()), Some(next));
 }
+
+#[test]
+fn while_free_slots_wait_for_what_is_on_disk_a_batch_takes_few_new_tasks() {
+    let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(8));
+    let begun = || {
+        let mut task = task(&ids, 0);
+        task.life.status = TaskStatus::Running;
+        task
+    };
+    assert_eq!(ready.adds_max(), usize::MAX);
+
+    for _ in 0..8 {
+        ready.one_more_on_disk(Executor::Async, None);
+    }
+    assert_eq!(ready.adds_max(), usize::MAX, "one claim brings these");
+    ready.one_more_on_disk(Executor::Async, None);
+    assert_eq!(ready.adds_max(), 2);
+
+    ready.more_on_disk(Executor::Async);
+    assert_eq!(ready.wish(), 8);
+    assert_eq!(ready.adds_max(), 2, "the claim is under way");
+    let brought = ready.bring((0..8).map(|_| begun()).collect());
+    assert_eq!(ready.adds_max(), usize::MAX, "what runs has all slots");
+    for task in &brought.begun[..4] {
+        ready.free_slot(task);
+    }
+    assert_eq!(ready.adds_max(), 2, "and there is more on disk");
+
+    ready.wish();
+    ready.bring(vec![begun()]);
+    assert_eq!(ready.adds_max(), usize::MAX, "that was the last one");
+}
+
+#[test]
+fn a_lane_takes_new_tasks_however_few_slots_it_has_and_as_many_as_come_once_it_stops() {
+    let ready = Ready::new(64, 1, 3);
+    assert_eq!(ready.adds_max(), 1, "nobody knows yet what is on disk");
+    ready.begin_claim(Executor::Thread);
+    ready.end_claim(Executor::Thread, Vec::new(), None);
+    assert_eq!(ready.adds_max(), 16);
+
+    assert!(ready.stop().is_empty());
+
+    assert_eq!(ready.adds_max(), usize::MAX);
+}
