@@ -233,6 +233,31 @@ async fn new_tasks_wait_behind_a_pill_and_move_no_row() {
 }
 
 #[tokio::test]
+async fn the_pill_of_new_tasks_lies_over_nothing_of_the_header_however_narrow_the_screen() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    scene.open_live("/dashboard").await;
+
+    service.add("effect", "x").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+
+    for width in [320, 390, 1_280] {
+        browser.width(width).await;
+        let is_clear = "(() => {
+            const pill = document.querySelector('#pill').getBoundingClientRect();
+            const header = document.querySelector('.top').getBoundingClientRect();
+            return pill.width > 0 && pill.bottom <= innerHeight && pill.top >= header.bottom;
+        })()";
+        assert_eq!(browser.eval(is_clear).await, true, "at {width}");
+    }
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn a_fresh_copy_of_the_list_leaves_the_focus_on_a_tab_whose_number_has_changed() {
     let scene = Scene::signed_in(Settings::default()).await;
     let Scene {

@@ -281,6 +281,10 @@ fn log_change(change: &Change, now: Timestamp) {
         TaskStatus::Interrupted => {
             warn!(%task, %function, attempt, ran_ms, error, tracking_id, "task interrupted");
         }
+        // So it is each time that a run key is given anew. What people cancel stands in the audit log.
+        TaskStatus::Cancelled if change.expects.0 == TaskStatus::Pending => {
+            debug!(%task, %function, tracking_id, "task cancelled before it ran");
+        }
         TaskStatus::Cancelled => {
             info!(%task, %function, attempt, ran_ms, tracking_id, "task cancelled");
         }

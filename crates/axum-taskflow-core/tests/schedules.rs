@@ -163,7 +163,28 @@ async fn of_several_that_decide_about_a_slot_the_one_who_fires_it_says_so() {
 
     let n_fired = site.tasks("tick").await.len();
     assert!(n_fired > 50, "{n_fired}");
-    assert_eq!(said.n("a schedule fires"), n_fired);
+    assert_eq!(said.n_details("a schedule fires"), n_fired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_healthy_service_says_nothing_of_each_slot_and_task_but_as_a_detail() {
+    let (said, _log) = Said::here();
+    let site = Site::new();
+    let queues = Schedule::new(tick, ()).name("queues").every(SECOND);
+    let queues = queues.overlap(Overlap::QueueOne).run_on_startup(true);
+    let manager = site.start(vec![each_second(), queues]).await;
+
+    sleep(MINUTE).await;
+    for _ in 0..2 {
+        let add = manager.add_task(tick, ()).delay_by(SECOND);
+        add.run_key("replaced").await.unwrap();
+    }
+    sleep(2 * SECOND).await;
+
+    assert!(said.n_details("a schedule fires") > 100);
+    assert!(said.n_details("task succeeded") > 100);
+    assert_eq!(said.n_details("task cancelled before it ran"), 1);
+    assert_eq!(said.all(), ["task manager started"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +202,7 @@ async fn a_slot_that_fired_and_of_which_the_store_did_not_tell_is_said_once_and_
     stage.link_failed().await;
     let fired = tokio::time::Instant::now();
     stage.link(Link::Works);
-    support::until(async || (said.n("a schedule fires") > 0).then_some(())).await;
+    support::until(async || (said.n_details("a schedule fires") > 0).then_some(())).await;
     support::until(async || {
         let tasks = manager.list(ListQuery::default()).await.unwrap().tasks;
         (tasks[0].life.status == TaskStatus::Success).then_some(())
@@ -190,7 +211,7 @@ async fn a_slot_that_fired_and_of_which_the_store_did_not_tell_is_said_once_and_
 
     assert!(fired.elapsed() < SECOND * 3, "{:?}", fired.elapsed());
     sleep(SECOND * 30).await;
-    assert_eq!(said.n("a schedule fires"), 1);
+    assert_eq!(said.n_details("a schedule fires"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,10 +232,10 @@ async fn a_slot_that_fired_unheard_is_said_and_the_next_one_fires_though_nobody_
     stage.refuse_reads_of(vec![tasks[0].id]); // a newer program took it, and wrote in its own words
     stage.link(Link::Works);
     sleep(SECOND * 30).await;
-    assert_eq!(said.n("a schedule fires"), 1);
+    assert_eq!(said.n_details("a schedule fires"), 1);
     sleep(MINUTE).await;
 
-    assert_eq!(said.n("a schedule fires"), 2);
+    assert_eq!(said.n_details("a schedule fires"), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,7 +260,7 @@ async fn a_slot_that_fires_after_it_was_given_up_is_said_once_and_its_task_runs_
 
     assert!(given_up.elapsed() < SECOND * 3, "{:?}", given_up.elapsed());
     sleep(SECOND * 30).await;
-    assert_eq!(said.n("a schedule fires"), 1);
+    assert_eq!(said.n_details("a schedule fires"), 1);
     let tasks = manager.list(ListQuery::default()).await.unwrap().tasks;
     assert_eq!(tasks, [task]);
 }
@@ -259,7 +280,7 @@ async fn what_was_missed_is_said_and_each_slot_that_fires_however_many_are_decid
     let n_fired = site.tasks("tick").await.len();
     assert!(n_fired > 50, "{n_fired}");
     assert_eq!(said.n("slots were missed"), 1);
-    assert_eq!(said.n("a schedule fires"), n_fired);
+    assert_eq!(said.n_details("a schedule fires"), n_fired);
 }
 
 #[tokio::test(start_paused = true)]

@@ -341,6 +341,7 @@ pub(crate) async fn record(
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with task_ids")]
 struct BulkRetry {
     task_ids: Vec<String>,
 }
@@ -687,7 +688,11 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
     }
     let body = read_body(body)?;
     serde_json::from_slice(&body).map_err(|error| {
-        Problem::unprocessable(format!("the body cannot be read as JSON: {error}"))
+        let what = match error.is_data() {
+            true => "the body is not what is asked for here",
+            false => "the body is no JSON",
+        };
+        Problem::unprocessable(format!("{what}: {error}"))
     })
 }
 

@@ -45,6 +45,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with kind and name")]
 struct Release {
     kind: HoldKind,
     name: String,

@@ -49,7 +49,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with func_name and a time")]
 struct Wanted {
     func_name: String,
     args: Option<Box<RawValue>>,

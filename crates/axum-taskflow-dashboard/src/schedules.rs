@@ -108,6 +108,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with name")]
 struct Which {
     name: String,
 }
@@ -177,7 +178,7 @@ pub(crate) async fn delete(call: Call) -> Result<Response, Problem> {
 
 /// A schedule as it is asked for, in the words of the list.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with func_name and times")]
 struct Wanted {
     /// That of the function, unless it is given.
     name: Option<String>,
@@ -260,6 +261,9 @@ pub(crate) async fn define(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let wanted: Wanted = read_json(&headers, body)?;
+    if wanted.cron.is_some() == wanted.every_s.is_some() {
+        return Err(Problem::unprocessable("when? Give either cron or every_s"));
+    }
     let name = wanted.name.unwrap_or_else(|| wanted.func_name.clone());
     let within = seconds("missed_within_s", wanted.missed_within_s)?;
     let missed = match (wanted.missed, wanted.missed_max, within) {

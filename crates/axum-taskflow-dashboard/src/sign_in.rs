@@ -28,6 +28,7 @@ pub(crate) async fn page(call: Call) -> Response {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with username and password")]
 struct Credentials {
     username: String,
     password: String,

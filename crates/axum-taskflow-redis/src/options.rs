@@ -378,7 +378,10 @@ impl RedisOptions {
     }
 
     fn wrong_url(&self, error: redis::RedisError) -> BackendError {
-        let message = format!("{} is no address of Redis: {error}", self.place());
+        // What was wrong may be what `place` leaves out.
+        let place = self.place();
+        let message =
+            format!("{place} is no address of Redis, as redis://10.0.0.5:6379 is: {error}");
         BackendError::refused(message).with_source(error)
     }
 

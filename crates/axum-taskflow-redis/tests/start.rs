@@ -199,6 +199,7 @@ async fn another_format_is_left_alone() {
 async fn options_that_do_not_fit_are_refused() {
     let ms = Duration::from_millis;
     let options = || RedisOptions::new("redis://127.0.0.1:1/");
+    let no_address = "is no address of Redis, as redis://10.0.0.5:6379 is";
     for (options, word) in [
         (options().prefix(""), "prefix"),
         (options().prefix("a{b}"), "braces"),
@@ -209,8 +210,9 @@ async fn options_that_do_not_fit_are_refused() {
         (options().cluster().sentinel("m"), "sentinels"),
         (options().sentinel_user("ada", "secret"), "sentinel(name)"),
         (options().sentinel_tls(true), "sentinel(name)"),
-        (RedisOptions::new("http://example.org"), "no address"),
-        (RedisOptions::new("nonsense"), "no address"),
+        (RedisOptions::new("http://example.org"), no_address),
+        (RedisOptions::new("10.0.0.5:6379"), no_address),
+        (RedisOptions::new("nonsense"), no_address),
     ] {
         let error = options.open().await.unwrap_err();
         assert!(error.is_refused());

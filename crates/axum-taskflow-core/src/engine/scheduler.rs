@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Engine, LOOP_RETRY, jittered,
@@ -744,19 +744,20 @@ fn why_in_doubt(task: &Task) -> Option<String> {
     task.unreadable().filter(|_| waits).map(str::to_owned)
 }
 
-/// Says what was decided. Of several instances that decide about a slot, only the one says so whose word was taken.
+/// Says what was decided. Of several instances that decide about a slot, only the one says so whose word was taken. What
+/// goes as it was planned is a detail, as it is of tasks: there are schedules with a slot each second.
 fn tell(schedule: &str, decisions: &[Decision]) {
     for Decision { slot, at, what } in decisions {
         match what {
             Decided::Fired { task } => {
-                info!(schedule, %slot, %task, late = ?at.since(*slot), "a schedule fires");
+                debug!(schedule, %slot, %task, late = ?at.since(*slot), "a schedule fires");
             }
             Decided::Missed { n } => warn!(schedule, n, "slots were missed"),
             Decided::Overlapped => {
                 info!(schedule, %slot, "a slot is left out: a task before it has not ended");
             }
             Decided::Queued => {
-                info!(schedule, %slot, "a slot waits: a task before it has not ended");
+                debug!(schedule, %slot, "a slot waits: a task before it has not ended");
             }
         }
     }

@@ -19,7 +19,7 @@ use axum_taskflow_core::{
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_stream::StreamExt;
-use tracing::{field::Field, subscriber::DefaultGuard};
+use tracing::{Level, field::Field, subscriber::DefaultGuard};
 use tracing_subscriber::{
     Registry,
     layer::{Context, Layer, SubscriberExt},
@@ -137,9 +137,9 @@ impl Probe {
     }
 }
 
-/// What was said on this thread, but for details.
+/// What was said on this thread, each with its level.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Said(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Said(Arc<Mutex<Vec<(Level, String)>>>);
 
 impl Said {
     /// Listens as long as the guard is there.
@@ -149,25 +149,38 @@ impl Said {
         (said, tracing::subscriber::set_default(log))
     }
 
+    /// How often it was said, but for details.
     pub(crate) fn n(&self, what: &str) -> usize {
+        self.all().iter().filter(|it| it.contains(what)).count()
+    }
+
+    /// How often it was said as a detail.
+    pub(crate) fn n_details(&self, what: &str) -> usize {
         let said = self.0.lock().unwrap();
-        said.iter().filter(|it| it.contains(what)).count()
+        let details = said.iter().filter(|(level, _)| *level == Level::DEBUG);
+        details.filter(|(_, it)| it.contains(what)).count()
+    }
+
+    /// All that was said, but for details.
+    pub(crate) fn all(&self) -> Vec<String> {
+        let said = self.0.lock().unwrap();
+        let said = said.iter().filter(|(level, _)| *level <= Level::INFO);
+        said.map(|(_, it)| it.clone()).collect()
     }
 }
 
 impl<S: tracing::Subscriber> Layer<S> for Said {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if *event.metadata().level() <= tracing::Level::INFO {
-            event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
-                if field.name() == "message" {
-                    self.0.lock().unwrap().push(format!("{value:?}"));
-                }
-            });
-        }
+        let level = *event.metadata().level();
+        event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
+            if field.name() == "message" {
+                self.0.lock().unwrap().push((level, format!("{value:?}")));
+            }
+        });
     }
 }
 
-/// A log that cannot be written any more: each line and span that is more than a detail panics, on this thread.
+/// A log that cannot be written any more: each line and span panics, on this thread.
 #[derive(Debug)]
 pub(crate) struct BrokenPipe;
 
@@ -180,7 +193,7 @@ impl BrokenPipe {
 
 impl<S: tracing::Subscriber> Layer<S> for BrokenPipe {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        let is_said = *event.metadata().level() <= tracing::Level::INFO;
+        let is_said = *event.metadata().level() <= Level::DEBUG;
         assert!(!is_said, "failed printing to stderr: Broken pipe");
     }
 
@@ -190,7 +203,7 @@ impl<S: tracing::Subscriber> Layer<S> for BrokenPipe {
         _: &tracing::span::Id,
         _: Context<'_, S>,
     ) {
-        let is_said = *span.metadata().level() <= tracing::Level::INFO;
+        let is_said = *span.metadata().level() <= Level::DEBUG;
         assert!(!is_said, "failed printing to stderr: Broken pipe");
     }
 }

@@ -403,19 +403,34 @@ async fn a_body_that_cannot_be_read_is_refused_with_the_reason() {
             .detail(415)
             .contains("application/json")
     );
-    for body in [
-        "",
-        "{",
-        "[]",
-        "{\"task_ids\": 7}",
-        "{\"task_ids\": [7]}",
-        "{\"ids\": []}",
+    for (body, why) in [
+        (
+            "",
+            "is no JSON: EOF while parsing a value at line 1 column 0",
+        ),
+        (
+            "{",
+            "is no JSON: EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            "{'task_ids': []}",
+            "is no JSON: key must be a string at line 1 column 2",
+        ),
+        (
+            "7",
+            "is not what is asked for here: invalid type: integer `7`, expected an object with task_ids at line 1 column 1",
+        ),
+        (
+            "{\"task_ids\": [7]}",
+            "is not what is asked for here: invalid type: integer `7`, expected a string at line 1 column 15",
+        ),
+        (
+            "{\"ids\": []}",
+            "is not what is asked for here: missing field `task_ids` at line 1 column 11",
+        ),
     ] {
         let detail = send(json, body.into()).await.detail(422);
-        assert!(
-            detail.contains("cannot be read as JSON"),
-            "{body}: {detail}"
-        );
+        assert_eq!(detail, format!("the body {why}"));
     }
     send(json, b"{\"task_ids\": [\"\xff\xfe\"]}".to_vec())
         .await
@@ -1160,7 +1175,7 @@ async fn a_schedule_that_cannot_be_kept_is_refused_with_the_reason() {
     for (wrong, complaint) in [
         (
             json!({ "func_name": "greet", "args": ["ada"] }),
-            "neither cron nor every",
+            "when? Give either cron or every_s",
         ),
         (json!({ "func_name": "flaky", "cron": "99 * * * *" }), "99"),
         (
@@ -1169,7 +1184,7 @@ async fn a_schedule_that_cannot_be_kept_is_refused_with_the_reason() {
         ),
         (
             json!({ "func_name": "flaky", "cron": "@daily", "every_s": 1 }),
-            "both",
+            "when? Give either cron or every_s",
         ),
         (
             json!({ "func_name": "flaky", "every_s": -1 }),
