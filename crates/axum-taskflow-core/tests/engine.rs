@@ -21,7 +21,7 @@ use axum_taskflow_core::{
     WaitError,
 };
 use support::{
-    Backstage, BrokenSpan, Call, Link, Probe, Said, Spoilt, config, ended, settled, start,
+    Backstage, BrokenSpan, Call, Link, Needs, Probe, Said, Spoilt, config, ended, settled, start,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::StreamExt;
@@ -3859,5 +3859,72 @@ async fn a_manager_can_be_shut_down_twice() {
     let manager = start(Config::default()).await;
 
     manager.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
+
+// ---- when the store is what is slow --------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn who_adds_more_than_the_store_can_bring_over_waits_until_what_lies_there_has_run() {
+    const CALLERS: usize = 64;
+    const BEHIND: usize = 2_000;
+    let (backend, backstage) = Backstage::new();
+    backstage.take_writes_at_once(2);
+    let mut config = config();
+    config.backend = backend;
+    config.clock = Clock::manual(Timestamp::from_unix_ms(1_000_000_000));
+    config.concurrency = 64;
+    config.add_timeout = Duration::from_secs(1_000);
+    let probe = Probe::default();
+    config.state(probe.clone());
+    config.tasks = vec![TaskDef::new(entered).name("entered")];
+    for _ in 0..BEHIND {
+        let id = IdSource::default().task(config.clock.now());
+        backstage.store(&Task::new(id, "entered", "[]")).await;
+    }
+    // A task that starts at once needs two writes, 20 ms. One that waits is claimed, too: 45 ms, without the calls.
+    backstage.need(Needs {
+        call: Duration::from_millis(50),
+        written: Duration::from_millis(10),
+        claimed: Duration::from_millis(25),
+    });
+    let clock = config.clock.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            clock.advance(Duration::from_millis(1));
+        }
+    });
+    let manager = start(config).await;
+    // 30 a second: more than can be claimed, and less than can start at once.
+    let every = Duration::from_secs(1) * u32::try_from(CALLERS).unwrap() / 30;
+    let first = tokio::time::Instant::now();
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..u32::try_from(CALLERS).unwrap() {
+        let manager = manager.clone();
+        callers.spawn(async move {
+            for time in 0.. {
+                let at = first + every * time + every * n / u32::try_from(CALLERS).unwrap();
+                tokio::time::sleep_until(at).await; // who is late makes up for it
+                manager.add_task(entered, ()).await.unwrap();
+            }
+        });
+    }
+    let waits = async || {
+        let counts = manager.counts().await.unwrap();
+        let pending = counts.iter().filter(|it| it.status == TaskStatus::Pending);
+        pending.map(|it| it.n).sum::<u64>()
+    };
+
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    let (n_wait, n_ran) = (waits().await, probe.total());
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let (still_wait, more_ran) = (waits().await, probe.total() - n_ran);
+
+    // Those who were late make up for it, at the rate of tasks that start at once.
+    assert!(n_wait <= 64, "{n_wait} wait");
+    assert!(still_wait <= 64, "{still_wait} wait");
+    assert!(more_ran >= 3_000, "{more_ran} ran");
+    callers.shutdown().await;
     manager.shutdown().await.unwrap();
 }

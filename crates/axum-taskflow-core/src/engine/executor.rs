@@ -210,13 +210,17 @@ impl Engine {
     /// The start is on disk before the function's first line runs: it is never repeated unasked, and who was cancelled while
     /// it waited for a slot never runs.
     fn start_after_commit(self: &Arc<Self>, change: Change, beginning: Beginning) {
-        let engine = self.clone();
-        let then = Box::new(move |change: &Change, applied| match applied {
-            Applied::Applied => engine.begin_now(beginning),
-            // Cancelled, or taken by somebody else, before it began.
-            Applied::Stale => {
-                engine.begin_never(&beginning);
-                engine.start_was_stale(change);
+        let (engine, executor) = (self.clone(), beginning.task().executor);
+        self.ready.begin_start(executor);
+        let then = Box::new(move |change: &Change, applied| {
+            engine.ready.end_start(executor);
+            match applied {
+                Applied::Applied => engine.begin_now(beginning),
+                // Cancelled, or taken by somebody else, before it began.
+                Applied::Stale => {
+                    engine.begin_never(&beginning);
+                    engine.start_was_stale(change);
+                }
             }
         });
         self.journal.change(change, then);

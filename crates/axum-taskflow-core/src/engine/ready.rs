@@ -40,9 +40,9 @@ pub(crate) struct Ready {
 /// Suspects that are held beside what has slots // more: they take the slots of others, and no more are claimed
 const SUSPECTS_MAX: usize = 16;
 
-/// While a lane starves, a batch takes one new task for so many of its slots: two batches may be written while a claim
-/// fills all, so what waits becomes less by half of a claim each time.
-const STARVING_SHARE: usize = 4;
+/// While a lane starves, a batch takes one new task for so many of its slots: some batches are written while a claim fills
+/// all, and fewer are to come than go.
+const STARVING_SHARE: usize = 8;
 
 /// Nobody knows how many tasks are on disk.
 const UNKNOWN: usize = usize::MAX;
@@ -94,6 +94,8 @@ struct Lane {
     on_disk: OnDisk,
     /// A claim is under way, and so it stood before. What it brings comes before new tasks.
     claiming: Option<OnDisk>,
+    /// Those that run whose start is being stored.
+    starting: usize,
     /// New tasks that come after those on disk. They are stored as ours all the same: otherwise a lane that was full
     /// once would go on writing each task there and claiming it for as long as tasks are added.
     late: Vec<Arc<Task>>,
@@ -134,11 +136,17 @@ impl Lane {
         self.on_disk.n > 0 && self.idle() > 0
     }
 
-    /// Half of the slots or more are free, and more waits on disk than one claim brings: it is the store that keeps tasks
-    /// from running, and not those that run.
+    /// Tasks wait, and some slots for nothing but the store: for a claim, or for starts to be stored. So it is the store that
+    /// keeps tasks from running, and not those that run.
     fn starves(&self) -> bool {
         let n_before = self.claiming.as_ref().map_or(0, |before| before.n);
-        self.on_disk.n.max(n_before) > self.limit && 2 * self.running <= self.limit
+        let n_in_memory = self.held.len() + self.late.len() + self.promised;
+        let is_behind = n_in_memory > 0 || self.on_disk.n.max(n_before) > self.limit;
+        is_behind && self.reserved + self.starting >= self.share()
+    }
+
+    fn share(&self) -> usize {
+        (self.limit / STARVING_SHARE).max(1)
     }
 
     /// True if what is on disk can be brought by one claim: then new tasks wait for that, and in memory.
@@ -203,6 +211,7 @@ impl Ready {
                 limit,
                 on_disk: OnDisk::unknown(),
                 claiming: None,
+                starting: 0,
                 late: Vec::new(),
                 suspects: 0,
                 freed: 0,
@@ -321,8 +330,8 @@ impl Ready {
     /// disk.
     pub(crate) fn begin_claim(&self, executor: Executor) -> Wish {
         let mut lane = self.lane(executor);
-        lane.claiming = Some(std::mem::take(&mut lane.on_disk));
         lane.reserved = lane.idle();
+        lane.claiming = Some(std::mem::take(&mut lane.on_disk));
         let first_late = lane.late.iter().map(|task| Turn::of(task)).min();
         Wish {
             limit: lane.reserved,
@@ -423,6 +432,16 @@ impl Ready {
     /// True if one more crash fails the task: it may be what kills processes.
     fn is_suspect(&self, task: &Task) -> bool {
         task.life.crashes > 0 && task.life.crashes.saturating_add(1) >= self.crashes_max
+    }
+
+    /// The start of a task that has a slot is on its way to the store.
+    pub(crate) fn begin_start(&self, executor: Executor) {
+        self.lane(executor).starting += 1;
+    }
+
+    /// The store has answered.
+    pub(crate) fn end_start(&self, executor: Executor) {
+        self.lane(executor).starting -= 1;
     }
 
     /// Gives a task's slot back.

@@ -252,6 +252,9 @@ struct Stage {
     writes_at_once: AtomicUsize,
     /// Each write passes here twice: a store whose calls wait for each other, in their order.
     turnstile: tokio::sync::Mutex<()>,
+    /// What its one processor needs for writes and claims.
+    needs: Mutex<Option<Needs>>,
+    processor: tokio::sync::Mutex<()>,
     failed: AtomicUsize,
     failing: AtomicBool,
     /// Beats are written although everything else fails.
@@ -314,6 +317,15 @@ struct Stage {
     late_step: Mutex<Option<Arc<Step>>>,
 }
 
+/// The time that a store needs which does one thing after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    pub(crate) call: Duration,
+    /// For each task that is new, and for each change.
+    pub(crate) written: Duration,
+    pub(crate) claimed: Duration,
+}
+
 /// What can be made to panic once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
@@ -354,6 +366,8 @@ impl Backstage {
             writes: AtomicUsize::new(0),
             writes_at_once: AtomicUsize::new(1),
             turnstile: tokio::sync::Mutex::default(),
+            needs: Mutex::default(),
+            processor: tokio::sync::Mutex::default(),
             failed: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             beating: AtomicBool::new(false),
@@ -401,6 +415,18 @@ impl Backstage {
     /// To be called before the engine starts.
     pub(crate) fn take_writes_at_once(&self, n: usize) {
         self.0.writes_at_once.store(n, Ordering::SeqCst);
+    }
+
+    pub(crate) fn need(&self, needs: Needs) {
+        *self.0.needs.lock().unwrap() = Some(needs);
+    }
+
+    async fn works(&self, time: impl FnOnce(Needs) -> Duration) {
+        let needs = *self.0.needs.lock().unwrap();
+        if let Some(needs) = needs {
+            let _works = self.0.processor.lock().await;
+            tokio::time::sleep(time(needs)).await;
+        }
     }
 
     /// Lets no write through as long as this is kept.
@@ -708,6 +734,8 @@ impl Backend for Backstage {
             self.0.writes.fetch_add(1, Ordering::SeqCst);
             drop(self.0.turnstile.lock().await);
             drop(self.0.turnstile.lock().await);
+            let n = u32::try_from(batch.tasks.len() + batch.changes.len()).unwrap();
+            self.works(|needs| needs.call + needs.written * n).await;
             let _open = self.0.gate.acquire().await.unwrap();
             let starts = |change: &Change| change.life.status == TaskStatus::Running;
             if *self.0.holding_starts.borrow() && batch.changes.iter().any(starts) {
@@ -817,6 +845,8 @@ impl Backend for Backstage {
             self.called(Call::Claim);
             self.answers().await?;
             let mut claimed = self.0.memory.claim(claim).await?;
+            let n = u32::try_from(claimed.tasks.len()).unwrap();
+            self.works(|needs| needs.call + needs.claimed * n).await;
             if *self.0.holding_claims.borrow() {
                 self.0.claims_held.fetch_add(1, Ordering::SeqCst);
                 let mut holding = self.0.holding_claims.subscribe();

@@ -551,44 +551,71 @@ fn a_new_task_that_is_stored_after_stop_comes_back() {
 }
 
 #[test]
-fn while_free_slots_wait_for_what_is_on_disk_a_batch_takes_few_new_tasks() {
-    let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(8));
+fn while_slots_wait_for_a_claim_and_much_is_on_disk_a_batch_takes_few_new_tasks() {
+    let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(16));
     let begun = || {
         let mut task = task(&ids, 0);
         task.life.status = TaskStatus::Running;
         task
     };
-    assert_eq!(ready.adds_max(), usize::MAX);
-
-    for _ in 0..8 {
+    for _ in 0..16 {
         ready.one_more_on_disk(Executor::Async, None);
     }
-    assert_eq!(ready.adds_max(), usize::MAX, "one claim brings these");
-    ready.one_more_on_disk(Executor::Async, None);
-    assert_eq!(ready.adds_max(), 2);
+    assert_eq!(ready.wish(), 16);
+    assert_eq!(
+        ready.adds_max(),
+        usize::MAX,
+        "this claim brings all of them"
+    );
+    ready.bring(Vec::new());
 
     ready.more_on_disk(Executor::Async);
-    assert_eq!(ready.wish(), 8);
+    assert_eq!(ready.adds_max(), usize::MAX, "nobody has asked yet");
+    assert_eq!(ready.wish(), 16);
     assert_eq!(ready.adds_max(), 2, "the claim is under way");
-    let brought = ready.bring((0..8).map(|_| begun()).collect());
-    assert_eq!(ready.adds_max(), usize::MAX, "what runs has all slots");
-    for task in &brought.begun[..4] {
-        ready.free_slot(task);
-    }
-    assert_eq!(ready.adds_max(), 2, "and there is more on disk");
+    let brought = ready.bring((0..16).map(|_| begun()).collect());
+    assert_eq!(
+        ready.adds_max(),
+        usize::MAX,
+        "it is the tasks that have the slots"
+    );
 
-    ready.wish();
-    ready.bring(vec![begun()]);
-    assert_eq!(ready.adds_max(), usize::MAX, "that was the last one");
+    ready.free_slot(&brought.begun[0]);
+    assert_eq!(ready.wish(), 1);
+    assert_eq!(ready.adds_max(), usize::MAX, "the others run");
+    ready.bring(Vec::new());
 }
 
 #[test]
-fn a_lane_takes_new_tasks_however_few_slots_it_has_and_as_many_as_come_once_it_stops() {
+fn while_many_starts_are_being_stored_and_others_wait_a_batch_takes_few_new_tasks() {
+    let (ids, ready) = (IdSource::default(), ready_with_nothing_on_disk(16));
+    let now = NOW;
+    for _ in 0..2 {
+        assert_eq!(ready.promise(&task(&ids, 0), now), Promise::Slot);
+        ready.begin_start(Executor::Async);
+    }
+    assert_eq!(ready.adds_max(), usize::MAX, "nobody waits for a slot");
+    for _ in 2..16 {
+        assert_eq!(ready.promise(&task(&ids, 0), now), Promise::Slot);
+    }
+    let next = Arc::new(task(&ids, 0));
+    assert_eq!(ready.promise(&next, now), Promise::Place);
+    assert_eq!(ready.adds_max(), 2, "that is to be stored");
+    assert!(ready.keep_promise(next).is_none());
+    assert_eq!(ready.adds_max(), 2, "and waits");
+
+    ready.end_start(Executor::Async);
+
+    assert_eq!(ready.adds_max(), usize::MAX, "one start is being stored");
+}
+
+#[test]
+fn a_lane_that_starves_takes_one_new_task_if_it_has_few_slots_and_as_many_as_come_once_it_stops() {
     let ready = Ready::new(64, 1, 3);
-    assert_eq!(ready.adds_max(), 1, "nobody knows yet what is on disk");
+    ready.begin_claim(Executor::Async);
+    assert_eq!(ready.adds_max(), 8);
     ready.begin_claim(Executor::Thread);
-    ready.end_claim(Executor::Thread, Vec::new(), None);
-    assert_eq!(ready.adds_max(), 16);
+    assert_eq!(ready.adds_max(), 1);
 
     assert!(ready.stop().is_empty());
 
