@@ -39,6 +39,14 @@ async fn endless(Data(signals): Data<Signals>) -> Result<(), Failure> {
     std::future::pending().await
 }
 
+/// Fails at first.
+async fn endless_at_last(Data(signals): Data<Signals>, ctx: TaskContext) -> Result<(), Failure> {
+    match ctx.attempt() {
+        1 => Err(Failure::retry("not yet")),
+        _ => endless(Data(signals)).await,
+    }
+}
+
 /// Looks at its token when it is let, and not before.
 fn deaf(Data(signals): Data<Signals>, ctx: TaskContext) -> Result<(), Failure> {
     signals.begun.notify_one();
@@ -204,6 +212,9 @@ async fn a_claim_whose_answer_is_on_its_way_brings_a_task_that_is_cancelled_at_o
         let mut cancelled = pin!(asking.cancel(id));
         assert!(poll!(&mut cancelled).is_pending());
         cluster.is_asked().await;
+        tokio::time::sleep(SOON).await; // it looks
+        let asked = cluster.stage.record("cancel:").await;
+        assert!(asked.is_some(), "that would be an answer");
         cluster.stage.hold_claims(false);
 
         assert_eq!(cancelled.await.unwrap(), Cancelled::Asked);
@@ -232,6 +243,28 @@ async fn what_was_asked_without_a_hint_is_seen_by_a_look() {
 
     cluster.comes_to(id, TaskStatus::Cancelled).await;
     cluster.nothing_is_asked().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_of_an_attempt_cancels_no_later_one_at_the_same_instance() {
+    let cluster = Cluster::new();
+    let worker = cluster.worker().await;
+    let id = worker.add_task(endless_at_last, ()).retries(1);
+    let id = id.delay(Duration::ZERO).await.unwrap();
+    cluster.signals.begun.notified().await;
+    let (me, life) = (worker.instance().id, cluster.stage.task(id).await.life);
+    assert_eq!((life.attempt, life.epoch.get()), (2, 2));
+
+    let ask = RecordChange {
+        key: format!("cancel:{me}:{id}:1"),
+        expects: 0,
+        becomes: Becomes::Value("\"somebody\"".into()),
+    };
+    cluster.stage.put(ask).await;
+
+    cluster.nothing_is_asked().await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(cluster.stage.task(id).await.life, life);
 }
 
 // ---- whom nobody hears ---------------------------------------------------------------------------------------
