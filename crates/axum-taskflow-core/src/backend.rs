@@ -163,8 +163,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// everything that was old enough at its beginning is gone.
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned>;
 
-    /// Returns when another instance may have left something that waits: with a number, as soon as that differs from
-    /// `seen`, which is the number of the last answer, 0 at first. A hint: it may come for nothing, late or never.
+    /// Returns when another instance may have left something that waits, or changed a record: with a number, as soon as
+    /// that differs from `seen`, which is the number of the last answer, 0 at first. A hint: it may come for nothing, late or
+    /// never.
     ///
     /// Unless a driver says otherwise it never comes: there is nobody else.
     fn changed(&self, _seen: u64) -> BackendFuture<'_, u64> {

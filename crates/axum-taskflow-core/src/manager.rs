@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, panic::Location, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     change::Change,
     clock::Timestamp,
     config::Config,
-    engine::{Engine, scheduler::Edit},
+    engine::{Engine, asks::Asked, scheduler::Edit},
     error::{Error, ErrorKind},
     event::EventStream,
     failure::FailureReport,
@@ -61,10 +61,14 @@ pub struct TaskManager {
 pub enum Cancelled {
     /// The task had not begun, and never will.
     Now,
-    /// The task runs here: its token has fired. An async function is dropped at its next await; a plain one ends when it
-    /// looks. It may end otherwise before that, but it does not begin again here. If others took this instance for dead,
-    /// they may have the task by then.
+    /// The task runs, here or at another instance: its token has fired. An async function is dropped at its next await; a
+    /// plain one ends when it looks. It may end otherwise before that, but it does not begin again there. If others took that
+    /// instance for dead, they may have the task by then.
     Asked,
+    /// The task runs at another instance, which has not answered within [`Config::add_timeout`]: its process may be
+    /// stopped, or of a version that cannot be asked. It is told to stop as above as soon as it looks, unless the attempt
+    /// ends before; a later attempt is not cancelled by that.
+    Sent,
 }
 
 /// Why there is no result to wait for.
@@ -464,15 +468,16 @@ impl TaskManager {
         Ok(Request { def, args: encoded })
     }
 
-    /// Cancels a task: one that has not begun never runs, one that runs is asked to stop.
+    /// Cancels a task: one that has not begun never runs, one that runs is asked to stop, whichever instance runs it.
     ///
     /// # Errors
-    /// `NotFound` if there is no such task; `Conflict` if it has ended, or runs in another process; `TimedOut` if the store
+    /// `NotFound` if there is no such task; `Conflict` if it has ended; `Unavailable` or `TimedOut` if the store fails or
     /// does not answer in time: the task may be cancelled or not; `Overloaded` if too much waits for it already.
     ///
     /// # Cancel safety
     /// Dropped while it is awaited, the task may be cancelled or not.
     pub async fn cancel(&self, id: TaskId) -> Result<Cancelled, Error> {
+        let latest = Instant::now().checked_add(self.engine.add_timeout);
         for _ in 0..CHANGE_TRIES {
             if self.engine.cancel_here(id).await? {
                 return Ok(Cancelled::Asked);
@@ -490,14 +495,11 @@ impl TaskManager {
                 }
                 // It may have begun, or ended, since we looked at what runs here.
                 TaskStatus::Running if self.engine.running().contains_key(&id) => {}
-                TaskStatus::Running => {
-                    let latest = self.get(id).await?.ok_or_else(|| Error::not_found(id))?;
-                    if latest.life == task.life && !self.engine.running().contains_key(&id) {
-                        return Err(Error::conflict(format!(
-                            "task {id} runs in another process, or has just ended"
-                        )));
-                    }
-                }
+                TaskStatus::Running => match self.engine.ask_to_cancel(&task, latest).await? {
+                    Asked::Heard => return Ok(Cancelled::Asked),
+                    Asked::Sent => return Ok(Cancelled::Sent),
+                    Asked::IsOver => {} // as above
+                },
                 status => {
                     return Err(Error::conflict(format!(
                         "only pending or running tasks can be cancelled, and task {id} is {status}"

@@ -68,6 +68,10 @@ pub(crate) async fn cancel(
             let text = "Asked to stop: it is cancelled once its function lets go.";
             done_with(&headers, &form.back, Flash::Asked(id), text, None)
         }
+        Ok((id, Cancelled::Sent)) => {
+            let text = "Asked to stop, but the process that runs it has not answered yet.";
+            done_with(&headers, &form.back, Flash::Sent(id), text, None)
+        }
         Err(problem) => failed(&call, &headers, problem),
     }
 }

@@ -12,7 +12,7 @@ use axum::{
     response::Response,
 };
 use axum_taskflow_core::{
-    Error, ErrorKind, LogLine, Task, TaskId, TaskManager, TaskStatus, Timestamp,
+    Cancelled, Error, ErrorKind, LogLine, Task, TaskId, TaskManager, TaskStatus, Timestamp,
 };
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -274,11 +274,16 @@ pub(crate) async fn retry(call: Call) -> Result<Response, Problem> {
     acted(&call.shared.manager, new_id).await
 }
 
-/// `POST /{task_id}/cancel`: answers with the task, which may still run until it looks.
+/// `POST /{task_id}/cancel`: answers with the task, which may still run until it looks; 202 if the instance that runs it
+/// has not answered.
 pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
     let id = call.task_id()?;
-    cancel_one(&call, id).await?;
-    acted(&call.shared.manager, id).await
+    let cancelled = cancel_one(&call, id).await?;
+    let mut response = acted(&call.shared.manager, id).await?;
+    if cancelled == Cancelled::Sent {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    Ok(response)
 }
 
 async fn acted(manager: &TaskManager, id: TaskId) -> Result<Response, Problem> {
@@ -304,10 +309,7 @@ pub(crate) async fn retry_one(call: &Call, id: TaskId) -> Result<TaskId, Problem
 }
 
 /// Cancels one task, and keeps a record of it.
-pub(crate) async fn cancel_one(
-    call: &Call,
-    id: TaskId,
-) -> Result<axum_taskflow_core::Cancelled, Problem> {
+pub(crate) async fn cancel_one(call: &Call, id: TaskId) -> Result<Cancelled, Problem> {
     let manager = &call.shared.manager;
     let task = manager.get(id).await?.ok_or_else(|| Problem::no_task(id))?;
     if task.life.status.is_terminal() {

@@ -120,6 +120,7 @@ pub(crate) enum Flash {
     Added(TaskId),
     Cancelled(TaskId),
     Asked(TaskId),
+    Sent(TaskId),
 }
 
 impl Flash {
@@ -131,6 +132,7 @@ impl Flash {
             "added" => Some(Self::Added(id)),
             "cancelled" => Some(Self::Cancelled(id)),
             "asked" => Some(Self::Asked(id)),
+            "sent" => Some(Self::Sent(id)),
             _ => None,
         }
     }
@@ -141,6 +143,7 @@ impl Flash {
             Self::Added(id) => ("added", id),
             Self::Cancelled(id) => ("cancelled", id),
             Self::Asked(id) => ("asked", id),
+            Self::Sent(id) => ("sent", id),
         };
         let text =
             format!("{FLASH_COOKIE}={word}.{id}; Path=/; Max-Age=20; HttpOnly; SameSite=Lax");

@@ -144,6 +144,10 @@ fn notice(flash: Flash, dashboard: &str) -> Notice {
             "Asked to stop: it is cancelled once its function lets go.",
             id,
         ),
+        Flash::Sent(id) => (
+            "Asked to stop, but the process that runs it has not answered yet.",
+            id,
+        ),
     };
     Notice {
         text,

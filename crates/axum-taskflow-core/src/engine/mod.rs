@@ -12,6 +12,7 @@ macro_rules! crash_point {
     };
 }
 
+pub(crate) mod asks;
 mod beat;
 mod boot;
 mod claimer;
@@ -106,6 +107,8 @@ pub(crate) struct Engine {
     pub(crate) holds: Holds,
     /// Counts what may change who holds what, here or elsewhere. A watch: it remembers for those who look away.
     hold_news: watch::Sender<u64>,
+    /// Somebody here has asked for an attempt to be cancelled that may be about to begin here.
+    asked: Notify,
     /// Somebody looks after what is held. An atomic: set once.
     watches_holds: AtomicBool,
     /// Somebody here has changed a schedule.
@@ -192,6 +195,7 @@ impl Engine {
         let me = self.instance();
         if me.role.runs_tasks() {
             self.keep_up(Some(Duty::Claim), Self::run_claimer);
+            self.heed_until_drained();
         }
         self.keep_up(None, Self::run_listener);
         self.keep_up(Some(Duty::Rescue), Self::run_rescuer);
@@ -210,6 +214,19 @@ impl Engine {
         self.loops.spawn(async move {
             let run = || run(engine.clone());
             engine.kept_up(duty, &engine.stopping, run).await;
+        });
+    }
+
+    /// Does what others ask of what runs here, which goes on when a shutdown has begun.
+    fn heed_until_drained(self: &Arc<Self>) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let run = || engine.clone().run_asks();
+            tokio::select! {
+                biased;
+                () = engine.drained.cancelled() => {}
+                () = engine.kept_up(None, &engine.drained, run) => {}
+            }
         });
     }
 
@@ -300,6 +317,7 @@ impl Engine {
             next_due: NextDue::new(),
             holds: Holds::default(),
             hold_news: watch::Sender::default(),
+            asked: Notify::new(),
             watches_holds: AtomicBool::new(false),
             schedules_changed: Notify::new(),
             member: tokio::sync::Mutex::default(),

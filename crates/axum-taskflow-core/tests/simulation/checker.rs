@@ -445,6 +445,15 @@ impl Checker {
         }
     }
 
+    /// `process` has heard that the task was told to stop.
+    pub(crate) fn told_to_stop(&mut self, id: TaskId, process: usize) {
+        let ran_at = self.tasks.get(&id).and_then(|seen| seen.life.instance);
+        let ran_at = ran_at.and_then(|id| self.process_of(id));
+        if ran_at.is_some_and(|ran_at| ran_at != process) {
+            self.count("told to stop by another one");
+        }
+    }
+
     // ---- the store -------------------------------------------------------------------------------------------
 
     pub(crate) fn wrote(&mut self, who: Who, batch: &Batch, written: &Written) {

@@ -102,8 +102,10 @@ fn every_promise_holds_in_every_seed() {
 }
 
 /// What must have happened somewhere in a hundred seeds.
-const ALL: [&str; 29] = [
+const ALL: [&str; 32] = [
     "add refused",
+    "asked in vain",
+    "asked without an answer",
     "cancelled",
     "cancelled before it began",
     "clean shutdown",
@@ -130,6 +132,7 @@ const ALL: [&str; 29] = [
     "stalled call",
     "success",
     "takeover of the living",
+    "told to stop by another one",
     "two batches at once",
     "written twice",
 ];

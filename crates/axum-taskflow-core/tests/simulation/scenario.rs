@@ -37,6 +37,8 @@ const FAULTS: [Fault; 8] = [
 const SETTLED_MS: u64 = 60_000;
 /// As above, when only those are left that can run everything: a held task waits for a while.
 const ENDED_MS: u64 = 600_000;
+/// By then nothing is left of what was asked of attempts that are over.
+const CLEARED_MS: u64 = 800_000;
 
 /// Plays the whole of a seed.
 pub(crate) async fn play(seed: u64) -> Arc<World> {
@@ -76,6 +78,7 @@ pub(crate) async fn play(seed: u64) -> Arc<World> {
         settled(&world, SETTLED_MS).await;
         leave_those_that_run_everything(&world, &wanted).await;
         settled(&world, ENDED_MS).await;
+        nothing_asked(&world).await;
         world.compare();
         world.check(crate::checker::Checker::finish);
     };
@@ -196,6 +199,20 @@ async fn settled(world: &Arc<World>, limit_ms: u64) {
         }
         sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Who was asked to cancel something, and those who asked, have died: what they leave is cleared away all the same.
+async fn nothing_asked(world: &Arc<World>) {
+    for second in 0..CLEARED_MS / 1_000 {
+        if !world.is_anything_asked() {
+            return;
+        }
+        if second == 0 {
+            world.check(|checker| checker.count("asked in vain"));
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    world.check(|checker| checker.broken("P9", "what was asked of an attempt outlives it"));
 }
 
 /// The others shut down, and do not come back.
@@ -343,7 +360,10 @@ async fn cancel(process: Arc<Process>, id: TaskId) {
     process.world.check(|checker| checker.cancel_asked(id));
     let cancelled = manager.cancel(id).await;
     process.runs().await;
-    if let Ok(Cancelled::Now) = cancelled {
-        process.world.check(|checker| checker.cancelled(id));
-    }
+    process.world.check(|checker| match cancelled {
+        Ok(Cancelled::Now) => checker.cancelled(id),
+        Ok(Cancelled::Asked) => checker.told_to_stop(id, process.n),
+        Ok(Cancelled::Sent) => checker.count("asked without an answer"),
+        Err(_) => {}
+    });
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use axum_taskflow_core::{
-    Backend, Clock, Config, Data, Failure, InstanceId, Memory, Role, Task, TaskContext, TaskDef,
-    TaskId, TaskManager, Timestamp,
+    Backend, Clock, Config, Data, Failure, InstanceId, Memory, RecordQuery, Role, Task,
+    TaskContext, TaskDef, TaskId, TaskManager, Timestamp,
 };
 use fastrand::Rng;
 use futures_util::FutureExt;
@@ -302,6 +302,17 @@ impl World {
         self.check(|checker| {
             checker.compare(|id| now(self.memory.get(id)).expect("memory does not fail"));
         });
+    }
+
+    /// True if somebody has asked for an attempt to be cancelled, and nobody has taken that away.
+    pub(crate) fn is_anything_asked(&self) -> bool {
+        let query = RecordQuery {
+            prefix: "cancel:".to_owned(),
+            after: None,
+            limit: 1,
+        };
+        let asked = now(self.memory.records(query)).expect("memory does not fail");
+        !asked.is_empty()
     }
 
     /// When an instance has beaten last, if it is known.

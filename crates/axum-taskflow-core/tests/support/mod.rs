@@ -311,6 +311,8 @@ struct Stage {
     panic_in: Mutex<Option<Call>>,
     /// Calls that can panic, in their order.
     calls: Mutex<Vec<Call>>,
+    /// Which records were looked for.
+    looked_for: Mutex<Vec<String>>,
     /// What becomes of records and steps.
     link: watch::Sender<Link>,
     /// A step that was given up, and is still on its way.
@@ -402,6 +404,7 @@ impl Backstage {
             stale_steps: AtomicUsize::new(0),
             panic_in: Mutex::default(),
             calls: Mutex::default(),
+            looked_for: Mutex::default(),
             link: watch::Sender::new(Link::Works),
             late_step: Mutex::default(),
         }));
@@ -594,6 +597,15 @@ impl Backstage {
     pub(crate) fn calls(&self, call: Call) -> usize {
         let calls = self.0.calls.lock().unwrap();
         calls.iter().filter(|it| **it == call).count()
+    }
+
+    /// How many looks there were for records whose names begin so.
+    pub(crate) fn looks_for(&self, prefix: &str) -> usize {
+        let looked_for = self.0.looked_for.lock().unwrap();
+        looked_for
+            .iter()
+            .filter(|it| it.starts_with(prefix))
+            .count()
     }
 
     fn called(&self, call: Call) {
@@ -834,6 +846,8 @@ impl Backend for Backstage {
     fn records(&self, query: RecordQuery) -> BackendFuture<'_, Vec<Record>> {
         Box::pin(async move {
             self.called(Call::Records);
+            let looked_for = query.prefix.clone();
+            self.0.looked_for.lock().unwrap().push(looked_for);
             self.answers().await?;
             self.reached().await?;
             self.0.memory.records(query).await

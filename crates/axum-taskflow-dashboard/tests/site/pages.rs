@@ -517,6 +517,26 @@ async fn a_form_acts_comes_back_and_tells_once_what_it_did() {
     assert!(again.body.contains("Not possible any more") && again.body.contains("is cancelled"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_page_says_so_if_the_instance_that_runs_a_task_does_not_answer() {
+    let site = Site::open().await;
+    let running = site.running_elsewhere().await;
+    let csrf = site.page("/tasks/dashboard").await.csrf();
+    let path = format!("/tasks/dashboard/t/{running}/cancel");
+    let said = "Asked to stop, but the process that runs it has not answered yet.";
+
+    let json = [("accept", "application/json")];
+    let form = [("csrf", &*csrf), ("back", "/tasks/dashboard")];
+    let answer = site.post_form(&path, &json, &form).await.json();
+    assert_eq!(answer["detail"], said);
+
+    let answer = site.post_form(&path, &[], &form).await;
+    let flash = answer.header("set-cookie").split(';').next().unwrap();
+    let headers = [("cookie", flash), ("accept", "text/html")];
+    let next = site.ask(Method::GET, "/tasks/dashboard", &headers).await;
+    assert!(next.body.contains(said));
+}
+
 #[tokio::test]
 async fn the_script_gets_the_same_answers_in_json() {
     let site = Site::open().await;

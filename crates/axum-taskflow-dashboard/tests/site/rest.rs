@@ -333,6 +333,36 @@ async fn a_waiting_task_is_cancelled_and_a_running_one_asked_to_stop() {
 }
 
 #[tokio::test]
+async fn a_task_that_runs_at_another_instance_is_cancelled_as_if_it_ran_here() {
+    let site = Site::open().await;
+    let other = site.beside().await;
+    let running = site.running().await;
+
+    let answer = other.post(&format!("/tasks/{running}/cancel")).await;
+
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["task_id"], running.to_string());
+    site.until(running, |task| task.life.status == TaskStatus::Cancelled)
+        .await;
+    let actors = site.actors().await;
+    assert_eq!(actors, [("anonymous".to_owned(), "cancel".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whom_another_instance_does_not_answer_is_told_that_it_was_asked() {
+    let site = Site::open().await;
+    let running = site.running_elsewhere().await;
+
+    let answer = site.post(&format!("/tasks/{running}/cancel")).await;
+
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    let answer = answer.json();
+    assert_eq!(answer["task_id"], running.to_string());
+    assert_eq!(answer["task"]["status"], "running");
+    assert_eq!(site.actors().await.len(), 1, "it is known who asked");
+}
+
+#[tokio::test]
 async fn a_bulk_retry_retries_what_it_can_and_counts_the_rest() {
     let site = Site::open().await;
     let failed = [

@@ -233,6 +233,16 @@ impl Site {
         id
     }
 
+    /// A task that runs at an instance which lives and answers nobody.
+    pub(crate) async fn running_elsewhere(&self) -> TaskId {
+        let now = self.clock.now();
+        let owner = self.joined(now, |_| {}).await;
+        self.stored("stays", |task| {
+            task.life = Change::started(task, owner, now).unwrap().life;
+        })
+        .await
+    }
+
     /// A task as another program, or a former version of this one, may have left it.
     pub(crate) async fn stored(&self, name: &str, change: impl FnOnce(&mut Task)) -> TaskId {
         let now = self.clock.now();
@@ -554,6 +564,9 @@ impl Backend for Outage {
     }
     fn prune(&self, prune: Prune) -> BackendFuture<'_, Pruned> {
         self.or(self.memory.prune(prune))
+    }
+    fn changed(&self, seen: u64) -> BackendFuture<'_, u64> {
+        self.memory.changed(seen)
     }
     fn close(&self) -> BackendFuture<'_, ()> {
         self.memory.close()
