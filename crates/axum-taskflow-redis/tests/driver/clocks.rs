@@ -1,15 +1,11 @@
 //! Clocks of callers that differ: by milliseconds they always do.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::support::{NOW, Store};
 use axum_taskflow_core::{Backend, Claim, Timestamp};
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
-use support::{NOW, Store};
 
 const N_CLAIMS: u32 = 20;
 
@@ -122,5 +118,5 @@ async fn the_time_of_a_clock_that_was_ahead_is_forgotten_when_nothing_is_left_of
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("clocks::", &["other_servers_do_the_same"]);
 }
