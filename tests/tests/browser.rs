@@ -24,8 +24,8 @@ impl Scene {
     async fn new(settings: Settings) -> Self {
         let folder = tempdir().unwrap();
         Self {
-            service: settings.start(folder.path()).await,
             browser: Browser::start().await,
+            service: settings.start(folder.path()).await,
             folder,
         }
     }

@@ -274,9 +274,12 @@ mod tests {
 
     #[test]
     fn other_servers_do_the_same() {
-        servers::test_with_others(&[
-            "other_servers_do_the_same",
-            "a_beat_waits_for_no_other_link_that_asks_the_sentinels", // no server matters there
-        ]);
+        servers::test_with_others(
+            "",
+            &[
+                "other_servers_do_the_same",
+                "a_beat_waits_for_no_other_link_that_asks_the_sentinels", // no server matters there
+            ],
+        );
     }
 }

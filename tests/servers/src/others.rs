@@ -7,15 +7,15 @@ use crate::server::PROGRAM;
 /// The oldest Redis that is supported, and Valkey.
 const OTHERS: [&str; 2] = ["redis-server", "valkey-server"];
 
-/// Runs the tests of this binary again, against each of the other servers that `tests/run` has installed. `except` names
-/// the test that calls this, and those that need what these builds do not have: TLS.
+/// Runs the tests of this binary whose names contain `named` again, against each of the other servers that `tests/run`
+/// has installed. `except` names the test that calls this, and those that need what these builds do not have: TLS.
 ///
 /// One by one, each in a process of its own: what a server is started from is said by the environment.
 ///
 /// # Panics
 ///
-/// With what they said, if tests fail. If a server is missing and the variable `CI` is `true`; otherwise that is said.
-pub fn test_with_others(except: &[&str]) {
+/// With what they said, if tests fail or none has such a name. If a server is missing and the variable `CI` is `true`; otherwise that is said.
+pub fn test_with_others(named: &str, except: &[&str]) {
     if env::var_os(PROGRAM).is_some() {
         return; // somebody has chosen the server, or this is one of those processes
     }
@@ -29,19 +29,23 @@ pub fn test_with_others(except: &[&str]) {
             continue;
         };
         let mut tests = Command::new(&this);
-        tests.env(PROGRAM, &server);
+        tests.env(PROGRAM, &server).arg(named);
         for test in except {
             tests.args(["--skip", test]);
         }
         let ran = tests.output().expect("a test can be run again");
         let said = String::from_utf8_lossy(&ran.stdout);
         println!("with {}:\n{said}", server.display());
-        if !ran.status.success() {
+        let none = said.contains("\nrunning 0 tests\n");
+        if none || !ran.status.success() {
             println!("{}", String::from_utf8_lossy(&ran.stderr));
             failed.push(name);
         }
     }
-    assert!(failed.is_empty(), "tests fail with {failed:?}");
+    assert!(
+        failed.is_empty(),
+        "tests fail with {failed:?}, or none is {named:?}"
+    );
 }
 
 /// Where `tests/run` puts a server: below the folder that this program was built in.

@@ -4,6 +4,8 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
+    sync::LazyLock,
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -11,6 +13,7 @@ use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::support::{DEADLINE, http, until};
 
@@ -23,7 +26,12 @@ pub(crate) struct Browser {
     http: Client,
     session: String,
     _profile: TempDir,
+    _turn: SemaphorePermit<'static>,
 }
+
+/// As many browsers at a time as processors, however many tests there are: they compute, where other tests wait.
+static TURNS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, usize::from)));
 
 /// Runs in each page before its own scripts: keeps what must not happen, and what the live stream has told.
 const WATCH: &str = "
@@ -42,7 +50,9 @@ const WATCH: &str = "
 ";
 
 impl Browser {
+    /// Waits until there is a processor for it.
     pub(crate) async fn start() -> Self {
+        let turn = TURNS.acquire().await.unwrap();
         let profile = tempfile::tempdir().unwrap();
         let mut driver = Command::new("chromedriver")
             .args(["--port=0", "--log-level=SEVERE"])
@@ -58,6 +68,7 @@ impl Browser {
             http: http().timeout(Duration::from_secs(60)).build().unwrap(),
             session: String::new(),
             _profile: profile,
+            _turn: turn,
         };
         // Ends at the latest when the driver is killed, and so ends its output.
         let port = tokio::task::spawn_blocking(|| port_of(stdout));

@@ -1,17 +1,13 @@
 //! What is claimed and taken over: in parts that a link carries in time, and also of instances that the server has forgotten.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{collections::BTreeSet, sync::Arc};
 
+use crate::support::{NOW, Store};
 use axum_taskflow_core::{
     Backend, Batch, Change, Claim, IdempotencyKey, ListQuery, Task, TaskId, TaskStatus,
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
-use support::{NOW, Store};
 
 const N: usize = 12;
 /// Of the arguments of each task, in bytes.

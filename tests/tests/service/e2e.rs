@@ -1,16 +1,12 @@
 //! A real service, asked over real HTTP as its clients would.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{collections::BTreeSet, fs, time::Duration};
 
+use crate::support::{DEADLINE, Service, Settings, answer, effects, http, next_of, until};
 use axum_taskflow::{Clock, TaskAdmin, TaskManager, Timestamp};
 use reqwest::{Method, StatusCode, header};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{DEADLINE, Service, Settings, answer, effects, http, next_of, until};
 use tempfile::tempdir;
 
 // ---- seen ----------------------------------------------------------------------------------------------------

@@ -2,10 +2,6 @@
 //! it and before anybody knows. Whatever the place, what was accepted comes to its end, and nothing is repeated
 //! unasked.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -15,11 +11,11 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{Caller, Service, Settings, effects, until};
 use axum_taskflow::{Backend, ListQuery, Sqlite};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Caller, Service, Settings, effects, until};
 use tempfile::tempdir;
 
 /// Places that every batch comes to, or every task, and how often each is passed before the process ends there.

@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! The suite that every backend must pass: one server for all checks, and a prefix for each. No check touches a key
 //! outside of its prefix.
 
@@ -17,7 +16,7 @@ use servers::RedisServer;
 /// A user who has the rights that the guide names, and may touch no key and no channel but those with the prefix of a store:
 /// the server itself refuses the rest.
 static SERVER: LazyLock<RedisServer> = LazyLock::new(|| {
-    let guide = include_str!("../../../docs/redis.md");
+    let guide = include_str!("../../../../docs/redis.md");
     let rules = guide
         .lines()
         .find_map(|line| line.strip_prefix("ACL SETUSER tasks on >secret "))
@@ -42,5 +41,5 @@ conformance_tests!(open);
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("conformance::", &["other_servers_do_the_same"]);
 }

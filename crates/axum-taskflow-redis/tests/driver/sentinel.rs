@@ -1,14 +1,11 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! Sentinels tell who the master is, also after it has died.
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::Store;
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
 use servers::Sentinel;
-use support::Store;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failover_tasks_go_to_the_new_master_which_has_what_was_replicated() {

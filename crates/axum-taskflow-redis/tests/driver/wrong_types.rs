@@ -1,12 +1,9 @@
 //! A key that somebody has replaced by one of another type fails the calls that meet it. A script is not rolled back: what
 //! has failed half-way must be as if it had not been called, or be completed when it is called again.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use crate::support::{NOW, Store};
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, Batch, Becomes, Change, Claim, FailureKind, FailureReport,
     IdSource, IdempotencyKey, Instance, InstanceId, LogLevel, LogLine, Note, Outcome, Prune,
@@ -14,7 +11,6 @@ use axum_taskflow_core::{
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
-use support::{NOW, Store};
 
 /// What is stored below a prefix, by key and sorted, but for what each store has of its own: what it is called, the numbers
 /// of its calls and claims, and times of the server.
@@ -501,5 +497,5 @@ async fn a_call_that_has_failed_half_way_is_completed_when_it_is_made_again() {
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("wrong_types::", &["other_servers_do_the_same"]);
 }

@@ -1,14 +1,11 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! What is refused at the start, and what is not: then it works.
-
-mod support;
 
 use std::time::{Duration, Instant};
 
+use crate::support::{NOW, Store};
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
-use support::Store;
 
 async fn refused(options: RedisOptions) -> String {
     let asked = Instant::now();
@@ -61,7 +58,7 @@ async fn a_wrong_password_is_refused() {
 
 #[tokio::test]
 async fn a_user_with_the_rules_of_the_guide_can_do_everything() {
-    let guide = include_str!("../../../docs/redis.md");
+    let guide = include_str!("../../../../docs/redis.md");
     let rules = guide
         .lines()
         .find_map(|line| line.strip_prefix("ACL SETUSER tasks on >secret "))
@@ -125,7 +122,7 @@ async fn the_shortest_lease_works() {
 async fn the_system_looks_whether_a_silent_server_is_still_there() {
     let server = RedisServer::start();
     let store = Store::open(RedisOptions::new(server.url())).await;
-    store.backend.beat(store.me, support::NOW).await.unwrap();
+    store.backend.beat(store.me, NOW).await.unwrap();
     let hears = store.backend.changed(0);
     tokio::time::timeout(Duration::from_secs(20), hears)
         .await
@@ -186,7 +183,7 @@ async fn another_format_is_left_alone() {
     server.command(&["SET", "{taskflow}:meta", "2 of the future"]);
     let backend = RedisOptions::new(server.url()).open().await.unwrap();
     let ids = axum_taskflow_core::IdSource::default();
-    let me = axum_taskflow_core::Instance::new(ids.instance(support::NOW), support::NOW);
+    let me = axum_taskflow_core::Instance::new(ids.instance(NOW), NOW);
 
     let error = backend.join(me).await.unwrap_err();
 
@@ -222,8 +219,11 @@ async fn options_that_do_not_fit_are_refused() {
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&[
-        "other_servers_do_the_same",
-        "connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other",
-    ]);
+    servers::test_with_others(
+        "start::",
+        &[
+            "other_servers_do_the_same",
+            "connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other",
+        ],
+    );
 }

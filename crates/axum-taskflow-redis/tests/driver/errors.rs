@@ -1,9 +1,5 @@
 //! What a server answers instead of doing it: who called is told in plain words, and calls no more often than he would.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
@@ -11,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::NOW;
 use axum_taskflow_core::{Backend, Batch, IdSource, Instance, Task};
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
-use support::NOW;
 
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -261,5 +257,5 @@ async fn a_user_who_must_not_call_one_of_the_commands_is_told_so_and_leaves_noth
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("errors::", &["other_servers_do_the_same"]);
 }

@@ -1,10 +1,6 @@
 //! A Redis that stops, forgets its scripts or all there is, loses its connections or is replaced by its replica, and how
 //! soon one process runs what another added.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -15,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{Caller, Effect, Service, Settings, effects, until};
 use serde_json::{Value, json};
 use servers::{RedisCluster, RedisServer, Sentinel};
-use support::{Caller, Service, Settings, effects, until};
 use tempfile::tempdir;
 use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 
@@ -36,7 +32,7 @@ fn requeue() -> Value {
 /// How often this task has written this.
 fn times(service: &Service, id: &str, what: &str) -> usize {
     let effects = effects(&service.folder);
-    let fits = |effect: &&support::Effect| effect.id == id && effect.what == what;
+    let fits = |effect: &&Effect| effect.id == id && effect.what == what;
     effects.iter().filter(fits).count()
 }
 

@@ -1,21 +1,17 @@
 //! Several processes share one Redis server: what one leaves another runs, never two run one task, and what happens to
 //! the server or to a link is over when it is over. `LAB_SEED` plays a laboratory again.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     collections::BTreeSet,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
+use crate::support::{Service, Settings, answer, until};
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use servers::{Proxy, RedisServer};
-use support::{Service, Settings, until};
 use tempfile::tempdir;
 use tests::lab::{
     self, Plan,
@@ -373,7 +369,7 @@ async fn without_a_link(hurt: fn(&Proxy)) {
         .caller
         .http
         .get(format!("{}/tasks/health", far.caller.url));
-    let health = support::answer(health, 503).await;
+    let health = answer(health, 503).await;
     let complaint = "this instance cannot show that it is alive";
     assert!(health.to_string().contains(complaint), "{health}");
     println!("taken over in {taken_over_in:?}");
@@ -405,7 +401,7 @@ async fn errand(service: &Service, n: u64, requeue: bool) -> String {
         cancelled: false,
     };
     let url = format!("{}/lab", service.caller.url);
-    let id = support::answer(service.caller.http.post(url).json(&errand), 200).await;
+    let id = answer(service.caller.http.post(url).json(&errand), 200).await;
     id.as_str().unwrap().to_owned()
 }
 

@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! Calls that were given up and arrive after others that were made since: they change nothing.
 
 use axum_taskflow_core::{Backend, IdSource, Instance, Timestamp};
@@ -8,37 +7,37 @@ use servers::RedisServer;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 const WRITE: &str = concat!(
-    include_str!("../src/lua/common.lua"),
-    include_str!("../src/lua/sums.lua"),
-    include_str!("../src/lua/tasks.lua"),
-    include_str!("../src/lua/news.lua"),
-    include_str!("../src/lua/words.lua"),
-    include_str!("../src/lua/try.lua"),
-    include_str!("../src/lua/blocks.lua"),
-    include_str!("../src/lua/moves.lua"),
-    include_str!("../src/lua/changes.lua"),
-    include_str!("../src/lua/notes.lua"),
-    include_str!("../src/lua/puts.lua"),
-    include_str!("../src/lua/undo.lua"),
-    include_str!("../src/lua/finish.lua"),
+    include_str!("../../src/lua/common.lua"),
+    include_str!("../../src/lua/sums.lua"),
+    include_str!("../../src/lua/tasks.lua"),
+    include_str!("../../src/lua/news.lua"),
+    include_str!("../../src/lua/words.lua"),
+    include_str!("../../src/lua/try.lua"),
+    include_str!("../../src/lua/blocks.lua"),
+    include_str!("../../src/lua/moves.lua"),
+    include_str!("../../src/lua/changes.lua"),
+    include_str!("../../src/lua/notes.lua"),
+    include_str!("../../src/lua/puts.lua"),
+    include_str!("../../src/lua/undo.lua"),
+    include_str!("../../src/lua/finish.lua"),
 );
 const CLAIM: &str = concat!(
-    include_str!("../src/lua/common.lua"),
-    include_str!("../src/lua/living.lua"),
-    include_str!("../src/lua/sums.lua"),
-    include_str!("../src/lua/tasks.lua"),
-    include_str!("../src/lua/reading.lua"),
-    include_str!("../src/lua/claim.lua"),
+    include_str!("../../src/lua/common.lua"),
+    include_str!("../../src/lua/living.lua"),
+    include_str!("../../src/lua/sums.lua"),
+    include_str!("../../src/lua/tasks.lua"),
+    include_str!("../../src/lua/reading.lua"),
+    include_str!("../../src/lua/claim.lua"),
 );
 const ADD: &str = concat!(
-    include_str!("../src/lua/common.lua"),
-    include_str!("../src/lua/news.lua"),
-    include_str!("../src/lua/add.lua"),
+    include_str!("../../src/lua/common.lua"),
+    include_str!("../../src/lua/news.lua"),
+    include_str!("../../src/lua/add.lua"),
 );
 const MOVE: &str = concat!(
-    include_str!("../src/lua/common.lua"),
-    include_str!("../src/lua/sums.lua"),
-    include_str!("../src/lua/move.lua"),
+    include_str!("../../src/lua/common.lua"),
+    include_str!("../../src/lua/sums.lua"),
+    include_str!("../../src/lua/move.lua"),
 );
 
 /// What the script that writes answers. It is told as JSON here, since a command line takes text only.
@@ -131,5 +130,5 @@ async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones()
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("late_calls::", &["other_servers_do_the_same"]);
 }

@@ -1,7 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! What a newer program has stored, or some damage has left, and this one cannot read: it costs itself, and nothing else.
-
-mod support;
 
 use std::{
     sync::{
@@ -11,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{NOW, Store, until};
 use axum_taskflow_core::{
     AheadQuery, AuditEntry, Backend, Batch, Becomes, Change, Claim, Claimed, Enqueued, Epoch,
     FailureKind, IdempotencyKey, ListQuery, LogLevel, LogLine, Note, Outcome, Prune, Record,
@@ -19,7 +17,6 @@ use axum_taskflow_core::{
 };
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
-use support::{NOW, Store, until};
 use tracing::{Event, Level, Metadata, span};
 
 /// A store whose instances live as long as the test.

@@ -1,16 +1,12 @@
 //! Links that break without a word, lead elsewhere, or deliver late what was given up.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{NOW, Store, is_unread, sockets_to, until};
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
 use rustix::net::sockopt;
 use servers::{Proxy, RedisServer};
-use support::{NOW, Store, is_unread, sockets_to, until};
 
 /// How long a test waits for what must come.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -201,5 +197,5 @@ async fn the_system_gives_up_a_connection_on_which_nothing_is_acknowledged_for_a
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("links::", &["other_servers_do_the_same"]);
 }

@@ -1,13 +1,11 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! A cluster of six nodes: everything lies in one slot, and a master that dies is replaced.
-
-mod support;
 
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
+use crate::support::{NOW, Store, is_unread, sockets_to, until};
 use axum_taskflow_core::{
     Backend, BackendError, Standing,
     conformance::{self, Opened},
@@ -15,7 +13,6 @@ use axum_taskflow_core::{
 use axum_taskflow_redis::RedisOptions;
 use rustix::net::{Shutdown, shutdown};
 use servers::{Proxy, RedisCluster, RedisServer};
-use support::{NOW, Store, is_unread, sockets_to, until};
 
 static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
     let node = RedisServer::builder().user("tasks", "secret", &rules());
@@ -24,7 +21,7 @@ static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
 
 /// What the guide lets a user do, of the prefix `hints`.
 fn rules() -> String {
-    let guide = include_str!("../../../docs/redis.md");
+    let guide = include_str!("../../../../docs/redis.md");
     let more = "+cluster +spublish +ssubscribe";
     assert!(guide.contains(&format!("`{more}`, without the last two on Redis 6.2")));
     let more = match has_channels_of_a_slot() {

@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! Claims that are not answered: what they took is brought by the next ones, and nothing that was brought before.
 
 use std::{sync::Arc, time::Duration};
@@ -162,7 +161,7 @@ async fn what_a_lost_claim_took_waits_for_a_claim_of_its_function() {
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("lost_claims::", &["other_servers_do_the_same"]);
 }
 
 /// Where the first task lies among what is due: its priority, its time, its id.

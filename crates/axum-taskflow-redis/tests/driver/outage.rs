@@ -1,8 +1,6 @@
 //! A server that is full, slow, or without the replicas that were asked for: a clear error in time, and all is well when
 //! it is over.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -190,5 +188,5 @@ async fn without_the_replicas_that_were_asked_for_a_write_does_not_count() {
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("outage::", &["other_servers_do_the_same"]);
 }

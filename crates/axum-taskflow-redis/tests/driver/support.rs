@@ -1,5 +1,4 @@
 //! What the tests of the driver share: an instance with tasks, and patience.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     net::SocketAddr,

@@ -1,18 +1,14 @@
 //! A running task is cancelled from any process that shares the store: by a file, and by Redis.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
 
+use crate::support::{Service, Settings, effects, until};
 use rustix::process::Signal;
 use serde_json::json;
 use servers::RedisServer;
-use support::{Service, Settings, effects, until};
 use tempfile::tempdir;
 
 /// Longer than any process is stopped here: none is taken for dead.

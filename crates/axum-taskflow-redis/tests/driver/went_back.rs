@@ -1,7 +1,5 @@
 //! A server that is restarted without its last writes, in less than a lease: whoever lives goes on as what is stored.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
 use std::{
     sync::{
         Arc,
@@ -147,5 +145,5 @@ async fn no_epoch_is_given_again_by_a_server_that_has_forgotten_to_whom_it_gave_
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&["other_servers_do_the_same"]);
+    servers::test_with_others("went_back::", &["other_servers_do_the_same"]);
 }

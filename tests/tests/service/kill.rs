@@ -1,19 +1,15 @@
 //! A service that is killed for real and started again: what it accepted is there, what had not begun runs, and what
 //! had begun is not repeated unless that is allowed.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::process::ExitStatusExt,
 };
 
+use crate::support::{Caller, Effect, Service, Settings, effects, until};
 use fastrand::Rng;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Caller, Effect, Service, Settings, effects, until};
 use tempfile::tempdir;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 

@@ -1,13 +1,9 @@
 //! Hostile and clumsy requests: each gets a clear answer, nothing is lost by it and nothing made.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
+use crate::support::{Service, answer};
 use axum_taskflow::Timestamp;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use support::{Service, answer};
 use tempfile::tempdir;
 
 /// The words of an error, from a JSON body that names nothing but them.

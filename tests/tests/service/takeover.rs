@@ -1,18 +1,14 @@
 //! Several processes share one file: what one leaves, by death, by shutdown or for want of a slot, another runs; and
 //! never two run one task.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     os::unix::process::ExitStatusExt,
     time::{Duration, Instant},
 };
 
+use crate::support::{Effect, Service, Settings, effects, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Service, Settings, effects, until};
 use tempfile::tempdir;
 
 /// What is promised is a second; a machine that runs other tests beside may need longer, and is not what is tested.
@@ -25,7 +21,7 @@ fn requeue() -> Value {
 /// How often this task has written this.
 fn times(service: &Service, id: &str, what: &str) -> usize {
     let effects = effects(&service.folder);
-    let fits = |effect: &&support::Effect| effect.id == id && effect.what == what;
+    let fits = |effect: &&Effect| effect.id == id && effect.what == what;
     effects.iter().filter(fits).count()
 }
 

@@ -1,24 +1,20 @@
 //! The file fails for a while, in the ways files do: callers are told within their deadline, what runs goes on, what
 //! it came to is kept, and everything recovers by itself.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
-
-mod support;
-
 use std::{
     fs,
     path::Path,
     time::{Duration, Instant},
 };
 
-use reqwest::Method;
-use rusqlite::Connection;
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Service, Settings,
     disk::{self, ReadOnly, SmallDisk, limit_file_size},
     effects, until,
 };
+use reqwest::Method;
+use rusqlite::Connection;
+use serde_json::{Value, json};
 use tempfile::tempdir;
 
 const ADD_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,7 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 //! The server holds history in memory, so there is an end to it.
-
-mod support;
 
 use std::{
     collections::BTreeSet,
@@ -9,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::until;
 use axum_taskflow_core::{
     Backend, Batch, Change, Config, Data, Failure, IdSource, Instance, ListQuery, Outcome, Prune,
     RetryPolicy, Task, TaskContext, TaskId, TaskManager, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
-use support::until;
 use tokio::sync::Semaphore;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
@@ -358,11 +355,14 @@ async fn several_who_delete_what_is_too_much_delete_no_more_than_that() {
 
 #[test]
 fn other_servers_do_the_same() {
-    servers::test_with_others(&[
-        "other_servers_do_the_same",
-        // In these no server differs.
-        "many_long_attempts_are_read_in_parts",
-        "minutes_of_many_functions_are_read_in_parts",
-        "nothing_is_deleted_any_more_once_a_store_is_closed",
-    ]);
+    servers::test_with_others(
+        "history::",
+        &[
+            "other_servers_do_the_same",
+            // In these no server differs.
+            "many_long_attempts_are_read_in_parts",
+            "minutes_of_many_functions_are_read_in_parts",
+            "nothing_is_deleted_any_more_once_a_store_is_closed",
+        ],
+    );
 }
