@@ -120,8 +120,11 @@ fn samples(store: Store, time: Duration, rate: usize) -> Result<Vec<Sample>> {
         config.state(n_run.clone());
         config.tasks = vec![TaskDef::new(probe), TaskDef::new(count)];
         let manager = TaskManager::start(config).await?;
-        let load = load(&manager, rate);
+        let mut load = load(&manager, rate);
         let samples = watch(&manager, &n_run, picked_up, time, server.as_deref(), &path).await;
+        while let Some(ended) = load.try_join_next() {
+            ended??; // one that has failed asks for no more, and the others for less than was meant
+        }
         drop(load);
         manager.shutdown().await?;
         samples

@@ -81,7 +81,7 @@ pub(crate) fn ours(workload: Workload, figure: &str, store: Store) -> Vec<Target
         (W6, _, _) if begins("p99 above alone, 2,000") || begins("p99 above alone, all") => {
             vec![AtMost(1.0)]
         }
-        (Orphans, _, _) if begins("all") => vec![AtMost(5.0)],
+        (Orphans, _, _) if begins("all, after") => vec![AtMost(5.0)],
         _ => Vec::new(),
     }
 }
