@@ -59,6 +59,15 @@ fn deaf(Data(signals): Data<Signals>, ctx: TaskContext) -> Result<(), Failure> {
     }
 }
 
+/// What somebody asks for, by its name.
+fn ask(key: String) -> RecordChange {
+    RecordChange {
+        key,
+        expects: 0,
+        becomes: Becomes::Value("\"somebody\"".into()),
+    }
+}
+
 struct Cluster {
     store: Arc<dyn Backend>,
     stage: Backstage,
@@ -243,12 +252,8 @@ async fn what_was_asked_without_a_hint_is_seen_by_a_look() {
         cluster.stage.task(id).await.life.epoch,
     );
 
-    let ask = RecordChange {
-        key: format!("cancel:{me}:{id}:{epoch}"),
-        expects: 0,
-        becomes: Becomes::Value("\"somebody\"".into()),
-    };
-    cluster.stage.put(ask).await;
+    let key = format!("cancel:{me}:{id}:{epoch}");
+    cluster.stage.put(ask(key)).await;
 
     cluster.comes_to(id, TaskStatus::Cancelled).await;
     cluster.nothing_is_asked().await;
@@ -264,12 +269,7 @@ async fn what_was_asked_of_an_attempt_cancels_no_later_one_at_the_same_instance(
     let (me, life) = (worker.instance().id, cluster.stage.task(id).await.life);
     assert_eq!((life.attempt, life.epoch.get()), (2, 2));
 
-    let ask = RecordChange {
-        key: format!("cancel:{me}:{id}:1"),
-        expects: 0,
-        becomes: Becomes::Value("\"somebody\"".into()),
-    };
-    cluster.stage.put(ask).await;
+    cluster.stage.put(ask(format!("cancel:{me}:{id}:1"))).await;
 
     cluster.nothing_is_asked().await;
     tokio::time::sleep(SOON).await;
@@ -439,6 +439,24 @@ async fn what_was_asked_and_not_answered_by_the_store_is_done_once_that_is_back(
 
     cluster.comes_to(id, TaskStatus::Cancelled).await;
     cluster.nothing_is_asked().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_knows_that_his_wish_is_stored_is_told_so_although_the_store_does_not_answer_at_the_end()
+ {
+    let cluster = Cluster::new();
+    let other = cluster.web().await;
+    let (_, task) = cluster.runs_elsewhere(false).await;
+    let asked_at = Instant::now();
+    let mut cancelled = pin!(other.cancel(task.id));
+    assert!(poll!(&mut cancelled).is_pending());
+    cluster.is_asked().await;
+
+    cluster.stage.link(Link::Hangs);
+
+    assert_eq!(cancelled.await.unwrap(), Cancelled::Sent);
+    assert!(asked_at.elapsed() < PATIENCE + SOON);
+    cluster.stage.link(Link::Works);
 }
 
 // ---- a shutdown -----------------------------------------------------------------------------------------------

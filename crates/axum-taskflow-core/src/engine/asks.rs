@@ -92,7 +92,12 @@ impl Engine {
                 let record = self.record(&key).await?;
                 Ok((record, self.backend.get(task.id).await?))
             };
-            let (record, stands) = self.until(latest, looking).await?;
+            let (record, stands) = match self.until(latest, looking).await {
+                Ok(seen) => seen,
+                // It is stored, and nobody has answered until now.
+                Err(_) if self.is_late(latest) => return Ok(Asked::Sent),
+                Err(failure) => return Err(failure),
+            };
             let is_over = is_over(&key, stands.as_ref());
             if is_over && let Some(record) = &record {
                 self.until(latest, self.forget_ask(record)).await?;
