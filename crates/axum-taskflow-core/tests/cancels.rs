@@ -527,3 +527,25 @@ async fn nobody_looks_where_nothing_runs_and_seldom_where_much_happens() {
     assert!((5..30).contains(&n_looks), "{n_looks} in about a second");
     assert_eq!(other.cancel(id).await.unwrap(), Cancelled::Asked);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_answer_looks_seldom_where_much_happens() {
+    let cluster = Cluster::new();
+    let (other, busy) = (cluster.web().await, cluster.web().await);
+    let (_, task) = cluster.runs_elsewhere(false).await;
+    let much_happens = async {
+        for _ in 0..2 * PATIENCE.as_millis() {
+            drop(busy.lock("door").acquire().await.unwrap()); // which all are told
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let before = cluster.stage.looks_for("cancel:");
+
+    tokio::select! {
+        told = other.cancel(task.id) => assert_eq!(told.unwrap(), Cancelled::Sent),
+        () = much_happens => panic!("nobody gives up"),
+    }
+
+    let n_looks = cluster.stage.looks_for("cancel:") - before;
+    assert!((30..100).contains(&n_looks), "{n_looks} in {PATIENCE:?}");
+}

@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at least, however much others leave; and until the next one if something is asked that is not known
 /// here: it is about to begin, or has just ended. Each such look doubles it.
 const LOOKS_APART: Duration = Duration::from_millis(100);
+/// Between the first two looks for an answer at least, however much others leave; each doubles it, up to the above.
+const ANSWERS_APART: Duration = Duration::from_millis(10);
 /// Between two looks for what was asked of attempts that are over, after one at the start.
 const CLEAR_EVERY: Duration = Duration::from_secs(600);
 
@@ -81,12 +83,13 @@ impl Engine {
             expects: 0,
             becomes: Becomes::Value(json(&self.me())),
         });
-        let mut changes = self.hold_changes();
+        let (mut changes, mut apart) = (self.hold_changes(), ANSWERS_APART);
         // Stale: somebody else has asked for the same.
         self.until(latest, self.step(step)).await?;
         self.asked.notify_one(); // it may be this instance, which has just begun it and does not know it yet
         loop {
             changes.mark_unchanged(); // before the look, so that nothing is missed
+            let next_look = Instant::now() + apart;
             let looking = async {
                 // In this order: the record of an attempt that goes on is taken away by its instance only.
                 let record = self.record(&key).await?;
@@ -112,6 +115,8 @@ impl Engine {
                 (false, Some(_)) if self.is_late(latest) => Asked::Sent,
                 (false, Some(_)) => {
                     changes.next(latest).await;
+                    tokio::time::sleep_until(next_look).await;
+                    apart = (apart * 2).min(LOOKS_APART);
                     continue;
                 }
             });
