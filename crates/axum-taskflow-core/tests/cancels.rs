@@ -459,6 +459,30 @@ async fn who_knows_that_his_wish_is_stored_is_told_so_although_the_store_does_no
     cluster.stage.link(Link::Works);
 }
 
+#[tokio::test(start_paused = true)]
+async fn that_the_store_is_slow_to_take_one_answer_keeps_no_other_attempt_running() {
+    let cluster = Cluster::new();
+    let worker = cluster.worker().await;
+    let me = worker.instance().id;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(cluster.begun(worker.add_task(endless, ())).await);
+    }
+    settled().await;
+
+    cluster.stage.link(Link::AnswersLate);
+    for id in &ids {
+        cluster.stage.put(ask(format!("cancel:{me}:{id}:1"))).await;
+    }
+
+    for id in ids {
+        cluster.comes_to(id, TaskStatus::Cancelled).await;
+    }
+    cluster.is_asked().await;
+    cluster.stage.link(Link::Works);
+    cluster.nothing_is_asked().await;
+}
+
 // ---- a shutdown -----------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]

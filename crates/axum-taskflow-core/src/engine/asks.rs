@@ -93,7 +93,7 @@ impl Engine {
             let looking = async {
                 // In this order: the record of an attempt that goes on is taken away by its instance only.
                 let record = self.record(&key).await?;
-                Ok((record, self.backend.get(task.id).await?))
+                Ok((record, self.stands(task.id).await?))
             };
             let (record, stands) = match self.until(latest, looking).await {
                 Ok(seen) => seen,
@@ -121,6 +121,11 @@ impl Engine {
                 }
             });
         }
+    }
+
+    /// The task as it is stored.
+    async fn stands(&self, task: TaskId) -> Result<Option<Task>, BackendError> {
+        panics::outage(async { self.backend.get(task).await }).await
     }
 
     /// What the store says, if it does so in time.
@@ -190,35 +195,42 @@ impl Engine {
     /// One look; true if everything is done that is asked.
     async fn heed_all(&self) -> Result<bool, BackendError> {
         let asks = self.all_records(&prefix(self.me())).await?;
+        // All are told before what was asked of one is taken away: the store may be slow to do so.
+        let told: Vec<bool> = asks.iter().map(|ask| self.tell(ask)).collect();
         let mut all_done = true;
-        for record in &asks {
-            match self.heed(record).await {
+        for (ask, is_told) in asks.iter().zip(told) {
+            match self.answer(ask, is_told).await {
                 Ok(is_done) => all_done &= is_done,
                 // It keeps no other waiting.
                 Err(failure) => {
                     all_done = false;
-                    panics::say(
-                        || debug!(error = %failure, ask = %record.key, "cannot take away what was asked"),
-                    );
+                    cannot_take_away(ask, &failure);
                 }
             }
         }
         Ok(all_done)
     }
 
-    /// Cancels the attempt that is asked for; false if it does not run here, and may be about to.
-    async fn heed(&self, record: &Record) -> Result<bool, BackendError> {
-        let Some(task) = task_of(&record.key) else {
+    /// Cancels the attempt that is asked for; false if it does not run here.
+    fn tell(&self, ask: &Record) -> bool {
+        let task = task_of(&ask.key).filter(|task| self.cancel_attempt(*task, &ask.key));
+        task.inspect(|task| {
+            panics::say(
+                || info!(%task, asked_by = %ask.value, "cancelled at the wish of another process"),
+            );
+        })
+        .is_some()
+    }
+
+    /// Takes away what was asked; false if the attempt does not run here, and may be about to.
+    async fn answer(&self, ask: &Record, is_told: bool) -> Result<bool, BackendError> {
+        let Some(task) = task_of(&ask.key) else {
             return Ok(true); // nobody of this version wrote it
         };
-        if self.cancel_attempt(task, &record.key) {
-            panics::say(
-                || info!(%task, asked_by = %record.value, "cancelled at the wish of another process"),
-            );
-        } else if !is_over(&record.key, self.backend.get(task).await?.as_ref()) {
+        if !is_told && !is_over(&ask.key, self.stands(task).await?.as_ref()) {
             return Ok(false);
         }
-        self.forget_ask(record).await?;
+        self.forget_ask(ask).await?;
         Ok(true)
     }
 
@@ -239,7 +251,7 @@ impl Engine {
             let Some(task) = task_of(&record.key) else {
                 continue; // nobody of this version wrote it
             };
-            if is_over(&record.key, self.backend.get(task).await?.as_ref()) {
+            if is_over(&record.key, self.stands(task).await?.as_ref()) {
                 self.forget_ask(&record).await?;
             }
         }
@@ -261,6 +273,10 @@ impl Engine {
 
 fn cannot_look(failure: &BackendError) {
     panics::say(|| debug!(error = %failure, "cannot look what others want to be cancelled"));
+}
+
+fn cannot_take_away(ask: &Record, failure: &BackendError) {
+    panics::say(|| debug!(error = %failure, ask = %ask.key, "cannot take away what was asked"));
 }
 
 #[cfg(test)]
