@@ -335,6 +335,30 @@ async fn what_nobody_can_hear_any_more_is_cleared_away_while_the_rest_stays() {
     assert_eq!(cluster.stage.record("cancel:").await, None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_cleared_away_yet_keeps_nothing_else_from_it() {
+    let cluster = Cluster::new();
+    let (ids, now) = (
+        IdSource::default(),
+        axum_taskflow_core::Clock::system().now(),
+    );
+    let owner = ids.instance(now);
+    let tasks = [ids.task(now), ids.task(now)];
+    let keys = tasks.map(|task| format!("cancel:{owner}:{task}:1"));
+    for key in &keys {
+        cluster.stage.put(ask(key.clone())).await;
+    }
+    cluster.stage.refuse_reads_of(vec![tasks[0]]); // whose record is the first
+
+    let _worker = cluster.worker().await;
+
+    until(async || cluster.stage.record(&keys[1]).await.is_none().then_some(())).await;
+    cluster.is_asked().await;
+    cluster.stage.refuse_reads_of(Vec::new());
+    tokio::time::sleep(Duration::from_secs(800)).await;
+    cluster.nothing_is_asked().await;
+}
+
 // ---- meanwhile ------------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]

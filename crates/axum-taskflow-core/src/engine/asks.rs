@@ -156,10 +156,14 @@ impl Engine {
         let (mut seen, mut wait, mut clear_at) = (0, LOOK_EVERY, Instant::now());
         loop {
             if Instant::now() >= clear_at {
-                match self.clear_asks().await {
-                    Ok(()) => clear_at = Instant::now() + jittered(CLEAR_EVERY),
-                    Err(failure) => cannot_look(&failure),
-                }
+                let next = match self.clear_asks().await {
+                    Ok(()) => CLEAR_EVERY,
+                    Err(failure) => {
+                        cannot_look(&failure);
+                        LOOK_EVERY
+                    }
+                };
+                clear_at = Instant::now() + jittered(next);
             }
             let is_news = tokio::select! {
                 biased;
@@ -247,15 +251,25 @@ impl Engine {
     /// Takes away what was asked of attempts that are over: their instance died, or is of a version that hears nothing, and
     /// so did or does who asked.
     async fn clear_asks(&self) -> Result<(), BackendError> {
-        for record in self.all_records(PREFIX).await? {
-            let Some(task) = task_of(&record.key) else {
-                continue; // nobody of this version wrote it
-            };
-            if is_over(&record.key, self.stands(task).await?.as_ref()) {
-                self.forget_ask(&record).await?;
+        for ask in self.all_records(PREFIX).await? {
+            match self.clear(&ask).await {
+                Ok(()) => {}
+                // It keeps no other from it.
+                Err(failure) if failure.is_refused() => cannot_take_away(&ask, &failure),
+                Err(failure) => return Err(failure),
             }
         }
         Ok(())
+    }
+
+    async fn clear(&self, ask: &Record) -> Result<(), BackendError> {
+        let Some(task) = task_of(&ask.key) else {
+            return Ok(()); // nobody of this version wrote it
+        };
+        match is_over(&ask.key, self.stands(task).await?.as_ref()) {
+            true => self.forget_ask(ask).await,
+            false => Ok(()),
+        }
     }
 
     async fn forget_ask(&self, record: &Record) -> Result<(), BackendError> {
