@@ -59,7 +59,11 @@ fn task_of(key: &str) -> Option<TaskId> {
 
 /// True if the attempt that is asked for under this name does not run any more, by what is stored.
 fn is_over(key: &str, task: Option<&Task>) -> bool {
-    task.and_then(key_of).is_none_or(|runs| runs != key)
+    match task {
+        // Of one that is read in part, it may not be known who runs it. A newer program does, and it may go on.
+        Some(task) if task.unreadable().is_some() => task.life.status.is_terminal(),
+        task => task.and_then(key_of).is_none_or(|runs| runs != key),
+    }
 }
 
 impl Engine {
@@ -296,7 +300,12 @@ fn cannot_take_away(ask: &Record, failure: &BackendError) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{change::Change, clock::Timestamp, id::IdSource};
+    use crate::{
+        change::Change,
+        clock::Timestamp,
+        failure::{FailureKind, FailureReport},
+        id::IdSource,
+    };
 
     #[test]
     fn a_name_means_one_attempt_of_one_task_at_one_instance() {
@@ -313,6 +322,21 @@ mod tests {
         assert!(!is_over(&key, Some(&task)));
         assert!(is_over(&key, None));
         task.life = Change::interrupted(&task, "died", now).unwrap().life;
+        assert!(is_over(&key, Some(&task)));
+    }
+
+    #[test]
+    fn of_a_task_that_is_read_in_part_an_attempt_is_over_once_it_has_ended() {
+        let (ids, now) = (IdSource::default(), Timestamp::from_unix_ms(1_000));
+        let mut task = Task::new(ids.task(now), "f", "[]");
+        task.life = Change::started(&task, ids.instance(now), now).unwrap().life;
+        let key = key_of(&task).unwrap();
+
+        task.life.owner = None; // as a store leaves it out
+        task.life.error = Some(Arc::new(FailureReport::new(FailureKind::Unreadable, "new")));
+
+        assert!(!is_over(&key, Some(&task)));
+        task.life.status = TaskStatus::Success;
         assert!(is_over(&key, Some(&task)));
     }
 
