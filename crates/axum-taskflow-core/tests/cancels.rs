@@ -597,3 +597,21 @@ async fn who_waits_for_an_answer_looks_seldom_where_much_happens() {
     let n_looks = cluster.stage.looks_for("cancel:") - before;
     assert!((30..100).contains(&n_looks), "{n_looks} in {PATIENCE:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_fails_nobody_begins_to_clear_away_at_each_hint() {
+    let cluster = Cluster::new();
+    let (_worker, _other) = (cluster.worker().await, cluster.web().await);
+    settled().await;
+    cluster.stage.link(Link::Fails);
+    tokio::time::sleep(Duration::from_secs(800)).await; // it is time to do so
+    let before = cluster.stage.looks_for("cancel:");
+
+    for n in 0..1_000 {
+        cluster.stage.put(ask(format!("x:{n}"))).await; // which all are told
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let n_looks = cluster.stage.looks_for("cancel:") - before;
+    assert!((5..15).contains(&n_looks), "{n_looks} in about a second");
+}
