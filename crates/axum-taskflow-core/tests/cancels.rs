@@ -381,6 +381,33 @@ async fn a_task_that_ends_before_it_was_told_is_what_it_came_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_a_wish_is_gone_is_an_answer_only_if_the_attempt_goes_on_afterwards() {
+    let cluster = Cluster::new();
+    let other = cluster.web().await;
+    let (_, task) = cluster.runs_elsewhere(false).await;
+    let mut cancelled = pin!(other.cancel(task.id));
+    assert!(poll!(&mut cancelled).is_pending());
+    let asked = cluster.stage.record("cancel:").await.unwrap();
+    cluster.stage.link(Link::Hangs);
+    let looks = tokio::time::timeout(SOON, &mut cancelled).await;
+    looks.unwrap_err(); // and waits in the middle of it
+
+    let done = Outcome::Done(None);
+    let change = Change::finished(&task, done, &RetryPolicy::default(), 0.0, other.now());
+    cluster.stage.write_behind(change.unwrap()).await;
+    let away = RecordChange {
+        key: asked.key,
+        expects: asked.version,
+        becomes: Becomes::Gone,
+    };
+    cluster.stage.put(away).await; // unheard, since it was over
+    cluster.stage.link(Link::Works);
+
+    let told = cancelled.await.unwrap_err();
+    assert!(told.to_string().ends_with("is success"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_asks_a_dying_instance_follows_the_task_to_the_next_one() {
     let cluster = Cluster::new();
     let (worker, other) = (cluster.worker().await, cluster.web().await);
