@@ -282,7 +282,7 @@ fn log_change(change: &Change, now: Timestamp) {
             warn!(%task, %function, attempt, ran_ms, error, tracking_id, "task interrupted");
         }
         // So it is each time that a run key is given anew. What people cancel stands in the audit log.
-        TaskStatus::Cancelled if change.expects.0 == TaskStatus::Pending => {
+        TaskStatus::Cancelled if change.expects.0 == TaskStatus::Pending && attempt == 0 => {
             debug!(%task, %function, tracking_id, "task cancelled before it ran");
         }
         TaskStatus::Cancelled => {

@@ -59,6 +59,15 @@ fn deaf(Data(signals): Data<Signals>, ctx: TaskContext) -> Result<(), Failure> {
     }
 }
 
+/// What somebody asks for, by its name.
+fn ask(key: String) -> RecordChange {
+    RecordChange {
+        key,
+        expects: 0,
+        becomes: Becomes::Value("\"somebody\"".into()),
+    }
+}
+
 struct Cluster {
     store: Arc<dyn Backend>,
     stage: Backstage,
@@ -243,12 +252,8 @@ async fn what_was_asked_without_a_hint_is_seen_by_a_look() {
         cluster.stage.task(id).await.life.epoch,
     );
 
-    let ask = RecordChange {
-        key: format!("cancel:{me}:{id}:{epoch}"),
-        expects: 0,
-        becomes: Becomes::Value("\"somebody\"".into()),
-    };
-    cluster.stage.put(ask).await;
+    let key = format!("cancel:{me}:{id}:{epoch}");
+    cluster.stage.put(ask(key)).await;
 
     cluster.comes_to(id, TaskStatus::Cancelled).await;
     cluster.nothing_is_asked().await;
@@ -264,12 +269,7 @@ async fn what_was_asked_of_an_attempt_cancels_no_later_one_at_the_same_instance(
     let (me, life) = (worker.instance().id, cluster.stage.task(id).await.life);
     assert_eq!((life.attempt, life.epoch.get()), (2, 2));
 
-    let ask = RecordChange {
-        key: format!("cancel:{me}:{id}:1"),
-        expects: 0,
-        becomes: Becomes::Value("\"somebody\"".into()),
-    };
-    cluster.stage.put(ask).await;
+    cluster.stage.put(ask(format!("cancel:{me}:{id}:1"))).await;
 
     cluster.nothing_is_asked().await;
     tokio::time::sleep(SOON).await;
@@ -335,6 +335,30 @@ async fn what_nobody_can_hear_any_more_is_cleared_away_while_the_rest_stays() {
     assert_eq!(cluster.stage.record("cancel:").await, None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_cleared_away_yet_keeps_nothing_else_from_it() {
+    let cluster = Cluster::new();
+    let (ids, now) = (
+        IdSource::default(),
+        axum_taskflow_core::Clock::system().now(),
+    );
+    let owner = ids.instance(now);
+    let tasks = [ids.task(now), ids.task(now)];
+    let keys = tasks.map(|task| format!("cancel:{owner}:{task}:1"));
+    for key in &keys {
+        cluster.stage.put(ask(key.clone())).await;
+    }
+    cluster.stage.refuse_reads_of(vec![tasks[0]]); // whose record is the first
+
+    let _worker = cluster.worker().await;
+
+    until(async || cluster.stage.record(&keys[1]).await.is_none().then_some(())).await;
+    cluster.is_asked().await;
+    cluster.stage.refuse_reads_of(Vec::new());
+    tokio::time::sleep(Duration::from_secs(800)).await;
+    cluster.nothing_is_asked().await;
+}
+
 // ---- meanwhile ------------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]
@@ -354,6 +378,33 @@ async fn a_task_that_ends_before_it_was_told_is_what_it_came_to() {
     assert_eq!(told.kind(), ErrorKind::Conflict);
     assert!(told.to_string().ends_with("is success"), "{told}");
     cluster.nothing_is_asked().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_wish_is_gone_is_an_answer_only_if_the_attempt_goes_on_afterwards() {
+    let cluster = Cluster::new();
+    let other = cluster.web().await;
+    let (_, task) = cluster.runs_elsewhere(false).await;
+    let mut cancelled = pin!(other.cancel(task.id));
+    assert!(poll!(&mut cancelled).is_pending());
+    let asked = cluster.stage.record("cancel:").await.unwrap();
+    cluster.stage.link(Link::Hangs);
+    let looks = tokio::time::timeout(SOON, &mut cancelled).await;
+    looks.unwrap_err(); // and waits in the middle of it
+
+    let done = Outcome::Done(None);
+    let change = Change::finished(&task, done, &RetryPolicy::default(), 0.0, other.now());
+    cluster.stage.write_behind(change.unwrap()).await;
+    let away = RecordChange {
+        key: asked.key,
+        expects: asked.version,
+        becomes: Becomes::Gone,
+    };
+    cluster.stage.put(away).await; // unheard, since it was over
+    cluster.stage.link(Link::Works);
+
+    let told = cancelled.await.unwrap_err();
+    assert!(told.to_string().ends_with("is success"), "{told}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -441,6 +492,48 @@ async fn what_was_asked_and_not_answered_by_the_store_is_done_once_that_is_back(
     cluster.nothing_is_asked().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_knows_that_his_wish_is_stored_is_told_so_although_the_store_does_not_answer_at_the_end()
+ {
+    let cluster = Cluster::new();
+    let other = cluster.web().await;
+    let (_, task) = cluster.runs_elsewhere(false).await;
+    let asked_at = Instant::now();
+    let mut cancelled = pin!(other.cancel(task.id));
+    assert!(poll!(&mut cancelled).is_pending());
+    cluster.is_asked().await;
+
+    cluster.stage.link(Link::Hangs);
+
+    assert_eq!(cancelled.await.unwrap(), Cancelled::Sent);
+    assert!(asked_at.elapsed() < PATIENCE + SOON);
+    cluster.stage.link(Link::Works);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_the_store_is_slow_to_take_one_answer_keeps_no_other_attempt_running() {
+    let cluster = Cluster::new();
+    let worker = cluster.worker().await;
+    let me = worker.instance().id;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(cluster.begun(worker.add_task(endless, ())).await);
+    }
+    settled().await;
+
+    cluster.stage.link(Link::AnswersLate);
+    for id in &ids {
+        cluster.stage.put(ask(format!("cancel:{me}:{id}:1"))).await;
+    }
+
+    for id in ids {
+        cluster.comes_to(id, TaskStatus::Cancelled).await;
+    }
+    cluster.is_asked().await;
+    cluster.stage.link(Link::Works);
+    cluster.nothing_is_asked().await;
+}
+
 // ---- a shutdown -----------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]
@@ -508,4 +601,44 @@ async fn nobody_looks_where_nothing_runs_and_seldom_where_much_happens() {
     let n_looks = looks() - before;
     assert!((5..30).contains(&n_looks), "{n_looks} in about a second");
     assert_eq!(other.cancel(id).await.unwrap(), Cancelled::Asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_answer_looks_seldom_where_much_happens() {
+    let cluster = Cluster::new();
+    let (other, busy) = (cluster.web().await, cluster.web().await);
+    let (_, task) = cluster.runs_elsewhere(false).await;
+    let much_happens = async {
+        for _ in 0..2 * PATIENCE.as_millis() {
+            drop(busy.lock("door").acquire().await.unwrap()); // which all are told
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let before = cluster.stage.looks_for("cancel:");
+
+    tokio::select! {
+        told = other.cancel(task.id) => assert_eq!(told.unwrap(), Cancelled::Sent),
+        () = much_happens => panic!("nobody gives up"),
+    }
+
+    let n_looks = cluster.stage.looks_for("cancel:") - before;
+    assert!((30..100).contains(&n_looks), "{n_looks} in {PATIENCE:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_fails_nobody_begins_to_clear_away_at_each_hint() {
+    let cluster = Cluster::new();
+    let (_worker, _other) = (cluster.worker().await, cluster.web().await);
+    settled().await;
+    cluster.stage.link(Link::Fails);
+    tokio::time::sleep(Duration::from_secs(800)).await; // it is time to do so
+    let before = cluster.stage.looks_for("cancel:");
+
+    for n in 0..1_000 {
+        cluster.stage.put(ask(format!("x:{n}"))).await; // which all are told
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let n_looks = cluster.stage.looks_for("cancel:") - before;
+    assert!((5..15).contains(&n_looks), "{n_looks} in about a second");
 }

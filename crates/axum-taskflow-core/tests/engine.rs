@@ -2278,6 +2278,21 @@ async fn a_function_that_stops_when_it_is_told_to_is_cancelled_and_not_retried()
 }
 
 #[tokio::test]
+async fn the_log_calls_a_task_not_begun_only_if_it_has_never_run() {
+    let (said, _log) = Said::here();
+    let manager = start(config()).await;
+    let mut events = manager.events();
+    let add = manager.add_task(fails_until, (2,)).retries(1);
+    let id = add.delay(Duration::from_secs(3_600)).await.unwrap();
+    ended(&mut events, id, TaskStatus::Pending).await;
+
+    assert_eq!(manager.cancel(id).await.unwrap(), Cancelled::Now);
+
+    assert_eq!(said.n("task cancelled"), 1);
+    assert_eq!(said.n_details("task cancelled before it ran"), 0);
+}
+
+#[tokio::test]
 async fn a_function_that_is_cancelled_when_it_has_just_failed_is_not_retried() {
     #[derive(Debug)]
     struct Failed(TaskManager, TaskId);

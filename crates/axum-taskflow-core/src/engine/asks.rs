@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at least, however much others leave; and until the next one if something is asked that is not known
 /// here: it is about to begin, or has just ended. Each such look doubles it.
 const LOOKS_APART: Duration = Duration::from_millis(100);
+/// Between the first two looks for an answer at least, however much others leave; each doubles it, up to the above.
+const ANSWERS_APART: Duration = Duration::from_millis(10);
 /// Between two looks for what was asked of attempts that are over, after one at the start.
 const CLEAR_EVERY: Duration = Duration::from_secs(600);
 
@@ -57,7 +59,11 @@ fn task_of(key: &str) -> Option<TaskId> {
 
 /// True if the attempt that is asked for under this name does not run any more, by what is stored.
 fn is_over(key: &str, task: Option<&Task>) -> bool {
-    task.and_then(key_of).is_none_or(|runs| runs != key)
+    match task {
+        // Of one that is read in part, it may not be known who runs it. A newer program does, and it may go on.
+        Some(task) if task.unreadable().is_some() => task.life.status.is_terminal(),
+        task => task.and_then(key_of).is_none_or(|runs| runs != key),
+    }
 }
 
 impl Engine {
@@ -81,18 +87,24 @@ impl Engine {
             expects: 0,
             becomes: Becomes::Value(json(&self.me())),
         });
-        let mut changes = self.hold_changes();
+        let (mut changes, mut apart) = (self.hold_changes(), ANSWERS_APART);
         // Stale: somebody else has asked for the same.
         self.until(latest, self.step(step)).await?;
         self.asked.notify_one(); // it may be this instance, which has just begun it and does not know it yet
         loop {
             changes.mark_unchanged(); // before the look, so that nothing is missed
+            let next_look = Instant::now() + apart;
             let looking = async {
                 // In this order: the record of an attempt that goes on is taken away by its instance only.
                 let record = self.record(&key).await?;
-                Ok((record, self.backend.get(task.id).await?))
+                Ok((record, self.stands(task.id).await?))
             };
-            let (record, stands) = self.until(latest, looking).await?;
+            let (record, stands) = match self.until(latest, looking).await {
+                Ok(seen) => seen,
+                // It is stored, and nobody has answered until now.
+                Err(_) if self.is_late(latest) => return Ok(Asked::Sent),
+                Err(failure) => return Err(failure),
+            };
             let is_over = is_over(&key, stands.as_ref());
             if is_over && let Some(record) = &record {
                 self.until(latest, self.forget_ask(record)).await?;
@@ -107,10 +119,17 @@ impl Engine {
                 (false, Some(_)) if self.is_late(latest) => Asked::Sent,
                 (false, Some(_)) => {
                     changes.next(latest).await;
+                    tokio::time::sleep_until(next_look).await;
+                    apart = (apart * 2).min(LOOKS_APART);
                     continue;
                 }
             });
         }
+    }
+
+    /// The task as it is stored.
+    async fn stands(&self, task: TaskId) -> Result<Option<Task>, BackendError> {
+        panics::outage(async { self.backend.get(task).await }).await
     }
 
     /// What the store says, if it does so in time.
@@ -141,10 +160,14 @@ impl Engine {
         let (mut seen, mut wait, mut clear_at) = (0, LOOK_EVERY, Instant::now());
         loop {
             if Instant::now() >= clear_at {
-                match self.clear_asks().await {
-                    Ok(()) => clear_at = Instant::now() + jittered(CLEAR_EVERY),
-                    Err(failure) => cannot_look(&failure),
-                }
+                let next = match self.clear_asks().await {
+                    Ok(()) => CLEAR_EVERY,
+                    Err(failure) => {
+                        cannot_look(&failure);
+                        LOOK_EVERY
+                    }
+                };
+                clear_at = Instant::now() + jittered(next);
             }
             let is_news = tokio::select! {
                 biased;
@@ -180,35 +203,42 @@ impl Engine {
     /// One look; true if everything is done that is asked.
     async fn heed_all(&self) -> Result<bool, BackendError> {
         let asks = self.all_records(&prefix(self.me())).await?;
+        // All are told before what was asked of one is taken away: the store may be slow to do so.
+        let told: Vec<bool> = asks.iter().map(|ask| self.tell(ask)).collect();
         let mut all_done = true;
-        for record in &asks {
-            match self.heed(record).await {
+        for (ask, is_told) in asks.iter().zip(told) {
+            match self.answer(ask, is_told).await {
                 Ok(is_done) => all_done &= is_done,
                 // It keeps no other waiting.
                 Err(failure) => {
                     all_done = false;
-                    panics::say(
-                        || debug!(error = %failure, ask = %record.key, "cannot take away what was asked"),
-                    );
+                    cannot_take_away(ask, &failure);
                 }
             }
         }
         Ok(all_done)
     }
 
-    /// Cancels the attempt that is asked for; false if it does not run here, and may be about to.
-    async fn heed(&self, record: &Record) -> Result<bool, BackendError> {
-        let Some(task) = task_of(&record.key) else {
+    /// Cancels the attempt that is asked for; false if it does not run here.
+    fn tell(&self, ask: &Record) -> bool {
+        let task = task_of(&ask.key).filter(|task| self.cancel_attempt(*task, &ask.key));
+        task.inspect(|task| {
+            panics::say(
+                || info!(%task, asked_by = %ask.value, "cancelled at the wish of another process"),
+            );
+        })
+        .is_some()
+    }
+
+    /// Takes away what was asked; false if the attempt does not run here, and may be about to.
+    async fn answer(&self, ask: &Record, is_told: bool) -> Result<bool, BackendError> {
+        let Some(task) = task_of(&ask.key) else {
             return Ok(true); // nobody of this version wrote it
         };
-        if self.cancel_attempt(task, &record.key) {
-            panics::say(
-                || info!(%task, asked_by = %record.value, "cancelled at the wish of another process"),
-            );
-        } else if !is_over(&record.key, self.backend.get(task).await?.as_ref()) {
+        if !is_told && !is_over(&ask.key, self.stands(task).await?.as_ref()) {
             return Ok(false);
         }
-        self.forget_ask(record).await?;
+        self.forget_ask(ask).await?;
         Ok(true)
     }
 
@@ -225,15 +255,25 @@ impl Engine {
     /// Takes away what was asked of attempts that are over: their instance died, or is of a version that hears nothing, and
     /// so did or does who asked.
     async fn clear_asks(&self) -> Result<(), BackendError> {
-        for record in self.all_records(PREFIX).await? {
-            let Some(task) = task_of(&record.key) else {
-                continue; // nobody of this version wrote it
-            };
-            if is_over(&record.key, self.backend.get(task).await?.as_ref()) {
-                self.forget_ask(&record).await?;
+        for ask in self.all_records(PREFIX).await? {
+            match self.clear(&ask).await {
+                Ok(()) => {}
+                // It keeps no other from it.
+                Err(failure) if failure.is_refused() => cannot_take_away(&ask, &failure),
+                Err(failure) => return Err(failure),
             }
         }
         Ok(())
+    }
+
+    async fn clear(&self, ask: &Record) -> Result<(), BackendError> {
+        let Some(task) = task_of(&ask.key) else {
+            return Ok(()); // nobody of this version wrote it
+        };
+        match is_over(&ask.key, self.stands(task).await?.as_ref()) {
+            true => self.forget_ask(ask).await,
+            false => Ok(()),
+        }
     }
 
     async fn forget_ask(&self, record: &Record) -> Result<(), BackendError> {
@@ -253,10 +293,19 @@ fn cannot_look(failure: &BackendError) {
     panics::say(|| debug!(error = %failure, "cannot look what others want to be cancelled"));
 }
 
+fn cannot_take_away(ask: &Record, failure: &BackendError) {
+    panics::say(|| debug!(error = %failure, ask = %ask.key, "cannot take away what was asked"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{change::Change, clock::Timestamp, id::IdSource};
+    use crate::{
+        change::Change,
+        clock::Timestamp,
+        failure::{FailureKind, FailureReport},
+        id::IdSource,
+    };
 
     #[test]
     fn a_name_means_one_attempt_of_one_task_at_one_instance() {
@@ -273,6 +322,21 @@ mod tests {
         assert!(!is_over(&key, Some(&task)));
         assert!(is_over(&key, None));
         task.life = Change::interrupted(&task, "died", now).unwrap().life;
+        assert!(is_over(&key, Some(&task)));
+    }
+
+    #[test]
+    fn of_a_task_that_is_read_in_part_an_attempt_is_over_once_it_has_ended() {
+        let (ids, now) = (IdSource::default(), Timestamp::from_unix_ms(1_000));
+        let mut task = Task::new(ids.task(now), "f", "[]");
+        task.life = Change::started(&task, ids.instance(now), now).unwrap().life;
+        let key = key_of(&task).unwrap();
+
+        task.life.owner = None; // as a store leaves it out
+        task.life.error = Some(Arc::new(FailureReport::new(FailureKind::Unreadable, "new")));
+
+        assert!(!is_over(&key, Some(&task)));
+        task.life.status = TaskStatus::Success;
         assert!(is_over(&key, Some(&task)));
     }
 
