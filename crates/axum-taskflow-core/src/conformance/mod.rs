@@ -341,6 +341,7 @@ macro_rules! __conformance_checks {
             progress_replaces_what_was_said_before
             a_note_of_another_epoch_is_dropped
             a_note_beside_the_end_of_its_attempt_counts
+            an_end_that_is_written_again_with_what_was_said_after_it_is_applied
             a_note_of_a_task_that_is_not_stored_is_dropped
         }
         counts {
