@@ -314,6 +314,15 @@ impl Journal {
         self.wake_if_enough(queue);
     }
 
+    /// The same of the end of an attempt. Whether it was silent is asked when whatever is said from now on comes behind it:
+    /// what was written before counts, too.
+    pub(crate) fn end(&self, mut change: Change, then: Then, is_silent: impl FnOnce() -> bool) {
+        let mut queue = self.queue();
+        change.is_silent = is_silent();
+        self.push(&mut queue, Entry { change, then });
+        self.wake_if_enough(queue);
+    }
+
     /// Queues what a function said.
     pub(crate) fn note(&self, note: Note) {
         let mut queue = self.queue();

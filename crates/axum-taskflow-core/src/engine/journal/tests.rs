@@ -74,6 +74,18 @@ async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
 }
 
 #[tokio::test]
+async fn whether_an_attempt_was_silent_is_asked_when_nothing_of_it_can_come_before_its_end() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = journal_on(Arc::new(Memory::default()), clock);
+    let Entry { change, then } = end(&ids, 2);
+
+    journal.end(change, then, || journal.queue.try_lock().is_err());
+
+    let waits = &journal.queue().changes[0];
+    assert!(waits.change.is_silent, "a line could be queued meanwhile");
+}
+
+#[tokio::test]
 async fn what_is_left_of_an_earlier_attempt_does_not_talk_over_the_one_that_runs() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
     let journal = journal_on(Arc::new(Memory::default()), clock);
