@@ -24,7 +24,7 @@ use self::{
     flight::{
         BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside, one_has_landed,
     },
-    queue::{Add, Entry, Queue, Writer, first},
+    queue::{Add, Entry, Queue, Writer},
 };
 use super::Ready;
 use crate::{
@@ -593,12 +593,10 @@ impl Journal {
             audits: Vec::new(),
         };
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
-        let n_adds = if only_changes {
-            0
-        } else {
-            queue.adds_of_a_batch(self.ready.adds_max())
+        let adds = match only_changes {
+            true => VecDeque::new(),
+            false => queue.take_adds(|executor| self.ready.adds_max(executor)),
         };
-        let adds = first(&mut queue.adds, n_adds);
         let n = queue.changes_of_a_batch(changes_max);
         // What a function said follows its start: not before all changes that were queued by then.
         let takes_notes = n == queue.changes.len() && !only_changes;
