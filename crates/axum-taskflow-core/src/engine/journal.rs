@@ -69,6 +69,8 @@ pub(crate) struct Journal {
     /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
     n_bytes: AtomicUsize,
     troubles: Arc<Troubles>,
+    /// The last batch that was heard of has failed. An atomic: read for each batch, and others may tell of one meanwhile.
+    fails: AtomicBool,
     /// Says how many new tasks a batch may take.
     ready: Arc<Ready>,
 }
@@ -172,6 +174,7 @@ impl Journal {
             ringer: bell.clone().into(),
             bell,
             troubles,
+            fails: AtomicBool::new(false),
             ready,
             writes_at_once: backend.writes_at_once(),
             backend,
@@ -593,9 +596,15 @@ impl Journal {
             audits: Vec::new(),
         };
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
+        // Not few while the store fails: whoever adds is told so at once.
+        let fails = self.fails.load(Ordering::Relaxed);
+        let adds_max = |executor| match fails {
+            true => usize::MAX,
+            false => self.ready.adds_max(executor),
+        };
         let adds = match only_changes {
             true => VecDeque::new(),
-            false => queue.take_adds(|executor| self.ready.adds_max(executor)),
+            false => queue.take_adds(adds_max),
         };
         let n = queue.changes_of_a_batch(changes_max);
         // What a function said follows its start: not before all changes that were queued by then.
@@ -651,6 +660,7 @@ impl Journal {
             thens,
             audits,
         } = flight;
+        self.fails.store(false, Ordering::Relaxed);
         self.stored_or_dropped(&batch);
         let places = adds.iter().map(|(n, ..)| self.place_size(*n) as usize);
         self.places.add_permits(places.sum());
@@ -680,6 +690,7 @@ impl Journal {
 
     /// New tasks are refused, everything else is kept for the next try.
     fn give_back(&self, flight: Flight, failure: BackendError, again_in: Duration) {
+        self.fails.store(true, Ordering::Relaxed);
         let failure = Arc::new(failure);
         let Flight {
             batch,
