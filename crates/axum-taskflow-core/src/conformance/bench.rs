@@ -14,7 +14,7 @@ use crate::{
     id::{IdSource, InstanceId, TaskId},
     retry::RetryPolicy,
     status::{Refused, TaskStatus},
-    task::{IdempotencyKey, LogLevel, LogLine, Task},
+    task::{IdempotencyKey, LogLevel, LogLine, Progress, Task},
 };
 
 /// Opens an empty store.
@@ -119,6 +119,11 @@ impl<'a> Bench<'a> {
         Task::new(self.id(), name, "[]")
     }
 
+    /// A task of which one answer may have no room for two.
+    pub(super) fn large(&self, name: &str) -> Task {
+        Task::new(self.id(), name, format!("[{:?}]", "x".repeat(3 << 20)))
+    }
+
     pub(super) fn keyed(&self, key: &str, ttl: Duration) -> Task {
         let mut task = self.task("f");
         task.idempotency_key = Some(IdempotencyKey {
@@ -201,6 +206,22 @@ impl<'a> Bench<'a> {
         assert_eq!(self.apply(change.clone()).await, Applied::Applied);
         task.life = change.life;
         task.past_attempts.extend(change.ended);
+    }
+
+    /// The attempt says that it is half done.
+    pub(super) async fn say_half(&self, task: &mut Task) {
+        let half = Progress {
+            fraction: 0.5,
+            message: "half".to_owned(),
+        };
+        task.progress = Some(half.clone());
+        let mut batch = self.batch();
+        batch.notes.push(Note {
+            id: task.id,
+            epoch: task.life.epoch,
+            what: Said::Progress(half),
+        });
+        self.write(batch).await;
     }
 
     pub(super) async fn start(&self, task: &mut Task) {

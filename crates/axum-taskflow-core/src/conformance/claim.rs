@@ -259,6 +259,24 @@ pub(super) async fn a_claim_that_brings_fewer_than_it_could_says_so(bench: &Benc
     }
 }
 
+pub(super) async fn a_claim_brings_how_far_a_task_was_however_much_it_has_no_room_for(
+    bench: &Bench<'_>,
+) {
+    let mut task = bench.owned("f");
+    task.priority = 9;
+    bench.add_one(&task).await;
+    bench.start(&mut task).await;
+    bench.say_half(&mut task).await;
+    bench.fail_and_wait(&mut task).await;
+    bench.advance(SECOND);
+    bench.add(&[(); 3].map(|()| bench.large("f"))).await;
+
+    let claimed = bench.claim(&["f"], 9).await;
+
+    assert_eq!(claimed.tasks[0].id, task.id);
+    assert_eq!(claimed.tasks[0].progress, task.progress);
+}
+
 pub(super) async fn a_task_is_not_claimed_before_its_time(bench: &Bench<'_>) {
     let mut task = bench.task("f");
     task.priority = 9;

@@ -287,6 +287,7 @@ macro_rules! __conformance_checks {
             the_order_holds_from_one_claim_to_the_next
             a_claim_leaves_room_for_what_its_owner_holds
             a_claim_that_brings_fewer_than_it_could_says_so
+            a_claim_brings_how_far_a_task_was_however_much_it_has_no_room_for
             a_task_is_not_claimed_before_its_time
             a_task_at_the_end_of_time_waits
             only_tasks_that_wait_and_belong_to_nobody_are_claimed
@@ -308,6 +309,7 @@ macro_rules! __conformance_checks {
             what_a_superseded_instance_adds_later_is_orphaned_too
             tasks_of_an_instance_that_left_are_orphans
             orphans_come_in_parts
+            an_orphan_comes_with_how_far_it_was_however_much_there_is_no_room_for
         }
         instances {
             an_instance_is_seen_with_all_that_it_said
@@ -339,6 +341,7 @@ macro_rules! __conformance_checks {
             progress_replaces_what_was_said_before
             a_note_of_another_epoch_is_dropped
             a_note_beside_the_end_of_its_attempt_counts
+            an_end_that_is_written_again_with_what_was_said_after_it_is_applied
             a_note_of_a_task_that_is_not_stored_is_dropped
         }
         counts {

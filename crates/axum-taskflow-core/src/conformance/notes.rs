@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::bench::{Bench, failed, line};
 use crate::{
-    backend::{ListQuery, Note, Said},
+    backend::{Applied, ListQuery, Note, Said},
     change::{Change, Outcome},
     id::Epoch,
     retry::RetryPolicy,
@@ -184,6 +184,28 @@ pub(super) async fn a_note_beside_the_end_of_its_attempt_counts(bench: &Bench<'_
     say(bench, [line(&task, 1, "after it")]).await;
 
     assert_eq!(bench.messages(task.id).await, ["with its end", "after it"]);
+}
+
+pub(super) async fn an_end_that_is_written_again_with_what_was_said_after_it_is_applied(
+    bench: &Bench<'_>,
+) {
+    let mut task = running(bench).await;
+    let done = Outcome::Done(Some("7".into()));
+    let end = Change::finished(&task, done, &RetryPolicy::default(), 0.0, bench.now());
+    let mut end = end.expect("it runs");
+    end.is_silent = true; // until then
+    task.life = end.life.clone();
+    let mut batch = bench.batch();
+    batch.changes.push(end);
+    batch.notes.push(line(&task, 0, "late"));
+
+    for _ in 0..2 {
+        let written = bench.write(batch.clone()).await;
+        assert_eq!(written.changes, [Applied::Applied]);
+    }
+
+    bench.expect(&task).await;
+    assert_eq!(bench.messages(task.id).await, ["late"]);
 }
 
 pub(super) async fn a_note_of_a_task_that_is_not_stored_is_dropped(bench: &Bench<'_>) {

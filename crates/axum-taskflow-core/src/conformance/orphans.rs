@@ -82,3 +82,20 @@ pub(super) async fn orphans_come_in_parts(bench: &Bench<'_>) {
 
     assert_eq!(seen, 10);
 }
+
+pub(super) async fn an_orphan_comes_with_how_far_it_was_however_much_there_is_no_room_for(
+    bench: &Bench<'_>,
+) {
+    let mut running = bench.owned("f");
+    bench.add_one(&running).await;
+    bench.start(&mut running).await;
+    bench.say_half(&mut running).await;
+    let owned = || Task {
+        life: bench.owned("f").life,
+        ..bench.large("f")
+    };
+    bench.add(&[(); 3].map(|()| owned())).await;
+    bench.supersede(bench.me).await;
+
+    assert_eq!(orphans(bench, 9).await[0], running);
+}

@@ -326,8 +326,7 @@ impl Engine {
             panics::contain(|| crate::otel::ended(change));
         }
         match finished {
-            Ok(mut change) => {
-                change.is_silent = running.is_silent();
+            Ok(change) => {
                 let engine = self.clone();
                 let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
                 self.end_attempt(task, || {
@@ -336,7 +335,7 @@ impl Engine {
                         true => Change::stopped(task, now).unwrap_or(change), // since it came to its end
                         false => change,
                     };
-                    self.journal.change(change, then);
+                    self.journal.end(change, then, || running.is_silent());
                     true
                 });
             }

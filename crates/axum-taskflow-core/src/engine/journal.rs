@@ -24,7 +24,7 @@ use self::{
     flight::{
         BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside, one_has_landed,
     },
-    queue::{Add, Entry, Queue, Writer, first},
+    queue::{Add, Entry, Queue, Writer},
 };
 use super::Ready;
 use crate::{
@@ -69,6 +69,8 @@ pub(crate) struct Journal {
     /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
     n_bytes: AtomicUsize,
     troubles: Arc<Troubles>,
+    /// The last batch that was heard of has failed. An atomic: read for each batch, and others may tell of one meanwhile.
+    fails: AtomicBool,
     /// Says how many new tasks a batch may take.
     ready: Arc<Ready>,
 }
@@ -172,6 +174,7 @@ impl Journal {
             ringer: bell.clone().into(),
             bell,
             troubles,
+            fails: AtomicBool::new(false),
             ready,
             writes_at_once: backend.writes_at_once(),
             backend,
@@ -310,6 +313,15 @@ impl Journal {
     /// Queues a change; it is tried until it is stored or stale.
     pub(crate) fn change(&self, change: Change, then: Then) {
         let mut queue = self.queue();
+        self.push(&mut queue, Entry { change, then });
+        self.wake_if_enough(queue);
+    }
+
+    /// The same of the end of an attempt. Whether it was silent is asked when whatever is said from now on comes behind it:
+    /// what was written before counts, too.
+    pub(crate) fn end(&self, mut change: Change, then: Then, is_silent: impl FnOnce() -> bool) {
+        let mut queue = self.queue();
+        change.is_silent = is_silent();
         self.push(&mut queue, Entry { change, then });
         self.wake_if_enough(queue);
     }
@@ -584,12 +596,16 @@ impl Journal {
             audits: Vec::new(),
         };
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
-        let n_adds = if only_changes {
-            0
-        } else {
-            queue.adds_of_a_batch(self.ready.adds_max())
+        // Not few while the store fails: whoever adds is told so at once.
+        let fails = self.fails.load(Ordering::Relaxed);
+        let adds_max = |executor| match fails {
+            true => usize::MAX,
+            false => self.ready.adds_max(executor),
         };
-        let adds = first(&mut queue.adds, n_adds);
+        let adds = match only_changes {
+            true => VecDeque::new(),
+            false => queue.take_adds(adds_max),
+        };
         let n = queue.changes_of_a_batch(changes_max);
         // What a function said follows its start: not before all changes that were queued by then.
         let takes_notes = n == queue.changes.len() && !only_changes;
@@ -644,6 +660,7 @@ impl Journal {
             thens,
             audits,
         } = flight;
+        self.fails.store(false, Ordering::Relaxed);
         self.stored_or_dropped(&batch);
         let places = adds.iter().map(|(n, ..)| self.place_size(*n) as usize);
         self.places.add_permits(places.sum());
@@ -673,6 +690,7 @@ impl Journal {
 
     /// New tasks are refused, everything else is kept for the next try.
     fn give_back(&self, flight: Flight, failure: BackendError, again_in: Duration) {
+        self.fails.store(true, Ordering::Relaxed);
         let failure = Arc::new(failure);
         let Flight {
             batch,

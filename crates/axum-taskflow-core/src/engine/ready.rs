@@ -40,7 +40,7 @@ pub(crate) struct Ready {
 /// Suspects that are held beside what has slots // more: they take the slots of others, and no more are claimed
 const SUSPECTS_MAX: usize = 16;
 
-/// While a lane starves, a batch takes one new task for so many of its slots: some batches are written while a claim fills
+/// While a lane starves, a batch takes one new task of it for so many of its slots: some batches are written while a claim fills
 /// all, and fewer are to come than go.
 const STARVING_SHARE: usize = 8;
 
@@ -306,18 +306,14 @@ impl Ready {
         });
     }
 
-    /// How many new tasks a batch may take. While a lane starves they are few: each of them would go the way over the disk,
-    /// too, and what is spent on it is missing for those that wait there.
-    pub(crate) fn adds_max(&self) -> usize {
-        if !self.may_start() {
-            return usize::MAX;
+    /// How many new tasks of a lane a batch may take. While it starves they are few: each of them would go the way over the
+    /// disk, too, and what is spent on it is missing for those that wait there.
+    pub(crate) fn adds_max(&self, executor: Executor) -> usize {
+        let lane = self.lane(executor);
+        match lane.starves() && self.may_start() {
+            true => lane.share(),
+            false => usize::MAX,
         }
-        let of_lane = |executor| {
-            let lane = self.lane(executor);
-            lane.starves().then(|| (lane.limit / STARVING_SHARE).max(1))
-        };
-        let lanes = [Executor::Async, Executor::Thread].into_iter();
-        lanes.filter_map(of_lane).min().unwrap_or(usize::MAX)
     }
 
     /// True if a claim for this lane is worth while: something may be on disk, and there is a slot for it.

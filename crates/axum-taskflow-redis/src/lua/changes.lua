@@ -4,7 +4,8 @@ if change <= last_change or #unexpected > 0 then
             status, owner_set, waits_in, place)
         local old = lives[id]
         if not old or string.sub(old, 1, #expected) ~= expected then
-            if old ~= life then -- else it was written before, and the answer was lost
+            -- Else it was written before, and the answer was lost.
+            if not old or old ~= life and old ~= said_late(life) then
                 stale[#stale + 1] = number
             end
             return

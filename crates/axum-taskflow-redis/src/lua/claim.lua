@@ -261,6 +261,7 @@ if #ids < limit then
         end
     end
 end
+local are_as_made = n_as_made == #ids -- before some are left out
 local bodies, n_brought = bodies_with_room(ids, lives)
 for n = n_brought + 1, #ids do
     no_room[#no_room + 1] = ids[n]
@@ -289,7 +290,7 @@ end
 
 local answer = { (#no_room > 0 or first_skipped) and now_text or next_due(), next_turn }
 if #ids > 0 then
-    local progress = n_as_made < #ids and progress_of(ids, lives, 'running 1 ') or {} -- those begin now
+    local progress = are_as_made and {} or progress_of(ids, lives, 'running 1 ') -- those begin now
     local at = #answer
     for n, id in ipairs(ids) do
         if bodies[n] then

@@ -11,14 +11,10 @@ look_at(ids)
 for _, id in ipairs(ids) do
     local life = lives[id]
     epochs[id] = life and string.match(life, '^%a+ (%d+)')
-    -- Said once it had ended, as by what it has left behind: who deletes it is to look for that.
-    local head, rest
-    if life and string.sub(life, 1, 8) ~= 'running ' then
-        head, rest = string.match(life, '^([^\n]* [+-])%-(\n.*)$')
-    end
-    if head then
-        lives[id] = head .. '+' .. rest
-        stored[id] = lives[id]
+    -- By what it has left behind, if it has ended.
+    local late = life and string.sub(life, 1, 8) ~= 'running ' and said_late(life)
+    if late then
+        lives[id], stored[id] = late, late
     end
 end
 

@@ -50,9 +50,10 @@ for _, owner in ipairs(redis.call('SMEMBERS', P .. 'xo')) do
         redis.call('SREM', P .. 'xo', owner) -- last: as long as it is there, it is looked at
     end
 end
+local are_as_made = n_as_made == #orphans -- before some are left out
 local bodies, n_brought = bodies_with_room(orphans, lives) -- the next call brings the others
 for n = n_brought + 1, #orphans do orphans[n] = nil end
-local progress = n_as_made < #orphans and progress_of(orphans, lives, 'pending 0 ') or {}
+local progress = are_as_made and {} or progress_of(orphans, lives, 'pending 0 ')
 local answer, tasks = {}, nil
 for n, id in ipairs(orphans) do
     if owners[n] ~= owners[n - 1] then

@@ -69,3 +69,10 @@ local function look_at(ids)
         lives[ids[n]] = lives[ids[n]] or life
     end
 end
+
+-- How a task stands that had ended before it said something, by how it stood then: who deletes it is to look for that. Or
+-- nothing, if that is known of it already, or it has not ended.
+local function said_late(life)
+    local head, rest = string.match(life, '^([^\n]* [+-])%-(\n.*)$')
+    return head and head .. '+' .. rest
+end

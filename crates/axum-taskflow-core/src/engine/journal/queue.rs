@@ -10,7 +10,7 @@ use crate::{
     change::Change,
     error::Error,
     id::{Epoch, TaskId},
-    task::Progress,
+    task::{Executor, Progress, Task},
 };
 
 /// Log lines in one batch, each of at most 8 KiB.
@@ -65,11 +65,35 @@ impl Queue {
         self.adds.remove(at)
     }
 
-    /// How many of the adds go into one batch: at least one, until it has enough tasks, or bytes.
-    pub(super) fn adds_of_a_batch(&self, tasks_max: usize) -> usize {
+    /// Takes the adds of one batch, at least one. Those of a lane that has as many new tasks in it as it may stay, and keep
+    /// none of the other lane waiting.
+    pub(super) fn take_adds(&mut self, tasks_max: impl Fn(Executor) -> usize) -> VecDeque<Add> {
+        let mut room = [Executor::Async, Executor::Thread].map(tasks_max);
+        let n = self.adds_of_a_batch();
+        let adds = first(&mut self.adds, n);
+        if room == [usize::MAX; 2] {
+            return adds;
+        }
+        let lane = |task: &Task| usize::from(task.executor == Executor::Thread);
+        let fits = |add: &Add| {
+            let fits = add.tasks.iter().all(|task| room[lane(task)] > 0);
+            for task in add.tasks.iter().filter(|_| fits) {
+                room[lane(task)] = room[lane(task)].saturating_sub(1);
+            }
+            fits
+        };
+        let (adds, others): (_, VecDeque<_>) = adds.into_iter().partition(fits);
+        for add in others.into_iter().rev() {
+            self.adds.push_front(add);
+        }
+        adds
+    }
+
+    /// How many of the adds have room in one batch: at least one, until it has enough tasks, or bytes.
+    fn adds_of_a_batch(&self) -> usize {
         let (mut n_tasks, mut bytes) = (0, 0);
         let fits = |add: &&Add| {
-            let fits = n_tasks < tasks_max.min(BATCH_MAX) && bytes < BATCH_BYTES_MAX;
+            let fits = n_tasks < BATCH_MAX && bytes < BATCH_BYTES_MAX;
             n_tasks += add.tasks.len();
             bytes += add.tasks.iter().map(|task| task.args.len()).sum::<usize>();
             fits
@@ -202,7 +226,6 @@ pub(super) mod tests {
         failure::{FailureKind, FailureReport},
         id::IdSource,
         retry::RetryPolicy,
-        task::Task,
     };
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
@@ -237,10 +260,7 @@ pub(super) mod tests {
             let mut queue = Queue::default();
             queue.adds.extend((0..n).map(|_| add(&ids, bytes)));
             queue.changes.extend((0..n).map(|_| end(&ids, bytes)));
-            (
-                queue.adds_of_a_batch(usize::MAX),
-                queue.changes_of_a_batch(BATCH_MAX),
-            )
+            (queue.adds_of_a_batch(), queue.changes_of_a_batch(BATCH_MAX))
         };
 
         assert_eq!(of(40, 1_000), (BATCH_MAX, BATCH_MAX));
@@ -255,12 +275,38 @@ pub(super) mod tests {
         let mut large = add(&ids, 40);
         large.tasks = (0..40).flat_map(|_| add(&ids, 40).tasks).collect();
         queue.adds.push_back(large);
-        queue.adds.extend((0..40).map(|_| add(&ids, 40)));
+        queue.adds.extend((0..60).map(|_| add(&ids, 40)));
 
-        assert_eq!(queue.adds_of_a_batch(16), 1);
-        queue.adds.pop_front();
-        assert_eq!(queue.adds_of_a_batch(16), 16);
-        assert_eq!(queue.adds_of_a_batch(usize::MAX), 40);
+        assert_eq!(queue.take_adds(|_| 16).len(), 1);
+        assert_eq!(queue.take_adds(|_| 16).len(), 16);
+        assert_eq!(queue.take_adds(|_| usize::MAX).len(), 44);
+    }
+
+    #[test]
+    fn new_tasks_of_a_lane_that_may_have_no_more_wait_in_their_order_and_let_others_pass() {
+        let ids = IdSource::default();
+        let mut queue = Queue::default();
+        for n in 0..30 {
+            let mut add = add(&ids, 40);
+            if n % 3 > 0 {
+                Arc::make_mut(&mut add.tasks[0]).executor = Executor::Thread;
+            }
+            queue.adds.push_back(add);
+        }
+        let ids_of = |adds: &VecDeque<Add>| adds.iter().map(|add| add.tasks[0].id).collect();
+        let all: Vec<TaskId> = ids_of(&queue.adds);
+
+        let taken: Vec<TaskId> = ids_of(&queue.take_adds(|executor| match executor {
+            Executor::Async => usize::MAX,
+            Executor::Thread => 1,
+        }));
+        let left: Vec<TaskId> = ids_of(&queue.adds);
+
+        let passes = |n: &usize| n.is_multiple_of(3) || *n == 1;
+        let wanted = (0..30).filter(passes).map(|n| all[n]);
+        assert_eq!(taken, wanted.collect::<Vec<_>>());
+        let others = (0..30).filter(|n| !passes(n)).map(|n| all[n]);
+        assert_eq!(left, others.collect::<Vec<_>>());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     id::{Epoch, IdSource, InstanceId},
     memory::Memory,
     retry::RetryPolicy,
-    task::{LogLevel, LogLine, Progress, Task},
+    task::{Executor, LogLevel, LogLine, Progress, Task},
 };
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
@@ -71,6 +71,18 @@ async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
     };
     assert_eq!(take(), [true, true]);
     assert_eq!(take(), [false, false]);
+}
+
+#[tokio::test]
+async fn whether_an_attempt_was_silent_is_asked_when_nothing_of_it_can_come_before_its_end() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = journal_on(Arc::new(Memory::default()), clock);
+    let Entry { change, then } = end(&ids, 2);
+
+    journal.end(change, then, || journal.queue.try_lock().is_err());
+
+    let waits = &journal.queue().changes[0];
+    assert!(waits.change.is_silent, "a line could be queued meanwhile");
 }
 
 #[tokio::test]
@@ -166,6 +178,33 @@ async fn what_a_failed_batch_gives_back_is_written_before_what_was_queued_since(
     assert_eq!(order, changes);
     let said: Vec<Said> = batch.notes.iter().map(|note| note.what.clone()).collect();
     assert_eq!(said, [line(0), line(1), line(2), progress(0.2)]);
+}
+
+#[tokio::test]
+async fn while_the_store_fails_a_batch_takes_all_new_tasks_so_that_they_are_told() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let ready = Arc::new(Ready::new(64, 64, 3));
+    ready.begin_claim(Executor::Async);
+    let store = Arc::new(Memory::default());
+    let journal = Journal::new(store, clock, 1, Arc::default(), ready);
+    let add_20 = || {
+        let adds = (0..20).map(|_| add(&ids, 2));
+        journal.queue().adds.extend(adds);
+    };
+
+    add_20();
+    let few = taken(&journal);
+    assert_eq!(few.adds.len(), 8, "its lane starves");
+    failed(&journal, few);
+    let all = taken(&journal);
+    assert_eq!(all.adds.len(), 12);
+    let written = Written {
+        tasks: vec![Enqueued::Created; 12],
+        changes: Vec::new(),
+    };
+    journal.answer(all, &written, &|_| ());
+    add_20();
+    assert_eq!(taken(&journal).adds.len(), 8, "it does not fail any more");
 }
 
 #[tokio::test]

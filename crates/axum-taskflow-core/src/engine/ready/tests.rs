@@ -563,26 +563,34 @@ fn while_slots_wait_for_a_claim_and_much_is_on_disk_a_batch_takes_few_new_tasks(
     }
     assert_eq!(ready.wish(), 16);
     assert_eq!(
-        ready.adds_max(),
+        ready.adds_max(Executor::Async),
         usize::MAX,
         "this claim brings all of them"
     );
     ready.bring(Vec::new());
 
     ready.more_on_disk(Executor::Async);
-    assert_eq!(ready.adds_max(), usize::MAX, "nobody has asked yet");
+    assert_eq!(
+        ready.adds_max(Executor::Async),
+        usize::MAX,
+        "nobody has asked yet"
+    );
     assert_eq!(ready.wish(), 16);
-    assert_eq!(ready.adds_max(), 2, "the claim is under way");
+    assert_eq!(ready.adds_max(Executor::Async), 2, "the claim is under way");
     let brought = ready.bring((0..16).map(|_| begun()).collect());
     assert_eq!(
-        ready.adds_max(),
+        ready.adds_max(Executor::Async),
         usize::MAX,
         "it is the tasks that have the slots"
     );
 
     ready.free_slot(&brought.begun[0]);
     assert_eq!(ready.wish(), 1);
-    assert_eq!(ready.adds_max(), usize::MAX, "the others run");
+    assert_eq!(
+        ready.adds_max(Executor::Async),
+        usize::MAX,
+        "the others run"
+    );
     ready.bring(Vec::new());
 }
 
@@ -594,30 +602,39 @@ fn while_many_starts_are_being_stored_and_others_wait_a_batch_takes_few_new_task
         assert_eq!(ready.promise(&task(&ids, 0), now), Promise::Slot);
         ready.begin_start(Executor::Async);
     }
-    assert_eq!(ready.adds_max(), usize::MAX, "nobody waits for a slot");
+    assert_eq!(
+        ready.adds_max(Executor::Async),
+        usize::MAX,
+        "nobody waits for a slot"
+    );
     for _ in 2..16 {
         assert_eq!(ready.promise(&task(&ids, 0), now), Promise::Slot);
     }
     let next = Arc::new(task(&ids, 0));
     assert_eq!(ready.promise(&next, now), Promise::Place);
-    assert_eq!(ready.adds_max(), 2, "that is to be stored");
+    assert_eq!(ready.adds_max(Executor::Async), 2, "that is to be stored");
     assert!(ready.keep_promise(next).is_none());
-    assert_eq!(ready.adds_max(), 2, "and waits");
+    assert_eq!(ready.adds_max(Executor::Async), 2, "and waits");
 
     ready.end_start(Executor::Async);
 
-    assert_eq!(ready.adds_max(), usize::MAX, "one start is being stored");
+    assert_eq!(
+        ready.adds_max(Executor::Async),
+        usize::MAX,
+        "one start is being stored"
+    );
 }
 
 #[test]
 fn a_lane_that_starves_takes_one_new_task_if_it_has_few_slots_and_as_many_as_come_once_it_stops() {
     let ready = Ready::new(64, 1, 3);
-    ready.begin_claim(Executor::Async);
-    assert_eq!(ready.adds_max(), 8);
+    let adds_max = || [Executor::Async, Executor::Thread].map(|of| ready.adds_max(of));
     ready.begin_claim(Executor::Thread);
-    assert_eq!(ready.adds_max(), 1);
+    assert_eq!(adds_max(), [usize::MAX, 1], "the other one does not");
+    ready.begin_claim(Executor::Async);
+    assert_eq!(adds_max(), [8, 1]);
 
     assert!(ready.stop().is_empty());
 
-    assert_eq!(ready.adds_max(), usize::MAX);
+    assert_eq!(adds_max(), [usize::MAX; 2]);
 }
