@@ -40,9 +40,11 @@ pub(crate) struct Ready {
 /// Suspects that are held beside what has slots // more: they take the slots of others, and no more are claimed
 const SUSPECTS_MAX: usize = 16;
 
-/// While a lane starves, a batch takes one new task of it for so many of its slots: some batches are written while a claim fills
-/// all, and fewer are to come than go.
+/// While a lane starves, a batch takes one new task of it for so many of its slots: some batches are written while a claim
+/// fills all, and fewer are to come than go.
 const STARVING_SHARE: usize = 8;
+/// But so many at least: with few slots it may be the way to the store that is long, and the store has time.
+const STARVING_ADDS_MIN: usize = 4;
 
 /// Nobody knows how many tasks are on disk.
 const UNKNOWN: usize = usize::MAX;
@@ -311,7 +313,7 @@ impl Ready {
     pub(crate) fn adds_max(&self, executor: Executor) -> usize {
         let lane = self.lane(executor);
         match lane.starves() && self.may_start() {
-            true => lane.share(),
+            true => lane.share().max(STARVING_ADDS_MIN),
             false => usize::MAX,
         }
     }

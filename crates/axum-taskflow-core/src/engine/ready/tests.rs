@@ -576,7 +576,7 @@ fn while_slots_wait_for_a_claim_and_much_is_on_disk_a_batch_takes_few_new_tasks(
         "nobody has asked yet"
     );
     assert_eq!(ready.wish(), 16);
-    assert_eq!(ready.adds_max(Executor::Async), 2, "the claim is under way");
+    assert_eq!(ready.adds_max(Executor::Async), 4, "the claim is under way");
     let brought = ready.bring((0..16).map(|_| begun()).collect());
     assert_eq!(
         ready.adds_max(Executor::Async),
@@ -612,9 +612,9 @@ fn while_many_starts_are_being_stored_and_others_wait_a_batch_takes_few_new_task
     }
     let next = Arc::new(task(&ids, 0));
     assert_eq!(ready.promise(&next, now), Promise::Place);
-    assert_eq!(ready.adds_max(Executor::Async), 2, "that is to be stored");
+    assert_eq!(ready.adds_max(Executor::Async), 4, "that is to be stored");
     assert!(ready.keep_promise(next).is_none());
-    assert_eq!(ready.adds_max(Executor::Async), 2, "and waits");
+    assert_eq!(ready.adds_max(Executor::Async), 4, "and waits");
 
     ready.end_start(Executor::Async);
 
@@ -626,13 +626,14 @@ fn while_many_starts_are_being_stored_and_others_wait_a_batch_takes_few_new_task
 }
 
 #[test]
-fn a_lane_that_starves_takes_one_new_task_if_it_has_few_slots_and_as_many_as_come_once_it_stops() {
+fn a_lane_that_starves_takes_four_new_tasks_if_it_has_few_slots_and_as_many_as_come_once_it_stops()
+{
     let ready = Ready::new(64, 1, 3);
     let adds_max = || [Executor::Async, Executor::Thread].map(|of| ready.adds_max(of));
     ready.begin_claim(Executor::Thread);
-    assert_eq!(adds_max(), [usize::MAX, 1], "the other one does not");
+    assert_eq!(adds_max(), [usize::MAX, 4], "the other one does not");
     ready.begin_claim(Executor::Async);
-    assert_eq!(adds_max(), [8, 1]);
+    assert_eq!(adds_max(), [8, 4]);
 
     assert!(ready.stop().is_empty());
 
