@@ -7,7 +7,7 @@ use std::{
 
 use axum_taskflow_core::BackendError;
 use redis::Value;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{answer, link::Link};
 
@@ -42,12 +42,8 @@ pub(crate) async fn check(
     {
         info.insert("appendfsync".to_owned(), answer::text(value)?);
     }
-    let may_lose = judge(&info, as_cluster, allow_eviction).map_err(BackendError::refused)?;
-    for warning in may_lose.warnings {
+    for warning in judge(&info, as_cluster, allow_eviction).map_err(BackendError::refused)? {
         warn!("{warning}");
-    }
-    if let Some(note) = may_lose.note {
-        info!("{note}");
     }
     let mut compares_bytes = redis::cmd("EVAL");
     compares_bytes.arg(COMPARES_BYTES).arg(1).arg(link.prefix());
@@ -59,23 +55,14 @@ pub(crate) async fn check(
     warn_of_clocks(link).await
 }
 
-/// What a server may lose.
-#[derive(Debug, Default, PartialEq)]
-struct MayLose {
-    /// Something is to be done about it.
-    warnings: Vec<String>,
-    /// It is so with settings that are all right for most, and worth knowing.
-    note: Option<String>,
-}
-
-/// What a server may lose, or why it cannot be used.
+/// What a server is to be warned of, or why it cannot be used.
 fn judge(
     info: &HashMap<String, String>,
     as_cluster: bool,
     allow_eviction: bool,
-) -> Result<MayLose, String> {
+) -> Result<Vec<String>, String> {
     let word = |name: &str| info.get(name).map_or("", String::as_str);
-    let mut may_lose = MayLose::default();
+    let mut warnings = Vec::new();
     let version = word("redis_version");
     let mut numbers = version.split('.').map(|n| n.parse::<u64>().unwrap_or(0));
     let major_minor = (
@@ -104,28 +91,27 @@ fn judge(
                 "{what}; set it to noeviction, or say `allow_eviction(true)` if losing tasks is all right"
             ));
         }
-        let warning = format!("{what}, and that was allowed");
-        may_lose.warnings.push(warning);
+        warnings.push(format!("{what}, and that was allowed"));
     }
     match (word("aof_enabled"), word("appendfsync")) {
-        ("0", _) => may_lose.warnings.push(
+        ("0", _) => warnings.push(
             "Redis writes no append-only file (appendonly no): when it is restarted, tasks are as they were at the last \
              snapshot, or gone"
                 .to_owned(),
         ),
-        ("1", "everysec") => {
-            let note = "Redis flushes its append-only file every second (appendfsync everysec): what was accepted in the \
-                        last second or two before its host fails may be gone";
-            may_lose.note = Some(note.to_owned());
-        }
-        ("1", "no") => may_lose.warnings.push(
+        ("1", "everysec") => warnings.push(
+            "Redis flushes its append-only file every second (appendfsync everysec): what was accepted in the last second or \
+             two before its host fails may be gone"
+                .to_owned(),
+        ),
+        ("1", "no") => warnings.push(
             "Redis leaves it to the system when its append-only file is written (appendfsync no): what was accepted in the \
              last half minute before its host fails may be gone"
                 .to_owned(),
         ),
         _ => {}
     }
-    Ok(may_lose)
+    Ok(warnings)
 }
 
 async fn info(link: &Link) -> Result<HashMap<String, String>, BackendError> {
@@ -199,14 +185,10 @@ mod tests {
     fn a_server_that_keeps_everything_is_taken_without_a_word() {
         for version in ["6.2.0", "7.0.15", "7.2.4", "10.0.1"] {
             let info = info(&[("redis_version", version)]);
-            assert_eq!(
-                judge(&info, false, false),
-                Ok(MayLose::default()),
-                "{version}"
-            );
+            assert_eq!(judge(&info, false, false), Ok(vec![]), "{version}");
         }
         let cluster = info(&[("cluster_enabled", "1")]);
-        assert_eq!(judge(&cluster, true, false), Ok(MayLose::default()));
+        assert_eq!(judge(&cluster, true, false), Ok(vec![]));
     }
 
     #[test]
@@ -230,29 +212,19 @@ mod tests {
 
     #[test]
     fn of_what_a_server_may_lose_it_is_warned() {
+        let warnings = |changed: &[(&str, &str)]| judge(&info(changed), false, true).unwrap();
         for (changed, said) in [
             ([("aof_enabled", "0")], "appendonly no"),
+            ([("appendfsync", "everysec")], "the last second"),
             ([("appendfsync", "no")], "the last half minute"),
             ([("maxmemory_policy", "allkeys-lru")], "that was allowed"),
         ] {
-            let may_lose = judge(&info(&changed), false, true).unwrap();
-            let MayLose { warnings, note } = &may_lose;
+            let warnings = warnings(&changed);
             assert!(
-                warnings.len() == 1 && warnings[0].contains(said) && note.is_none(),
-                "{changed:?}: {may_lose:?}"
+                warnings.len() == 1 && warnings[0].contains(said),
+                "{changed:?}: {warnings:?}"
             );
         }
-    }
-
-    #[test]
-    fn what_a_server_may_lose_that_is_set_up_as_the_guide_says_is_told_and_no_warning() {
-        let server = info(&[("appendfsync", "everysec")]);
-
-        let may_lose = judge(&server, false, false).unwrap();
-
-        assert_eq!(may_lose.warnings, [""; 0]);
-        let note = may_lose.note.unwrap();
-        assert!(note.contains("the last second or two"), "{note}");
     }
 
     #[test]
