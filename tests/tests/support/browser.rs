@@ -149,9 +149,17 @@ impl Browser {
 
     /// Clicks as a person does: scrolls there, and fails if something is in the way.
     pub(crate) async fn click(&self, selector: &str) {
-        let element = self.find(selector).await;
-        self.post(&format!("element/{element}/click"), json!({}))
-            .await;
+        until(selector, async || {
+            let element = self.find(selector).await;
+            let url = format!("{}/element/{element}/click", self.session);
+            match call(&self.http, &url, json!({})).await {
+                Ok(_) => Some(()),
+                // A live page has put another one in its place since it was found; nothing was clicked.
+                Err(error) if error.contains("stale element") => None,
+                Err(error) => panic!("a click on {selector}: {error}"),
+            }
+        })
+        .await;
     }
 
     pub(crate) async fn type_into(&self, selector: &str, text: &str) {
