@@ -323,6 +323,7 @@
       if (isSignIn(answer)) return location.reload();
       if (!answer.ok && answer.status !== 404) return renewLater(`The server answered ${answer.status}`);
       const copy = await read(answer);
+      await isLetGo();
       const log = $("#log");
       const followed = log && isAtEnd(log);
       const scrolled = log?.scrollTop;
@@ -357,6 +358,11 @@
     renewTimer = setTimeout(renewSoon, again);
   }
 
+  /** A click counts only if what was pressed is still there when it is let go. Not for ever: a menu may hide the end. */
+  async function isLetGo() {
+    for (let n = 0; n < 40 && $(":active"); n++) await new Promise((next) => setTimeout(next, 50));
+  }
+
   /** What is open stays open, and the focus where it is. */
   function replace(part, other) {
     const focused = part.contains(document.activeElement) ? document.activeElement : null;
@@ -383,6 +389,7 @@
       if (isSignIn(answer)) return location.reload();
       if (!answer.ok) throw answer;
       const copy = await read(answer);
+      await isLetGo();
       const [part, other] = [document, copy].map((page) => $(`[data-part="${name}"]`, page));
       if (part && other) replace(part, other);
       dress();
@@ -455,6 +462,7 @@
     try {
       const answer = await fetch(button.formAction, {
         method: "POST",
+        keepalive: true, // whoever leaves the page at once has clicked all the same
         headers: { accept: "application/json" },
         body: new URLSearchParams(new FormData(form)),
       });

@@ -162,6 +162,26 @@ impl Browser {
         .await;
     }
 
+    /// Lays the mouse on it and presses; [`Browser::let_go`] ends the click.
+    pub(crate) async fn press(&self, selector: &str) {
+        let element = self.find(selector).await;
+        self.mouse(json!([
+            { "type": "pointerMove", "x": 0, "y": 0, "origin": { ELEMENT: element } },
+            { "type": "pointerDown", "button": 0 },
+        ]))
+        .await;
+    }
+
+    pub(crate) async fn let_go(&self) {
+        self.mouse(json!([{ "type": "pointerUp", "button": 0 }]))
+            .await;
+    }
+
+    async fn mouse(&self, actions: Value) {
+        let mouse = json!({ "type": "pointer", "id": "mouse", "actions": actions });
+        self.post("actions", json!({ "actions": [mouse] })).await;
+    }
+
     pub(crate) async fn type_into(&self, selector: &str, text: &str) {
         let element = self.find(selector).await;
         let body = json!({ "text": text });
