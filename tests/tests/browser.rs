@@ -1312,6 +1312,7 @@ async fn schedules_are_worked_and_leads_released_by_button_on_any_screen() {
     let epoch = browser.text("[data-kind=leader] .mono").await;
     browser.click("[data-kind=leader] .confirm summary").await;
     browser.click("[data-kind=leader] .confirm button").await;
+    assert!(browser.text("#notice").await.contains("Released"));
     scene.leads_otherwise_than(&epoch).await;
     scene.ends_clean().await;
 }

@@ -121,10 +121,15 @@ pub(crate) enum Flash {
     Cancelled(TaskId),
     Asked(TaskId),
     Sent(TaskId),
+    /// A lead, a lock or a run.
+    Released,
 }
 
 impl Flash {
     fn of(text: &str) -> Option<Self> {
+        if text == "released" {
+            return Some(Self::Released);
+        }
         let (word, id) = text.split_once('.')?;
         let id = id.parse().ok()?;
         match word {
@@ -138,15 +143,15 @@ impl Flash {
     }
 
     pub(crate) fn cookie(self) -> HeaderValue {
-        let (word, id) = match self {
-            Self::Retried(id) => ("retried", id),
-            Self::Added(id) => ("added", id),
-            Self::Cancelled(id) => ("cancelled", id),
-            Self::Asked(id) => ("asked", id),
-            Self::Sent(id) => ("sent", id),
+        let value = match self {
+            Self::Retried(id) => format!("retried.{id}"),
+            Self::Added(id) => format!("added.{id}"),
+            Self::Cancelled(id) => format!("cancelled.{id}"),
+            Self::Asked(id) => format!("asked.{id}"),
+            Self::Sent(id) => format!("sent.{id}"),
+            Self::Released => "released".to_owned(),
         };
-        let text =
-            format!("{FLASH_COOKIE}={word}.{id}; Path=/; Max-Age=20; HttpOnly; SameSite=Lax");
+        let text = format!("{FLASH_COOKIE}={value}; Path=/; Max-Age=20; HttpOnly; SameSite=Lax");
         text.parse().expect("a word and an id are visible ASCII")
     }
 }

@@ -78,7 +78,7 @@ struct Frame {
 /// What the last action came to.
 struct Notice {
     text: &'static str,
-    href: String,
+    href: Option<String>,
 }
 
 impl Frame {
@@ -137,21 +137,25 @@ pub(crate) fn build() -> String {
 
 fn notice(flash: Flash, dashboard: &str) -> Notice {
     let (text, id) = match flash {
-        Flash::Retried(id) => ("Retried as a new task.", id),
-        Flash::Added(id) => ("Added a task, beside its times.", id),
-        Flash::Cancelled(id) => ("Cancelled: it will not run.", id),
+        Flash::Retried(id) => ("Retried as a new task.", Some(id)),
+        Flash::Added(id) => ("Added a task, beside its times.", Some(id)),
+        Flash::Cancelled(id) => ("Cancelled: it will not run.", Some(id)),
         Flash::Asked(id) => (
             "Asked to stop: it is cancelled once its function lets go.",
-            id,
+            Some(id),
         ),
         Flash::Sent(id) => (
             "Asked to stop, but the process that runs it has not answered yet.",
-            id,
+            Some(id),
+        ),
+        Flash::Released => (
+            "Released: whoever waits for it has it next, perhaps the same process again.",
+            None,
         ),
     };
     Notice {
         text,
-        href: format!("{dashboard}/t/{id}"),
+        href: id.map(|id| format!("{dashboard}/t/{id}")),
     }
 }
 

@@ -357,7 +357,7 @@ pub(crate) async fn release(
         let kind = HoldKind::ALL.into_iter().find(|it| it.as_str() == kind);
         let kind = kind.ok_or_else(|| Problem::unprocessable("kind is leader, lock or once"))?;
         manager.release(kind, name, call.visit.actor()).await?;
-        Ok(None)
+        Ok(Some(Flash::Released))
     })
     .await
 }
