@@ -3389,6 +3389,48 @@ fn an_instance_whose_runtime_ends_without_a_shutdown_is_dead_once_its_plain_func
 }
 
 #[test]
+fn an_engine_whose_runtime_ends_is_gone_though_its_store_has_not_answered_what_waits() {
+    async fn stays(Data(gate): Data<Arc<Semaphore>>) {
+        gate.acquire().await.unwrap().forget();
+    }
+    let (backend, backstage) = Backstage::new();
+    let kept = Arc::downgrade(&backend);
+    let [service, other] = [(); 2].map(|()| tokio::runtime::Runtime::new().unwrap());
+    let gate = Arc::new(Semaphore::new(0));
+    let (manager, later) = service.block_on(async {
+        let mut config = config();
+        config.backend = backend;
+        config.state(gate.clone());
+        let manager = start(config).await;
+        for _ in 0..3 {
+            manager.add_task(stays, ()).await.unwrap();
+        }
+        let later = manager.add_task(stays, ()).delay_by(SOON).await.unwrap();
+        (manager, later)
+    });
+    backstage.stall();
+    let n_writes = backstage.writes();
+    gate.add_permits(1); // its end is on its way
+    seen(|| (backstage.writes() > n_writes).then_some(()));
+    let told = other.block_on(async {
+        let mut adding = Box::pin(manager.add_task(stays, ()).into_future());
+        waits(&mut adding).await;
+        gate.add_permits(1); // this end waits, as the new task does
+        tokio::task::spawn_blocking(move || drop(service))
+            .await
+            .unwrap();
+        tokio::time::timeout(SOON, adding).await
+    });
+
+    let told = told.expect("nobody writes any more").unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::ShuttingDown, "{told}");
+    let told = other.block_on(async { manager.cancel(later).await });
+    assert_eq!(told.unwrap_err().kind(), ErrorKind::ShuttingDown);
+    drop(manager);
+    seen(|| (kept.strong_count() == 0).then_some(()));
+}
+
+#[test]
 fn who_waits_for_a_shutdown_is_told_that_its_runtime_has_ended_in_the_middle() {
     let (backend, backstage) = Backstage::new();
     let [service, other] = [(); 2].map(|()| tokio::runtime::Runtime::new().unwrap());

@@ -312,18 +312,15 @@ impl Journal {
 
     /// Queues a change; it is tried until it is stored or stale.
     pub(crate) fn change(&self, change: Change, then: Then) {
-        let mut queue = self.queue();
-        self.push(&mut queue, Entry { change, then });
-        self.wake_if_enough(queue);
+        self.push(self.queue(), Entry { change, then });
     }
 
     /// The same of the end of an attempt. Whether it was silent is asked when whatever is said from now on comes behind it:
     /// what was written before counts, too.
     pub(crate) fn end(&self, mut change: Change, then: Then, is_silent: impl FnOnce() -> bool) {
-        let mut queue = self.queue();
+        let queue = self.queue();
         change.is_silent = is_silent();
-        self.push(&mut queue, Entry { change, then });
-        self.wake_if_enough(queue);
+        self.push(queue, Entry { change, then });
     }
 
     /// Queues what a function said.
@@ -385,6 +382,25 @@ impl Journal {
     /// Takes no new tasks from now on; true if it was so already.
     pub(crate) fn close(&self) -> bool {
         std::mem::replace(&mut self.queue().closed, true)
+    }
+
+    /// Its runtime has ended, and nobody will write any more: drops what waits, which holds the engine, which holds this.
+    /// Who waits for an answer hears that the engine has ended.
+    pub(crate) fn forsake(&self) {
+        let mut queue = self.queue();
+        queue.closed = true;
+        queue.forsaken = true;
+        let left = (
+            std::mem::take(&mut queue.adds),
+            std::mem::take(&mut queue.changes),
+            std::mem::take(&mut queue.audit),
+            queue.begun.take(),
+        );
+        let bytes: usize = left.1.iter().map(|entry| bytes_of(&entry.change)).sum();
+        self.n_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.n_changes.store(0, Ordering::Relaxed);
+        drop(queue);
+        panics::contain(|| drop(left)); // without the lock: what was promised looks into the queue
     }
 
     /// True if nothing is written any more, or soon.
@@ -790,11 +806,16 @@ impl Journal {
         u32::try_from(n.min(self.places_max)).unwrap_or(u32::MAX)
     }
 
-    fn push(&self, queue: &mut Queue, entry: Entry) {
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, entry: Entry) {
+        if queue.forsaken {
+            drop(queue); // what is promised in the entry looks into it
+            return;
+        }
         self.n_bytes
             .fetch_add(bytes_of(&entry.change), Ordering::Relaxed);
         queue.changes.push_back(entry);
         self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
+        self.wake_if_enough(queue);
     }
 
     /// Something was queued.

@@ -157,6 +157,15 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// Whoever writes the journal, for as long as there is a runtime to do it.
+struct Writes(Arc<Engine>);
+
+impl Drop for Writes {
+    fn drop(&mut self) {
+        self.0.journal.forsake();
+    }
+}
+
 impl Engine {
     /// Joins the backend and takes over from the dead. It runs nothing before [`Self::work`].
     pub(crate) async fn start(config: Config, registry: Registry) -> Result<Starting, Error> {
@@ -169,8 +178,9 @@ impl Engine {
         let starting = Starting::of(engine.clone());
         while engine.rescue_once(engine.clock.now()).await? {}
         tokio::spawn({
-            let engine = engine.clone();
+            let writes = Writes(engine.clone());
             async move {
+                let engine = &writes.0;
                 let stored = |notes: &[Note]| engine.batch_stored(notes);
                 let write = || engine.journal.run(stored);
                 tokio::select! {

@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -39,12 +39,20 @@ fn play(seed: u64) -> Played {
         .build()
         .unwrap();
     let world = runtime.block_on(scenario::play(seed));
-    world.check(|checker| Played {
+    let mut played = world.check(|checker| Played {
         fingerprint: checker.fingerprint(),
         n_steps: checker.n_steps,
         saw: std::mem::take(&mut checker.saw),
         violation: checker.violation.take(),
-    })
+    });
+    drop(runtime);
+    // The functions' states hold the world, and the engines hold them.
+    let n_left = Arc::strong_count(&world) - 1;
+    if n_left > 0 {
+        let left = format!("seed {seed} leaves {n_left} engines or parts of them behind");
+        played.violation.get_or_insert(left);
+    }
+    played
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -33,6 +33,8 @@ pub(super) struct Queue {
     pub(super) begun: Option<Begun>,
     /// No new tasks any more.
     pub(super) closed: bool,
+    /// Nobody writes any more: what is still queued is dropped.
+    pub(super) forsaken: bool,
 }
 
 pub(super) struct Add {

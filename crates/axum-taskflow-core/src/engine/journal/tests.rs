@@ -514,3 +514,26 @@ async fn what_a_caller_has_begun_when_the_journal_ends_is_told_and_kept_for_the_
     assert!(written.expect("it goes on").is_some_and(|it| it.is_ok()));
     assert_eq!(heard.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn a_journal_that_nobody_writes_any_more_keeps_nothing_that_waits_or_comes() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = journal_on(Arc::new(Memory::default()), clock);
+    let engine = Arc::new(());
+    let change = || {
+        let kept = engine.clone();
+        journal.change(
+            end(&ids, 2).change,
+            Box::new(move |_: &Change, _| drop(kept)),
+        );
+    };
+    change();
+    assert_eq!(Arc::strong_count(&engine), 2);
+
+    journal.forsake();
+
+    assert_eq!(Arc::strong_count(&engine), 1, "what waited");
+    change();
+    assert_eq!(Arc::strong_count(&engine), 1, "what came");
+    assert_eq!(journal.changes_waiting(), 0);
+}
