@@ -52,6 +52,9 @@ macro_rules! on {
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
+                if let Some(part) = super::part() {
+                    return super::play(&part).await;
+                }
                 super::$test(&Site::new($is_redis)).await;
             })*
         }
@@ -949,13 +952,9 @@ fn test_of(site: &Site, name: &str) -> String {
     format!("{place}::{name}")
 }
 
-/// True in a player, which never comes back.
-async fn is_player() -> bool {
-    if let Ok(part) = env::var(PART) {
-        play(&part).await;
-        return true;
-    }
-    false
+/// What a player is to do. It has no place of its own, and so leaves none behind when it is killed.
+fn part() -> Option<String> {
+    env::var(PART).ok()
 }
 
 async fn last_lead(site: &Site, not: Option<u32>) -> Line {
@@ -995,9 +994,6 @@ async fn stopped_until_another_leads<'a>(
 }
 
 async fn a_killed_leader_is_followed_by_another(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(site, "a_killed_leader_is_followed_by_another");
     let mut players: Vec<Player> = (0..3)
         .map(|_| Player::start(&name, site, "leader"))
@@ -1035,9 +1031,6 @@ async fn a_killed_leader_is_followed_by_another(site: &Site) {
 }
 
 async fn a_leader_that_was_stopped_for_long_changes_nothing_afterwards(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(
         site,
         "a_leader_that_was_stopped_for_long_changes_nothing_afterwards",
@@ -1074,9 +1067,6 @@ async fn a_leader_that_was_stopped_for_long_changes_nothing_afterwards(site: &Si
 }
 
 async fn what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(
         site,
         "what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused",
@@ -1112,9 +1102,6 @@ async fn what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused(si
 }
 
 async fn what_is_run_once_is_done_once_whoever_is_killed(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(site, "what_is_run_once_is_done_once_whoever_is_killed");
     let mut players: Vec<Player> = (0..4).map(|_| Player::start(&name, site, "once")).collect();
 
@@ -1140,9 +1127,6 @@ async fn what_is_run_once_is_done_once_whoever_is_killed(site: &Site) {
 }
 
 async fn each_slot_makes_one_task_over_kills_and_with_clocks_apart(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(
         site,
         "each_slot_makes_one_task_over_kills_and_with_clocks_apart",

@@ -241,7 +241,7 @@ impl RedisServer {
         let errors = log.try_clone();
         let errors =
             errors.map_err(|error| format!("cannot share the log of {program}: {error}"))?;
-        let mut command = mortal(&program);
+        let mut command = mortal(&program, "KILL");
         command
             .arg(self.file(CONFIGURATION))
             .args((self.kind == Kind::Sentinel).then_some("--sentinel"))
