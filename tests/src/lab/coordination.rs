@@ -263,7 +263,7 @@ async fn start(plan: &Plan, store: &Opened, n: usize, rng: &mut Rng) -> Result<P
     let ahead_s = CLOCKS_AHEAD_S[rng.usize(..CLOCKS_AHEAD_S.len())];
     let mut settings = store.settings(n);
     settings.push(("CLOCK_AHEAD_S", ahead_s.to_string()));
-    Process::start(&plan.program, &plan.folder, settings, None).await
+    Process::start_on(plan.store, &plan.program, &plan.folder, settings).await
 }
 
 /// The process that has led last.
