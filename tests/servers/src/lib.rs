@@ -33,6 +33,7 @@ mod sentinel;
 pub use cluster::RedisCluster;
 pub use others::test_with_others;
 pub use port::Port;
+pub use process::mortal;
 pub use proxy::Proxy;
 pub use sentinel::Sentinel;
 pub use server::{RedisServer, ServerBuilder, version};

@@ -1,6 +1,7 @@
 //! A server program as a child process that dies with us.
 
 use std::{
+    ffi::OsStr,
     io,
     process::{Child, Command},
     sync::{LazyLock, Mutex, mpsc},
@@ -88,11 +89,14 @@ impl Drop for Process {
     }
 }
 
-/// A command that Linux kills when the thread that started it ends, so also when our process is killed.
-pub(crate) fn mortal(program: &str) -> Command {
+/// A command that Linux sends this signal when the thread that started it ends, so also when our process is killed.
+pub fn mortal(program: impl AsRef<OsStr>, signal: &str) -> Command {
     if cfg!(target_os = "linux") {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", program]);
+        command.args(["--pdeathsig", signal]);
+        // We may be dead before it has asked for that, and then nobody would kill it: so it looks for us afterwards.
+        command.args(["sh", "-c", r#"[ "$PPID" = "$0" ] && exec "$@""#]);
+        command.arg(std::process::id().to_string()).arg(program);
         command
     } else {
         Command::new(program)

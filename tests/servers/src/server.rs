@@ -25,10 +25,10 @@ use crate::{
 pub(crate) const PROGRAM: &str = "TASKFLOW_TEST_SERVER";
 
 /// How long a server may take to start, and to load what it has stored.
-const START_DEADLINE: Duration = Duration::from_secs(10);
+const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a reply may take. A stopped server gives none.
-const REPLY_DEADLINE: Duration = Duration::from_secs(5);
+const REPLY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often another port is tried when a stranger was faster.
 const PORTS_MAX: usize = 5;
@@ -76,7 +76,7 @@ impl RedisServer {
     ///
     /// # Panics
     ///
-    /// With the server's log, if it does not answer within ten seconds.
+    /// With the server's log, if it does not answer within thirty seconds.
     pub fn start() -> Self {
         Self::builder().start()
     }
@@ -157,7 +157,7 @@ impl RedisServer {
     ///
     /// # Panics
     ///
-    /// If the reply is an error, or does not come within five seconds.
+    /// If the reply is an error, or does not come within thirty seconds.
     pub fn command(&self, words: &[&str]) -> String {
         self.ask(words).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -166,7 +166,7 @@ impl RedisServer {
     ///
     /// # Errors
     ///
-    /// What the server answered, [`TimedOut`](io::ErrorKind::TimedOut) after five seconds without a reply, or why
+    /// What the server answered, [`TimedOut`](io::ErrorKind::TimedOut) after thirty seconds without a reply, or why
     /// there is no connection.
     pub fn try_command(&self, words: &[&str]) -> io::Result<String> {
         let password = self.password.as_deref();
@@ -241,7 +241,7 @@ impl RedisServer {
         let errors = log.try_clone();
         let errors =
             errors.map_err(|error| format!("cannot share the log of {program}: {error}"))?;
-        let mut command = mortal(&program);
+        let mut command = mortal(&program, "KILL");
         command
             .arg(self.file(CONFIGURATION))
             .args((self.kind == Kind::Sentinel).then_some("--sentinel"))
@@ -327,7 +327,7 @@ impl ServerBuilder {
     ///
     /// # Panics
     ///
-    /// With the server's log, if it does not answer within ten seconds.
+    /// With the server's log, if it does not answer within thirty seconds.
     pub fn start(self) -> RedisServer {
         let mut tries = 1;
         loop {

@@ -4,15 +4,17 @@
 
 use std::{
     env,
+    fs::{self, Permissions},
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, Stream,
     pki_types::{CertificateDer, pem::PemObject},
@@ -212,9 +214,68 @@ fn no_server_outlives_a_killed_process() {
     holder.kill().unwrap();
     holder.wait().unwrap();
 
+    until("nobody listens", || TcpStream::connect(address).err());
+}
+
+/// It is the server's own process that asks the kernel to kill it when we die, and it may come to that too late.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_server_outlives_a_process_that_was_killed_while_it_started_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (begun, go_on) = (folder.path().join("begun"), folder.path().join("go on"));
+    let path = env::var("PATH").unwrap();
+    // In the place of the program that asks the kernel: it waits before it does.
+    let slow = format!(
+        "#!/bin/sh\n\
+         echo $$ >'{begun}.new' && mv '{begun}.new' '{begun}'\n\
+         while [ ! -e '{go_on}' ]; do sleep 0.01; done\n\
+         PATH='{path}' exec setpriv \"$@\"\n",
+        begun = begun.display(),
+        go_on = go_on.display(),
+    );
+    let program = folder.path().join("setpriv");
+    fs::write(&program, slow).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_server"))
+        .env("TMPDIR", folder.path())
+        .env("PATH", format!("{}:{path}", folder.path().display()))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = until("it has begun", || fs::read_to_string(&begun).ok());
+    let pid = pid.trim();
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    fs::write(go_on, "").unwrap();
+
+    let has_ended = || {
+        // Of one that has ended and that nobody has waited for, nothing is left to read.
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.is_empty().then_some(())
+    };
+    let is_gone = in_time(has_ended).is_some();
+    if !is_gone {
+        let left = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        kill_process(left, Signal::KILL).unwrap();
+    }
+    assert!(is_gone, "process {pid} goes on");
+}
+
+/// Looks until there is something to see.
+fn until<T>(wanted: &str, look: impl FnMut() -> Option<T>) -> T {
+    in_time(look).unwrap_or_else(|| panic!("never: {wanted}"))
+}
+
+/// The same; none if it does not come.
+fn in_time<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
-    while TcpStream::connect(address).is_ok() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{address} lives");
+    loop {
+        let seen = look();
+        if seen.is_some() || start.elapsed() > Duration::from_secs(30) {
+            return seen;
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

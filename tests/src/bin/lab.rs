@@ -119,6 +119,8 @@ async fn coordinate(plan: &Plan, time: Duration) -> Result<bool, LabError> {
         folder: plan.folder.clone(),
         store: plan.store,
         time,
+        kills_min: 0,
+        jobs_min: 0,
         processes: 4,
         seed: plan.seed,
     };

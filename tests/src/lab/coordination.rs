@@ -54,8 +54,12 @@ pub struct Plan {
     pub folder: PathBuf,
     /// Where the tasks are kept.
     pub store: Store,
-    /// How long the processes are hurt.
+    /// How long the processes are hurt at least.
     pub time: Duration,
+    /// So many are killed, however long that takes.
+    pub kills_min: u64,
+    /// And so many jobs are done.
+    pub jobs_min: usize,
     /// Processes that share the store.
     pub processes: usize,
     /// What chance is drawn from.
@@ -190,7 +194,10 @@ async fn drive(plan: &Plan, store: &Opened) -> Result<History, LabError> {
     let stop = plan.store.lease().unwrap_or(TAKEOVER_AFTER) + Duration::from_secs(2);
     let over = Instant::now() + plan.time;
     let mut stopped: Option<(usize, u64, Instant)> = None;
-    while Instant::now() < over {
+    while Instant::now() < over
+        || history.n_kills < plan.kills_min
+        || n_done(&plan.folder)? < plan.jobs_min
+    {
         sleep(Duration::from_millis(rng.u64(200..900))).await;
         if let Some((n, since, until)) = stopped
             && Instant::now() >= until
@@ -263,7 +270,7 @@ async fn start(plan: &Plan, store: &Opened, n: usize, rng: &mut Rng) -> Result<P
     let ahead_s = CLOCKS_AHEAD_S[rng.usize(..CLOCKS_AHEAD_S.len())];
     let mut settings = store.settings(n);
     settings.push(("CLOCK_AHEAD_S", ahead_s.to_string()));
-    Process::start(&plan.program, &plan.folder, settings, None).await
+    Process::start_on(plan.store, &plan.program, &plan.folder, settings).await
 }
 
 /// The process that has led last.
@@ -271,6 +278,14 @@ fn leader_of(folder: &Path) -> Result<Option<u32>, LabError> {
     let turns = read(folder)?;
     let last = turns.iter().rfind(|turn| turn.what == "leads");
     Ok(last.map(|turn| turn.pid))
+}
+
+/// How many jobs somebody knows to be done.
+fn n_done(folder: &Path) -> Result<usize, LabError> {
+    let turns = read(folder)?;
+    let is_end = |turn: &&Turn| turn.of == "job" && !["begins", "works"].contains(&&*turn.what);
+    let done: BTreeSet<u64> = turns.iter().filter(is_end).map(|turn| turn.n).collect();
+    Ok(done.len())
 }
 
 /// All turns, oldest first.

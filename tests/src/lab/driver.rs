@@ -11,6 +11,7 @@ use super::{
     history::History,
     orders::{Cluster, Orders, REQUEST_TIMEOUT},
     process::Process,
+    pulse::Pulse,
     store::Opened,
 };
 
@@ -31,6 +32,7 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
         ..History::default()
     };
     let store = Opened::open(plan.store, plan.processes);
+    let pulse = store.pulse();
     let processes = start(plan, &store, &mut history).await?;
     let urls = processes.iter().map(|p| Some(p.url.clone())).collect();
     let orders = Arc::new(Orders::new(plan, Cluster::new(urls)));
@@ -69,6 +71,9 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
     faults.calm_down(&http).await?;
     faults.end_all().await?;
 
+    history
+        .outages
+        .extend(pulse.map(Pulse::end).unwrap_or_default());
     for of_caller in seen {
         history.add(of_caller);
     }
@@ -85,14 +90,20 @@ async fn start(
     for n in 0..plan.processes {
         let crash_at = plan.crash_at.as_deref().filter(|_| n == 0);
         let start =
-            |crash_at| Process::start(&plan.service, &plan.folder, store.settings(n), crash_at);
-        let process = match start(crash_at).await {
-            // At the start there is something to write, too.
-            Err(_) if crash_at.is_some() => {
-                history.n_aborts += 1;
-                start(None).await?
+            || Process::start_on(plan.store, &plan.service, &plan.folder, store.settings(n));
+        let process = match crash_at {
+            None => start().await?,
+            Some(_) => {
+                let settings = store.settings(n);
+                match Process::start(&plan.service, &plan.folder, settings, crash_at).await {
+                    Ok(process) => process,
+                    // At the start there is something to write, too.
+                    Err(_) => {
+                        history.n_aborts += 1;
+                        start().await?
+                    }
+                }
             }
-            process => process?,
         };
         history.begins(&process);
         processes.push(process);

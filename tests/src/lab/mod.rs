@@ -11,6 +11,7 @@ pub mod process;
 pub mod history;
 mod orders;
 mod faults;
+mod pulse;
 pub mod driver;
 pub mod report;
 pub mod checker;

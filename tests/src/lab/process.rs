@@ -10,10 +10,16 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{LabError, store::Settings};
+use super::{
+    LabError,
+    store::{Settings, Store},
+};
 
 /// How long a process may take to start or to end.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a service is started whose server does not answer.
+const STARTS_MAX: usize = 5;
 
 /// A service that runs. Killed when it is dropped.
 #[derive(Debug)]
@@ -68,6 +74,28 @@ impl Process {
         // Read on, so that the service never waits for us.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self { child, url, pid })
+    }
+
+    /// The same, without a crash point. On Redis several times: others may keep the server from its processor, so that it
+    /// does not answer in time, and who starts does not wait for longer.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn start_on(
+        store: Store,
+        service: &Path,
+        folder: &Path,
+        settings: Settings,
+    ) -> Result<Self, LabError> {
+        if matches!(store, Store::Redis { .. }) {
+            for _ in 1..STARTS_MAX {
+                match Self::start(service, folder, settings.clone(), None).await {
+                    Ok(process) => return Ok(process),
+                    Err(error) => eprintln!("lab: {error}"),
+                }
+            }
+        }
+        Self::start(service, folder, settings, None).await
     }
 
     /// Sends a signal.

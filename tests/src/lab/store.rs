@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use axum_taskflow::{Backend, ListQuery, RedisOptions, Sqlite, Task, TaskManager};
 use servers::{Proxy, RedisServer};
 
-use super::LabError;
+use super::{LabError, pulse::Pulse};
 
 /// Where tasks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,14 @@ impl Opened {
                 ("REDIS_URL", links[n].url(&server.url())),
                 ("REDIS_LEASE_MS", lease.as_millis().to_string()),
             ],
+        }
+    }
+
+    /// Notes from now on when the server does not answer for so long that an instance may give up what it runs.
+    pub(super) fn pulse(&self) -> Option<Pulse> {
+        match self {
+            Self::File { .. } => None,
+            Self::Redis { server, lease, .. } => Some(Pulse::of(server, *lease / 4)),
         }
     }
 

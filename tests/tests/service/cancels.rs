@@ -124,8 +124,8 @@ async fn one_that_dies_first_leaves_no_wish_behind(server: Option<&RedisServer>)
     let id = dies.add_with("waits", "door".into(), json!({ "requeue": true }));
     let id = id.await;
     dies.effect(&id, "began").await;
-    dies.signal(Signal::STOP);
     let web = settings().role("web").start(folder.path()).await;
+    dies.signal(Signal::STOP);
 
     let answer = web.rest_post(&format!("/{id}/cancel"), 202).await;
     assert_eq!(answer["task"]["status"], "running");

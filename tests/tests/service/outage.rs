@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 const ADD_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a machine that does something else needs besides. Together they are less than SQLite waits for a lock.
+const SLOW: Duration = Duration::from_secs(3);
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 fn settings() -> Settings {
@@ -36,8 +38,7 @@ async fn refused(service: &Service) {
     let took = asked.elapsed();
 
     assert!(response.status().is_server_error(), "{}", response.status());
-    // The deadline, and what a busy machine takes to say so.
-    assert!(took < ADD_TIMEOUT * 2, "{took:?}");
+    assert!(took < ADD_TIMEOUT + SLOW, "{took:?}");
 }
 
 /// Returns once the service has said this to whoever reads its log.

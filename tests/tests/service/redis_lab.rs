@@ -19,9 +19,12 @@ use tests::lab::{
     errand::Errand,
 };
 
-const LEASE: Duration = Duration::from_secs(2);
+/// A quarter of it is what a call has, also where everybody waits for a processor.
+const LEASE: Duration = Duration::from_secs(4);
 /// What a dead process leaves is taken over within so long.
 const TAKEN_OVER: Duration = LEASE.saturating_add(Duration::from_secs(2));
+/// Where nobody is to be taken for dead.
+const LONG_LEASE: Duration = Duration::from_secs(40);
 /// For so long a server stands still.
 const STOPPED: Duration = Duration::from_secs(30);
 /// However slow the machine is: a laboratory is to take less than three minutes.
@@ -63,6 +66,11 @@ async fn over_thirty_faults_of_processes_server_and_links_every_promise_is_kept(
 
 fn on(server: &RedisServer) -> Settings {
     Settings::default().redis(&server.url(), LEASE)
+}
+
+/// Where nobody dies.
+fn patient(server: &RedisServer) -> Settings {
+    Settings::default().redis(&server.url(), LONG_LEASE)
 }
 
 fn requeue() -> Value {
@@ -123,7 +131,7 @@ async fn what_a_killed_process_leaves_is_taken_over_within_a_lease_and_two_secon
 #[tokio::test]
 async fn what_waits_at_a_clean_shutdown_is_run_by_another_process_within_a_second() {
     let (server, folder) = (RedisServer::start(), tempdir().unwrap());
-    let leaves = on(&server)
+    let leaves = patient(&server)
         .concurrency(1)
         .shutdown_timeout(Duration::from_secs(20))
         .start(folder.path())
@@ -131,7 +139,7 @@ async fn what_waits_at_a_clean_shutdown_is_run_by_another_process_within_a_secon
     let running = leaves.add("waits", "door").await;
     leaves.effect(&running, "began").await;
     let waiting = leaves.add("effect", "waiting").await;
-    let lives = on(&server).start(folder.path()).await;
+    let lives = patient(&server).start(folder.path()).await;
     assert_eq!(times(&lives, &waiting, "ran"), 0);
 
     let asked = Instant::now();
@@ -161,7 +169,7 @@ async fn of_a_hundred_simultaneous_adds_in_four_processes_one_makes_a_task_and_a
     let (server, folder) = (RedisServer::start(), tempdir().unwrap());
     let mut services = Vec::new();
     for _ in 0..4 {
-        services.push(on(&server).start(folder.path()).await);
+        services.push(patient(&server).start(folder.path()).await);
     }
     let begun = Instant::now();
     let mut made = BTreeSet::new();
@@ -194,8 +202,8 @@ async fn of_a_hundred_simultaneous_adds_in_four_processes_one_makes_a_task_and_a
 #[tokio::test]
 async fn a_key_is_free_after_failure_and_kept_after_success_until_its_time() {
     let (server, folder) = (RedisServer::start(), tempdir().unwrap());
-    let one = on(&server).start(folder.path()).await;
-    let other = on(&server).start(folder.path()).await;
+    let one = patient(&server).start(folder.path()).await;
+    let other = patient(&server).start(folder.path()).await;
     let keyed = |key: &str| json!({ "key": key, "retries": 0 });
     let failed = one.add_with("fails", "no".into(), keyed("fails")).await;
     one.seen_as(&failed, &["failed"]).await;
@@ -252,7 +260,7 @@ async fn after_everything_was_flushed_the_log_says_so_and_new_tasks_run() {
 async fn a_server_that_is_killed_and_restarted_has_lost_nothing_that_was_accepted() {
     let folder = tempdir().unwrap();
     let server = RedisServer::builder().append_only("always").start();
-    let service = on(&server).start(folder.path()).await;
+    let service = patient(&server).start(folder.path()).await;
     let mut ids = Vec::new();
     for n in 0..100 {
         let options = json!({ "delay_by_ms": 10 * n });

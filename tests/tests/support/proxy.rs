@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -58,8 +58,7 @@ impl Proxy {
     pub(crate) async fn start(kind: Kind, ports: Ports, is_sticky: bool) -> Self {
         let folder = tempdir().unwrap();
         let (web, dashboard) = (Port::free(), Port::free());
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).arg(kind.program());
+        let mut command = servers::mortal(kind.program(), "TERM");
         match kind {
             Kind::Nginx => {
                 fs::write(folder.path().join("nginx.conf"), NGINX).unwrap();

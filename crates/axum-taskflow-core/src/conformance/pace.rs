@@ -6,6 +6,8 @@ use super::bench::Bench;
 use crate::task::Task;
 
 const N_IN_THE_WAY: usize = 20_000;
+/// How often a claim that took long is looked at again.
+const ROUNDS_MORE: usize = 20;
 
 pub(super) async fn a_claim_is_not_slowed_down_by_what_it_cannot_take(bench: &Bench<'_>) {
     let alone = claim_time(bench).await;
@@ -28,9 +30,15 @@ pub(super) async fn a_claim_is_not_slowed_down_by_what_it_cannot_take(bench: &Be
                 bench.write(batch).await;
             }
         }
-        let now = claim_time(bench).await;
         // Generous, and still far below the time in which a store looks at all of them.
         let limit = alone * 4 + Duration::from_millis(1);
+        let mut now = claim_time(bench).await;
+        // A very busy machine adds something to all of them, but not for ever.
+        for _ in 0..ROUNDS_MORE {
+            if now > limit {
+                now = now.min(claim_time(bench).await);
+            }
+        }
         assert!(
             now <= limit,
             "a claim took {alone:?} alone and {now:?} with {N_IN_THE_WAY} tasks in the way: {what}"

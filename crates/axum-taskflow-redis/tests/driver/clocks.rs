@@ -2,9 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::support::{NOW, Store};
+use crate::support::{NOW, Store, cpu_time, patient};
 use axum_taskflow_core::{Backend, Claim, Timestamp};
-use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 
 const N_CLAIMS: u32 = 20;
@@ -19,7 +18,7 @@ impl Backlog {
     /// So many tasks of each of so many functions are due.
     async fn with(n_functions: usize, n_each: usize) -> Self {
         let server = RedisServer::start();
-        let store = Store::open(RedisOptions::new(server.url())).await;
+        let store = Store::open(patient(server.url())).await;
         let names = (0..n_functions).map(|n| format!("f{n}").into());
         let names: Arc<[Arc<str>]> = names.collect();
         for name in &*names {
@@ -51,23 +50,13 @@ impl Backlog {
         self.store.backend.claim(claim).await.unwrap().tasks.len()
     }
 
-    /// What a claim of one task costs the server, in time of a processor: what others do there costs it nothing.
+    /// What a claim of one task costs the server.
     async fn cost(&self) -> Duration {
-        let before = self.cpu_time();
+        let before = cpu_time(&self.server);
         for _ in 0..N_CLAIMS {
             assert_eq!(self.claim(1, NOW).await, 1);
         }
-        (self.cpu_time() - before) / N_CLAIMS
-    }
-
-    fn cpu_time(&self) -> Duration {
-        let stats = self.server.command(&["INFO", "cpu"]);
-        let seconds = |name| {
-            let (_, rest) = stats.split_once(name).unwrap();
-            rest.lines().next().unwrap().trim().parse().unwrap()
-        };
-        Duration::from_secs_f64(seconds("used_cpu_user:"))
-            + Duration::from_secs_f64(seconds("used_cpu_sys:"))
+        (cpu_time(&self.server) - before) / N_CLAIMS
     }
 }
 

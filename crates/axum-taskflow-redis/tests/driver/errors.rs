@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::NOW;
+use crate::support::{NOW, patient};
 use axum_taskflow_core::{Backend, Batch, IdSource, Instance, Task};
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
@@ -240,7 +240,7 @@ async fn a_user_who_must_not_call_one_of_the_commands_is_told_so_and_leaves_noth
     server.command(&[
         "ACL", "SETUSER", "ada", "on", ">secret", "~*", "&*", "+@all", "-zadd",
     ]);
-    let options = RedisOptions::new(server.url_as("ada", "secret"));
+    let options = patient(server.url_as("ada", "secret"));
     let store = options.open().await.unwrap();
     let me = IdSource::default().instance(NOW);
     store.join(Instance::new(me, NOW)).await.unwrap();

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::until;
+use crate::support::{patient, until};
 use axum_taskflow_core::{
     Backend, Batch, Change, Config, Data, Failure, IdSource, Instance, ListQuery, Outcome, Prune,
     RetryPolicy, Task, TaskContext, TaskId, TaskManager, Timestamp,
 };
-use axum_taskflow_redis::{Redis, RedisOptions};
+use axum_taskflow_redis::Redis;
 use servers::RedisServer;
 use tokio::sync::Semaphore;
 
@@ -65,7 +65,7 @@ async fn until_left(backend: &Redis, n: usize) -> Vec<TaskId> {
 #[tokio::test]
 async fn a_long_log_is_read_in_parts_that_keep_the_server_for_a_moment_each() {
     let server = RedisServer::start();
-    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let backend = patient(server.url()).open().await.unwrap();
     let id = IdSource::default().task(NOW);
     let line = r#"{"seq":%d,"attempt":1,"at":"2026-11-21T22:26:40Z","level":"info","message":"m"}"#;
     let add = format!(
@@ -89,7 +89,7 @@ async fn a_long_log_is_read_in_parts_that_keep_the_server_for_a_moment_each() {
 #[tokio::test]
 async fn many_long_attempts_are_read_in_parts_that_a_link_carries() {
     let server = RedisServer::start();
-    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let backend = patient(server.url()).open().await.unwrap();
     let ids = IdSource::default();
     let (me, mut task) = (ids.instance(NOW), Task::new(ids.task(NOW), "f", "[]"));
     backend.join(Instance::new(me, NOW)).await.unwrap();
@@ -137,7 +137,7 @@ async fn many_long_attempts_are_read_in_parts_that_a_link_carries() {
 #[tokio::test]
 async fn minutes_of_many_functions_are_read_in_parts_that_keep_the_server_for_a_moment_each() {
     let server = RedisServer::start();
-    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let backend = patient(server.url()).open().await.unwrap();
     backend.series(NOW).await.unwrap(); // now the script is known
     let add = "for minute = 0, 11 do
                    local at = string.format('%d', minute * 60000)
@@ -161,7 +161,7 @@ async fn minutes_of_many_functions_are_read_in_parts_that_keep_the_server_for_a_
 #[tokio::test]
 async fn of_tasks_that_are_deleted_no_key_is_left_and_no_set_names_them() {
     let server = RedisServer::start();
-    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let backend = patient(server.url()).open().await.unwrap();
     let ids = IdSource::default();
     add(&backend, &ids, 3, 0).await;
     let me = ids.instance(NOW);
@@ -231,7 +231,7 @@ async fn a_task_that_has_ended_tells_what_lies_beside_it_and_all_of_that_is_dele
     let end = Arc::new(Semaphore::new(0));
     let mut config = Config::default();
     config.collect = false;
-    config.backend = Arc::new(RedisOptions::new(server.url()).open().await.unwrap());
+    config.backend = Arc::new(patient(server.url()).open().await.unwrap());
     config.state(end.clone());
     let manager = TaskManager::start(config).await.unwrap();
     let add = |what: &str| manager.add_task(beside, (what.to_owned(),));
@@ -275,7 +275,7 @@ async fn a_task_that_has_ended_tells_what_lies_beside_it_and_all_of_that_is_dele
 #[tokio::test]
 async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones_stay() {
     let server = RedisServer::start();
-    let options = RedisOptions::new(server.url()).history_max(5);
+    let options = patient(server.url()).history_max(5);
     let backend = options.open().await.unwrap();
 
     let tasks = add(&backend, &IdSource::default(), 12, 2).await;
@@ -289,7 +289,7 @@ async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones
 #[tokio::test]
 async fn nothing_is_deleted_any_more_once_a_store_is_closed() {
     let server = RedisServer::start();
-    let options = RedisOptions::new(server.url());
+    let options = patient(server.url());
     let writer = options.clone().open().await.unwrap();
     let tasks = add(&writer, &IdSource::default(), 1, 0).await;
     writer.close().await.unwrap();
@@ -329,13 +329,13 @@ async fn nothing_is_deleted_any_more_once_a_store_is_closed() {
 async fn several_who_delete_what_is_too_much_delete_no_more_than_that() {
     let server = RedisServer::start();
     let (ids, n_too_many) = (IdSource::default(), 2_500);
-    let writer = RedisOptions::new(server.url()).open().await.unwrap();
+    let writer = patient(server.url()).open().await.unwrap();
     for _ in 0..26 {
         add(&writer, &ids, 100, 0).await;
     }
     let mut trimmers = Vec::new();
     for _ in 0..4 {
-        let options = RedisOptions::new(server.url()).history_max(2_600 - n_too_many);
+        let options = patient(server.url()).history_max(2_600 - n_too_many);
         trimmers.push(options.open().await.unwrap());
     }
 

@@ -1,7 +1,7 @@
 //! Calls that were given up and arrive after others that were made since: they change nothing.
 
+use crate::support::patient;
 use axum_taskflow_core::{Backend, IdSource, Instance, Timestamp};
-use axum_taskflow_redis::RedisOptions;
 use serde_json::{Value, json};
 use servers::RedisServer;
 
@@ -60,7 +60,7 @@ fn answer(server: &RedisServer, script: &str, generation: &str, args: &[&str]) -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_or_a_claim_that_was_given_up_changes_nothing_after_later_ones() {
     let server = RedisServer::start();
-    let store = RedisOptions::new(server.url()).open().await.unwrap();
+    let store = patient(server.url()).open().await.unwrap();
     let me = IdSource::default().instance(NOW);
     store.join(Instance::new(me, NOW)).await.unwrap();
     let (me, id) = (me.to_string(), "00000000-0000-7000-8000-000000000001");

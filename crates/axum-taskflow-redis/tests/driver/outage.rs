@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::cpu_time;
 use axum_taskflow_core::{
     Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Outcome,
     RetryPolicy, Standing, Task, TaskStatus, Timestamp,
@@ -160,18 +161,34 @@ async fn a_server_that_does_not_answer_is_given_up_in_time_and_no_late_call_coun
 
 #[tokio::test]
 async fn a_bulk_has_the_time_that_it_needs_and_is_there_as_a_whole() {
-    let site = Site::open(|options| options.deadline(Duration::from_millis(100))).await;
-    let mut batch = Batch::at(NOW);
-    batch.tasks = (0..30_000).map(|_| Arc::new(site.task(10))).collect();
-    let last = batch.tasks[29_999].clone();
+    let patience = Duration::from_secs(60);
+    let site = Site::open(|options| options.deadline(patience).lease(patience * 2)).await;
+    let bulk = || {
+        let mut batch = Batch::at(NOW);
+        batch.tasks = (0..11_000).map(|_| Arc::new(site.task(10))).collect();
+        Arc::new(batch)
+    };
+    let first = bulk();
+    let last = first.tasks[10_999].clone();
 
-    let written = site.store.write(Arc::new(batch)).await.unwrap();
+    let before = cpu_time(&site.server);
+    let written = site.store.write(first).await.unwrap();
+    let needed = cpu_time(&site.server) - before;
 
     assert!(written.tasks.iter().all(|it| *it == Enqueued::Created));
     assert_eq!(
         site.store.get(last.id).await.unwrap().as_ref(),
         Some(&*last)
     );
+    // A tenth of a millisecond for each task beyond the first thousand.
+    let given = DEADLINE + Duration::from_secs(1);
+    assert!(needed < given, "{needed:?}");
+    let options = RedisOptions::new(site.server.url()).deadline(DEADLINE);
+    let hasty = options.open().await.unwrap();
+    site.server.stop();
+    let why = hasty.write(bulk()).await.unwrap_err().to_string();
+    site.server.cont();
+    assert!(why.contains("did not answer within 1.5s"), "{why}");
 }
 
 #[tokio::test]

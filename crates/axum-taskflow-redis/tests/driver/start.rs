@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{NOW, Store};
+use crate::support::{NOW, Store, patient};
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
@@ -36,7 +36,7 @@ async fn a_server_that_evicts_is_refused_unless_that_is_allowed() {
 
     assert!(error.contains("maxmemory-policy is allkeys-lru"), "{error}");
     assert!(error.contains("allow_eviction"), "{error}");
-    works(RedisOptions::new(server.url()).allow_eviction(true)).await;
+    works(patient(server.url()).allow_eviction(true)).await;
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_wrong_password_is_refused() {
     let error = refused(RedisOptions::new(wrong)).await;
 
     assert!(error.to_lowercase().contains("password"), "{error}");
-    works(RedisOptions::new(server.url())).await;
+    works(patient(server.url())).await;
 }
 
 #[tokio::test]
@@ -66,9 +66,9 @@ async fn a_user_with_the_rules_of_the_guide_can_do_everything() {
     let server = RedisServer::builder()
         .user("tasks", "secret", rules)
         .start();
-    works(RedisOptions::new(server.url_as("tasks", "secret"))).await;
+    works(patient(server.url_as("tasks", "secret"))).await;
 
-    let store = Store::open(RedisOptions::new(server.url_as("tasks", "secret"))).await;
+    let store = Store::open(patient(server.url_as("tasks", "secret"))).await;
     let hears = tokio::time::timeout(Duration::from_secs(20), store.backend.changed(0));
     assert!(hears.await.is_ok());
 
@@ -82,7 +82,7 @@ async fn connections_are_encrypted_by_a_certificate_that_is_trusted_and_no_other
     let server = RedisServer::builder().tls().start();
     let pem = server.certificate().unwrap();
 
-    works(RedisOptions::new(server.url()).root_certificate(pem)).await;
+    works(patient(server.url()).root_certificate(pem)).await;
     refused(RedisOptions::new(server.url())).await;
 }
 
@@ -92,7 +92,7 @@ async fn a_server_that_takes_no_large_arguments_takes_large_tasks_all_the_same()
     let server = RedisServer::builder()
         .setting("proto-max-bulk-len", "1mb")
         .start();
-    let store = Store::open(RedisOptions::new(server.url())).await;
+    let store = Store::open(patient(server.url())).await;
     let mut tasks = [(); 3].map(|()| store.task());
     for task in &mut tasks {
         task.args = format!("[\"{}\"]", "ß".repeat(1 << 20)).into();
@@ -159,9 +159,9 @@ async fn databases_and_prefixes_are_apart_and_nothing_lies_outside() {
     let server = RedisServer::start();
     let url = server.url();
     let third = format!("{}/3", url.trim_end_matches('/'));
-    let one = Store::open(RedisOptions::new(&url).prefix("one")).await;
-    let two = Store::open(RedisOptions::new(&url).prefix("two")).await;
-    let other = Store::open(RedisOptions::new(third).prefix("one")).await;
+    let one = Store::open(patient(&url).prefix("one")).await;
+    let two = Store::open(patient(&url).prefix("two")).await;
+    let other = Store::open(patient(third).prefix("one")).await;
     let task = one.task();
     one.add(&task).await;
 
@@ -181,7 +181,7 @@ async fn databases_and_prefixes_are_apart_and_nothing_lies_outside() {
 async fn another_format_is_left_alone() {
     let server = RedisServer::start();
     server.command(&["SET", "{taskflow}:meta", "2 of the future"]);
-    let backend = RedisOptions::new(server.url()).open().await.unwrap();
+    let backend = patient(server.url()).open().await.unwrap();
     let ids = axum_taskflow_core::IdSource::default();
     let me = axum_taskflow_core::Instance::new(ids.instance(NOW), NOW);
 

@@ -15,6 +15,7 @@ use rustix::{
     net::getpeername,
     process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
 };
+use servers::RedisServer;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
 /// How long a test waits for what must come.
@@ -26,6 +27,13 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         assert!(begun.elapsed() < DEADLINE, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// For a test that is not about time: a server that has to wait for a processor is waited for, and no instance is taken for
+/// dead.
+pub(crate) fn patient(url: impl Into<String>) -> RedisOptions {
+    let lease = Duration::from_secs(600);
+    RedisOptions::new(url).deadline(DEADLINE).lease(lease)
 }
 
 /// A store with an instance that joined it.
@@ -104,6 +112,17 @@ impl Store {
         }
         begun.elapsed()
     }
+}
+
+/// How long a server has kept a processor busy: what others do there costs it nothing.
+pub(crate) fn cpu_time(server: &RedisServer) -> Duration {
+    let stats = server.command(&["INFO", "cpu"]);
+    let seconds = |name| {
+        let (_, rest) = stats.split_once(name).unwrap();
+        rest.lines().next().unwrap().trim().parse().unwrap()
+    };
+    Duration::from_secs_f64(seconds("used_cpu_user:"))
+        + Duration::from_secs_f64(seconds("used_cpu_sys:"))
 }
 
 /// Copies of this process's sockets that lead to a port.

@@ -2,11 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::support::{NOW, Store};
+use crate::support::{NOW, Store, patient};
 use axum_taskflow_core::{
     Backend, Batch, Change, Claim, IdempotencyKey, ListQuery, Task, TaskId, TaskStatus,
 };
-use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 
 const N: usize = 12;
@@ -19,7 +18,7 @@ fn large(mut task: Task) -> Task {
 }
 
 async fn store(server: &RedisServer) -> Store {
-    Store::open(RedisOptions::new(server.url())).await
+    Store::open(patient(server.url())).await
 }
 
 #[tokio::test]

@@ -8,20 +8,19 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{NOW, Store, until};
+use crate::support::{NOW, Store, patient, until};
 use axum_taskflow_core::{
     AheadQuery, AuditEntry, Backend, Batch, Becomes, Change, Claim, Claimed, Enqueued, Epoch,
     FailureKind, IdempotencyKey, ListQuery, LogLevel, LogLine, Note, Outcome, Prune, Record,
     RecordChange, RecordQuery, Reserve, RetryPolicy, Role, Said, Step, Stepped, Task, TaskId,
     TaskStatus, Timestamp, Turn,
 };
-use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 use tracing::{Event, Level, Metadata, span};
 
 /// A store whose instances live as long as the test.
 async fn open(server: &RedisServer) -> Store {
-    Store::open(RedisOptions::new(server.url()).lease(Duration::from_secs(600))).await
+    Store::open(patient(server.url())).await
 }
 
 fn key(kind: char, id: TaskId) -> String {
@@ -714,7 +713,7 @@ async fn an_instance_that_cannot_be_read_hides_no_other() {
 #[tokio::test]
 async fn sums_that_are_no_numbers_stop_nothing_and_begin_anew() {
     let server = RedisServer::start();
-    let options = RedisOptions::new(server.url()).lease(Duration::from_secs(600));
+    let options = patient(server.url());
     let store = Store::open(options.history_max(2)).await;
     let tasks = [(); 3].map(|()| store.owned());
     store.add_all(&tasks).await;

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use crate::support::{NOW, Store};
+use crate::support::{NOW, Store, patient};
 use axum_taskflow_core::{
     AuditEntry, Backend, BackendError, Batch, Becomes, Change, Claim, FailureKind, FailureReport,
     IdSource, IdempotencyKey, Instance, InstanceId, LogLevel, LogLine, Note, Outcome, Prune,
     RecordChange, RetryPolicy, Said, Step, Stepped, Task, TaskId, Timestamp,
 };
-use axum_taskflow_redis::{Redis, RedisOptions};
+use axum_taskflow_redis::Redis;
 use servers::RedisServer;
 
 /// What is stored below a prefix, by key and sorted, but for what each store has of its own: what it is called, the numbers
@@ -56,8 +56,7 @@ impl Pair {
     async fn open(broken: &str) -> Self {
         let server = RedisServer::start();
         let store = async |prefix| {
-            let options = RedisOptions::new(server.url()).prefix(prefix);
-            let options = options.lease(Duration::from_secs(600));
+            let options = patient(server.url()).prefix(prefix);
             options.open().await.unwrap()
         };
         let (one, other) = (store("one").await, store("other").await);
@@ -336,7 +335,7 @@ async fn fails(
 #[tokio::test]
 async fn what_a_failed_claim_leaves_takes_no_task_from_whoever_holds_it() {
     let server = RedisServer::start();
-    let open = async || Store::open(RedisOptions::new(server.url())).await;
+    let open = async || Store::open(patient(server.url())).await;
     let (one, other) = (open().await, open().await);
     let task = one.task();
     one.add(&task).await;
@@ -366,7 +365,7 @@ async fn what_a_failed_claim_leaves_takes_no_task_from_whoever_holds_it() {
 #[tokio::test]
 async fn of_tasks_that_could_not_be_added_and_are_not_tried_again_nothing_is_left() {
     let server = RedisServer::start();
-    let store = Store::open(RedisOptions::new(server.url())).await;
+    let store = Store::open(patient(server.url())).await;
     let (due, mut ahead, mut keyed) = (store.task(), store.task(), store.owned());
     ahead.life.run_at = NOW.saturating_add(Duration::from_secs(60));
     keyed.tags.insert("k".into(), "v".into());
@@ -403,7 +402,7 @@ async fn of_tasks_that_could_not_be_added_and_are_not_tried_again_nothing_is_lef
 #[tokio::test]
 async fn a_call_that_fails_and_is_not_made_again_leaves_no_key_for_ever() {
     let server = RedisServer::start();
-    let store = Store::open(RedisOptions::new(server.url())).await;
+    let store = Store::open(patient(server.url())).await;
     let keyed = || {
         let mut task = store.owned();
         task.idempotency_key = Some(IdempotencyKey {
