@@ -132,11 +132,11 @@ impl<F: Fn(&[Note])> Drop for Unheard<'_, F> {
                 writing,
                 outcome,
             } = going;
+            let Some(outcome) = outcome else {
+                self.journal.give_up((flight, writing));
+                continue;
+            };
             panics::contain(|| drop(writing)); // it is the store's
-            let outcome = outcome.unwrap_or_else(|| {
-                let why = "the task manager ended before the store answered";
-                Err(BackendError::unavailable(why))
-            });
             match flight.checked(outcome) {
                 Ok(written) => self.journal.answer(flight, &written, &self.stored),
                 Err(failure) => self.journal.give_back(flight, failure, Duration::ZERO),
@@ -286,7 +286,8 @@ impl Journal {
                 }
             }
             Poll::Ready(outcome) => {
-                self.queue().begun = Some((flight, Box::pin(std::future::ready(outcome))));
+                let queue = self.queue();
+                self.has_begun(queue, (flight, Box::pin(std::future::ready(outcome))));
             }
             Poll::Pending => {
                 self.troubles.asked(Duty::Write, flight.batch.now);
@@ -294,14 +295,24 @@ impl Journal {
                 if self.writes_at_once > 1 && flight.is_small() {
                     queue.wakes_at = enough_beside(&flight);
                 }
-                queue.begun = Some((flight, writing));
-                self.wake_if_enough(queue);
+                self.has_begun(queue, (flight, writing));
                 if !self.bell.has_rung.load(Ordering::SeqCst) {
                     return;
                 }
             }
         }
         self.bell.wake.notify_one();
+    }
+
+    /// Leaves what a caller has begun to the journal, if that is still there.
+    fn has_begun(&self, mut queue: MutexGuard<'_, Queue>, begun: Begun) {
+        if queue.forsaken {
+            drop(queue);
+            self.give_up(begun);
+            return self.forsake();
+        }
+        queue.begun = Some(begun);
+        self.wake_if_enough(queue);
     }
 
     /// Asks the store. If its code panics, nothing is lost that was to be written.
@@ -387,20 +398,33 @@ impl Journal {
     /// Its runtime has ended, and nobody will write any more: drops what waits, which holds the engine, which holds this.
     /// Who waits for an answer hears that the engine has ended.
     pub(crate) fn forsake(&self) {
+        let begun = {
+            let mut queue = self.queue();
+            queue.closed = true;
+            queue.forsaken = true;
+            queue.begun.take()
+        };
+        if let Some(begun) = begun {
+            self.give_up(begun);
+        }
         let mut queue = self.queue();
-        queue.closed = true;
-        queue.forsaken = true;
         let left = (
             std::mem::take(&mut queue.adds),
             std::mem::take(&mut queue.changes),
             std::mem::take(&mut queue.audit),
-            queue.begun.take(),
         );
         let bytes: usize = left.1.iter().map(|entry| bytes_of(&entry.change)).sum();
         self.n_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.n_changes.store(0, Ordering::Relaxed);
         drop(queue);
         panics::contain(|| drop(left)); // without the lock: what was promised looks into the queue
+    }
+
+    /// Nobody waits any more for what the store says of a batch.
+    fn give_up(&self, (flight, writing): Begun) {
+        panics::contain(|| drop(writing)); // it is the store's
+        let why = "the task manager ended before the store answered";
+        self.give_back(flight, BackendError::unavailable(why), Duration::ZERO);
     }
 
     /// True if nothing is written any more, or soon.

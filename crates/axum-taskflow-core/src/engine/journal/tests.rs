@@ -428,6 +428,12 @@ impl Backend for Hasty {
 
 /// Adds a task; its answer comes by the channel.
 fn add_one(journal: &Journal, ids: &IdSource) -> oneshot::Receiver<Result<Answers, Error>> {
+    let answer = queue_one(journal, ids);
+    journal.begin(|_| ());
+    answer
+}
+
+fn queue_one(journal: &Journal, ids: &IdSource) -> oneshot::Receiver<Result<Answers, Error>> {
     let (caller, answer) = oneshot::channel();
     let Add { tasks, .. } = add(ids, 40);
     let then: ThenAdded = Box::new(|written| match written {
@@ -435,7 +441,6 @@ fn add_one(journal: &Journal, ids: &IdSource) -> oneshot::Receiver<Result<Answer
         Err(failure) => Err(unavailable(failure)),
     });
     assert!(journal.add(tasks, then, caller).is_ok());
-    journal.begin(|_| ());
     answer
 }
 
@@ -536,4 +541,27 @@ async fn a_journal_that_nobody_writes_any_more_keeps_nothing_that_waits_or_comes
     change();
     assert_eq!(Arc::strong_count(&engine), 1, "what came");
     assert_eq!(journal.changes_waiting(), 0);
+}
+
+#[tokio::test]
+async fn what_a_caller_was_just_beginning_when_the_journal_was_forsaken_is_told_and_let_go() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let journal = journal_on(Arc::new(Memory::default()), clock);
+    let engine = Arc::new(());
+    let then = {
+        let kept = engine.clone();
+        Box::new(move |_: &Change, _| drop(kept))
+    };
+    journal.change(end(&ids, 2).change, then);
+    let mut answer = queue_one(&journal, &ids);
+    let nothing = HashSet::new();
+    let flight = journal.take_from(journal.queue(), BATCH_MAX, Writer::Caller, &nothing);
+
+    journal.forsake();
+    let begun: Begun = (flight, Box::pin(std::future::pending()));
+    journal.has_begun(journal.queue(), begun);
+
+    let failure = answer.try_recv().expect("he is told").unwrap_err();
+    assert!(failure.to_string().contains("ended before"), "{failure}");
+    assert_eq!(Arc::strong_count(&engine), 1);
 }
