@@ -56,7 +56,7 @@ pub struct Plan {
     pub store: Store,
     /// How long the processes are hurt at least.
     pub time: Duration,
-    /// So many are killed, however long that takes.
+    /// So many are killed, if that takes no more than ten times as long.
     pub kills_min: u64,
     /// And so many jobs are done.
     pub jobs_min: usize,
@@ -193,10 +193,11 @@ async fn drive(plan: &Plan, store: &Opened) -> Result<History, LabError> {
     // Longer than it takes the others to know of it.
     let stop = plan.store.lease().unwrap_or(TAKEOVER_AFTER) + Duration::from_secs(2);
     let over = Instant::now() + plan.time;
+    let given_up = Instant::now() + plan.time * 10;
     let mut stopped: Option<(usize, u64, Instant)> = None;
     while Instant::now() < over
-        || history.n_kills < plan.kills_min
-        || n_done(&plan.folder)? < plan.jobs_min
+        || (history.n_kills < plan.kills_min || n_done(&plan.folder)? < plan.jobs_min)
+            && Instant::now() < given_up
     {
         sleep(Duration::from_millis(rng.u64(200..900))).await;
         if let Some((n, since, until)) = stopped

@@ -408,16 +408,18 @@ impl Journal {
             self.give_up(begun);
         }
         let mut queue = self.queue();
-        let left = (
-            std::mem::take(&mut queue.adds),
-            std::mem::take(&mut queue.changes),
-            std::mem::take(&mut queue.audit),
-        );
-        let bytes: usize = left.1.iter().map(|entry| bytes_of(&entry.change)).sum();
+        let adds = std::mem::take(&mut queue.adds);
+        let changes = std::mem::take(&mut queue.changes);
+        let audit = std::mem::take(&mut queue.audit);
+        let bytes: usize = changes.iter().map(|entry| bytes_of(&entry.change)).sum();
         self.n_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.n_changes.store(0, Ordering::Relaxed);
         drop(queue);
-        panics::contain(|| drop(left)); // without the lock: what was promised looks into the queue
+        for add in &adds {
+            self.places
+                .add_permits(self.place_size(add.tasks.len()) as usize); // whoever waits for one is refused then
+        }
+        panics::contain(|| drop((adds, changes, audit))); // without the lock: what was promised looks into the queue
     }
 
     /// Nobody waits any more for what the store says of a batch.

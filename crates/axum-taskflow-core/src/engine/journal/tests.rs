@@ -534,10 +534,21 @@ async fn a_journal_that_nobody_writes_any_more_keeps_nothing_that_waits_or_comes
     };
     change();
     assert_eq!(Arc::strong_count(&engine), 2);
+    let hour = Duration::from_secs(3_600);
+    journal.place(1, hour).await.unwrap();
+    let mut added = queue_one(&journal, &ids);
+    let mut place = Box::pin(journal.place(1, hour));
+    assert!(poll_fn(|cx| Poll::Ready(place.as_mut().poll(cx).is_pending())).await);
 
     journal.forsake();
 
     assert_eq!(Arc::strong_count(&engine), 1, "what waited");
+    assert!(added.try_recv().is_err(), "its caller is let go");
+    let placed = tokio::time::timeout(Duration::from_secs(20), place).await;
+    placed
+        .expect("who waits for a place is refused next")
+        .unwrap();
+    assert!(journal.is_closed());
     change();
     assert_eq!(Arc::strong_count(&engine), 1, "what came");
     assert_eq!(journal.changes_waiting(), 0);
