@@ -358,7 +358,7 @@
     renewTimer = setTimeout(renewSoon, again);
   }
 
-  /** A click counts only if what was pressed is still there when it is let go. Not for ever: a menu may hide the end. */
+  /** What is pressed must stay until it is let go, or there is no click. A menu may hide the end. */
   async function isLetGo() {
     for (let n = 0; n < 40 && $(":active"); n++) await new Promise((next) => setTimeout(next, 50));
   }
@@ -462,7 +462,7 @@
     try {
       const answer = await fetch(button.formAction, {
         method: "POST",
-        keepalive: true, // whoever leaves the page at once has clicked all the same
+        keepalive: true, // though the page is left
         headers: { accept: "application/json" },
         body: new URLSearchParams(new FormData(form)),
       });

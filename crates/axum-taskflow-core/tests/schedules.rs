@@ -184,7 +184,9 @@ async fn a_healthy_service_says_nothing_of_each_slot_and_task_but_as_a_detail() 
     assert!(said.n_details("a schedule fires") > 100);
     assert!(said.n_details("task succeeded") > 100);
     assert_eq!(said.n_details("task cancelled before it ran"), 1);
-    assert_eq!(said.all(), ["task manager started"]);
+    let mut said = said.all();
+    said.retain(|it| it != "task manager started");
+    assert_eq!(said, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{NOW, Store, is_unread, sockets_to, until};
+use crate::support::{NOW, Store, is_unread, patient, sockets_to, until};
 use axum_taskflow_core::Backend;
 use axum_taskflow_redis::RedisOptions;
 use rustix::net::sockopt;
@@ -31,7 +31,7 @@ async fn a_server_that_became_a_replica_is_left_for_where_its_name_leads_now() {
     let (server, other) = start_with_replica();
     in_step(&server).await;
     let proxy = Proxy::to(&server.address());
-    let store = Store::open(RedisOptions::new(proxy.url(&server.url())).min_replicas(1)).await;
+    let store = Store::open(patient(proxy.url(&server.url())).min_replicas(1)).await;
     let task = store.task();
     store.add(&task).await;
     assert_eq!(
