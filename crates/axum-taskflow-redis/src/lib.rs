@@ -135,6 +135,7 @@ impl Redis {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(instance.id);
+        self.trimmer.look(); // fewer may be kept than before
         Ok(())
     }
 

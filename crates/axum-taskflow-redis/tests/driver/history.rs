@@ -286,6 +286,25 @@ async fn the_oldest_finished_tasks_go_soon_when_there_are_too_many_and_live_ones
     backend.close().await.unwrap();
 }
 
+/// As somebody does whose server is full: nothing ends there any more.
+#[tokio::test]
+async fn who_starts_with_a_shorter_history_deletes_what_is_too_much_before_anything_ends() {
+    let server = RedisServer::start();
+    let options = patient(server.url());
+    let before = options.clone().open().await.unwrap();
+    let ids = IdSource::default();
+    add(&before, &ids, 12, 2).await;
+    before.close().await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", "100kb"]); // less than it uses
+
+    let backend = options.history_max(5).open().await.unwrap();
+    let instance = Instance::new(ids.instance(NOW), NOW);
+    backend.join(instance).await.unwrap();
+
+    until_left(&backend, 7).await;
+    backend.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn nothing_is_deleted_any_more_once_a_store_is_closed() {
     let server = RedisServer::start();

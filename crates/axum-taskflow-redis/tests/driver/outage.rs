@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::cpu_time;
 use axum_taskflow_core::{
-    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Outcome,
+    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Outcome, Prune,
     RetryPolicy, Standing, Task, TaskStatus, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
@@ -138,6 +138,43 @@ async fn on_a_full_server_an_instance_stays_alive_all_the_same() {
     let left = site.server.command(&["PTTL", &alive]);
     assert!(left.parse::<u64>().unwrap() > 5_000, "{left}");
     assert_eq!(site.store.instances().await.unwrap()[0].beat_at, later);
+}
+
+/// Else whoever starts a service anew, with a shorter retention for example, would make it worse: it would not start, and
+/// nobody would make room.
+#[tokio::test]
+async fn on_a_full_server_an_instance_joins_and_leaves_and_deletes_what_is_old() {
+    let site = Site::open(|options| options).await;
+    let task = site.task(10);
+    site.add(&task).await.unwrap();
+    let start = Change::started(&task, site.me, NOW).unwrap();
+    site.change(start.clone()).await.unwrap();
+    let mut running = task;
+    running.life = start.life;
+    let (policy, outcome) = (RetryPolicy::default(), Outcome::Done(None));
+    let end = Change::finished(&running, outcome, &policy, 0.0, NOW).unwrap();
+    site.change(end).await.unwrap();
+    site.server
+        .command(&["CONFIG", "SET", "maxmemory", "100kb"]); // less than it uses
+
+    let another = site.ids.instance(NOW);
+    let joined = site.store.join(Instance::new(another, NOW)).await;
+    let left = site.store.leave(site.me).await;
+    let later = NOW.saturating_add(Duration::from_secs(1));
+    let round = Prune {
+        finished_before: later,
+        failed_before: later,
+        series_before: Timestamp::default(),
+        from: None,
+        limit: 100,
+    };
+    let pruned = site.store.prune(round).await;
+
+    assert!(joined.is_ok(), "{joined:?}");
+    assert!(left.is_ok(), "{left:?}");
+    let peers = site.store.instances().await.unwrap();
+    assert_eq!(peers[0].instance.id, another);
+    assert_eq!((peers.len(), pruned.unwrap().deleted), (1, 1));
 }
 
 #[tokio::test]
