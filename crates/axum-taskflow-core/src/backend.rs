@@ -75,6 +75,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   is known: a batch that is written twice doubles nothing.
     /// - A change that ends in a terminal status counts in the minute of its `finished_at`, with the time from
     ///   `started_at` to `finished_at`, or none if it never started.
+    /// - A store that has no room for new tasks, and takes the rest, says [`BackendError::full`]: the rest comes alone then.
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written>;
 
     /// Does everything in `step`, or nothing: its changes first, then its tasks and audit entries as

@@ -122,6 +122,7 @@ impl From<BackendError> for Error {
 #[error("{message}")]
 pub struct BackendError {
     refused: bool,
+    full: bool,
     message: String,
     #[source]
     source: Option<BoxError>,
@@ -132,8 +133,18 @@ impl BackendError {
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self {
             refused: false,
+            full: false,
             message: message.into(),
             source: None,
+        }
+    }
+
+    /// The store has no room for new tasks. The same call may succeed later; and what makes no new tasks may be stored
+    /// already now, so it is tried without any.
+    pub fn full(message: impl Into<String>) -> Self {
+        Self {
+            full: true,
+            ..Self::unavailable(message)
         }
     }
 
@@ -141,6 +152,7 @@ impl BackendError {
     pub fn refused(message: impl Into<String>) -> Self {
         Self {
             refused: true,
+            full: false,
             message: message.into(),
             source: None,
         }
@@ -157,6 +169,12 @@ impl BackendError {
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.refused
+    }
+
+    /// True if there is no room for new tasks.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 }
 

@@ -59,6 +59,7 @@ impl Claims {
         let mut call = link.call_in_time(&CLAIM);
         call.once()
             .replicated()
+            .though_full()
             .arg(claim.owner.to_string())
             .arg(claim.now.as_unix_ms())
             .arg(limit)

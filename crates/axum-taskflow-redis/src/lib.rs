@@ -114,7 +114,8 @@ impl Redis {
     async fn join_as(&self, instance: &Instance) -> Result<(), BackendError> {
         self.is_open()?;
         let mut call = self.tasks.call(&JOIN);
-        call.arg(instance.id.to_string())
+        call.though_full()
+            .arg(instance.id.to_string())
             .arg(record::to_json(instance)?)
             .arg(instance.started_at.as_unix_ms())
             .arg(self.lease_ms())
@@ -146,7 +147,9 @@ impl Redis {
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&id);
         let mut call = self.tasks.call(&LEAVE);
-        call.arg(id.to_string()).arg(u8::from(was_joined));
+        call.though_full()
+            .arg(id.to_string())
+            .arg(u8::from(was_joined));
         self.tasks.send(&call).await?;
         self.joined
             .lock()
@@ -283,7 +286,7 @@ impl Backend for Redis {
         Box::pin(async move {
             self.is_open()?;
             let mut call = self.tasks.call(&SUPERSEDE);
-            call.arg(id.to_string());
+            call.though_full().arg(id.to_string());
             call.arg(seen_beat_at.as_unix_ms());
             self.tasks.send(&call).await.map(drop)
         })
@@ -422,7 +425,7 @@ impl Backend for Redis {
             let mut outcome = Ok(());
             for id in joined {
                 let mut call = self.tasks.call(&LEAVE);
-                call.arg(id.to_string()).arg(1);
+                call.though_full().arg(id.to_string()).arg(1);
                 outcome = outcome.and(self.tasks.send(&call).await.map(drop));
             }
             self.trimmer.close().await;

@@ -76,8 +76,8 @@ script!(COUNTS: "counts");
 script!(GET: "get");
 script!(HELD: "held");
 script!(INSTANCES: "living" "instances");
-script!(JOIN: "full" "living" "join");
-script!(LEAVE: "full" "leave");
+script!(JOIN: "living" "join");
+script!(LEAVE: "leave");
 script!(LIST: "reading" "list");
 script!(LOGS: "logs");
 script!(MOVE: "sums" "move");
@@ -89,6 +89,12 @@ script!(SERIES: "series");
 script!(STEP: "sums" "tasks" "news" "record" "words" "step" "try" "changes" "blocks" "puts" "undo" "becomes" "finish");
 script!(SUPERSEDE: "living" "supersede");
 script!(WRITE: "sums" "tasks" "news" "words" "try" "blocks" "moves" "changes" "notes" "puts" "undo" "finish");
+
+/// Stands before a script that is to be done on a full server, too. Such a server fails the first write of a script if that
+/// may need memory, and none behind one that needs none.
+const THOUGH_FULL: &str = "redis.call('DEL', KEYS[1] .. ':none')\n";
+const WRITE_THOUGH_FULL: &str =
+    "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '', 'EX', '60')";
 
 /// Where the generation stands in a call that must arrive in time.
 const GENERATION_AT: usize = 5;
@@ -220,6 +226,8 @@ pub(crate) struct Call {
     more_time: Duration,
     /// It writes: it counts only when the replicas have it that were asked for.
     replicated: bool,
+    /// It makes no new tasks, and so a full server is to do it all the same.
+    though_full: bool,
 }
 
 impl Call {
@@ -238,6 +246,12 @@ impl Call {
     /// It has the deadline of any call, and so much more.
     pub(crate) fn with_more_time(&mut self, time: Duration) -> &mut Self {
         self.more_time = time;
+        self
+    }
+
+    /// It is done on a full server, too. There is no way out of being full but that tasks run, end and are deleted.
+    pub(crate) fn though_full(&mut self) -> &mut Self {
+        self.though_full = true;
         self
     }
 
@@ -314,6 +328,7 @@ impl Link {
             made: Instant::now(),
             more_time: Duration::ZERO,
             replicated: false,
+            though_full: false,
         }
     }
 
@@ -413,16 +428,18 @@ impl Link {
         call: &Call,
         cmd: &Cmd,
     ) -> Result<(Value, usize), RedisError> {
-        match self.ask_script(connection, call, cmd).await {
+        let text = call.script.code(self.is_cluster()).text;
+        let answer = match self.ask_script(connection, call, cmd).await {
+            // The server was restarted, or somebody has flushed its scripts.
             Err(error) if is_unknown_script(&error) => {
-                // The server was restarted, or somebody has flushed its scripts.
-                let mut whole = redis::cmd("EVAL");
-                whole.arg(call.script.code(self.is_cluster()).text);
-                for arg in cmd.args_iter().skip(2) {
-                    if let redis::Arg::Simple(arg) = arg {
-                        whole.arg(arg);
-                    }
-                }
+                let whole = whole(text, cmd);
+                self.ask_script(connection, call, &whole).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Err(error) if is_full(&error) && call.though_full => {
+                let whole = whole(&format!("{THOUGH_FULL}{text}"), cmd);
                 self.ask_script(connection, call, &whole).await
             }
             answer => answer,
@@ -441,12 +458,15 @@ impl Link {
         if self.min_replicas == 0 || !call.replicated {
             return Ok((ask(connection, cmd).await?, 0));
         }
-        let wait = (self.deadline + call.more_time) / 3; // twice, if the script is not known
+        let wait = (self.deadline + call.more_time) / 4; // three times, if the script is not known and the server full
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let mut both = redis::pipe();
         both.add_command(cmd.clone());
         let written = format!("{}:wait", self.prefix);
-        both.cmd("SET").arg(written).arg("").arg("EX").arg(60);
+        match call.though_full {
+            true => both.cmd("EVAL").arg(WRITE_THOUGH_FULL).arg(1).arg(written),
+            false => both.cmd("SET").arg(written).arg("").arg("EX").arg(60),
+        };
         both.cmd("WAIT").arg(self.min_replicas).arg(wait_ms);
         let mut answers = connection
             .req_packed_commands(&both, 0, 3)
@@ -582,6 +602,22 @@ fn is_late(error: &RedisError) -> bool {
     word(error) == Some("LATE")
 }
 
+fn is_full(error: &RedisError) -> bool {
+    word(error) == Some("OOM")
+}
+
+/// The call of a script by its text.
+fn whole(text: &str, cmd: &Cmd) -> Cmd {
+    let mut whole = redis::cmd("EVAL");
+    whole.arg(text);
+    for arg in cmd.args_iter().skip(2) {
+        if let redis::Arg::Simple(arg) = arg {
+            whole.arg(arg);
+        }
+    }
+    whole
+}
+
 fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
@@ -670,7 +706,11 @@ pub(crate) fn explain(error: RedisError) -> BackendError {
         }
         _ => "Redis failed",
     };
-    BackendError::unavailable(format!("{hint}: {error}")).with_source(error)
+    let failed = match is_full(&error) {
+        true => BackendError::full,
+        false => BackendError::unavailable,
+    };
+    failed(format!("{hint}: {error}")).with_source(error)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ struct Passed {
 impl Orphans {
     pub(crate) async fn find(&self, link: &Link, limit: usize) -> Result<Vec<Task>, BackendError> {
         let mut call = link.call(&ORPHANS);
-        call.arg(limit.min(TASKS_MAX));
+        call.though_full().arg(limit.min(TASKS_MAX));
         for (owner, passed) in self.unreadable().still_passed() {
             call.arg(owner).arg(&passed.id);
         }

@@ -138,6 +138,9 @@ impl<'a> Words<'a> {
         }
         let more = u32::try_from(n_tasks.saturating_sub(BULK)).unwrap_or(u32::MAX);
         call.with_more_time(TIME_PER_TASK.saturating_mul(more).min(BULK_TIME_MAX));
+        if n_tasks == 0 {
+            call.though_full();
+        }
         let mut parts = words.chunks(PART_BYTES);
         call.replicated().arg(parts.next().unwrap_or_default());
         call.arg(u8::from(link.is_cluster()));

@@ -131,6 +131,7 @@ fn move_one(link: &Link, change: &Change, now: Timestamp) -> Result<Option<Call>
     let (status, epoch) = it.expects;
     let mut call = link.call_in_time(&MOVE);
     call.replicated()
+        .though_full()
         .arg(change.id.to_string())
         .arg(status.as_str())
         .arg(epoch.get())

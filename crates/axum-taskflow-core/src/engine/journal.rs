@@ -22,7 +22,8 @@ use tracing::{error, warn};
 pub(crate) use self::flight::{Answers, Tasks, ThenAdded};
 use self::{
     flight::{
-        BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside, one_has_landed,
+        ALONE, BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside,
+        one_has_landed,
     },
     queue::{Add, Entry, Queue, Writer},
 };
@@ -464,7 +465,8 @@ impl Journal {
             landed,
             ..
         } = &mut unheard;
-        // Less than BATCH_MAX while a change is looked for that the store refuses for good.
+        // Less than BATCH_MAX while a change is looked for that the store refuses for good, or the store has no room for new
+        // tasks.
         let mut changes_max = BATCH_MAX;
         loop {
             let next = self.next(changes_max, going);
@@ -497,10 +499,12 @@ impl Journal {
             };
             match outcome {
                 Ok(written) => {
-                    if wait > RETRY_MIN {
-                        self.troubles.end(Duty::Write);
-                    }
-                    wait = RETRY_MIN;
+                    if changes_max != ALONE {
+                        if wait > RETRY_MIN {
+                            self.troubles.end(Duty::Write);
+                        }
+                        wait = RETRY_MIN;
+                    } // else it may still be full
                     changes_max = (changes_max * 2).min(BATCH_MAX);
                     *landed = Some((flight, written));
                 }
@@ -518,6 +522,11 @@ impl Journal {
                 }
                 Err(failure) => {
                     self.troubles.begin(Duty::Write, self.clock.now(), &failure);
+                    changes_max = match changes_max {
+                        BATCH_MAX if failure.is_full() && flight.has_both() => ALONE,
+                        ALONE => BATCH_MAX, // whoever adds is to be told soon
+                        n => n,
+                    };
                     let again_in = wait.mul_f64(0.5 + fastrand::f64() * 0.5);
                     self.give_back(flight, failure, again_in);
                     self.land(going, again_in, stored).await;

@@ -18,7 +18,7 @@ fn start_with_replica() -> (RedisServer, RedisServer) {
     (server, replica.start())
 }
 
-async fn in_step(server: &RedisServer) {
+pub(crate) async fn in_step(server: &RedisServer) {
     until("the replica is there", async || {
         let info = server.command(&["INFO", "replication"]);
         info.contains("state=online")

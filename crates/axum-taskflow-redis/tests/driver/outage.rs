@@ -6,10 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::cpu_time;
+use crate::{links::in_step, support::cpu_time};
 use axum_taskflow_core::{
-    Applied, Backend, Batch, Change, Enqueued, IdSource, Instance, InstanceId, Outcome, Prune,
-    RetryPolicy, Standing, Task, TaskStatus, Timestamp,
+    Applied, Backend, Batch, Becomes, Change, Claim, Enqueued, IdSource, Instance, InstanceId,
+    Outcome, Prune, RecordChange, RetryPolicy, Standing, Step, Stepped, Task, TaskStatus,
+    Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
@@ -72,10 +73,8 @@ impl Site {
 }
 
 #[tokio::test]
-async fn a_full_server_takes_nothing_and_says_so_and_what_it_has_goes_on_when_there_is_room() {
+async fn a_full_server_takes_no_new_tasks_and_says_so() {
     let site = Site::open(|options| options).await;
-    let first = site.task(10);
-    site.add(&first).await.unwrap();
     site.server.command(&["CONFIG", "SET", "maxmemory", "3mb"]);
 
     let mut refused = None;
@@ -91,16 +90,90 @@ async fn a_full_server_takes_nothing_and_says_so_and_what_it_has_goes_on_when_th
     assert!(why.contains("maxmemory"), "{why}");
     // All of a batch or nothing of it.
     assert_eq!(site.store.get(task.id).await.unwrap(), None);
-    site.server.command(&["CONFIG", "SET", "maxmemory", "1mb"]); // less than it uses
-    let start = Change::started(&first, site.me, NOW).unwrap();
-    assert!(site.change(start.clone()).await.is_err());
-    let stored = site.store.get(first.id).await.unwrap().unwrap();
-    assert_eq!(stored.life.status, TaskStatus::Pending);
+    let mut both = Batch::at(NOW);
+    both.tasks = [site.task(100_000), task.clone()].map(Arc::new).into();
+    let full = site.store.write(Arc::new(both)).await.unwrap_err();
+    assert!(full.is_full() && !full.is_refused(), "{full}");
+    assert_eq!(site.store.get(task.id).await.unwrap(), None);
 
     site.server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(site.change(start).await.unwrap(), Applied::Applied);
     site.add(&task).await.unwrap();
     assert_eq!(site.store.get(task.id).await.unwrap(), Some(task));
+}
+
+/// Else what has filled it would never be worked off: nothing but that makes room.
+#[tokio::test]
+async fn a_full_server_runs_what_it_has_to_its_end() {
+    for min_replicas in [0, 1] {
+        let patient = Duration::from_secs(5); // for a replica that has to wait for a processor
+        let options = |options: RedisOptions| options.min_replicas(min_replicas).deadline(patient);
+        let site = Site::open(options).await;
+        let follow = format!("127.0.0.1 {}", site.server.port());
+        let _replica = RedisServer::builder().setting("replicaof", &follow).start();
+        in_step(&site.server).await;
+        let tasks: Vec<Task> = (0..4).map(|_| site.task(10)).collect();
+        for task in &tasks {
+            site.add(task).await.unwrap();
+        }
+        let mut owned = site.task(10);
+        owned.life.owner = Some(site.me);
+        site.add(&owned).await.unwrap();
+        site.server
+            .command(&["CONFIG", "SET", "maxmemory", "100kb"]); // less than it uses
+        site.server.command(&["SCRIPT", "FLUSH"]);
+
+        let claim = Claim {
+            owner: site.me,
+            names: Arc::new(["f".into()]),
+            except: Arc::default(),
+            limit: 3,
+            now: NOW,
+            reserve: None,
+        };
+        let mut running = site.store.claim(claim).await.unwrap().tasks;
+        let start = Change::started(&owned, site.me, NOW).unwrap();
+        owned.life = start.life.clone();
+        let started = site.change(start).await;
+        let (policy, mut ends) = (RetryPolicy::default(), Vec::new());
+        running.push(owned);
+        for task in &running {
+            let done = Outcome::Done(None);
+            ends.push(Change::finished(task, done, &policy, 0.0, NOW).unwrap());
+        }
+        let alone = site.change(ends.pop().unwrap()).await;
+        let mut batch = Batch::at(NOW);
+        batch.changes = ends;
+        let together = site.store.write(Arc::new(batch)).await;
+
+        assert_eq!(running.len(), 4);
+        assert_eq!(
+            (started, alone),
+            (Ok(Applied::Applied), Ok(Applied::Applied))
+        );
+        assert_eq!(together.unwrap().changes, [Applied::Applied; 3]);
+        let mut record = Step::at(NOW);
+        record.records.push(RecordChange {
+            key: "lead".to_owned(),
+            expects: 0,
+            becomes: Becomes::Value("mine".into()),
+        });
+        let stepped = site.store.step(Arc::new(record)).await.unwrap();
+        assert_ne!(stepped, Stepped::Stale);
+        let mut fires = Step::at(NOW);
+        fires.tasks.push(Arc::new(site.task(10)));
+        let full = site.store.step(Arc::new(fires)).await.unwrap_err();
+        assert!(full.is_full(), "{full}");
+        site.add(&site.task(10)).await.unwrap_err();
+        let counts = site.store.counts().await.unwrap();
+        let n_of = |status| {
+            let of = counts.iter().filter(|count| count.status == status);
+            of.map(|count| count.n).sum::<u64>()
+        };
+        assert_eq!(
+            (n_of(TaskStatus::Pending), n_of(TaskStatus::Success)),
+            (1, 4)
+        );
+    }
 }
 
 #[tokio::test]

@@ -130,11 +130,11 @@ async fn the_system_looks_whether_a_silent_server_is_still_there() {
         .unwrap();
 
     let begun = Instant::now();
-    while timers(server.port()) != ["02"; 3] {
+    while timers(server.port()) != ["02"; 4] {
         let timers = timers(server.port());
         assert!(
             begun.elapsed() < Duration::from_secs(20),
-            "of tasks, beats and hints: {timers:?}"
+            "of tasks, beats, hints and deletion: {timers:?}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

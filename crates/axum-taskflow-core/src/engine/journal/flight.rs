@@ -32,6 +32,8 @@ pub(crate) type Caller = oneshot::Sender<Result<Answers, Error>>;
 
 /// New tasks or changes in one batch: enough to make the commit cheap, few enough to keep it short.
 pub(super) const BATCH_MAX: usize = 512;
+/// So many changes, and nothing else, behind a batch for which the store had no room.
+pub(super) const ALONE: usize = BATCH_MAX - 1;
 /// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
 pub(super) const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A batch of at most so many bytes leaves a link room for another one.
@@ -59,6 +61,11 @@ impl Flight {
     /// Changes, and the last words of the attempts that they end.
     pub(super) fn has_only_what_is_of_changes(&self) -> bool {
         self.adds.is_empty() && self.audits.is_empty()
+    }
+
+    /// New tasks, and what might be stored without them.
+    pub(super) fn has_both(&self) -> bool {
+        !self.adds.is_empty() && !self.thens.is_empty()
     }
 
     pub(super) fn is_answered_by(&self, written: &Written) -> bool {

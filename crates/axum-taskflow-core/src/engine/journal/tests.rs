@@ -363,6 +363,8 @@ struct Hasty {
     memory: Memory,
     /// What happens as soon as it has called.
     then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// It has no room for new tasks.
+    is_full: bool,
 }
 
 impl fmt::Debug for Hasty {
@@ -399,6 +401,9 @@ impl Backend for Hasty {
                 Poll::Pending
             })
             .await;
+            if self.is_full && !batch.tasks.is_empty() {
+                return Err(BackendError::full("on demand"));
+            }
             self.memory.write(batch).await
         })
     }
@@ -475,6 +480,49 @@ async fn a_store_that_answers_before_the_journal_can_see_what_it_was_asked_is_he
     }
     let answer = answer.try_recv().expect("the journal was woken");
     assert_eq!(answer.unwrap().as_slice(), [Enqueued::Created]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_is_told_what_has_ended_however_many_add_all_the_time() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let store = Hasty {
+        is_full: true,
+        ..Hasty::default()
+    };
+    let journal = journal_on(Arc::new(store), clock);
+    let heard = Arc::new(AtomicUsize::new(0));
+    let end_one = || {
+        let heard = heard.clone();
+        let then = Box::new(move |_: &Change, _| {
+            heard.fetch_add(1, Ordering::SeqCst);
+        });
+        journal.change(end(&ids, 2).change, then);
+    };
+    let works = async {
+        let mut answer = queue_one(&journal, &ids);
+        for n in 1..=20 {
+            end_one();
+            while heard.load(Ordering::SeqCst) < n {
+                tokio::select! {
+                    refused = &mut answer => {
+                        assert!(refused.unwrap().is_err());
+                        answer = queue_one(&journal, &ids);
+                    }
+                    () = tokio::time::sleep(Duration::from_millis(1)) => {}
+                }
+            }
+        }
+    };
+
+    let both = async {
+        tokio::select! {
+            () = journal.run(|_| ()) => {}
+            () = works => {}
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(100), both).await;
+
+    assert!(in_time.is_ok(), "{heard:?}");
 }
 
 /// Counts how often it was woken.
