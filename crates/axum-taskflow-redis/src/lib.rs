@@ -78,6 +78,8 @@ pub struct Redis {
     claims: Claims,
     orphans: Orphans,
     damage: Damage,
+    /// Nobody is told of a server that deletes keys when it is full.
+    allow_eviction: bool,
     /// Who answered the last beat. A std mutex: held for one look.
     server: Mutex<Server>,
     /// An atomic: set once, read by each call.
@@ -91,6 +93,8 @@ struct Server {
     run: String,
     /// How often it was another one than before. It may have lost what was written last.
     changes: u64,
+    /// What it does when it is full.
+    policy: String,
 }
 
 impl fmt::Debug for Redis {
@@ -121,10 +125,10 @@ impl Redis {
             .arg(self.lease_ms())
             .arg(format!("1 {}", Uuid::now_v7()));
         let answers = answer::list(self.tasks.send(&call).await?)?;
-        let Some([meta, run]) = answer::groups::<2>(answers).next() else {
+        let Some([meta, n_finished, run, policy]) = answer::groups::<4>(answers).next() else {
             return Err(answer::strange());
         };
-        self.is_answered_by(answer::text(run)?);
+        self.is_answered_by(answer::text(run)?, answer::text(policy)?);
         let meta = answer::text(meta)?;
         if !meta.starts_with("1 ") {
             return Err(BackendError::refused(format!(
@@ -136,7 +140,8 @@ impl Redis {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(instance.id);
-        self.trimmer.look(); // fewer may be kept than before
+        self.trimmer
+            .look_at(answer::number(n_finished)?.unsigned_abs()); // fewer may be kept than before
         Ok(())
     }
 
@@ -165,10 +170,10 @@ impl Redis {
             .arg(now.as_unix_ms())
             .arg(self.lease_ms());
         let answers = answer::list(self.beats.send(&call).await?)?;
-        let Some([standing, run]) = answer::groups::<2>(answers).next() else {
+        let Some([standing, run, policy]) = answer::groups::<3>(answers).next() else {
             return Err(answer::strange());
         };
-        self.is_answered_by(answer::text(run)?);
+        self.is_answered_by(answer::text(run)?, answer::text(policy)?);
         match answer::number(standing)? {
             1 => Ok(Standing::Alive),
             -1 => {
@@ -181,11 +186,21 @@ impl Redis {
         }
     }
 
-    fn is_answered_by(&self, run: String) {
+    fn is_answered_by(&self, run: String, policy: String) {
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         if server.run != run {
             server.changes += u64::from(!server.run.is_empty());
             server.run = run;
+        }
+        let is_news = server.policy != policy;
+        let may_evict = server::evicts(&policy);
+        server.policy.clone_from(&policy);
+        drop(server); // who is told may take his time
+        if is_news && may_evict && !self.allow_eviction {
+            tracing::error!(
+                policy,
+                "Redis may delete tasks from now on when its memory is full: set its maxmemory-policy to noeviction"
+            );
         }
     }
 

@@ -207,6 +207,7 @@ impl RedisOptions {
             claims: Claims::default(),
             orphans: Orphans::default(),
             damage: Damage::default(),
+            allow_eviction: self.allow_eviction,
             server: Mutex::default(),
             closed: AtomicBool::new(false),
         })

@@ -83,7 +83,7 @@ fn judge(
         _ => {}
     }
     let policy = word("maxmemory_policy");
-    if policy != "noeviction" && !policy.is_empty() {
+    if evicts(policy) {
         let what =
             format!("Redis may delete tasks when its memory is full: maxmemory-policy is {policy}");
         if !allow_eviction {
@@ -112,6 +112,11 @@ fn judge(
         _ => {}
     }
     Ok(warnings)
+}
+
+/// True if a server with this `maxmemory-policy` deletes keys when it is full. Nothing is known of one that does not say it.
+pub(crate) fn evicts(policy: &str) -> bool {
+    policy != "noeviction" && !policy.is_empty()
 }
 
 async fn info(link: &Link) -> Result<HashMap<String, String>, BackendError> {

@@ -115,6 +115,8 @@ impl Pass {
 /// Deletes beside everything else, over a connection of its own.
 #[derive(Debug)]
 pub(crate) struct Trimmer {
+    /// How many may be left.
+    history_max: u64,
     /// Tasks have ended, or this has.
     ends: Arc<Notify>,
     /// True when this store is closed: looked at between two parts, and heard between two passes.
@@ -143,6 +145,7 @@ impl Trimmer {
             }
         });
         Self {
+            history_max,
             ends,
             stop,
             trimming: Mutex::new(Some(trimming)),
@@ -152,6 +155,13 @@ impl Trimmer {
     /// Tasks have ended.
     pub(crate) fn look(&self) {
         self.ends.notify_one();
+    }
+
+    /// So many tasks have ended that are kept.
+    pub(crate) fn look_at(&self, n: u64) {
+        if n > self.history_max {
+            self.look();
+        }
     }
 
     /// No further part is begun.

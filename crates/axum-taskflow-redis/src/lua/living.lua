@@ -11,7 +11,9 @@ local function is_gone(id)
         or redis.call('HEXISTS', P .. 'i', id) == 0
 end
 
--- What names this run of the server: another one after a restart, and on a replica that took its place.
-local function run_of_server()
-    return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+-- What names this run of the server: another one after a restart, and on a replica that took its place. And what it does
+-- when it is full, if it says so: that may be set anew at any time, and otherwise on the replica.
+local function server()
+    local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+    return run or '', string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:(%S+)') or ''
 end

@@ -4,14 +4,7 @@
 local finished_before, failed_before = tonumber(ARGV[1]), tonumber(ARGV[2])
 local too_many = nil
 if ARGV[6] ~= '' then
-    too_many = -tonumber(ARGV[6])
-    local by_status = redis.call('HGETALL', P .. 'c')
-    for n = 1, #by_status, 2 do
-        local status = string.match(by_status[n], '^(%a+) ')
-        if status and status ~= 'pending' and status ~= 'running' then
-            too_many = too_many + number_or_0(by_status[n + 1])
-        end
-    end
+    too_many = n_finished(redis.call('HGETALL', P .. 'c')) - tonumber(ARGV[6])
     if too_many <= 0 then
         return { 0, '', 0 }
     end

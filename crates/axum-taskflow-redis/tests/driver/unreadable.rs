@@ -485,7 +485,7 @@ async fn what_is_gone_in_part_hides_nothing_that_is_due_after_it() {
 
 /// Counts what is logged as an error in this thread.
 #[derive(Clone, Default)]
-struct Errors(Arc<AtomicUsize>);
+pub(crate) struct Errors(pub(crate) Arc<AtomicUsize>);
 
 impl tracing::Subscriber for Errors {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
