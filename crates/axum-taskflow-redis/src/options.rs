@@ -246,10 +246,7 @@ impl RedisOptions {
     }
 
     fn way(&self) -> Result<Way, BackendError> {
-        let is_tls = |url: &String| url.starts_with("rediss:");
-        if (self.urls.iter().any(is_tls) || self.sentinel_tls == Some(true))
-            && rustls::crypto::CryptoProvider::get_default().is_none()
-        {
+        if self.speaks_tls() && rustls::crypto::CryptoProvider::get_default().is_none() {
             // The client takes the process's choice, and panics if there is none. An error: somebody was faster.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
@@ -270,6 +267,14 @@ impl RedisOptions {
             return Ok(Way::Sentinel(Arc::new(tokio::sync::Mutex::new(client))));
         }
         Ok(Way::Single(Box::new(self.client(&self.urls[0])?)))
+    }
+
+    fn speaks_tls(&self) -> bool {
+        let is_so = |url: &String| {
+            let info = url.as_str().into_connection_info();
+            info.is_ok_and(|info| is_tls(info.addr()))
+        };
+        self.urls.iter().any(is_so) || self.sentinel_tls == Some(true)
     }
 
     fn client(&self, url: &str) -> Result<Client, BackendError> {
@@ -298,7 +303,6 @@ impl RedisOptions {
             addresses.push(self.of_sentinel(info.addr()));
             first.get_or_insert(info);
         }
-        let is_tls = |it: &ConnectionAddr| matches!(it, ConnectionAddr::TcpTls { .. });
         let sentinels_speak_tls = addresses.iter().any(is_tls);
         let mut client =
             SentinelClientBuilder::new(addresses, name, sentinel::SentinelServerType::Master)?
@@ -388,14 +392,53 @@ impl RedisOptions {
 
     /// Where it is, without passwords.
     fn place(&self) -> String {
-        let hosts: Vec<&str> = self
-            .urls
-            .iter()
-            .map(|url| {
-                let after_user = url.rsplit_once('@').map(|(_, host)| host);
-                after_user.unwrap_or_else(|| url.split_once("://").map_or(&**url, |(_, host)| host))
-            })
-            .collect();
+        let hosts: Vec<&str> = self.urls.iter().map(|url| shown(url)).collect();
         format!("redis {} {{{}}}", hosts.join(","), self.prefix)
+    }
+}
+
+/// An address without user, password and what else is said of the connection.
+fn shown(url: &str) -> &str {
+    let (scheme, _) = url.split_once(':').unwrap_or_default();
+    let place = url.split_once("://").map_or(url, |(_, place)| place);
+    let place = match scheme.to_ascii_lowercase().ends_with("unix") {
+        true => place, // user and password stand behind it
+        false => place.rsplit_once('@').map_or(place, |(_, host)| host),
+    };
+    place.split_once('?').map_or(place, |(place, _)| place)
+}
+
+/// True if what is there is spoken to in TLS.
+fn is_tls(addr: &ConnectionAddr) -> bool {
+    matches!(addr, ConnectionAddr::TcpTls { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client panics if there is no choice for the process when it begins to speak TLS.
+    #[test]
+    fn what_speaks_tls_is_known_however_its_address_says_so() {
+        let at = RedisOptions::new;
+        let sentinel = || at("redis://h").sentinel("m");
+
+        for tls in [
+            at("rediss://h"),
+            at("valkeys://h"),
+            at("REDISS://h"),
+            at("redis://h").node("valkeys://g"),
+            sentinel().sentinel_tls(true),
+        ] {
+            assert!(tls.speaks_tls(), "{tls:?}");
+        }
+        for plain in [
+            at("redis://h"),
+            at("valkey://h"),
+            at("nonsense"),
+            sentinel(),
+        ] {
+            assert!(!plain.speaks_tls(), "{plain:?}");
+        }
     }
 }

@@ -78,6 +78,37 @@ async fn a_server_that_is_not_there_is_named_without_the_password() {
 }
 
 #[tokio::test]
+async fn of_an_address_no_password_is_shown_wherever_it_stands() {
+    for (url, shown) in [
+        ("redis://ada:secret@127.0.0.1:1/2", "127.0.0.1:1/2"),
+        (
+            "redis://ada:se@cret@127.0.0.1:1/?protocol=resp3",
+            "127.0.0.1:1/",
+        ),
+        ("redis://ada:secret?@127.0.0.1:1/", "127.0.0.1:1/"),
+        (
+            "unix:///nowhere.sock?db=1&user=ada&pass=secret",
+            "/nowhere.sock",
+        ),
+        ("Redis+Unix:///nowhere.sock?pass=x@secret", "/nowhere.sock"),
+        (
+            "valkey+unix:///nowhere.sock?pass=secret&db=x",
+            "/nowhere.sock",
+        ),
+    ] {
+        let options = format!("{:?}", RedisOptions::new(url));
+        let error = refused(RedisOptions::new(url)).await;
+
+        for said in [options, error] {
+            assert!(
+                said.contains(&format!("redis {shown} {{taskflow}}")),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_refused() {
     let server = RedisServer::builder().password("right").start();
     let wrong = server.url().replace("right", "secret");
