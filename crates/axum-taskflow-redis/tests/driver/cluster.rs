@@ -22,11 +22,11 @@ static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
 /// What the guide lets a user do, of the prefix `hints`.
 fn rules() -> String {
     let guide = include_str!("../../../../docs/redis.md");
-    let more = "+cluster +spublish +ssubscribe";
+    let more = "+cluster|slots +spublish +ssubscribe";
     assert!(guide.contains(&format!("`{more}`, without the last two on Redis 6.2")));
     let more = match has_channels_of_a_slot() {
         true => more,
-        false => "+cluster",
+        false => "+cluster|slots",
     };
     let of_single = guide
         .lines()

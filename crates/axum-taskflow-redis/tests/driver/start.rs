@@ -135,6 +135,20 @@ async fn a_user_with_the_rules_of_the_guide_can_do_everything() {
     let hears = tokio::time::timeout(Duration::from_secs(20), store.backend.changed(0));
     assert!(hears.await.is_ok());
 
+    // Nor does it more than that: what is not its own it leaves alone.
+    for of_others in [
+        &["FLUSHALL"][..],
+        &["SWAPDB", "0", "1"],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+        &["CLIENT", "PAUSE", "1"],
+        &["MIGRATE", "127.0.0.1", "1", "{taskflow}:x", "0", "1"],
+        &["GET", "of another"],
+    ] {
+        if servers::version() >= (7, 0) {
+            let may = server.command(&[&["ACL", "DRYRUN", "tasks"], of_others].concat());
+            assert!(may.contains("permission"), "{of_others:?}: {may}");
+        }
+    }
     let elsewhere = RedisOptions::new(server.url_as("tasks", "secret")).prefix("other");
     let error = refused(elsewhere).await;
     assert!(error.contains("lacks a permission"), "{error}");
