@@ -176,7 +176,7 @@ impl Engine {
         let joined_at = Instant::now();
         engine.backend.join(Instance::clone(&me)).await?;
         let starting = Starting::of(engine.clone());
-        while engine.rescue_once(engine.clock.now()).await? {}
+        engine.rescue_first().await?;
         tokio::spawn({
             let writes = Writes(engine.clone());
             async move {

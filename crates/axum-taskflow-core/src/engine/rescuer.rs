@@ -182,13 +182,33 @@ impl Engine {
             match rescued {
                 Ok(()) => self.troubles.end(Duty::Rescue),
                 Err(failure) => {
-                    panics::say(|| error!(error = %failure, "cannot take over from the dead"));
-                    self.troubles
-                        .begin(Duty::Rescue, self.clock.now(), &failure);
+                    self.cannot_rescue(&failure);
                     tokio::time::sleep(jittered(super::LOOP_RETRY)).await;
                 }
             }
         }
+    }
+
+    /// Takes over from the dead before anything else begins. What fails is tried again by the loop: the service is more than
+    /// its tasks, and whoever comes to put the store in order must not be kept out by what is wrong in it.
+    pub(super) async fn rescue_first(self: &Arc<Self>) -> Result<(), BackendError> {
+        loop {
+            match self.rescue_once(self.clock.now()).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(failure) if failure.is_refused() => return Err(failure),
+                Err(failure) => {
+                    self.cannot_rescue(&failure);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn cannot_rescue(&self, failure: &BackendError) {
+        panics::say(|| error!(error = %failure, "cannot take over from the dead"));
+        let now = self.clock.now();
+        self.troubles.begin(Duty::Rescue, now, failure);
     }
 
     /// After the store went back: lets go of what it says is ours and we do not run, as others would if we were dead.

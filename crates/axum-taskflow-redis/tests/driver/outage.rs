@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{links::in_step, support::cpu_time};
+use crate::{
+    links::in_step,
+    support::{cpu_time, until},
+};
 use axum_taskflow_core::{
-    Applied, Backend, Batch, Becomes, Change, Claim, Enqueued, IdSource, Instance, InstanceId,
-    Outcome, Prune, RecordChange, RetryPolicy, Standing, Step, Stepped, Task, TaskStatus,
-    Timestamp,
+    Applied, Backend, Batch, Becomes, Change, Claim, Config, Duty, Enqueued, IdSource, Instance,
+    InstanceId, Outcome, Prune, RecordChange, RetryPolicy, Standing, Step, Stepped, Task,
+    TaskManager, TaskStatus, Timestamp,
 };
 use axum_taskflow_redis::{Redis, RedisOptions};
 use servers::RedisServer;
@@ -193,6 +196,41 @@ async fn a_key_of_another_type_is_named_as_the_cause_and_what_does_not_need_it_g
     let why = site.change(end).await.unwrap_err();
 
     assert!(why.contains("another type"), "{why}");
+}
+
+/// The service is more than its tasks, and who runs already goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_starts_though_it_cannot_take_over_from_the_dead_and_does_so_when_it_can() {
+    async fn nothing() {}
+    let site = Site::open(|options| options).await;
+    let mut left = site.task(10);
+    left.life.owner = Some(site.me);
+    site.add(&left).await.unwrap();
+    site.store.close().await.unwrap();
+    let (dead, saved) = ("{taskflow}:xo", "saved");
+    site.server.command(&["RENAME", dead, saved]);
+    site.server.command(&["SET", dead, "mine"]);
+
+    let mut config = Config::default();
+    config.collect = false;
+    let options = RedisOptions::new(site.server.url());
+    config.backend = Arc::new(options.open().await.unwrap());
+    let manager = TaskManager::start(config).await.unwrap();
+
+    let added = manager.add_task(nothing, ()).await.unwrap();
+    manager.wait::<()>(added).await.unwrap();
+    until("it is told", async || {
+        let health = manager.health();
+        health.troubles.iter().any(|it| it.duty == Duty::Rescue)
+    })
+    .await;
+    site.server.command(&["RENAME", saved, dead]);
+    until("it is taken over", async || {
+        let task = manager.get(left.id).await.unwrap().unwrap();
+        task.life.owner.is_none() && manager.health().troubles.is_empty()
+    })
+    .await;
+    manager.shutdown().await.unwrap();
 }
 
 #[tokio::test]
