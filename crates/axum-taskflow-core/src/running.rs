@@ -32,6 +32,8 @@ pub(crate) struct Running {
     /// The function is called, or has to do nothing any more but end. An atomic: set before the look at `interrupted`, so
     /// that whoever has interrupted an attempt and finds it not called knows that it never will be.
     called: AtomicBool,
+    /// The store went back while it ran, and so another attempt may have its epoch. An atomic: set once, read at its end.
+    in_doubt: AtomicBool,
     /// It is known whether it begins, and somebody may want to know. After a cancel: nobody else waits.
     settled: Notify,
 }
@@ -56,6 +58,7 @@ impl Running {
             interrupted: OnceLock::new(),
             cancelled: AtomicBool::new(false),
             called: AtomicBool::new(false),
+            in_doubt: AtomicBool::new(false),
             settled: Notify::new(),
         }
     }
@@ -69,6 +72,14 @@ impl Running {
     pub(crate) fn is_silent(&self) -> bool {
         let is_first = self.task.life.epoch == Epoch::ZERO.next();
         is_first && !self.has_spoken.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::SeqCst)
     }
 
     pub(crate) fn cancel(&self) {

@@ -15,7 +15,7 @@ use tracing::{Span, info_span, span::Entered, warn};
 use super::{Engine, Next};
 use crate::{
     backend::Applied,
-    change::{Change, Outcome},
+    change::{Change, HeldBy, Outcome},
     clock::Timestamp,
     context::TaskContext,
     error::{Error, ErrorKind},
@@ -331,10 +331,13 @@ impl Engine {
                 let then = Box::new(move |change: &Change, applied| engine.ended(change, applied));
                 self.end_attempt(task, || {
                     let begins_again = change.life.status == TaskStatus::Pending;
-                    let change = match begins_again && running.was_cancelled() {
+                    let mut change = match begins_again && running.was_cancelled() {
                         true => Change::stopped(task, now).unwrap_or(change), // since it came to its end
                         false => change,
                     };
+                    if running.is_in_doubt() {
+                        change.held_by = HeldBy::now(task.life.owner); // another's attempt is not ours to end
+                    }
                     self.journal.end(change, then, || running.is_silent());
                     true
                 });

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Engine, jittered};
+use super::{Engine, SUPERSEDED, jittered};
 use crate::{
     backend::{Applied, Batch, Peer},
     change::{Change, HeldBy},
@@ -19,6 +19,7 @@ use crate::{
     health::Duty,
     id::{Epoch, InstanceId, TaskId},
     panics,
+    running::Running,
     status::TaskStatus,
     task::Task,
 };
@@ -105,7 +106,7 @@ impl Watched {
     }
 }
 
-/// What the store says is ours, and nothing runs of it here.
+/// What the store says is ours, and nothing runs of it here; and what runs here, and is not ours by what the store says.
 #[derive(Default)]
 struct Forgotten {
     /// How often the store had gone back at the last look.
@@ -114,6 +115,10 @@ struct Forgotten {
     next: Option<Instant>,
     /// How the tasks stood at the last look.
     seen: HashMap<TaskId, (TaskStatus, Epoch)>,
+    /// What ran here when the store went back, and may not be ours any more.
+    doubtful: Vec<Arc<Running>>,
+    /// When to look again at these.
+    next_doubtful: Option<Instant>,
 }
 
 /// Refused tasks that are read beside a batch of others // more: those that lie behind them wait for them
@@ -218,6 +223,17 @@ impl Engine {
         if went_back != forgotten.went_back {
             forgotten.went_back = went_back;
             forgotten.next = Some(Instant::now());
+            forgotten.doubtful = self.attempts();
+            forgotten.doubtful.iter().for_each(|it| it.doubt());
+            forgotten.next_doubtful = Some(Instant::now());
+        }
+        if forgotten
+            .next_doubtful
+            .is_some_and(|next| next <= Instant::now())
+        {
+            forgotten.doubtful = self.stop_what_others_run(&forgotten.doubtful).await?;
+            let is_over = forgotten.doubtful.is_empty();
+            forgotten.next_doubtful = (!is_over).then(|| Instant::now() + LOOKS_APART);
         }
         if forgotten.next.is_none_or(|next| next > Instant::now()) {
             return Ok(());
@@ -245,6 +261,39 @@ impl Engine {
         forgotten.next = (!found.is_empty()).then(|| Instant::now() + LOOKS_APART);
         forgotten.seen = found;
         Ok(())
+    }
+
+    /// Of what ran here when the store went back: stops what others have by now, and gives what is not ours nor another's
+    /// yet. What nobody knows any more runs on, since nobody else can begin it.
+    async fn stop_what_others_run(
+        &self,
+        attempts: &[Arc<Running>],
+    ) -> Result<Vec<Arc<Running>>, BackendError> {
+        let mut doubtful = Vec::new();
+        for attempt in attempts {
+            let id = attempt.task.id;
+            let goes_on = || {
+                self.running()
+                    .get(&id)
+                    .is_some_and(|it| Arc::ptr_eq(it, attempt))
+            };
+            if !goes_on() {
+                continue;
+            }
+            let Some(task) = self.backend.get(id).await? else {
+                continue;
+            };
+            let (life, mine) = (&task.life, attempt.task.life.owner);
+            if life.owner.is_some() && life.owner != mine {
+                panics::say(
+                    || warn!(task = %id, function = %task.name, "{LOST}: another instance runs it, and so it is stopped here"),
+                );
+                attempt.interrupt(SUPERSEDED);
+            } else if life.owner.is_none() && !life.status.is_terminal() {
+                doubtful.push(attempt.clone()); // for anybody
+            }
+        }
+        Ok(doubtful)
     }
 
     fn let_go_of_own(self: &Arc<Self>, task: &Task) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum_taskflow_core::{Config, Data, Scope, TaskId, TaskManager, TaskStatus};
+use axum_taskflow_core::{Config, Data, Role, Scope, TaskDef, TaskId, TaskManager, TaskStatus};
 use axum_taskflow_redis::RedisOptions;
 use servers::RedisServer;
 use tokio::sync::Semaphore;
@@ -141,6 +141,85 @@ async fn no_epoch_is_given_again_by_a_server_that_has_forgotten_to_whom_it_gave_
         .await
         .expect("two have it");
     assert!(taken.is_held());
+}
+
+/// Runs until it is told to go on, and counts how many do.
+struct Hall {
+    n_inside: AtomicUsize,
+    n_begun: AtomicUsize,
+    n_ended: AtomicUsize,
+    way_out: Semaphore,
+}
+
+impl Hall {
+    async fn until_begun(&self, n: usize) {
+        until("they begin", async || {
+            self.n_begun.load(Ordering::SeqCst) == n
+        })
+        .await;
+    }
+}
+
+struct Inside(Arc<Hall>);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.n_inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn stays(Data(hall): Data<Arc<Hall>>) {
+    hall.n_begun.fetch_add(1, Ordering::SeqCst);
+    hall.n_inside.fetch_add(1, Ordering::SeqCst);
+    let inside = Inside(hall);
+    inside.0.way_out.acquire().await.unwrap().forget();
+    inside.0.n_ended.fetch_add(1, Ordering::SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_instance_runs_by_now_is_stopped_by_who_began_it_on_the_server_as_it_was() {
+    let server = RedisServer::start();
+    let hall = Arc::new(Hall {
+        n_inside: AtomicUsize::new(0),
+        n_begun: AtomicUsize::new(0),
+        n_ended: AtomicUsize::new(0),
+        way_out: Semaphore::new(0),
+    });
+    let start = async |role| {
+        let mut config = Config::default();
+        config.collect = false;
+        config.role = role;
+        config.concurrency = 1;
+        config.tasks = vec![TaskDef::new(stays).name("stays")];
+        config.backend = Arc::new(RedisOptions::new(server.url()).open().await.unwrap());
+        config.state(hall.clone());
+        TaskManager::start(config).await.unwrap()
+    };
+    let (web, first) = (start(Role::Web).await, start(Role::Worker).await);
+    web.add_task(stays, ()).await.unwrap();
+    hall.until_begun(1).await;
+    let task = web.add_task(stays, ()).await.unwrap();
+    server.command(&["SAVE"]);
+    hall.way_out.add_permits(1);
+    hall.until_begun(2).await;
+
+    tokio::task::block_in_place(|| server.restart());
+
+    // Nobody has it by what is stored, and the first one has no room for it.
+    let second = start(Role::Worker).await;
+    hall.until_begun(3).await;
+    until("one of two stops", async || {
+        hall.n_inside.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    hall.way_out.add_permits(2);
+    is(&web, task, TaskStatus::Success).await;
+    let by = web.get(task).await.unwrap().unwrap().life.instance;
+    assert_eq!(by, Some(second.instance().id));
+    assert_eq!(hall.n_ended.load(Ordering::SeqCst), 2);
+    for manager in [first, second, web] {
+        manager.shutdown().await.unwrap();
+    }
 }
 
 #[test]
