@@ -350,9 +350,40 @@ fn no_file_names_the_machine_on_which_it_was_written() {
     holds("no path of a build machine stands in the project", &wrong);
 }
 
+#[test]
+fn what_is_published_carries_its_licences_and_a_readme() {
+    let mut wrong = Vec::new();
+
+    for package in packages().iter().filter(|package| package.is_published) {
+        let output = Command::new(env!("CARGO"))
+            .args(["package", "--list", "--allow-dirty", "--offline", "-p"])
+            .arg(&package.name)
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "cargo package failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let listed = String::from_utf8(output.stdout).unwrap();
+        for needed in ["LICENSE-APACHE", "LICENSE-MIT", "README.md"] {
+            if !listed.lines().any(|file| file == needed) {
+                wrong.push(format!("{}: no {needed}", package.name));
+            }
+        }
+    }
+
+    holds(
+        "a published crate carries both licences, which ask for that, and a readme, which is its page at the registry",
+        &wrong,
+    );
+}
+
 struct Package {
     name: String,
     folder: PathBuf,
+    is_published: bool,
     /// What it is built from; what only its tests use is left out.
     uses: BTreeSet<String>,
     /// Everything that its manifest names.
@@ -380,6 +411,7 @@ fn packages() -> Vec<Package> {
             Package {
                 name: name_of(package),
                 folder: manifest.parent().unwrap().to_owned(),
+                is_published: package["publish"].is_null(), // an empty list: nowhere
                 uses: dependencies
                     .iter()
                     .filter(|dependency| dependency["kind"] != "dev")

@@ -58,6 +58,7 @@ pub struct TaskManager {
 
 /// What [`TaskManager::cancel`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Cancelled {
     /// The task had not begun, and never will.
     Now,

@@ -68,7 +68,8 @@ pub(crate) async fn cancel(
             let text = "Asked to stop: it is cancelled once its function lets go.";
             done_with(&headers, &form.back, Flash::Asked(id), text, None)
         }
-        Ok((id, Cancelled::Sent)) => {
+        // `Sent`, or whatever else is no answer yet.
+        Ok((id, _)) => {
             let text = "Asked to stop, but the process that runs it has not answered yet.";
             done_with(&headers, &form.back, Flash::Sent(id), text, None)
         }

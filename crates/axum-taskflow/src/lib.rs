@@ -24,13 +24,14 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // The port first: if it is taken, no task has begun that would be cut off.
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
 //!     let manager = TaskManager::builder().sqlite("tasks.db").build().await?;
 //!     let app = Router::new()
 //!         .route("/signup", post(signup))
 //!         .nest("/tasks", TaskAdmin::new(&manager).routes())
 //!         .with_state(manager.clone());
 //!
-//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
 //!     axum::serve(listener, app)
 //!         .with_graceful_shutdown(manager.shutdown_on_signal())
 //!         .await?;

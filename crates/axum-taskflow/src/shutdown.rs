@@ -19,9 +19,9 @@ impl TaskManager {
     /// # use axum_taskflow::TaskManager;
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
     /// let manager = TaskManager::builder().sqlite("tasks.db").build().await?;
     /// let app: Router = Router::new();
-    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
     ///
     /// axum::serve(listener, app)
     ///     .with_graceful_shutdown(manager.shutdown_on_signal())

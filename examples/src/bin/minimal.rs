@@ -22,12 +22,12 @@ async fn hello(tasks: Tasks, Path(name): Path<String>) -> Result<String, TaskErr
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
     let manager = TaskManager::builder().sqlite("minimal.db").build().await?;
     let app = Router::new()
         .route("/hello/{name}", post(hello))
         .nest("/tasks", TaskAdmin::new(&manager).routes())
         .with_state(manager.clone());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
     axum::serve(listener, app)
         .with_graceful_shutdown(manager.shutdown_on_signal())
         .await?;

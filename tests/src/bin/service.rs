@@ -354,7 +354,7 @@ async fn lab(tasks: Tasks, Json(errand): Json<Errand>) -> Result<Json<TaskId>, T
 async fn cancel_errand(tasks: Tasks, UrlPath(id): UrlPath<TaskId>) -> Json<Cancel> {
     Json(match tasks.cancel(id).await {
         Ok(Cancelled::Now) => Cancel::Done,
-        Ok(Cancelled::Asked | Cancelled::Sent) => Cancel::Asked,
+        Ok(_) => Cancel::Asked,
         Err(_) => Cancel::Refused, // it has ended
     })
 }

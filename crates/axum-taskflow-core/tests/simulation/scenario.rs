@@ -364,6 +364,7 @@ async fn cancel(process: Arc<Process>, id: TaskId) {
         Ok(Cancelled::Now) => checker.cancelled(id),
         Ok(Cancelled::Asked) => checker.told_to_stop(id, process.n),
         Ok(Cancelled::Sent) => checker.count("asked without an answer"),
+        Ok(other) => panic!("the model knows no {other:?}"),
         Err(_) => {}
     });
 }
