@@ -451,11 +451,12 @@ async fn names_that_cannot_be_used_are_refused(site: &Site) {
 // ---- leaders -------------------------------------------------------------------------------------------------
 
 async fn one_leads_and_hands_over_when_it_shuts_down(site: &Site) {
-    // A machine that does something else may be late for once. If it always is, nobody is told.
+    // A machine that does something else may be late for once. If it always is, nobody is told: who only looks again every
+    // 300 ms is not twice so fast, but by rare luck.
     for n_left in (0..10).rev() {
         let [one, other] = hands_over_twice(site).await;
         println!("handed over within {one:?} and {other:?}");
-        if one < Duration::from_millis(200) && other < Duration::from_millis(500) {
+        if other < Duration::from_millis(30) {
             return;
         }
         assert!(n_left > 0, "{one:?} and {other:?}");
