@@ -491,6 +491,23 @@ fn a_server_that_did_not_answer_anybody_excuses_an_interruption_and_nothing_else
 }
 
 #[test]
+fn a_server_that_did_not_answer_though_nobody_hurt_it_is_named_in_the_report() {
+    let silence = |from, until| Pause {
+        pid: None,
+        ..pause(0, from, until)
+    };
+    let mut history = good();
+    history.outages = vec![silence(S, 2 * S)];
+
+    history.was_silent(vec![silence(S / 2, 2 * S), silence(3 * S, 4 * S)]);
+
+    let report = check(&history);
+    assert_eq!((history.outages.len(), report.silences), (3, 1));
+    assert!(report.to_string().contains("1 times the server did not"));
+    assert_eq!(check(&good()).silences, 0);
+}
+
+#[test]
 fn on_redis_a_takeover_may_take_a_lease_and_two_seconds() {
     let mut in_time = interrupted(3_900);
     in_time.lease = Some(Duration::from_secs(2));
