@@ -451,15 +451,18 @@ async fn names_that_cannot_be_used_are_refused(site: &Site) {
 // ---- leaders -------------------------------------------------------------------------------------------------
 
 async fn one_leads_and_hands_over_when_it_shuts_down(site: &Site) {
-    // A machine that does something else may be late for once. If it always is, nobody is told.
-    for n_left in (0..10).rev() {
+    // A machine that does something else may be late often. If it nearly always is, nobody is told: who only looks again
+    // every 300 ms is not twice so fast in one round of thirty.
+    let mut n_prompt = 0;
+    for _ in 0..30 {
         let [one, other] = hands_over_twice(site).await;
         println!("handed over within {one:?} and {other:?}");
-        if one < Duration::from_millis(200) && other < Duration::from_millis(500) {
+        n_prompt += usize::from(other < Duration::from_millis(30));
+        if n_prompt == 3 {
             return;
         }
-        assert!(n_left > 0, "{one:?} and {other:?}");
     }
+    panic!("prompt in {n_prompt} of thirty rounds");
 }
 
 /// Of three one leads after the other: how long it took the last two to hear of it, the shorter time first.

@@ -8,7 +8,7 @@ use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::TcpStream,
     os::unix::fs::PermissionsExt,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -203,16 +203,16 @@ fn no_server_outlives_a_killed_process() {
         .env("TMPDIR", folder.path())
         .stdout(Stdio::piped())
         .spawn()
+        .map(Holder)
         .unwrap();
     let mut url = String::new();
-    let stdout = holder.stdout.take().unwrap();
+    let stdout = holder.0.stdout.take().unwrap();
     BufReader::new(stdout).read_line(&mut url).unwrap();
     let address = url.trim().trim_start_matches("redis://");
     let address = address.trim_end_matches('/');
     assert!(TcpStream::connect(address).is_ok());
 
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    holder.kill();
 
     until("nobody listens", || TcpStream::connect(address).err());
 }
@@ -224,11 +224,12 @@ fn no_server_outlives_a_process_that_was_killed_while_it_started_it() {
     let folder = tempfile::tempdir().unwrap();
     let (begun, go_on) = (folder.path().join("begun"), folder.path().join("go on"));
     let path = env::var("PATH").unwrap();
-    // In the place of the program that asks the kernel: it waits before it does.
+    // In the place of the program that asks the kernel: it waits before it does, and not for ever.
     let slow = format!(
         "#!/bin/sh\n\
          echo $$ >'{begun}.new' && mv '{begun}.new' '{begun}'\n\
-         while [ ! -e '{go_on}' ]; do sleep 0.01; done\n\
+         n=0\n\
+         while [ ! -e '{go_on}' ]; do n=$((n + 1)); [ $n -lt 9000 ] || exit; sleep 0.01; done\n\
          PATH='{path}' exec setpriv \"$@\"\n",
         begun = begun.display(),
         go_on = go_on.display(),
@@ -241,12 +242,12 @@ fn no_server_outlives_a_process_that_was_killed_while_it_started_it() {
         .env("PATH", format!("{}:{path}", folder.path().display()))
         .stdout(Stdio::null())
         .spawn()
+        .map(Holder)
         .unwrap();
     let pid = until("it has begun", || fs::read_to_string(&begun).ok());
     let pid = pid.trim();
 
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    holder.kill();
     fs::write(go_on, "").unwrap();
 
     let has_ended = || {
@@ -260,6 +261,23 @@ fn no_server_outlives_a_process_that_was_killed_while_it_started_it() {
         kill_process(left, Signal::KILL).unwrap();
     }
     assert!(is_gone, "process {pid} goes on");
+}
+
+/// A process that has a server. It parks for ever, and so it is killed also when a test fails before it does that.
+struct Holder(Child);
+
+impl Holder {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it has mostly been killed already
+        let _ = self.0.wait();
+    }
 }
 
 /// Looks until there is something to see.

@@ -71,9 +71,7 @@ pub async fn drive(plan: &Plan) -> Result<History, LabError> {
     faults.calm_down(&http).await?;
     faults.end_all().await?;
 
-    history
-        .outages
-        .extend(pulse.map(Pulse::end).unwrap_or_default());
+    history.was_silent(pulse.map(Pulse::end).unwrap_or_default());
     for of_caller in seen {
         history.add(of_caller);
     }

@@ -43,6 +43,8 @@ pub struct History {
     pub n_stops: u64,
     /// Processes that ended by themselves: a task or a crash point aborted them.
     pub n_aborts: u64,
+    /// How often the server did not answer for long though nobody had hurt it.
+    pub n_silences: u64,
     /// What was done to the server and to links, and how often.
     pub server_faults: BTreeMap<&'static str, u64>,
     /// What tasks did.
@@ -116,6 +118,20 @@ impl History {
     /// Numbers come back: the process that has this one now.
     fn latest(&mut self, pid: u32) -> Option<&mut Life> {
         self.lives.iter_mut().rfind(|life| life.pid == pid)
+    }
+
+    /// Adds the times in which the server did not answer.
+    pub(super) fn was_silent(&mut self, silences: Vec<Pause>) {
+        let was_hurt = |silence: &&Pause| {
+            self.outages.iter().any(|hurt| {
+                hurt.pid.is_none()
+                    && hurt.from.mono_us <= silence.until.mono_us
+                    && silence.from.mono_us <= hurt.until.mono_us
+            })
+        };
+        let n_hurt = silences.iter().filter(was_hurt).count();
+        self.n_silences += (silences.len() - n_hurt) as u64;
+        self.outages.extend(silences);
     }
 
     /// Adds what one caller has seen.

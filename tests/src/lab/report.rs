@@ -37,6 +37,9 @@ pub struct Report {
     pub faults: [u64; 4],
     /// What was done to the server and to links, and how often.
     pub server_faults: BTreeMap<&'static str, u64>,
+    /// How often the server did not answer for long though nobody had hurt it, which excuses an interruption and a late
+    /// takeover.
+    pub silences: u64,
     /// How long each attempt that died with its process lay before somebody took it over, in milliseconds in which
     /// somebody could.
     pub takeovers_ms: Vec<u64>,
@@ -58,6 +61,7 @@ impl Report {
                 history.n_aborts,
             ],
             server_faults: history.server_faults.clone(),
+            silences: history.n_silences,
             ..Self::default()
         };
         let mut begins: BTreeMap<_, u64> = BTreeMap::new();
@@ -95,6 +99,10 @@ impl fmt::Display for Report {
             let faults = self.server_faults.iter();
             let faults: Vec<String> = faults.map(|(what, n)| format!("{n} {what}")).collect();
             writeln!(f, "server     {}", faults.join(", "))?;
+        }
+        if self.silences > 0 {
+            let n = self.silences;
+            writeln!(f, "excused    {n} times the server did not answer, unhurt")?;
         }
         writeln!(
             f,

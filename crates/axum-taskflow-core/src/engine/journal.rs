@@ -7,7 +7,7 @@ mod flight;
 mod queue;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -338,6 +338,9 @@ impl Journal {
     /// Queues what a function said.
     pub(crate) fn note(&self, note: Note) {
         let mut queue = self.queue();
+        if queue.forsaken {
+            return; // a plain function may go on, and talk for long
+        }
         match note.what {
             Said::Progress(progress) => {
                 let last = queue.progress.get(&note.id);
@@ -412,6 +415,8 @@ impl Journal {
         let adds = std::mem::take(&mut queue.adds);
         let changes = std::mem::take(&mut queue.changes);
         let audit = std::mem::take(&mut queue.audit);
+        queue.notes = Vec::new();
+        queue.progress = HashMap::new();
         let bytes: usize = changes.iter().map(|entry| bytes_of(&entry.change)).sum();
         self.n_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.n_changes.store(0, Ordering::Relaxed);

@@ -464,6 +464,50 @@ fn an_attempt_is_interrupted_if_its_process_could_not_reach_the_server_for_long(
 }
 
 #[test]
+fn a_server_that_did_not_answer_anybody_excuses_an_interruption_and_nothing_else() {
+    let for_all = |mut history: History| {
+        let (pid, from, until) = (None, at(0), at(60 * S));
+        history.lease = Some(Duration::from_secs(2));
+        history.outages = vec![Pause { pid, from, until }];
+        history
+    };
+    let mut lived = interrupted(3_000);
+    lived.lives[0] = alive(1);
+    keeps_all(&for_all(lived));
+
+    let mut lost = good();
+    lost.stored.clear();
+    lost.effects.clear();
+    let mut repeated = taken_over();
+    repeated.stored[0].requeue_on_interrupt = false;
+    let mut stale = taken_over();
+    stale.stored[0].life.epoch = Epoch::from_u32(3);
+
+    assert_eq!(broken(&for_all(lost)), ["P1"]);
+    assert_eq!(broken(&for_all(on_redis(3 * S, 4 * S))), ["P2"]);
+    assert_eq!(broken(&for_all(repeated)), ["P3"]);
+    assert_eq!(broken(&for_all(stale)), ["P4"]);
+    assert_eq!(broken(&for_all(two_tasks())), ["P5"]);
+}
+
+#[test]
+fn a_server_that_did_not_answer_though_nobody_hurt_it_is_named_in_the_report() {
+    let silence = |from, until| Pause {
+        pid: None,
+        ..pause(0, from, until)
+    };
+    let mut history = good();
+    history.outages = vec![silence(S, 2 * S)];
+
+    history.was_silent(vec![silence(S / 2, 2 * S), silence(3 * S, 4 * S)]);
+
+    let report = check(&history);
+    assert_eq!((history.outages.len(), report.silences), (3, 1));
+    assert!(report.to_string().contains("1 times the server did not"));
+    assert_eq!(check(&good()).silences, 0);
+}
+
+#[test]
 fn on_redis_a_takeover_may_take_a_lease_and_two_seconds() {
     let mut in_time = interrupted(3_900);
     in_time.lease = Some(Duration::from_secs(2));

@@ -580,7 +580,18 @@ async fn a_journal_that_nobody_writes_any_more_keeps_nothing_that_waits_or_comes
             Box::new(move |_: &Change, _| drop(kept)),
         );
     };
+    let says = || {
+        let progress = Progress {
+            fraction: 0.5,
+            message: String::new(),
+        };
+        for what in [Said::Progress(progress), line(0)] {
+            let (id, epoch) = (ids.task(NOW), Epoch::ZERO.next());
+            journal.note(Note { id, epoch, what });
+        }
+    };
     change();
+    says();
     assert_eq!(Arc::strong_count(&engine), 2);
     let hour = Duration::from_secs(3_600);
     journal.place(1, hour).await.unwrap();
@@ -597,9 +608,12 @@ async fn a_journal_that_nobody_writes_any_more_keeps_nothing_that_waits_or_comes
         .expect("who waits for a place is refused next")
         .unwrap();
     assert!(journal.is_closed());
+    assert!(journal.queue().is_empty());
     change();
+    says();
     assert_eq!(Arc::strong_count(&engine), 1, "what came");
     assert_eq!(journal.changes_waiting(), 0);
+    assert!(journal.queue().is_empty());
 }
 
 #[tokio::test]
