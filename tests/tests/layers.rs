@@ -16,11 +16,15 @@ use serde_json::Value;
 use source::{Modules, files};
 
 /// Our crates from the bottom up, each with those that it may depend on.
-const CRATES: [(&str, &[&str]); 12] = [
+const CRATES: [(&str, &[&str]); 13] = [
     ("axum-taskflow-core", &[]),
     ("axum-taskflow-macros", &[]),
     ("axum-taskflow-dashboard-assets", &[]),
-    ("axum-taskflow-sqlite", &["axum-taskflow-core"]),
+    ("axum-taskflow-wal", &[]),
+    (
+        "axum-taskflow-sqlite",
+        &["axum-taskflow-core", "axum-taskflow-wal"],
+    ),
     ("axum-taskflow-redis", &["axum-taskflow-core", "servers"]),
     (
         "axum-taskflow-dashboard",
@@ -65,7 +69,12 @@ const KEPT_APART: [(&str, &[&str]); 4] = [
     ("redis", &["axum-taskflow-redis"]),
     (
         "rusqlite",
-        &["axum-taskflow-sqlite", "axum-taskflow-bench", "tests"],
+        &[
+            "axum-taskflow-sqlite",
+            "axum-taskflow-wal",
+            "axum-taskflow-bench",
+            "tests",
+        ],
     ),
     (
         "axum",

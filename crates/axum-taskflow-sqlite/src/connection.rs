@@ -74,7 +74,12 @@ pub(crate) fn open_writer(
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX; // one thread uses it
-    let mut conn = Connection::open_with_flags(path, flags).map_err(|e| explain(e.into()))?;
+    // What is written is written with one call for each commit, where that can be had.
+    let conn = match axum_taskflow_wal::vfs() {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => Connection::open_with_flags(path, flags),
+    };
+    let mut conn = conn.map_err(|e| explain(e.into()))?;
     conn.busy_handler(Some(patience(lock_wait)))
         .map_err(|e| explain(e.into()))?;
 

@@ -1,0 +1,317 @@
+//! An SQLite VFS that writes the frames of a transaction to the write-ahead log with one call.
+//!
+//! SQLite writes each page of a transaction to its log with two calls of the system: 24 bytes and the page. For small
+//! transactions that is most of what they cost. The VFS here stands before the one that SQLite has, gathers what is
+//! appended to a log, and writes it with the last page of the transaction. The file has the same bytes, and SQLite is told
+//! of an error where it commits. Everything else (the database, locks, shared memory, flushes) is left to the VFS behind.
+//!
+//! For the connection that writes; others read the same file with any VFS.
+//!
+//! ```
+//! use rusqlite::{Connection, OpenFlags};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("own.db");
+//! let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+//! let conn = match axum_taskflow_wal::vfs() {
+//!     Some(vfs) => Connection::open_with_flags_and_vfs(&path, flags, vfs)?,
+//!     None => Connection::open_with_flags(&path, flags)?,
+//! };
+//! conn.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (n)")?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![allow(
+    unsafe_code,
+    reason = "a VFS is C called from C; this crate is there so that no other one has to"
+)]
+
+mod gather;
+
+use std::{
+    ffi::{CStr, c_int, c_void},
+    mem, ptr, slice,
+    sync::OnceLock,
+};
+
+use rusqlite::ffi::{
+    self, SQLITE_IOERR_READ, SQLITE_IOERR_WRITE, SQLITE_OK, SQLITE_OPEN_WAL, sqlite3_file,
+    sqlite3_filename, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs,
+};
+
+use gather::Gather;
+
+const NAME: &CStr = c"axum-taskflow-wal";
+
+/// The name of the VFS, for [`Connection::open_with_flags_and_vfs`](rusqlite::Connection::open_with_flags_and_vfs). It
+/// stands before the one that is SQLite's default when this is called for the first time. None if there is no such VFS, or
+/// an old one (of a version below 3): then a connection does without.
+pub fn vfs() -> Option<&'static CStr> {
+    static IS_THERE: OnceLock<bool> = OnceLock::new();
+    IS_THERE.get_or_init(register).then_some(NAME)
+}
+
+/// The VFS behind ours, which lives as long as the process.
+static BEHIND: OnceLock<Behind> = OnceLock::new();
+
+struct Behind(*mut sqlite3_vfs);
+
+// SAFETY: SQLite calls a VFS from any thread; of what is behind the pointer nothing is changed.
+unsafe impl Send for Behind {}
+// SAFETY: as above.
+unsafe impl Sync for Behind {}
+
+fn register() -> bool {
+    // SAFETY: no name asks for the default; SQLite starts itself if need be.
+    let behind = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
+    // SAFETY: a VFS that SQLite names is there, and stays.
+    let Some(found) = (unsafe { behind.as_ref() }) else {
+        return false;
+    };
+    if found.iVersion < 3 || found.xOpen.is_none() {
+        return false; // a structure that ends earlier cannot be copied
+    }
+    // A copy, with what its functions look for in it; they get ours and do not know the difference. `xOpen` gets its own.
+    let ours = sqlite3_vfs {
+        szOsFile: found.szOsFile + BEHIND_AT as c_int,
+        pNext: ptr::null_mut(),
+        zName: NAME.as_ptr(),
+        xOpen: Some(open),
+        ..*found
+    };
+    if BEHIND.set(Behind(behind)).is_err() {
+        return false;
+    }
+    // SAFETY: the structure is never freed, as SQLite asks, and whole.
+    unsafe { ffi::sqlite3_vfs_register(Box::into_raw(Box::new(ours)), 0) == SQLITE_OK }
+}
+
+/// A log, in the memory that SQLite gives for a file. The file of the VFS behind follows in the same.
+#[repr(C)]
+struct Log {
+    base: sqlite3_file,
+    /// From [`open`] to [`close`].
+    gather: *mut Gather,
+}
+
+/// Where in that memory the file behind begins: at a multiple of 8, as SQLite's.
+const BEHIND_AT: usize = size_of::<Log>().next_multiple_of(8);
+
+/// Bytes that go with one call // more: the VFS of Unix writes only what is left of the length after 128 KiB, which is what
+/// SQLite's pages never reach
+const WRITE_MAX: usize = 124 * 1024;
+
+static METHODS: sqlite3_io_methods = sqlite3_io_methods {
+    iVersion: 1, // a log has neither locks nor shared memory of its own, and is not mapped
+    xClose: Some(close),
+    xRead: Some(read),
+    xWrite: Some(write),
+    xTruncate: Some(truncate),
+    xSync: Some(sync),
+    xFileSize: Some(file_size),
+    xLock: Some(lock),
+    xUnlock: Some(unlock),
+    xCheckReservedLock: Some(check_reserved_lock),
+    xFileControl: Some(file_control),
+    xSectorSize: Some(sector_size),
+    xDeviceCharacteristics: Some(device_characteristics),
+    xShmMap: None,
+    xShmLock: None,
+    xShmBarrier: None,
+    xShmUnmap: None,
+    xFetch: None,
+    xUnfetch: None,
+};
+
+/// # Safety
+/// As SQLite calls it: `file` has room for `szOsFile` bytes.
+unsafe extern "C" fn open(
+    _: *mut sqlite3_vfs,
+    name: sqlite3_filename,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    flags_out: *mut c_int,
+) -> c_int {
+    let Some(Behind(vfs)) = BEHIND.get() else {
+        return SQLITE_IOERR_READ;
+    };
+    let vfs = *vfs;
+    // SAFETY: it stays as long as the process.
+    let Some(open_behind) = (unsafe { (*vfs).xOpen }) else {
+        return SQLITE_IOERR_READ;
+    };
+    if flags & SQLITE_OPEN_WAL == 0 {
+        // SAFETY: the arguments are SQLite's, and there is more room than the VFS behind has asked for.
+        return unsafe { open_behind(vfs, name, file, flags, flags_out) };
+    }
+    // SAFETY: `file` has room for ours and, behind it, for that of the VFS behind.
+    let behind = unsafe { behind(file) };
+    // SAFETY: as above; a file that could not be opened says so by no methods.
+    unsafe { (*behind).pMethods = ptr::null() };
+    // SAFETY: the other arguments are SQLite's.
+    let outcome = unsafe { open_behind(vfs, name, behind, flags, flags_out) };
+    // SAFETY: `open_behind` has set it, or we have.
+    let is_open = unsafe { !(*behind).pMethods.is_null() };
+    let log = match is_open {
+        true => Log {
+            base: sqlite3_file { pMethods: &METHODS },
+            gather: Box::into_raw(Box::default()),
+        },
+        false => Log {
+            base: sqlite3_file {
+                pMethods: ptr::null(), // then SQLite does not close it
+            },
+            gather: ptr::null_mut(),
+        },
+    };
+    // SAFETY: there is room, and nothing in it yet that would have to be dropped.
+    unsafe { file.cast::<Log>().write(log) };
+    outcome
+}
+
+/// The file of the VFS behind.
+///
+/// # Safety
+/// `file` has room for both.
+unsafe fn behind(file: *mut sqlite3_file) -> *mut sqlite3_file {
+    // SAFETY: by the caller.
+    unsafe { file.byte_add(BEHIND_AT) }
+}
+
+/// Calls a method of the file behind.
+macro_rules! call_behind {
+    ($file:expr, $method:ident ( $($argument:expr),* ), else $missing:expr) => {{
+        // SAFETY: it is a log that `open` has opened, and SQLite has not closed.
+        let file = unsafe { behind($file) };
+        // SAFETY: an open file has methods.
+        let method = unsafe { (*(*file).pMethods).$method };
+        match method {
+            // SAFETY: the arguments are those that SQLite gave.
+            Some(method) => unsafe { method(file $(, $argument)*) },
+            None => $missing,
+        }
+    }};
+}
+
+/// Of an open log.
+///
+/// # Safety
+/// `file` is a log that [`open`] has opened; nothing else has what it gathers, since SQLite uses a file from one thread at
+/// a time.
+unsafe fn gathered<'a>(file: *mut sqlite3_file) -> &'a mut Gather {
+    // SAFETY: by the caller.
+    let gather = unsafe { (*file.cast::<Log>()).gather };
+    // SAFETY: it lives until `close`.
+    unsafe { &mut *gather }
+}
+
+/// Writes to the file behind.
+///
+/// # Safety
+/// `file` is a log that [`open`] has opened.
+unsafe fn write_behind(file: *mut sqlite3_file, bytes: &[u8], at: i64) -> Result<(), c_int> {
+    let mut at = at;
+    for bytes in bytes.chunks(WRITE_MAX) {
+        let (start, len) = (bytes.as_ptr().cast::<c_void>(), bytes.len() as c_int);
+        match call_behind!(file, xWrite(start, len, at), else SQLITE_IOERR_WRITE) {
+            SQLITE_OK => at += i64::from(len),
+            error => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Before anything but a write: the file is to have what SQLite has written.
+///
+/// # Safety
+/// `file` is a log that [`open`] has opened.
+unsafe fn flush(file: *mut sqlite3_file) -> Result<(), c_int> {
+    // SAFETY: by the caller; it is given back when this returns.
+    let gather = unsafe { gathered(file) };
+    // SAFETY: by the caller.
+    gather.flush(|bytes, at| unsafe { write_behind(file, bytes, at) })
+}
+
+/// # Safety
+/// As SQLite calls it.
+unsafe extern "C" fn write(
+    file: *mut sqlite3_file,
+    bytes: *const c_void,
+    len: c_int,
+    at: sqlite3_int64,
+) -> c_int {
+    let Ok(len) = usize::try_from(len) else {
+        return SQLITE_IOERR_WRITE;
+    };
+    // SAFETY: SQLite gives so many bytes.
+    let bytes = unsafe { slice::from_raw_parts(bytes.cast::<u8>(), len) };
+    // SAFETY: SQLite writes to what it has opened.
+    let gather = unsafe { gathered(file) };
+    // SAFETY: as above.
+    match gather.write(bytes, at, |bytes, at| unsafe {
+        write_behind(file, bytes, at)
+    }) {
+        Ok(()) => SQLITE_OK,
+        Err(error) => error,
+    }
+}
+
+/// # Safety
+/// As SQLite calls it.
+unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
+    let outcome = call_behind!(file, xClose(), else SQLITE_OK);
+    // SAFETY: it is a log that `open` has opened, and SQLite closes it once.
+    let log = unsafe { &mut *file.cast::<Log>() };
+    log.base.pMethods = ptr::null();
+    let gather = mem::replace(&mut log.gather, ptr::null_mut());
+    if !gather.is_null() {
+        // What is still gathered belongs to a transaction that has not committed.
+        // SAFETY: it was made by `Box::into_raw`, and is not used from here on.
+        drop(unsafe { Box::from_raw(gather) });
+    }
+    outcome
+}
+
+/// A method of a log that first writes what was gathered.
+macro_rules! behind_what_was_gathered {
+    ($($name:ident => $method:ident ( $($argument:ident : $of:ty),* ), else $missing:expr;)*) => {$(
+        /// # Safety
+        /// As SQLite calls it.
+        unsafe extern "C" fn $name(file: *mut sqlite3_file $(, $argument: $of)*) -> c_int {
+            // SAFETY: SQLite calls it for what it has opened.
+            if let Err(error) = unsafe { flush(file) } {
+                return error;
+            }
+            call_behind!(file, $method($($argument),*), else $missing)
+        }
+    )*};
+}
+
+/// A method of a log that has nothing to do with what is in it.
+macro_rules! as_behind {
+    ($($name:ident => $method:ident ( $($argument:ident : $of:ty),* ), else $missing:expr;)*) => {$(
+        /// # Safety
+        /// As SQLite calls it.
+        unsafe extern "C" fn $name(file: *mut sqlite3_file $(, $argument: $of)*) -> c_int {
+            call_behind!(file, $method($($argument),*), else $missing)
+        }
+    )*};
+}
+
+behind_what_was_gathered! {
+    read => xRead(bytes: *mut c_void, len: c_int, at: sqlite3_int64), else SQLITE_IOERR_READ;
+    truncate => xTruncate(size: sqlite3_int64), else SQLITE_IOERR_WRITE;
+    sync => xSync(flags: c_int), else SQLITE_IOERR_WRITE;
+    file_size => xFileSize(size: *mut sqlite3_int64), else SQLITE_IOERR_READ;
+    file_control => xFileControl(op: c_int, argument: *mut c_void), else ffi::SQLITE_NOTFOUND;
+}
+
+as_behind! {
+    lock => xLock(level: c_int), else SQLITE_OK;
+    unlock => xUnlock(level: c_int), else SQLITE_OK;
+    check_reserved_lock => xCheckReservedLock(is_taken: *mut c_int), else SQLITE_OK;
+    sector_size => xSectorSize(), else 0;
+    device_characteristics => xDeviceCharacteristics(), else 0;
+}
