@@ -18,6 +18,10 @@ use crate::{
 /// The future of a backend's answer, boxed so that the trait is object-safe.
 pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
+/// Makes up the next batch of what waits at that moment; none if nothing does. May be called on any thread; it does not
+/// wait.
+pub type NextBatch = Box<dyn FnOnce() -> Option<Arc<Batch>> + Send>;
+
 /// Stores tasks. Written for SQLite, Redis, memory, and for yours.
 ///
 /// A backend compares and sets; it decides nothing: what a task becomes is worked out by the engine and arrives as
@@ -115,6 +119,26 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// atomic all the same, beside these as beside any other call.
     fn writes_at_once(&self) -> usize {
         1
+    }
+
+    /// True if the store can be asked for a batch that it takes later ([`pull`](Backend::pull)): while it writes one, it is
+    /// asked for the next. For a store near by that writes one batch after the other, and should not have to wait between
+    /// them. False unless said.
+    fn pulls(&self) -> bool {
+        false
+    }
+
+    /// Writes the batch that `next` gives as [`write`](Backend::write) does. `next` is called once the store can begin with
+    /// it, when what was asked before is done: by then more waits. If it gives none, nothing is written and the answer has
+    /// nothing in it.
+    ///
+    /// A `next` that is not called loses nothing: what waits goes into another batch. So a store that is closed, or fails
+    /// before it can begin, drops it and answers with an error.
+    fn pull(&self, next: NextBatch) -> BackendFuture<'_, Written> {
+        match next() {
+            Some(batch) => self.write(batch),
+            None => Box::pin(std::future::ready(Ok(Written::default()))),
+        }
     }
 
     /// How often the store may have gone back to an earlier state while this was open: its server was restarted without

@@ -55,9 +55,9 @@ pub use crate::{
     add::{AddTask, AddTasks},
     backend::{
         AheadPage, AheadQuery, Applied, AuditEntry, Backend, BackendFuture, Batch, Becomes, Claim,
-        Claimed, Count, Enqueued, Instance, ListQuery, Minute, Note, Page, Peer, Prune, Pruned,
-        Record, RecordChange, RecordQuery, Reserve, Role, Said, Standing, Step, Stepped, Turn,
-        Written,
+        Claimed, Count, Enqueued, Instance, ListQuery, Minute, NextBatch, Note, Page, Peer, Prune,
+        Pruned, Record, RecordChange, RecordQuery, Reserve, Role, Said, Standing, Step, Stepped,
+        Turn, Written,
     },
     change::{Change, HeldBy, KeyFate, Outcome},
     clock::{Clock, Timestamp},

@@ -66,8 +66,8 @@ use std::{
 
 use axum_taskflow_core::{
     AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Claim, Claimed,
-    Count, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune, Pruned, Record,
-    RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
+    Count, Instance, InstanceId, ListQuery, LogLine, Minute, NextBatch, Page, Peer, Prune, Pruned,
+    Record, RecordQuery, Standing, Step, Stepped, Task, TaskId, Timestamp, Written,
 };
 
 use crate::{lock::LockFolder, orphans::Told, readers::Readers, writer::Writer};
@@ -207,6 +207,23 @@ impl Backend for Sqlite {
 
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
         Box::pin(self.writer.call(move |session| session.write(&batch)))
+    }
+
+    fn pulls(&self) -> bool {
+        true
+    }
+
+    fn pull(&self, next: NextBatch) -> BackendFuture<'_, Written> {
+        let (mut next, mut batch) = (Some(next), None);
+        Box::pin(self.writer.call_late(move |session| {
+            if let Some(next) = next.take() {
+                batch = next();
+            }
+            match &batch {
+                Some(batch) => session.write(batch),
+                None => Ok(Written::default()),
+            }
+        }))
     }
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {

@@ -80,6 +80,9 @@ impl Closing {
 
 enum Request {
     Work(Box<dyn Work>),
+    /// What is to be done is only known when it begins: later is better, so it does not share the transaction of what came
+    /// before.
+    Late(Box<dyn Work>),
     /// Has another process left something?
     Look,
     Close(oneshot::Sender<Result<(), BackendError>>),
@@ -167,13 +170,29 @@ impl Writer {
         &self,
         verb: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, BackendError> {
+        self.ask(verb, Request::Work).await
+    }
+
+    /// The same in a transaction that begins when everything that was asked before is committed.
+    pub(crate) async fn call_late<T: Send + 'static>(
+        &self,
+        verb: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        self.ask(verb, Request::Late).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        verb: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
+        request: impl FnOnce(Box<dyn Work>) -> Request,
+    ) -> Result<T, BackendError> {
         let (caller, answer) = oneshot::channel();
         let job = Job {
             verb,
             answer: None,
             caller,
         };
-        let request = Request::Work(Box::new(job));
+        let request = request(Box::new(job));
         self.requests.send(request).await.map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())?
     }
@@ -465,13 +484,17 @@ impl<'c> Session<'c> {
         inbox: &mut mpsc::Receiver<Request>,
         path: &Path,
     ) -> Option<oneshot::Sender<Result<(), BackendError>>> {
-        let mut rest = Rest::default();
-        while let Some(first) = rest.until_next(inbox) {
+        let (mut rest, mut late) = (Rest::default(), None);
+        while let Some(first) = late.take().or_else(|| rest.until_next(inbox)) {
             let (mut group, mut closing, mut look) = (Vec::new(), None, false);
             let mut next = Some(first);
             while let Some(request) = next {
                 match request {
-                    Request::Work(work) => group.push(work),
+                    Request::Late(_) if !group.is_empty() => {
+                        late = Some(request);
+                        break;
+                    }
+                    Request::Work(work) | Request::Late(work) => group.push(work),
                     Request::Look => look = true,
                     Request::Close(caller) => closing = Some(caller),
                 }
@@ -674,6 +697,59 @@ mod tests {
         Ok(session.tx.conn.query_row(sum, [], |row| row.get(0))?)
     }
 
+    /// The writer does nothing until this is sent: requests that come meanwhile wait together.
+    async fn held_up(writer: &Arc<Writer>) -> std::sync::mpsc::Sender<()> {
+        let (open_gate, gate) = std::sync::mpsc::channel::<()>();
+        let (at_gate, is_at_gate) = oneshot::channel();
+        let mut at_gate = Some(at_gate);
+        let writer = writer.clone();
+        tokio::spawn(async move {
+            let held_up = move |_: &mut Session<'_>| {
+                at_gate.take().map(|at_gate| at_gate.send(()));
+                gate.recv().ok();
+                Ok(())
+            };
+            writer.call(held_up).await.unwrap();
+        });
+        is_at_gate.await.unwrap();
+        open_gate
+    }
+
+    async fn waiting(writer: &Writer, n: usize) {
+        while writer.requests.capacity() > WAITING_MAX - n {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_done_late_begins_when_what_was_asked_before_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let other = connection::open_reader(&writer.path, Duration::ZERO).unwrap();
+        let batch = batch(&IdSource::default(), "[]");
+        let open_gate = held_up(&writer).await;
+        let first = tokio::spawn({
+            let writer = writer.clone();
+            async move { writer.call(move |session| session.write(&batch)).await }
+        });
+        waiting(&writer, 1).await;
+        let late = tokio::spawn({
+            let writer = writer.clone();
+            async move {
+                let seen = move |_: &mut Session<'_>| {
+                    let count = "SELECT count(*) FROM task";
+                    Ok(other.query_row(count, [], |row| row.get::<_, i64>(0))?)
+                };
+                writer.call_late(seen).await
+            }
+        });
+        waiting(&writer, 2).await;
+        open_gate.send(()).unwrap();
+
+        assert_eq!(first.await.unwrap().unwrap().tasks, [Enqueued::Created]);
+        assert_eq!(late.await.unwrap().unwrap(), 1, "for all to see");
+    }
+
     #[tokio::test]
     async fn requests_that_wait_share_a_transaction_and_a_bad_one_harms_nobody_else() {
         let folder = tempfile::tempdir().unwrap();
@@ -681,21 +757,7 @@ mod tests {
         ClosedPipe::log_to(&writer).await; // nor does what is said of it
         let ids = IdSource::default();
         let n_played = Arc::new(AtomicUsize::new(0));
-        let (open_gate, gate) = std::sync::mpsc::channel::<()>();
-        let (at_gate, is_at_gate) = oneshot::channel();
-        let mut at_gate = Some(at_gate);
-        let first = tokio::spawn({
-            let writer = writer.clone();
-            async move {
-                let held_up = move |_: &mut Session<'_>| {
-                    at_gate.take().map(|at_gate| at_gate.send(()));
-                    gate.recv().ok();
-                    Ok(())
-                };
-                writer.call(held_up).await
-            }
-        });
-        is_at_gate.await.unwrap();
+        let open_gate = held_up(&writer).await;
 
         // They wait behind the first one.
         let calls = [Ok("[1]"), Err("no"), Ok("[2]")].map(|asked| {
@@ -710,12 +772,9 @@ mod tests {
                 writer.call(played).await
             })
         });
-        while writer.requests.capacity() > WAITING_MAX - 3 {
-            tokio::task::yield_now().await;
-        }
+        waiting(&writer, 3).await;
         open_gate.send(()).unwrap();
 
-        first.await.unwrap().unwrap();
         let [good, bad, other] = calls;
         assert_eq!(good.await.unwrap().unwrap(), "[1]");
         let error = bad.await.unwrap().unwrap_err();

@@ -1,5 +1,7 @@
 //! The beginning and the end of a store's use.
 
+use std::sync::Arc;
+
 use super::bench::{Bench, tasks_before};
 use crate::{backend::ListQuery, clock::Timestamp};
 
@@ -16,6 +18,10 @@ pub(super) async fn calls_after_the_end_fail(bench: &Bench<'_>) {
 
     let failed = [
         backend.write(bench.batch().into()).await.is_err(),
+        backend
+            .pull(Box::new(|| Some(Arc::default())))
+            .await
+            .is_err(),
         backend.claim(bench.claim_of(&["f"], 1)).await.is_err(),
         backend.orphans(1).await.is_err(),
         backend.get(task.id).await.is_err(),
@@ -27,5 +33,5 @@ pub(super) async fn calls_after_the_end_fail(bench: &Bench<'_>) {
         backend.prune(tasks_before(bench.now())).await.is_err(),
         backend.close().await.is_err(),
     ];
-    assert_eq!(failed, [true; 11]);
+    assert_eq!(failed, [true; 12]);
 }

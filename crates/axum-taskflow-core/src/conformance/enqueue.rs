@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::bench::{Bench, line};
 use crate::{
-    backend::{Applied, AuditEntry, Enqueued, ListQuery},
+    backend::{Applied, AuditEntry, Enqueued, ListQuery, Written},
     change::Change,
     clock::Timestamp,
     id::InstanceId,
@@ -313,6 +313,39 @@ pub(super) async fn an_empty_batch_is_written(bench: &Bench<'_>) {
     let written = bench.write(bench.batch()).await;
 
     assert!(written.tasks.is_empty() && written.changes.is_empty());
+}
+
+pub(super) async fn a_batch_that_is_taken_later_is_written_like_any_other(bench: &Bench<'_>) {
+    let (first, mut second) = (bench.task("f"), bench.task("f"));
+    let mut batch = bench.batch();
+    batch.tasks.push(first.clone().into());
+    let mut later = bench.batch();
+    later.tasks = vec![second.clone().into(), first.clone().into()];
+    let started = Change::started(&second, bench.me, bench.now()).expect("it waits");
+    later.changes.push(started.clone());
+    let next = move || Some(Arc::new(later));
+
+    let given = bench.backend.write(batch.into());
+    let taken = bench.backend.pull(Box::new(next));
+    let (given, taken) = futures_util::join!(given, taken);
+
+    assert_eq!(given.expect("it is written").tasks, [Enqueued::Created]);
+    let taken = taken.expect("it is written");
+    assert_eq!(taken.tasks, [Enqueued::Created, Enqueued::Created]);
+    assert_eq!(taken.changes, [Applied::Applied]);
+    second.life = started.life;
+    bench.expect(&first).await;
+    bench.expect(&second).await;
+}
+
+pub(super) async fn if_there_is_nothing_to_take_nothing_is_written(bench: &Bench<'_>) {
+    let nothing = bench.backend.pull(Box::new(|| None)).await;
+
+    assert_eq!(nothing.expect("it can be asked"), Written::default());
+    let mut batch = bench.batch();
+    batch.tasks.push(bench.task("f").into());
+    let written = bench.backend.write(batch.into()).await;
+    assert_eq!(written.expect("it goes on").tasks, [Enqueued::Created]);
 }
 
 pub(super) async fn ten_thousand_tasks_fit_in_one_batch(bench: &Bench<'_>) {

@@ -212,6 +212,8 @@ macro_rules! __conformance_checks {
             of_a_batch_that_is_written_again_in_part_only_the_rest_is_done
             answers_stand_in_the_order_of_the_tasks
             an_empty_batch_is_written
+            a_batch_that_is_taken_later_is_written_like_any_other
+            if_there_is_nothing_to_take_nothing_is_written
             ten_thousand_tasks_fit_in_one_batch
             writers_at_once_lose_nothing
         }

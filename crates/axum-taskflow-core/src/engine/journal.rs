@@ -4,12 +4,13 @@
 //! commit, and a caller on an idle journal waits for one commit and for no timer.
 
 mod flight;
+mod intake;
 mod queue;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -17,19 +18,20 @@ use std::{
 };
 
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tracing::{error, warn};
+use tracing::error;
 
 pub(crate) use self::flight::{Answers, Tasks, ThenAdded};
 use self::{
     flight::{
-        ALONE, BATCH_MAX, Begun, Caller, Flight, Going, Then, bytes_of, enough_beside,
+        ALONE, BATCH_MAX, Begun, Caller, Flight, Going, Late, Then, bytes_of, enough_beside,
         one_has_landed,
     },
+    intake::Intake,
     queue::{Add, Entry, Queue, Writer},
 };
 use super::Ready;
 use crate::{
-    backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, Note, Said, Written},
+    backend::{Applied, AuditEntry, Backend, BackendFuture, Batch, NextBatch, Note, Said, Written},
     change::Change,
     clock::Clock,
     error::{BackendError, Error, ErrorKind},
@@ -54,9 +56,7 @@ const OUTCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) struct Journal {
     backend: Arc<dyn Backend>,
     writes_at_once: usize,
-    clock: Clock,
-    /// A std mutex: held to push or to take, never while writing.
-    queue: Mutex<Queue>,
+    intake: Arc<Intake>,
     bell: Arc<Bell>,
     /// Rings it.
     ringer: Waker,
@@ -65,15 +65,10 @@ pub(crate) struct Journal {
     /// Free places for new tasks // none: add_task waits, so the handler slows down, up to its deadline
     places: Semaphore,
     places_max: usize,
-    /// Changes that wait. An atomic: written under the queue's lock, read for each task without it.
-    n_changes: AtomicUsize,
-    /// What all changes hold that wait or are being written, in bytes. An atomic, as above.
+    /// What all changes hold that wait or are being written, in bytes. An atomic: written for each change, read for each
+    /// task.
     n_bytes: AtomicUsize,
     troubles: Arc<Troubles>,
-    /// The last batch that was heard of has failed. An atomic: read for each batch, and others may tell of one meanwhile.
-    fails: AtomicBool,
-    /// Says how many new tasks a batch may take.
-    ready: Arc<Ready>,
 }
 
 /// Wakes the journal: something waits to be written, or the store has answered what a caller has begun.
@@ -120,27 +115,13 @@ impl<F: Fn(&[Note])> Drop for Unheard<'_, F> {
             }
             begun
         };
-        if let Some((flight, writing)) = begun {
-            self.going.push_back(Going {
-                flight,
-                writing,
-                outcome: None,
-            });
-        }
+        self.going.extend(begun.map(Going::loaded));
         while let Some(going) = self.going.pop_back() {
-            let Going {
-                flight,
-                writing,
-                outcome,
-            } = going;
-            let Some(outcome) = outcome else {
-                self.journal.give_up((flight, writing));
-                continue;
-            };
-            panics::contain(|| drop(writing)); // it is the store's
-            match flight.checked(outcome) {
-                Ok(written) => self.journal.answer(flight, &written, &self.stored),
-                Err(failure) => self.journal.give_back(flight, failure, Duration::ZERO),
+            let (flight, outcome) = going.unload(&self.journal.intake);
+            match outcome.map(|outcome| flight.checked(outcome)) {
+                Some(Ok(written)) => self.journal.answer(flight, &written, &self.stored),
+                Some(Err(failure)) => self.journal.give_back(flight, failure, Duration::ZERO),
+                None => self.journal.give_up(flight),
             }
         }
     }
@@ -171,20 +152,18 @@ impl Journal {
         ready: Arc<Ready>,
     ) -> Self {
         let bell = Arc::<Bell>::default();
+        let (pulls, writes_at_once) = (backend.pulls(), backend.writes_at_once());
+        let several = pulls || writes_at_once > 1;
         Self {
+            intake: Arc::new(Intake::new(clock, ready, pulls, several)),
             ringer: bell.clone().into(),
             bell,
             troubles,
-            fails: AtomicBool::new(false),
-            ready,
-            writes_at_once: backend.writes_at_once(),
+            writes_at_once,
             backend,
-            clock,
-            queue: Mutex::default(),
             idle: Notify::new(),
             places: Semaphore::new(places_max),
             places_max,
-            n_changes: AtomicUsize::new(0),
             n_bytes: AtomicUsize::new(0),
         }
     }
@@ -267,7 +246,7 @@ impl Journal {
             return;
         }
         let _unwinding = Unwinding(self);
-        let flight = self.take_from(queue, BATCH_MAX, Writer::Caller, &HashSet::new());
+        let flight = self.intake.take_from(queue, BATCH_MAX, Writer::Caller);
         crash_point!("journal::before-write");
         let mut writing = self.write(&flight);
         self.bell.has_rung.store(false, Ordering::SeqCst);
@@ -309,7 +288,7 @@ impl Journal {
     fn has_begun(&self, mut queue: MutexGuard<'_, Queue>, begun: Begun) {
         if queue.forsaken {
             drop(queue);
-            self.give_up(begun);
+            self.give_up(Going::loaded(begun).unload(&self.intake).0);
             return self.forsake();
         }
         queue.begun = Some(begun);
@@ -380,7 +359,7 @@ impl Journal {
 
     /// Changes that wait to be stored.
     pub(crate) fn changes_waiting(&self) -> usize {
-        self.n_changes.load(Ordering::Relaxed)
+        self.intake.n_changes.load(Ordering::Relaxed)
     }
 
     /// True if no more changes should be made: bounded, and none is given up.
@@ -409,17 +388,18 @@ impl Journal {
             queue.begun.take()
         };
         if let Some(begun) = begun {
-            self.give_up(begun);
+            self.give_up(Going::loaded(begun).unload(&self.intake).0);
         }
         let mut queue = self.queue();
         let adds = std::mem::take(&mut queue.adds);
         let changes = std::mem::take(&mut queue.changes);
+        (queue.aloft, queue.adds_aloft) = (Vec::new(), 0);
         let audit = std::mem::take(&mut queue.audit);
         queue.notes = Vec::new();
         queue.progress = HashMap::new();
         let bytes: usize = changes.iter().map(|entry| bytes_of(&entry.change)).sum();
         self.n_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.n_changes.store(0, Ordering::Relaxed);
+        self.intake.n_changes.store(0, Ordering::Relaxed);
         drop(queue);
         for add in &adds {
             self.places
@@ -429,8 +409,7 @@ impl Journal {
     }
 
     /// Nobody waits any more for what the store says of a batch.
-    fn give_up(&self, (flight, writing): Begun) {
-        panics::contain(|| drop(writing)); // it is the store's
+    fn give_up(&self, flight: Flight) {
         let why = "the task manager ended before the store answered";
         self.give_back(flight, BackendError::unavailable(why), Duration::ZERO);
     }
@@ -476,8 +455,8 @@ impl Journal {
         loop {
             let next = self.next(changes_max, going);
             let was_busy = next.is_some() || landed.is_some();
-            if let Some((flight, writing)) = next {
-                let sent = Going::sent(flight, writing).await;
+            if let Some(next) = next {
+                let sent = next.sent().await;
                 let is_asked = sent.outcome.is_none();
                 going.push_back(sent);
                 if is_asked && self.writes_at_once > 1 {
@@ -511,7 +490,7 @@ impl Journal {
                         wait = RETRY_MIN;
                     } // else it may still be full
                     changes_max = (changes_max * 2).min(BATCH_MAX);
-                    *landed = Some((flight, written));
+                    *landed = (!flight.is_empty()).then_some((flight, written));
                 }
                 Err(failure) if failure.is_refused() && !flight.thens.is_empty() => {
                     // One of the changes may be at fault, and must not keep all others waiting for ever.
@@ -526,7 +505,8 @@ impl Journal {
                     self.land(going, Duration::ZERO, stored).await;
                 }
                 Err(failure) => {
-                    self.troubles.begin(Duty::Write, self.clock.now(), &failure);
+                    self.troubles
+                        .begin(Duty::Write, self.intake.clock.now(), &failure);
                     changes_max = match changes_max {
                         BATCH_MAX if failure.is_full() && flight.has_both() => ALONE,
                         ALONE => BATCH_MAX, // whoever adds is to be told soon
@@ -542,12 +522,18 @@ impl Journal {
         }
     }
 
-    /// True if one more batch may be on its way. None goes behind a large one, whose time it would share.
+    /// True if one more batch may be on its way. None goes behind a large one, whose time it would share, unless the store
+    /// takes it when it is ready.
     fn has_room(&self, changes_max: usize, going: &VecDeque<Going>) -> bool {
-        going.is_empty()
-            || (going.len() < self.writes_at_once
-                && changes_max == BATCH_MAX
-                && going.iter().all(|it| it.flight.is_small()))
+        if going.is_empty() {
+            return true;
+        }
+        let is_small = |it: &Going| it.flight().is_some_and(Flight::is_small);
+        changes_max == BATCH_MAX
+            && match self.intake.pulls {
+                true => going.len() < 2,
+                false => going.len() < self.writes_at_once && going.iter().all(is_small),
+            }
     }
 
     /// What came of a batch. Nothing if there is `room` for another one, and by now enough for it.
@@ -558,8 +544,7 @@ impl Journal {
     ) -> Option<(Flight, Result<Written, BackendError>)> {
         let has_landed = |it: &Going| it.outcome.is_some();
         if !going.iter().any(has_landed) {
-            self.troubles
-                .asked(Duty::Write, going.front()?.flight.batch.now);
+            self.troubles.asked(Duty::Write, going.front()?.asked_at);
             tokio::select! {
                 biased;
                 () = one_has_landed(going) => {}
@@ -568,9 +553,9 @@ impl Journal {
         }
         self.troubles.answered(Duty::Write);
         crash_point!("journal::written");
-        let Going {
-            flight, outcome, ..
-        } = going.remove(going.iter().position(has_landed)?)?;
+        let (flight, outcome) = going
+            .remove(going.iter().position(has_landed)?)?
+            .unload(&self.intake);
         let outcome = flight.checked(outcome?);
         Some((flight, outcome))
     }
@@ -605,20 +590,23 @@ impl Journal {
         is_empty
     }
 
-    /// What a caller has begun, or the next batch; if others are on their way, only one that is about as large.
-    fn next(&self, changes_max: usize, going: &VecDeque<Going>) -> Option<Begun> {
+    /// What a caller has begun, or the next batch; if others are on their way, only one that is about as large, or one that
+    /// the store takes later.
+    fn next(&self, changes_max: usize, going: &VecDeque<Going>) -> Option<Going> {
         if !self.has_room(changes_max, going) {
             return None;
         }
-        let in_flight = going.iter().flat_map(|it| it.flight.ids()).collect();
         let mut queue = self.queue();
         if let Some(begun) = queue.begun.take() {
             queue.writer = Writer::Journal;
-            return Some(begun);
+            return Some(Going::loaded(begun));
         }
         if let Some(last) = going.back() {
-            let enough = enough_beside(&last.flight);
-            let free = queue.adds.len() + queue.changes_free(&in_flight);
+            if self.intake.pulls {
+                return self.next_late(queue);
+            }
+            let enough = last.flight().map_or(1, enough_beside);
+            let free = queue.adds.len() + queue.changes_free(&queue.in_flight());
             if free < enough {
                 queue.wakes_at = queue.len() + enough - free;
                 return None;
@@ -627,84 +615,30 @@ impl Journal {
         if queue.writer == Writer::Caller || queue.is_empty() {
             return None;
         }
-        let flight = self.take_from(queue, changes_max, Writer::Journal, &in_flight);
+        let flight = self.intake.take_from(queue, changes_max, Writer::Journal);
         crash_point!("journal::before-write");
         let writing = self.write(&flight);
-        Some((flight, writing))
+        Some(Going::loaded((flight, writing)))
     }
 
-    /// The next batch, for `writer`, with nothing of the tasks that are `in_flight`; one of less than [`BATCH_MAX`] changes
-    /// has nothing else in it.
-    fn take_from(
-        &self,
-        mut queue: MutexGuard<'_, Queue>,
-        changes_max: usize,
-        writer: Writer,
-        in_flight: &HashSet<TaskId>,
-    ) -> Flight {
-        queue.writer = writer;
+    /// Asks the store to take the next batch once it can begin with it: by then more will wait. Not before something does.
+    fn next_late(&self, mut queue: MutexGuard<'_, Queue>) -> Option<Going> {
+        if queue.is_awaited || queue.is_empty() {
+            queue.wakes_at = if queue.is_awaited { usize::MAX } else { 1 };
+            return None;
+        }
+        queue.is_awaited = true;
         queue.wakes_at = usize::MAX;
-        let mut batch = Batch::at(self.clock.now());
-        let mut flight = Flight {
-            batch: Arc::default(),
-            adds: Vec::new(),
-            thens: Vec::new(),
-            audits: Vec::new(),
-        };
-        let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
-        // Not few while the store fails: whoever adds is told so at once.
-        let fails = self.fails.load(Ordering::Relaxed);
-        let adds_max = |executor| match fails {
-            true => usize::MAX,
-            false => self.ready.adds_max(executor),
-        };
-        let adds = match only_changes {
-            true => VecDeque::new(),
-            false => queue.take_adds(adds_max),
-        };
-        let n = queue.changes_of_a_batch(changes_max);
-        // What a function said follows its start: not before all changes that were queued by then.
-        let takes_notes = n == queue.changes.len() && !only_changes;
-        let changes = queue.take_changes(n, in_flight);
-        self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
-        if takes_notes {
-            batch.notes = queue.take_notes(in_flight);
-        }
-        queue.take_last_words(&changes, &mut batch.notes);
-        let dropped = std::mem::take(&mut queue.notes_dropped);
-        if !only_changes {
-            for (entry, sender) in queue.audit.drain(..) {
-                batch.audit.push(entry);
-                flight.audits.push(sender);
-            }
-        }
-        // The rest without the lock: whoever queues meanwhile need not wait.
         drop(queue);
-        batch.tasks.reserve(adds.len());
-        flight.adds.reserve(adds.len());
-        for Add {
-            tasks,
-            then,
-            caller,
-        } in adds
-        {
-            flight.adds.push((tasks.len(), then, caller));
-            batch.tasks.extend(tasks);
-        }
-        (batch.changes, flight.thens) = changes
-            .into_iter()
-            .map(|Entry { change, then }| (change, then))
-            .unzip();
-        if dropped > 0 {
-            panics::say(|| {
-                warn!(
-                    dropped,
-                    "log lines of tasks were dropped: the task store is too slow or fails"
-                );
-            });
-        }
-        flight.batch = Arc::new(batch);
-        flight
+        let late = Arc::<Late>::default();
+        let next: NextBatch = Box::new({
+            let (late, intake) = (late.clone(), self.intake.clone());
+            move || late.take(&intake)
+        });
+        let backend = self.backend.clone();
+        let writing = panics::outage(async move { backend.pull(next).await });
+        let now = self.intake.clock.now();
+        Some(Going::late(late, now, Box::pin(writing)))
     }
 
     /// Tells what came of a batch. What follows from one part of it may panic, be it in the subscriber of a log line:
@@ -716,7 +650,8 @@ impl Journal {
             thens,
             audits,
         } = flight;
-        self.fails.store(false, Ordering::Relaxed);
+        self.intake.fails.store(false, Ordering::Relaxed);
+        self.intake.has_landed(&batch, adds.len());
         self.stored_or_dropped(&batch);
         let places = adds.iter().map(|(n, ..)| self.place_size(*n) as usize);
         self.places.add_permits(places.sum());
@@ -746,7 +681,7 @@ impl Journal {
 
     /// New tasks are refused, everything else is kept for the next try.
     fn give_back(&self, flight: Flight, failure: BackendError, again_in: Duration) {
-        self.fails.store(true, Ordering::Relaxed);
+        self.intake.fails.store(true, Ordering::Relaxed);
         let failure = Arc::new(failure);
         let Flight {
             batch,
@@ -754,6 +689,7 @@ impl Journal {
             thens,
             audits,
         } = flight;
+        self.intake.has_landed(&batch, adds.len());
         let (changes, notes) = match Arc::try_unwrap(batch) {
             Ok(batch) => (batch.changes, batch.notes),
             Err(shared) => (shared.changes.clone(), shared.notes.clone()),
@@ -773,7 +709,9 @@ impl Journal {
             for (change, then) in changes.into_iter().zip(thens).rev() {
                 queue.changes.push_front(Entry { change, then });
             }
-            self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
+            self.intake
+                .n_changes
+                .store(queue.changes.len(), Ordering::Relaxed);
             let mut logs = Vec::new();
             for note in notes {
                 match note.what {
@@ -806,6 +744,7 @@ impl Journal {
     /// The only change in a batch can never be stored as it is: what it says may be at fault, and is left out. One that is
     /// refused all the same is dropped as if it were stale.
     fn drop_refused(&self, flight: Flight, failure: &BackendError) {
+        self.intake.has_landed(&flight.batch, flight.adds.len());
         self.stored_or_dropped(&flight.batch);
         for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
             if let Some(plain) = change.without_words() {
@@ -822,7 +761,8 @@ impl Journal {
                 self.change(plain, then);
                 continue;
             }
-            self.troubles.begin(Duty::Write, self.clock.now(), failure);
+            self.troubles
+                .begin(Duty::Write, self.intake.clock.now(), failure);
             panics::say(|| {
                 error!(
                     error = %failure,
@@ -854,7 +794,9 @@ impl Journal {
         self.n_bytes
             .fetch_add(bytes_of(&entry.change), Ordering::Relaxed);
         queue.changes.push_back(entry);
-        self.n_changes.store(queue.changes.len(), Ordering::Relaxed);
+        self.intake
+            .n_changes
+            .store(queue.changes.len(), Ordering::Relaxed);
         self.wake_if_enough(queue);
     }
 
@@ -868,7 +810,7 @@ impl Journal {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.intake.queue()
     }
 }
 

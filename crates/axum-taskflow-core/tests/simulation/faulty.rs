@@ -9,9 +9,9 @@ use std::{
 
 use axum_taskflow_core::{
     AheadPage, AheadQuery, AuditEntry, Backend, BackendError, BackendFuture, Batch, Change, Claim,
-    Claimed, Count, Epoch, Instance, InstanceId, ListQuery, LogLine, Minute, Page, Peer, Prune,
-    Pruned, Record, RecordQuery, Standing, Step, Stepped, Task, TaskId, TaskStatus, Timestamp,
-    Written,
+    Claimed, Count, Epoch, Instance, InstanceId, ListQuery, LogLine, Minute, NextBatch, Page, Peer,
+    Prune, Pruned, Record, RecordQuery, Standing, Step, Stepped, Task, TaskId, TaskStatus,
+    Timestamp, Written,
 };
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::sleep};
@@ -27,6 +27,8 @@ pub(crate) struct Faulty {
     /// For how long others had not beaten when this process looked last.
     silent: Mutex<BTreeMap<InstanceId, Moment>>,
     in_flight: InFlight,
+    /// Whose batch is written, where they are taken one after the other.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// How far each batch brings its tasks that is on its way, in the eyes of the engine.
@@ -141,6 +143,7 @@ impl Faulty {
             process,
             silent: Mutex::default(),
             in_flight: InFlight::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -176,6 +179,28 @@ impl Faulty {
             };
             process.runs().await;
             answer
+        })
+    }
+
+    /// Sends a batch.
+    fn ask(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+        let verb = match batch.tasks.is_empty() {
+            true => Verb::Write,
+            false => Verb::Add,
+        };
+        let flight = Flight::of(&batch, &self.in_flight, &self.process);
+        let writing = self.call(verb, move |process| {
+            let written = now(process.world.memory.write(batch.clone()))?;
+            process.world.written.notify_waiters();
+            let who = process.who();
+            process
+                .world
+                .check(|checker| checker.wrote(who, &batch, &written));
+            Ok(written)
+        });
+        Box::pin(async move {
+            let _flight = flight;
+            writing.await
         })
     }
 
@@ -377,28 +402,40 @@ impl Backend for Faulty {
     }
 
     fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
-        let verb = match batch.tasks.is_empty() {
-            true => Verb::Write,
-            false => Verb::Add,
-        };
-        let flight = Flight::of(&batch, &self.in_flight, &self.process);
-        let writing = self.call(verb, move |process| {
-            let written = now(process.world.memory.write(batch.clone()))?;
-            process.world.written.notify_waiters();
-            let who = process.who();
-            process
-                .world
-                .check(|checker| checker.wrote(who, &batch, &written));
-            Ok(written)
-        });
+        if !self.process.world.pulls {
+            return self.ask(batch);
+        }
         Box::pin(async move {
-            let _flight = flight;
-            writing.await
+            let _turn = self.turn.lock().await;
+            self.ask(batch).await
         })
     }
 
     fn writes_at_once(&self) -> usize {
         self.process.world.writes_at_once
+    }
+
+    fn pulls(&self) -> bool {
+        self.process.world.pulls
+    }
+
+    fn pull(&self, next: NextBatch) -> BackendFuture<'_, Written> {
+        Box::pin(async move {
+            let _turn = self.turn.lock().await;
+            let world = &self.process.world;
+            let weather = self.process.weather();
+            if matches!(weather, Weather::Flaky | Weather::Outage) && world.once_in(5) {
+                world.check(|checker| checker.count("batch that was not taken"));
+                return Err(BackendError::unavailable("the store cannot begin"));
+            }
+            match next() {
+                Some(batch) => {
+                    world.check(|checker| checker.count("batch taken late"));
+                    self.ask(batch).await
+                }
+                None => Ok(Written::default()),
+            }
+        })
     }
 
     fn step(&self, step: Arc<Step>) -> BackendFuture<'_, Stepped> {

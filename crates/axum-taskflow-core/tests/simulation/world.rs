@@ -41,6 +41,8 @@ pub(crate) struct World {
     pub(crate) liveness: Liveness,
     /// Batches of one process that may be on their way.
     pub(crate) writes_at_once: usize,
+    /// Batches are taken when the one before is answered.
+    pub(crate) pulls: bool,
     pub(crate) deeds: Arc<[Deed]>,
     /// Schedules of all programs; the first deeds are those of their tasks.
     pub(crate) timetables: Vec<Timetable>,
@@ -171,7 +173,8 @@ impl World {
         Arc::new(Self {
             memory: Memory::default(),
             liveness,
-            writes_at_once: 1 + (seed % 2) as usize,
+            writes_at_once: 1 + (seed % 3 == 1) as usize,
+            pulls: seed % 3 == 2,
             checker: Mutex::new(Checker::new(seed, deeds.clone(), &timetables)),
             deeds,
             timetables,

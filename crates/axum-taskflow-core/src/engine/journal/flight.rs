@@ -3,18 +3,21 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use super::intake::Intake;
 use crate::{
     backend::{Applied, BackendFuture, Batch, Enqueued, Written},
     change::Change,
+    clock::Timestamp,
     error::{BackendError, Error},
     id::TaskId,
+    panics,
     task::Task,
 };
 
@@ -52,9 +55,62 @@ pub(super) struct Flight {
 
 /// A batch that the store was asked to write.
 pub(super) struct Going {
-    pub(super) flight: Flight,
-    pub(super) writing: BackendFuture<'static, Written>,
+    cargo: Cargo,
+    pub(super) asked_at: Timestamp,
+    writing: BackendFuture<'static, Written>,
     pub(super) outcome: Option<Result<Written, BackendError>>,
+}
+
+enum Cargo {
+    Loaded(Flight),
+    /// The store takes it when it can begin with it.
+    Late(Arc<Late>),
+}
+
+/// A batch that the store takes when it can begin with it.
+#[derive(Default)]
+pub(super) struct Late(Mutex<Hold>);
+
+#[derive(Default)]
+enum Hold {
+    #[default]
+    Open,
+    Taken(Flight),
+    /// Nothing waited, or nobody waits any more for what comes of it.
+    Closed,
+}
+
+impl Late {
+    /// For the store, on any thread.
+    pub(super) fn take(&self, intake: &Intake) -> Option<Arc<Batch>> {
+        let mut hold = self.hold();
+        if !matches!(*hold, Hold::Open) {
+            return None;
+        }
+        *hold = Hold::Closed;
+        let flight = intake.take_late()?;
+        crash_point!("journal::before-write");
+        let batch = flight.batch.clone();
+        *hold = Hold::Taken(flight);
+        Some(batch)
+    }
+
+    /// The store takes nothing from now on. What it has taken, if anything.
+    fn close(&self, intake: &Intake) -> Option<Flight> {
+        match std::mem::replace(&mut *self.hold(), Hold::Closed) {
+            Hold::Taken(flight) => Some(flight),
+            Hold::Closed => None,
+            Hold::Open => {
+                intake.queue().is_awaited = false;
+                None
+            }
+        }
+    }
+
+    /// Held while a batch is made up: who closes it finds it there, or it is never made.
+    fn hold(&self) -> MutexGuard<'_, Hold> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Flight {
@@ -86,6 +142,20 @@ impl Flight {
         })
     }
 
+    fn empty(now: Timestamp) -> Self {
+        Self {
+            batch: Arc::new(Batch::at(now)),
+            adds: Vec::new(),
+            thens: Vec::new(),
+            audits: Vec::new(),
+        }
+    }
+
+    /// Nothing is to be told to anybody.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.audits.is_empty() && self.batch.notes.is_empty()
+    }
+
     /// Calls and changes in it.
     pub(super) fn len(&self) -> usize {
         self.adds.len() + self.thens.len()
@@ -98,35 +168,72 @@ impl Flight {
         let of_changes: usize = changes.iter().map(bytes_of).sum();
         tasks.len() <= BATCH_MAX && of_tasks + of_changes <= SMALL_BYTES_MAX
     }
+}
 
-    /// The tasks that it says something of.
-    pub(super) fn ids(&self) -> impl Iterator<Item = TaskId> {
-        let Batch {
-            tasks,
-            changes,
-            notes,
-            ..
-        } = &*self.batch;
-        let tasks = tasks.iter().map(|task| task.id);
-        let changes = changes.iter().map(|change| change.id);
-        tasks.chain(changes).chain(notes.iter().map(|note| note.id))
-    }
+/// The tasks that a batch says something of.
+pub(super) fn ids_of(batch: &Batch) -> impl Iterator<Item = TaskId> {
+    let Batch {
+        tasks,
+        changes,
+        notes,
+        ..
+    } = batch;
+    let tasks = tasks.iter().map(|task| task.id);
+    let changes = changes.iter().map(|change| change.id);
+    tasks.chain(changes).chain(notes.iter().map(|note| note.id))
 }
 
 impl Going {
-    /// Asks the store.
-    pub(super) async fn sent(flight: Flight, writing: BackendFuture<'static, Written>) -> Self {
-        let mut going = Self {
-            flight,
+    pub(super) fn loaded((flight, writing): Begun) -> Self {
+        Self {
+            asked_at: flight.batch.now,
+            cargo: Cargo::Loaded(flight),
             writing,
             outcome: None,
+        }
+    }
+
+    pub(super) fn late(
+        late: Arc<Late>,
+        asked_at: Timestamp,
+        writing: BackendFuture<'static, Written>,
+    ) -> Self {
+        Self {
+            cargo: Cargo::Late(late),
+            asked_at,
+            writing,
+            outcome: None,
+        }
+    }
+
+    /// What was loaded before it was sent.
+    pub(super) fn flight(&self) -> Option<&Flight> {
+        match &self.cargo {
+            Cargo::Loaded(flight) => Some(flight),
+            Cargo::Late(_) => None,
+        }
+    }
+
+    /// Lets go of the store. What was in the batch, and what came of it, if that is known.
+    pub(super) fn unload(self, intake: &Intake) -> (Flight, Option<Result<Written, BackendError>>) {
+        panics::contain(|| drop(self.writing)); // it is the store's
+        let flight = match self.cargo {
+            Cargo::Loaded(flight) => flight,
+            Cargo::Late(late) => late
+                .close(intake)
+                .unwrap_or_else(|| Flight::empty(self.asked_at)),
         };
+        (flight, self.outcome)
+    }
+
+    /// Asks the store.
+    pub(super) async fn sent(mut self) -> Self {
         poll_fn(|cx| {
-            going.poll(cx);
+            self.poll(cx);
             Poll::Ready(())
         })
         .await;
-        going
+        self
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {

@@ -1,12 +1,17 @@
 //! What waits to be written, and how much of it goes into one batch.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use tokio::sync::oneshot;
 
-use super::flight::{BATCH_BYTES_MAX, BATCH_MAX, Begun, Caller, Tasks, Then, ThenAdded, bytes_of};
+use super::flight::{
+    BATCH_BYTES_MAX, BATCH_MAX, Begun, Caller, Tasks, Then, ThenAdded, bytes_of, ids_of,
+};
 use crate::{
-    backend::{AuditEntry, Note, Said},
+    backend::{AuditEntry, Batch, Note, Said},
     change::Change,
     error::Error,
     id::{Epoch, TaskId},
@@ -31,6 +36,12 @@ pub(super) struct Queue {
     pub(super) wakes_at: usize,
     /// What a caller has begun to write, to be waited for by the journal.
     pub(super) begun: Option<Begun>,
+    /// The batches on their way, if there can be several.
+    pub(super) aloft: Vec<Arc<Batch>>,
+    /// Calls that add in those.
+    pub(super) adds_aloft: usize,
+    /// The store was asked to take the next batch, and has not taken it.
+    pub(super) is_awaited: bool,
     /// No new tasks any more.
     pub(super) closed: bool,
     /// Nobody writes any more: what is still queued is dropped.
@@ -69,9 +80,13 @@ impl Queue {
 
     /// Takes the adds of one batch, at least one. Those of a lane that has as many new tasks in it as it may stay, and keep
     /// none of the other lane waiting.
-    pub(super) fn take_adds(&mut self, tasks_max: impl Fn(Executor) -> usize) -> VecDeque<Add> {
+    pub(super) fn take_adds(
+        &mut self,
+        calls_max: usize,
+        tasks_max: impl Fn(Executor) -> usize,
+    ) -> VecDeque<Add> {
         let mut room = [Executor::Async, Executor::Thread].map(tasks_max);
-        let n = self.adds_of_a_batch();
+        let n = self.adds_of_a_batch().min(calls_max);
         let adds = first(&mut self.adds, n);
         if room == [usize::MAX; 2] {
             return adds;
@@ -113,6 +128,11 @@ impl Queue {
         };
         let changes = self.changes.iter().take(changes_max);
         changes.take_while(fits).count()
+    }
+
+    /// The tasks of which something is on its way.
+    pub(super) fn in_flight(&self) -> HashSet<TaskId> {
+        self.aloft.iter().flat_map(|it| ids_of(it)).collect()
     }
 
     /// How many of the next changes are of tasks that are not in flight.
@@ -279,9 +299,9 @@ pub(super) mod tests {
         queue.adds.push_back(large);
         queue.adds.extend((0..60).map(|_| add(&ids, 40)));
 
-        assert_eq!(queue.take_adds(|_| 16).len(), 1);
-        assert_eq!(queue.take_adds(|_| 16).len(), 16);
-        assert_eq!(queue.take_adds(|_| usize::MAX).len(), 44);
+        assert_eq!(queue.take_adds(usize::MAX, |_| 16).len(), 1);
+        assert_eq!(queue.take_adds(usize::MAX, |_| 16).len(), 16);
+        assert_eq!(queue.take_adds(usize::MAX, |_| usize::MAX).len(), 44);
     }
 
     #[test]
@@ -298,7 +318,7 @@ pub(super) mod tests {
         let ids_of = |adds: &VecDeque<Add>| adds.iter().map(|add| add.tasks[0].id).collect();
         let all: Vec<TaskId> = ids_of(&queue.adds);
 
-        let taken: Vec<TaskId> = ids_of(&queue.take_adds(|executor| match executor {
+        let taken: Vec<TaskId> = ids_of(&queue.take_adds(usize::MAX, |executor| match executor {
             Executor::Async => usize::MAX,
             Executor::Thread => 1,
         }));

@@ -1,6 +1,6 @@
 //! Batches that fail, panic or are heard of late; and what waits meanwhile.
 
-use std::{fmt, future::poll_fn};
+use std::{collections::HashSet, fmt, future::poll_fn, pin::Pin, sync::Mutex};
 
 use super::{
     queue::tests::{add, end},
@@ -64,8 +64,7 @@ async fn what_an_attempt_said_goes_with_its_end_if_the_task_begins_anew() {
     }
 
     let take = || {
-        let nothing = HashSet::new();
-        let flight = journal.take_from(journal.queue(), BATCH_MAX, Writer::Journal, &nothing);
+        let flight = taken(&journal);
         let notes = flight.batch.notes.iter();
         notes.map(|note| note.id == task.id).collect::<Vec<_>>()
     };
@@ -79,7 +78,7 @@ async fn whether_an_attempt_was_silent_is_asked_when_nothing_of_it_can_come_befo
     let journal = journal_on(Arc::new(Memory::default()), clock);
     let Entry { change, then } = end(&ids, 2);
 
-    journal.end(change, then, || journal.queue.try_lock().is_err());
+    journal.end(change, then, || journal.intake.queue.try_lock().is_err());
 
     let waits = &journal.queue().changes[0];
     assert!(waits.change.is_silent, "a line could be queued meanwhile");
@@ -133,8 +132,8 @@ fn line(seq: u32) -> Said {
 
 /// The next batch.
 fn taken(journal: &Journal) -> Flight {
-    let nothing = HashSet::new();
-    journal.take_from(journal.queue(), BATCH_MAX, Writer::Journal, &nothing)
+    let queue = journal.queue();
+    journal.intake.take_from(queue, BATCH_MAX, Writer::Journal)
 }
 
 /// The store has not taken it.
@@ -336,6 +335,7 @@ async fn when_the_journal_ends_whoever_was_answered_by_the_store_hears_it() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
     let mut journal = journal_on(Arc::new(Memory::default()), clock);
     journal.writes_at_once = 2;
+    Arc::get_mut(&mut journal.intake).unwrap().several = true;
     let heard = Arc::new(AtomicUsize::new(0));
     for n_polls in 1..8 {
         let mut running = Box::pin(journal.run(|_| ()));
@@ -627,8 +627,7 @@ async fn what_a_caller_was_just_beginning_when_the_journal_was_forsaken_is_told_
     };
     journal.change(end(&ids, 2).change, then);
     let mut answer = queue_one(&journal, &ids);
-    let nothing = HashSet::new();
-    let flight = journal.take_from(journal.queue(), BATCH_MAX, Writer::Caller, &nothing);
+    let flight = taken(&journal);
 
     journal.forsake();
     let begun: Begun = (flight, Box::pin(std::future::pending()));
@@ -637,4 +636,335 @@ async fn what_a_caller_was_just_beginning_when_the_journal_was_forsaken_is_told_
     let failure = answer.try_recv().expect("he is told").unwrap_err();
     assert!(failure.to_string().contains("ended before"), "{failure}");
     assert_eq!(Arc::strong_count(&engine), 1);
+}
+
+/// A store that is asked for batches that it takes later, and takes and answers them when the test says so.
+#[derive(Default)]
+struct Patient {
+    memory: Memory,
+    asked: Mutex<VecDeque<Asked>>,
+}
+
+struct Asked {
+    next: NextBatch,
+    answer: oneshot::Sender<Result<Written, BackendError>>,
+}
+
+impl fmt::Debug for Patient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Patient")
+    }
+}
+
+impl Patient {
+    fn n_asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
+    /// It begins with what it was asked first: what it takes, and where the answer is to go.
+    fn begin(
+        &self,
+    ) -> (
+        Option<Arc<Batch>>,
+        oneshot::Sender<Result<Written, BackendError>>,
+    ) {
+        let Asked { next, answer } = self.asked.lock().unwrap().pop_front().expect("it is asked");
+        (next(), answer)
+    }
+
+    /// And writes that.
+    async fn work_off(&self) -> Arc<Batch> {
+        let (batch, answer) = self.begin();
+        let batch = batch.expect("something waits");
+        let written = self.memory.write(batch.clone()).await;
+        assert!(answer.send(written).is_ok());
+        batch
+    }
+}
+
+impl Backend for Patient {
+    fn describe(&self) -> String {
+        "a store for tests".to_owned()
+    }
+
+    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
+        self.pull(Box::new(|| Some(batch)))
+    }
+
+    fn pulls(&self) -> bool {
+        true
+    }
+
+    fn pull(&self, next: NextBatch) -> BackendFuture<'_, Written> {
+        let (answer, answered) = oneshot::channel();
+        self.asked.lock().unwrap().push_back(Asked { next, answer });
+        Box::pin(async {
+            let gone = |_| BackendError::unavailable("it cannot begin");
+            answered.await.map_err(gone)?
+        })
+    }
+
+    never_asked! {
+        join(Instance) -> ();
+        beat(InstanceId, Timestamp) -> Standing;
+        instances() -> Vec<Peer>;
+        supersede(InstanceId, Timestamp) -> ();
+        leave(InstanceId) -> ();
+        step(Arc<Step>) -> Stepped;
+        records(RecordQuery) -> Vec<Record>;
+        claim(Claim) -> Claimed;
+        orphans(usize) -> Vec<Task>;
+        held(InstanceId) -> Vec<TaskId>;
+        get(TaskId) -> Option<Task>;
+        list(ListQuery) -> Page;
+        ahead(AheadQuery) -> AheadPage;
+        logs(TaskId, usize, usize) -> Vec<LogLine>;
+        counts() -> Vec<Count>;
+        series(Timestamp) -> Vec<Minute>;
+        audit(Option<TaskId>, usize) -> Vec<AuditEntry>;
+        prune(Prune) -> Pruned;
+        close() -> ();
+    }
+}
+
+/// A journal on such a store, and a run of it that goes on when it is looked at.
+struct Bench {
+    ids: IdSource,
+    store: Arc<Patient>,
+    journal: Arc<Journal>,
+    running: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let store = Arc::new(Patient::default());
+        let journal = Arc::new(journal_on(store.clone(), Clock::manual(NOW)));
+        let mut bench = Self {
+            ids: IdSource::default(),
+            store,
+            journal,
+            running: None,
+        };
+        bench.look().await;
+        bench
+    }
+
+    /// Lets the journal do what it can.
+    async fn look(&mut self) {
+        let journal = self.journal.clone();
+        let running = self
+            .running
+            .get_or_insert_with(|| Box::pin(async move { journal.run(|_| ()).await }));
+        poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await;
+    }
+
+    fn add(&self) -> oneshot::Receiver<Result<Answers, Error>> {
+        add_one(&self.journal, &self.ids)
+    }
+
+    fn end(&self) -> (Change, Arc<AtomicUsize>) {
+        let heard = Arc::new(AtomicUsize::new(0));
+        let Entry { change, .. } = end(&self.ids, 2);
+        self.change(change.clone(), &heard);
+        (change, heard)
+    }
+
+    fn change(&self, change: Change, heard: &Arc<AtomicUsize>) {
+        let heard = heard.clone();
+        let then = move |_: &Change, _| {
+            heard.fetch_add(1, Ordering::SeqCst);
+        };
+        self.journal.change(change, Box::new(then));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_takes_batches_later_gets_what_waits_by_then_and_is_asked_for_it_once() {
+    let mut bench = Bench::new().await;
+    let mut first = bench.add();
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 1, "nothing else waits");
+
+    let mut second = bench.add();
+    bench.look().await;
+    let mut third = bench.add();
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 2);
+    assert_eq!(bench.store.work_off().await.tasks.len(), 1);
+    let mut fourth = bench.add();
+    assert_eq!(bench.store.work_off().await.tasks.len(), 3);
+    bench.look().await;
+
+    for answer in [&mut first, &mut second, &mut third, &mut fourth] {
+        let answer = answer.try_recv().expect("it is stored").unwrap();
+        assert_eq!(answer.as_slice(), [Enqueued::Created]);
+    }
+    assert!(bench.journal.is_idle());
+}
+
+#[tokio::test]
+async fn while_a_batch_is_written_that_was_taken_late_the_next_is_asked_for() {
+    let mut bench = Bench::new().await;
+    let _answers = [bench.add(), bench.add()];
+    bench.look().await;
+    bench.store.work_off().await;
+    let (taken, answer) = bench.store.begin();
+    assert_eq!(taken.expect("one waits").tasks.len(), 1);
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 0, "nothing waits");
+
+    let _answer = bench.add();
+    bench.look().await;
+
+    assert_eq!(bench.store.n_asked(), 1);
+    drop(answer);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_taken_late_has_nothing_of_tasks_of_which_the_journal_has_not_heard() {
+    let mut bench = Bench::new().await;
+    let (change, first) = bench.end();
+    bench.look().await;
+    let (_, other) = bench.end();
+    let again = Arc::default();
+    bench.change(change.clone(), &again);
+    bench.look().await;
+
+    let one = bench.store.work_off().await;
+    let two = bench.store.work_off().await;
+    bench.look().await;
+
+    let ids = |batch: &Batch| batch.changes.iter().map(|it| it.id).collect::<Vec<_>>();
+    assert_eq!(ids(&one), [change.id]);
+    assert!(!ids(&two).contains(&change.id), "{:?}", ids(&two));
+    let three = bench.store.work_off().await;
+    assert_eq!(ids(&three), [change.id]);
+    bench.look().await;
+    for heard in [first, other, again] {
+        assert_eq!(heard.load(Ordering::SeqCst), 1);
+    }
+    assert!(bench.journal.is_idle());
+}
+
+#[tokio::test]
+async fn if_nothing_is_left_when_the_store_comes_to_it_the_journal_rests_and_begins_anew() {
+    let mut bench = Bench::new().await;
+    let _first = bench.add();
+    let given_up = {
+        let Add {
+            tasks,
+            then,
+            caller,
+        } = add(&bench.ids, 40);
+        let id = tasks[0].id;
+        assert!(bench.journal.add(tasks, then, caller).is_ok());
+        bench.journal.begin(|_| ());
+        id
+    };
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 2);
+    assert!(bench.journal.take_back(given_up));
+
+    bench.store.work_off().await;
+    let (nothing, answer) = bench.store.begin();
+    assert!(nothing.is_none());
+    assert!(answer.send(Ok(Written::default())).is_ok());
+    bench.look().await;
+
+    assert!(bench.journal.is_idle());
+    let mut later = bench.add();
+    bench.look().await;
+    bench.store.work_off().await;
+    bench.look().await;
+    assert!(later.try_recv().expect("it is stored").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_the_store_could_not_begin_with_is_asked_for_again_and_loses_nothing() {
+    let mut bench = Bench::new().await;
+    let _first = bench.add();
+    let (_, heard) = bench.end();
+    let mut added = bench.add();
+    bench.look().await;
+    bench.store.work_off().await;
+
+    let _dropped = bench.store.asked.lock().unwrap().pop_front();
+    drop(_dropped);
+    bench.look().await;
+    assert_eq!(bench.journal.changes_waiting(), 1);
+    assert!(added.try_recv().is_err(), "it waits");
+    tokio::time::sleep(RETRY_MAX).await;
+    bench.look().await;
+    bench.store.work_off().await;
+    bench.look().await;
+
+    assert_eq!(heard.load(Ordering::SeqCst), 1);
+    assert!(added.try_recv().expect("it is stored").is_ok());
+    assert!(bench.journal.is_idle());
+}
+
+#[tokio::test]
+async fn what_the_store_has_taken_late_when_the_journal_ends_is_told_and_kept() {
+    let mut bench = Bench::new().await;
+    let _first = bench.add();
+    let (change, heard) = bench.end();
+    let mut added = bench.add();
+    bench.look().await;
+    bench.store.work_off().await;
+    let (taken, answer) = bench.store.begin();
+    assert_eq!(taken.expect("they wait").changes.len(), 1);
+
+    bench.running = None;
+
+    let failure = added.try_recv().expect("he is told").unwrap_err();
+    assert!(failure.to_string().contains("ended before"), "{failure}");
+    assert_eq!(bench.journal.changes_waiting(), 1);
+    assert!(answer.send(Ok(Written::default())).is_err());
+    bench.look().await;
+    assert_eq!(bench.store.work_off().await.changes[0].id, change.id);
+    bench.look().await;
+    assert_eq!(heard.load(Ordering::SeqCst), 1);
+    assert!(bench.journal.is_idle());
+}
+
+#[tokio::test]
+async fn a_store_takes_nothing_for_a_journal_that_has_ended_or_is_forsaken() {
+    let mut bench = Bench::new().await;
+    let _first = bench.add();
+    let (_, heard) = bench.end();
+    bench.look().await;
+    bench.store.work_off().await;
+
+    bench.running = None;
+
+    let (nothing, _answer) = bench.store.begin();
+    assert!(nothing.is_none(), "nobody would hear of it");
+    assert_eq!(bench.journal.changes_waiting(), 1);
+    bench.journal.forsake();
+    assert_eq!(Arc::strong_count(&heard), 1);
+    bench.journal.queue().is_awaited = true;
+    assert!(Late::default().take(&bench.journal.intake).is_none());
+}
+
+#[tokio::test]
+async fn of_many_who_add_half_are_written_while_the_others_are_told() {
+    let mut bench = Bench::new().await;
+    let ready = Ready::new(1_000, 1_000, 3);
+    assert!(ready.stop().is_empty());
+    let add = |n: usize| {
+        let adds = (0..n).map(|_| add(&bench.ids, 40));
+        bench.journal.queue().adds.extend(adds);
+    };
+    add(64);
+
+    let first = taken(&bench.journal);
+    assert_eq!(first.adds.len(), 32);
+    let second = taken(&bench.journal);
+    assert_eq!(second.adds.len(), 32, "the first are under way");
+    failed(&bench.journal, first);
+    failed(&bench.journal, second);
+    add(20);
+    assert_eq!(taken(&bench.journal).adds.len(), 16, "so few go together");
+    assert_eq!(taken(&bench.journal).adds.len(), 4);
+    bench.look().await;
 }
