@@ -119,6 +119,7 @@ impl Gather {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "this is test code")]
 mod tests {
     use super::*;
 
