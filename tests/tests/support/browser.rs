@@ -54,15 +54,7 @@ impl Browser {
     pub(crate) async fn start() -> Self {
         let turn = TURNS.acquire().await.unwrap();
         let profile = tempfile::tempdir().unwrap();
-        let mut driver = Command::new("chromedriver")
-            .args(["--port=0", "--log-level=SEVERE"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0) // the browser joins it, so that both can be killed at once
-            .spawn()
-            .expect("chromedriver is missing: tests/run installs it, or says what to install");
-        let stdout = BufReader::new(driver.stdout.take().unwrap());
+        let (driver, port) = driver().await;
         let mut browser = Self {
             driver,
             http: http().timeout(Duration::from_secs(60)).build().unwrap(),
@@ -70,10 +62,6 @@ impl Browser {
             _profile: profile,
             _turn: turn,
         };
-        // Ends at the latest when the driver is killed, and so ends its output.
-        let port = tokio::task::spawn_blocking(|| port_of(stdout));
-        let port = tokio::time::timeout(DEADLINE, port).await;
-        let port = port.expect("chromedriver starts in time").unwrap();
         let base = format!("http://127.0.0.1:{port}/session");
         let answer = call(&browser.http, &base, browser.wishes()).await.unwrap();
         let id = answer["sessionId"].as_str().unwrap();
@@ -271,27 +259,60 @@ async fn call(http: &Client, url: &str, body: Value) -> Result<Value, String> {
     }
 }
 
-/// The port on which the driver says that it listens.
-fn port_of(stdout: impl BufRead) -> u16 {
+/// A driver, and the port on which it says that it listens. It draws one for IPv4 and wants the same for IPv6: if somebody
+/// else has that, it ends.
+async fn driver() -> (Child, u16) {
+    const TRIES: usize = 5;
+    let mut said = Vec::new();
+    for _ in 0..TRIES {
+        let mut driver = Command::new("chromedriver")
+            .args(["--port=0", "--log-level=SEVERE"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0) // the browser joins it, so that both can be killed at once
+            .spawn()
+            .expect("chromedriver is missing: tests/run installs it, or says what to install");
+        let stdout = BufReader::new(driver.stdout.take().unwrap());
+        let port = tokio::task::spawn_blocking(|| port_of(stdout));
+        match tokio::time::timeout(DEADLINE, port).await {
+            Ok(port) => match port.unwrap() {
+                Ok(port) => return (driver, port),
+                Err(lines) => said.push(lines),
+            },
+            Err(_) => said.push("it says nothing".to_owned()),
+        }
+        kill(&mut driver);
+    }
+    panic!("chromedriver does not start: {said:?}");
+}
+
+/// Where the driver says that it listens, or what it says instead. Ends at the latest with the driver, and so with its output.
+fn port_of(stdout: impl BufRead) -> Result<u16, String> {
     let mut said = String::new();
     for line in stdout.lines() {
         let line = line.unwrap();
         if let Some((_, port)) = line.rsplit_once("successfully on port ") {
-            return port.trim_end_matches('.').parse().unwrap();
+            return Ok(port.trim_end_matches('.').parse().unwrap());
         }
         said.push_str(&line);
     }
-    panic!("chromedriver does not start: {said}");
+    Err(said)
+}
+
+/// With the browser, if it has one.
+fn kill(driver: &mut Child) {
+    // A group cannot be gone before its leader was waited for, so this is nobody else's.
+    if let Ok(pid) = i32::try_from(driver.id())
+        && let Some(group) = Pid::from_raw(pid)
+    {
+        let _ = kill_process_group(group, Signal::KILL); // it may have ended by itself
+    }
+    let _ = driver.wait();
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // A group cannot be gone before its leader was waited for, so this is nobody else's.
-        if let Ok(pid) = i32::try_from(self.driver.id())
-            && let Some(group) = Pid::from_raw(pid)
-        {
-            let _ = kill_process_group(group, Signal::KILL); // it may have ended by itself
-        }
-        let _ = self.driver.wait();
+        kill(&mut self.driver);
     }
 }
