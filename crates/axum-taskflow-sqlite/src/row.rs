@@ -231,14 +231,14 @@ pub(crate) fn is_plain(task: &Task) -> bool {
         && life.error.is_none()
 }
 
-/// Binds what `enqueue_plain.sql` asks for.
-pub(crate) fn bind_plain(
-    statement: &mut Statement<'_>,
+/// Binds what a row of `enqueue_plain.sql` asks for.
+pub(crate) fn bind_plain<'a, 'c>(
+    row: Binder<'a, 'c>,
     task: &Task,
     func: i64,
     life: &LifeRow<'_>,
-) -> Result<(), Fault> {
-    Binder::new(statement)
+) -> Result<Binder<'a, 'c>, Fault> {
+    let row = row
         .next(&task.id.as_bytes()[..])?
         .next(func)?
         .next(life.status)?
@@ -253,7 +253,7 @@ pub(crate) fn bind_plain(
         .next(number_of(&EXECUTORS, task.executor)?)?
         .next(task.requeue_on_interrupt)?
         .next(&*task.args)?;
-    Ok(())
+    Ok(row)
 }
 
 /// The task in a row of [`TASK_COLUMNS`]; of arguments and result at most `payload_max` bytes.

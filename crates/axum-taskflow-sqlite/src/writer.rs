@@ -423,14 +423,9 @@ impl<'c> Session<'c> {
             self.place.is_same()?; // what came before goes on, but a new task would be lost with the old file
         }
         let mut written = Written {
-            tasks: Vec::with_capacity(batch.tasks.len()),
+            tasks: self.enqueue.run_all(&mut self.tx, &batch.tasks, now)?,
             changes: Vec::with_capacity(batch.changes.len()),
         };
-        for task in &batch.tasks {
-            written
-                .tasks
-                .push(self.enqueue.run(&mut self.tx, task, now)?);
-        }
         for change in &batch.changes {
             written
                 .changes

@@ -208,6 +208,45 @@ pub(super) async fn a_batch_that_is_written_twice_doubles_nothing(bench: &Bench<
     assert_eq!(audit.len(), 1);
 }
 
+pub(super) async fn of_a_large_batch_that_is_written_again_in_part_only_the_rest_is_done(
+    bench: &Bench<'_>,
+) {
+    const N: usize = 500;
+    let mut tasks: Vec<Task> = (0..N)
+        .map(|n| match n % 5 {
+            0 => bench.task("g"),
+            1 => bench.owned("f"),
+            _ => bench.task("f"),
+        })
+        .collect();
+    tasks[300].tags = tags(&[("a", "b")]);
+    // One alone, and some that have come together.
+    bench.add(&tasks[100..101]).await;
+    bench.add(&tasks[400..450]).await;
+    let mut batch = bench.batch();
+    batch.tasks = tasks.iter().cloned().map(Arc::new).collect();
+    batch.tasks.push(batch.tasks[N - 1].clone());
+
+    let written = bench.write(batch).await;
+
+    assert_eq!(written.tasks, vec![Enqueued::Created; N + 1]);
+    let counts = bench.counts().await;
+    let count = |name: &str| counts[&(name.to_owned(), TaskStatus::Pending)];
+    assert_eq!([count("g"), count("f")], [100, 400]);
+    assert_eq!(bench.walk(ListQuery::default()).await.len(), N);
+    for task in tasks.iter().step_by(7) {
+        bench.expect(task).await;
+    }
+    // Each is found when it begins and ends.
+    let owned: Vec<Task> = tasks.into_iter().skip(1).step_by(5).collect();
+    for mut task in owned {
+        bench.start(&mut task).await;
+        bench.succeed(&mut task).await;
+        bench.expect(&task).await;
+    }
+    assert_eq!(bench.count("f", TaskStatus::Success).await, 100);
+}
+
 pub(super) async fn of_a_batch_that_is_written_again_in_part_only_the_rest_is_done(
     bench: &Bench<'_>,
 ) {

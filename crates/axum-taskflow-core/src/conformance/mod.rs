@@ -210,6 +210,7 @@ macro_rules! __conformance_checks {
             a_task_whose_id_is_stored_is_created_and_left_as_it_is
             a_batch_that_is_written_twice_doubles_nothing
             of_a_batch_that_is_written_again_in_part_only_the_rest_is_done
+            of_a_large_batch_that_is_written_again_in_part_only_the_rest_is_done
             answers_stand_in_the_order_of_the_tasks
             an_empty_batch_is_written
             a_batch_that_is_taken_later_is_written_like_any_other
