@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// So many rows go with one statement, if a batch has as many: it finds the end of each index once, and not for each row.
-const MANY: usize = 64;
+const MANY: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Enqueue<'c> {
