@@ -236,3 +236,42 @@ fn a_commit_of_many_pages_is_one_call() {
     assert!(ours <= 12, "{ours} calls for ten commits");
     assert!(plain > 300, "{plain} without");
 }
+
+/// A transaction that has written pages before it was given up leaves them nowhere: where they would have been, others
+/// write meanwhile.
+#[test]
+fn what_was_rolled_back_is_never_written_over_what_others_commit() {
+    for n in 12..40 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.db");
+        let conn = ours(&path);
+        conn.execute_batch("CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT)")
+            .unwrap();
+        // As long as before: neither the first page nor the shape of the tree changes.
+        let update = |conn: &Connection, n: i64, v: &str| {
+            conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+            conn.execute("UPDATE t SET v = ? WHERE k < ?", (v.repeat(3_000), n))
+                .unwrap();
+        };
+        for k in 0..100 {
+            conn.execute("INSERT INTO t VALUES (?, ?)", (k, "x".repeat(3_000)))
+                .unwrap();
+        }
+        // What is in the file is read without a look at the log.
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .unwrap();
+        update(&conn, 1, "a"); // the log begins
+        conn.execute_batch("COMMIT").unwrap();
+        let other = Connection::open(&path).unwrap();
+
+        update(&conn, n, "b");
+        conn.execute_batch("ROLLBACK").unwrap();
+        update(&other, 100, "c");
+        other.execute_batch("COMMIT").unwrap();
+
+        let expected = (100, 453_450, 9_900);
+        assert_eq!(sum(&conn), expected, "{n} rows were rolled back");
+        let new = Connection::open(&path).unwrap();
+        assert_eq!(sum(&new), expected, "{n} rows were rolled back");
+    }
+}
