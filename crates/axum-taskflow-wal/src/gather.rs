@@ -83,7 +83,12 @@ impl Gather {
         write: &mut impl FnMut(&[u8], i64) -> Result<(), E>,
     ) -> Result<(), E> {
         let follows = at == self.end;
-        self.end = at + bytes.len() as i64;
+        // Pages are powers of two long. SQLite may write one in two parts, and flush the first; 24 bytes behind such a
+        // part are the rest of the page, and no header.
+        self.end = match bytes.len() {
+            len if len == HEADER || len.is_power_of_two() => at + len as i64,
+            _ => -1,
+        };
         match std::mem::replace(&mut self.next, Next::Header) {
             Next::Page { is_last } if follows => {
                 let n_before = self.frames.len().saturating_sub(HEADER);
@@ -320,6 +325,34 @@ mod tests {
         frame(&mut gather, &mut file, 0, false).unwrap();
 
         assert_eq!(file.calls(), [(32, HEADER), (32 + HEADER as i64, PAGE)]);
+    }
+
+    #[test]
+    fn the_rest_of_a_page_is_no_header() {
+        let (mut gather, mut file) = begun();
+        let (page, first) = ([0; PAGE], PAGE - HEADER);
+        let at = 32 + HEADER as i64;
+        gather
+            .write(&header(true), 32, |bytes, at| file.write(bytes, at))
+            .unwrap();
+        gather
+            .write(&page[..first], at, |bytes, at| file.write(bytes, at))
+            .unwrap();
+        gather.flush(|bytes, at| file.write(bytes, at)).unwrap();
+        assert_eq!(file.calls(), [(32, PAGE)]);
+
+        let at = at + first as i64;
+        gather
+            .write(&page[first..], at, |bytes, at| file.write(bytes, at))
+            .unwrap();
+
+        assert_eq!(file.calls(), [(at, HEADER)]);
+        frame(&mut gather, &mut file, 1, true).unwrap();
+        assert_eq!(
+            file.calls(),
+            [(32 + FRAME, FRAME as usize)],
+            "and the next one is whole"
+        );
     }
 
     #[test]

@@ -275,3 +275,28 @@ fn what_was_rolled_back_is_never_written_over_what_others_commit() {
         assert_eq!(sum(&new), expected, "{n} rows were rolled back");
     }
 }
+
+/// Where a sector may be lost with what was in it before, SQLite fills it with copies of the last frame, and flushes in the
+/// middle of one.
+#[test]
+fn a_commit_that_is_flushed_in_parts_is_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.db");
+    Connection::open(&path)
+        .and_then(|conn| conn.execute_batch("PRAGMA page_size = 512; VACUUM"))
+        .unwrap();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{}?psow=0", path.display());
+    let vfs = axum_taskflow_wal::vfs().expect("SQLite has a VFS");
+    let conn = Connection::open_with_flags_and_vfs(uri, flags, vfs).unwrap();
+    set_up(&conn);
+    conn.execute_batch("PRAGMA synchronous = full; CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT)")
+        .unwrap();
+
+    for k in 0..600 {
+        conn.execute("INSERT INTO t VALUES (?, ?)", (k, "x".repeat(70)))
+            .unwrap();
+        let other = Connection::open(&path).unwrap();
+        assert_eq!(sum(&other), sum(&conn), "{k} rows");
+    }
+}
