@@ -69,15 +69,18 @@ unsafe impl Sync for Behind {}
 fn register() -> bool {
     // SAFETY: no name asks for the default; SQLite starts itself if need be.
     let behind = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
-    // SAFETY: a VFS that SQLite names is there, and stays.
-    let Some(found) = (unsafe { behind.as_ref() }) else {
-        return false;
-    };
-    if found.iVersion < 3 || found.xOpen.is_none() {
+    // SAFETY: a VFS that SQLite names is there, and stays; every version begins with its number.
+    if behind.is_null() || unsafe { (*behind).iVersion } < 3 {
         return false; // a structure that ends earlier cannot be copied
+    }
+    // SAFETY: it is as long as ours, or longer.
+    let found = unsafe { &*behind };
+    if found.xOpen.is_none() {
+        return false;
     }
     // A copy, with what its functions look for in it; they get ours and do not know the difference. `xOpen` gets its own.
     let ours = sqlite3_vfs {
+        iVersion: 3, // what a later one has behind is not copied
         szOsFile: found.szOsFile + BEHIND_AT as c_int,
         pNext: ptr::null_mut(),
         zName: NAME.as_ptr(),
