@@ -303,6 +303,29 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_put_behind_a_write_that_failed() {
+        let (mut gather, mut file) = begun();
+        for n in 0..3 {
+            frame(&mut gather, &mut file, n, false).unwrap();
+        }
+        file.fails = true;
+        let (page, at) = ([9; PAGE], 32 + HEADER as i64);
+        let again = gather.write(&page, at, |bytes, at| file.write(bytes, at));
+        assert_eq!(again, Err("full"));
+        file.fails = false;
+
+        // Back to a point behind the first one.
+        frame(&mut gather, &mut file, 1, true).unwrap();
+
+        let at = 32 + FRAME;
+        let all = (32, 3 * FRAME as usize);
+        assert_eq!(
+            file.calls(),
+            [all, (at, HEADER), (at + HEADER as i64, PAGE)]
+        );
+    }
+
+    #[test]
     fn what_has_not_committed_is_forgotten_when_others_may_write() {
         let (mut gather, mut file) = begun();
         frame(&mut gather, &mut file, 0, false).unwrap();

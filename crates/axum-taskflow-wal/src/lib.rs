@@ -343,15 +343,6 @@ unsafe extern "C" fn write(
 
 /// # Safety
 /// As SQLite calls it.
-unsafe extern "C" fn close_log(file: *mut sqlite3_file) -> c_int {
-    // What is still gathered belongs to a transaction that has not committed.
-    // SAFETY: SQLite closes what it has opened, and the database later.
-    unsafe { *gathered(file) = Gather::default() };
-    call_behind!(file, xClose(), else SQLITE_OK)
-}
-
-/// # Safety
-/// As SQLite calls it.
 unsafe extern "C" fn close_database(file: *mut sqlite3_file) -> c_int {
     let outcome = call_behind!(file, xClose(), else SQLITE_OK);
     // SAFETY: `open` has opened it, and SQLite closes it once.
@@ -436,6 +427,7 @@ behind_what_was_gathered! {
 }
 
 as_behind! {
+    close_log => xClose(), else SQLITE_OK; // what it has borrowed goes with its database
     lock => xLock(level: c_int), else SQLITE_OK;
     unlock => xUnlock(level: c_int), else SQLITE_OK;
     check_reserved_lock => xCheckReservedLock(is_taken: *mut c_int), else SQLITE_OK;
