@@ -308,3 +308,63 @@ fn a_commit_that_is_flushed_in_parts_is_in_the_log() {
         assert_eq!(sum(&other), sum(&conn), "{k} rows");
     }
 }
+
+/// SQLite takes no locks in the shared memory then, so nobody says when others may write again.
+#[test]
+fn what_was_rolled_back_in_exclusive_mode_is_not_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.db");
+    let conn = ours(&path);
+    conn.execute_batch("CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT)")
+        .unwrap();
+    for k in 0..100 {
+        conn.execute("INSERT INTO t VALUES (?, ?)", (k, "x".repeat(3_000)))
+            .unwrap();
+    }
+    for n in 12..40 {
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .unwrap();
+        conn.execute_batch(
+            "PRAGMA locking_mode = exclusive; UPDATE t SET v = v WHERE k = 1; BEGIN",
+        )
+        .unwrap();
+        conn.execute("UPDATE t SET v = ? WHERE k < ?", ("a".repeat(3_000), n))
+            .unwrap();
+        conn.execute_batch("ROLLBACK; PRAGMA locking_mode = normal; SELECT 1 FROM t LIMIT 1")
+            .unwrap();
+        let other = Connection::open(&path).unwrap();
+        let v = char::from(b'A' + n);
+        other
+            .execute("UPDATE t SET v = ?", [v.to_string().repeat(3_000)])
+            .unwrap();
+
+        let expected = (100, 453_450, 100 * i64::from(u32::from(v)));
+        assert_eq!(sum(&conn), expected, "{n} rows were rolled back");
+        let new = Connection::open(&path).unwrap();
+        assert_eq!(sum(&new), expected, "{n} rows were rolled back");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_an_error_and_the_next_one_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.db");
+    let log = folder.path().join("own.db-wal");
+    ours(&path).execute_batch("CREATE TABLE t (k)").unwrap();
+    let vfs = axum_taskflow_wal::vfs().expect("SQLite has a VFS");
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let open = |path: &Path| Connection::open_with_flags_and_vfs(path, flags, vfs);
+
+    assert!(open(&folder.path().join("nowhere").join("own.db")).is_err());
+    let conn = open(&path).unwrap();
+    fs::create_dir(&log).unwrap();
+    conn.execute("INSERT INTO t VALUES (1)", []).unwrap_err();
+    fs::remove_dir(&log).unwrap();
+
+    conn.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    let other = Connection::open(&path).unwrap();
+    let n: i64 = other
+        .query_row("SELECT sum(k) FROM t", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(n, 2);
+}
