@@ -49,8 +49,8 @@ use gather::Gather;
 const NAME: &CStr = c"axum-taskflow-wal";
 
 /// The name of the VFS, for [`Connection::open_with_flags_and_vfs`](rusqlite::Connection::open_with_flags_and_vfs). It
-/// stands before the one that is SQLite's default when this is called for the first time. None if there is no such VFS, or
-/// an old one (of a version below 3): then a connection does without.
+/// stands before the one that is SQLite's default when this is called for the first time. None if that is not one of
+/// SQLite's own for files: then a connection does without.
 pub fn vfs() -> Option<&'static CStr> {
     static IS_THERE: OnceLock<bool> = OnceLock::new();
     IS_THERE.get_or_init(register).then_some(NAME)
@@ -75,7 +75,11 @@ fn register() -> bool {
     }
     // SAFETY: it is as long as ours, or longer.
     let found = unsafe { &*behind };
-    if found.xOpen.is_none() {
+    // SAFETY: each has a name, which ends with a zero.
+    let name = unsafe { CStr::from_ptr(found.zName) };
+    // What others have behind the structure is not copied, and their functions may look for it.
+    let is_sqlites = [c"unix", c"unix-excl", c"win32", c"win32-longpath"].contains(&name);
+    if !is_sqlites || found.xOpen.is_none() {
         return false;
     }
     // A copy, with what its functions look for in it; they get ours and do not know the difference. `xOpen` gets its own.
