@@ -12,7 +12,8 @@ const MAX: usize = 96 * 1024;
 /// and a page for each, and a header that is not 0 from its fourth to its eighth byte begins the last one.
 ///
 /// Anything else is passed on as it comes, behind what was gathered. So what SQLite has been told is written and is not,
-/// belongs to a transaction whose last frame is still to come; nobody else looks at such frames.
+/// belongs to a transaction whose last frame is still to come; nobody else looks at such frames. And it is there only as
+/// long as SQLite holds the lock of those who write: afterwards, others write at the same places.
 #[derive(Debug)]
 pub(crate) struct Gather {
     frames: Vec<u8>,
@@ -21,6 +22,7 @@ pub(crate) struct Gather {
     /// Where the last write ended.
     end: i64,
     next: Next,
+    is_locked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,16 +41,28 @@ impl Default for Gather {
             at: 0,
             end: -1, // unknown: whatever comes first is passed on
             next: Next::Header,
+            is_locked: false,
         }
     }
 }
 
 impl Gather {
+    /// Nobody else writes to the log from here on.
+    pub(crate) fn locked(&mut self) {
+        self.is_locked = true;
+    }
+
+    /// Others may write from here on. What is still gathered belongs to a transaction that did not commit.
+    pub(crate) fn unlocked(&mut self) {
+        self.is_locked = false;
+        self.frames.clear();
+        self.next = Next::Header;
+    }
+
     /// SQLite writes. `write` is the file's.
     ///
     /// # Errors
-    /// Those of `write`. What was gathered is dropped then: SQLite hears it where it writes the transaction, which cannot
-    /// commit any more.
+    /// Those of `write`. What SQLite was told is written is kept then, for the next time: the transaction may still go on.
     pub(crate) fn write<E>(
         &mut self,
         bytes: &[u8],
@@ -57,11 +71,7 @@ impl Gather {
     ) -> Result<(), E> {
         let outcome = self.take(bytes, at, &mut write);
         if outcome.is_err() {
-            *self = Self {
-                frames: std::mem::take(&mut self.frames),
-                ..Self::default()
-            };
-            self.frames.clear();
+            self.end = -1;
         }
         outcome
     }
@@ -73,16 +83,26 @@ impl Gather {
         write: &mut impl FnMut(&[u8], i64) -> Result<(), E>,
     ) -> Result<(), E> {
         let follows = at == self.end;
-        self.end = at + bytes.len() as i64;
+        // Pages are powers of two long. SQLite may write one in two parts, and flush the first; 24 bytes behind such a
+        // part are the rest of the page, and no header.
+        self.end = match bytes.len() {
+            len if len == HEADER || len.is_power_of_two() => at + len as i64,
+            _ => -1,
+        };
         match std::mem::replace(&mut self.next, Next::Header) {
             Next::Page { is_last } if follows => {
+                let n_before = self.frames.len().saturating_sub(HEADER);
                 self.frames.extend_from_slice(bytes);
-                match is_last || self.frames.len() >= MAX {
-                    true => self.flush(&mut *write),
-                    false => Ok(()),
+                if !is_last && self.frames.len() < MAX {
+                    return Ok(());
                 }
+                let outcome = self.flush(&mut *write);
+                if outcome.is_err() {
+                    self.frames.truncate(n_before); // neither this page nor its header is written, as SQLite hears
+                }
+                outcome
             }
-            Next::Header if follows && bytes.len() == HEADER => {
+            Next::Header if follows && self.is_locked && bytes.len() == HEADER => {
                 let size = bytes.get(SIZE_AFTER_COMMIT).unwrap_or_default();
                 self.next = Next::Page {
                     is_last: size.iter().any(|byte| *byte != 0),
@@ -172,6 +192,7 @@ mod tests {
     /// A log with its own header.
     fn begun() -> (Gather, File) {
         let (mut gather, mut file) = (Gather::default(), File::default());
+        gather.locked();
         let own = [1; 32];
         gather
             .write(&own, 0, |bytes, at| file.write(bytes, at))
@@ -253,17 +274,108 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_says_so_and_the_next_transaction_begins_clean() {
+    fn after_a_write_that_failed_the_transaction_may_go_on_with_all_that_was_written() {
+        for n in [1, 1_000] {
+            let (mut gather, mut file) = begun();
+            let first_of_last = (0..n)
+                .rev()
+                .find(|k| k * FRAME % (MAX as i64 / FRAME * FRAME + FRAME) == 0)
+                .unwrap();
+            for k in 0..n {
+                frame(&mut gather, &mut file, k, false).unwrap();
+            }
+            file.fails = true;
+            assert_eq!(frame(&mut gather, &mut file, n, true), Err("full"));
+            file.fails = false;
+            file.calls();
+
+            // Something else is written in its place.
+            frame(&mut gather, &mut file, n, true).unwrap();
+
+            let at = 32 + n * FRAME;
+            let kept = (
+                32 + first_of_last * FRAME,
+                ((n - first_of_last) * FRAME) as usize,
+            );
+            let own = [kept, (at, HEADER), (at + HEADER as i64, PAGE)];
+            assert_eq!(file.calls(), own);
+        }
+    }
+
+    #[test]
+    fn nothing_is_put_behind_a_write_that_failed() {
+        let (mut gather, mut file) = begun();
+        for n in 0..3 {
+            frame(&mut gather, &mut file, n, false).unwrap();
+        }
+        file.fails = true;
+        let (page, at) = ([9; PAGE], 32 + HEADER as i64);
+        let again = gather.write(&page, at, |bytes, at| file.write(bytes, at));
+        assert_eq!(again, Err("full"));
+        file.fails = false;
+
+        // Back to a point behind the first one.
+        frame(&mut gather, &mut file, 1, true).unwrap();
+
+        let at = 32 + FRAME;
+        let all = (32, 3 * FRAME as usize);
+        assert_eq!(
+            file.calls(),
+            [all, (at, HEADER), (at + HEADER as i64, PAGE)]
+        );
+    }
+
+    #[test]
+    fn what_has_not_committed_is_forgotten_when_others_may_write() {
         let (mut gather, mut file) = begun();
         frame(&mut gather, &mut file, 0, false).unwrap();
-        file.fails = true;
-        assert_eq!(frame(&mut gather, &mut file, 1, true), Err("full"));
+        frame(&mut gather, &mut file, 1, false).unwrap();
+        gather.unlocked();
 
-        file.fails = false;
-        frame(&mut gather, &mut file, 0, true).unwrap();
+        gather.flush(|bytes, at| file.write(bytes, at)).unwrap();
+        gather.locked();
+        frame(&mut gather, &mut file, 5, true).unwrap();
 
-        let own = [(32, HEADER), (32 + HEADER as i64, PAGE)];
-        assert_eq!(file.calls(), own, "nothing of the first");
+        let at = 32 + 5 * FRAME;
+        assert_eq!(file.calls(), [(at, HEADER), (at + HEADER as i64, PAGE)]);
+    }
+
+    #[test]
+    fn nothing_is_gathered_without_the_lock() {
+        let (mut gather, mut file) = begun();
+        gather.unlocked();
+
+        frame(&mut gather, &mut file, 0, false).unwrap();
+
+        assert_eq!(file.calls(), [(32, HEADER), (32 + HEADER as i64, PAGE)]);
+    }
+
+    #[test]
+    fn the_rest_of_a_page_is_no_header() {
+        let (mut gather, mut file) = begun();
+        let (page, first) = ([0; PAGE], PAGE - HEADER);
+        let at = 32 + HEADER as i64;
+        gather
+            .write(&header(true), 32, |bytes, at| file.write(bytes, at))
+            .unwrap();
+        gather
+            .write(&page[..first], at, |bytes, at| file.write(bytes, at))
+            .unwrap();
+        gather.flush(|bytes, at| file.write(bytes, at)).unwrap();
+        assert_eq!(file.calls(), [(32, PAGE)]);
+
+        let at = at + first as i64;
+        gather
+            .write(&page[first..], at, |bytes, at| file.write(bytes, at))
+            .unwrap();
+
+        assert_eq!(file.calls(), [(at, HEADER)]);
+        frame(&mut gather, &mut file, 1, true).unwrap();
+        assert_eq!(
+            file.calls(),
+            [(32 + FRAME, FRAME as usize)],
+            "and the next one is whole"
+        );
     }
 
     #[test]

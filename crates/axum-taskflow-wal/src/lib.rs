@@ -3,7 +3,8 @@
 //! SQLite writes each page of a transaction to its log with two calls of the system: 24 bytes and the page. For small
 //! transactions that is most of what they cost. The VFS here stands before the one that SQLite has, gathers what is
 //! appended to a log, and writes it with the last page of the transaction. The file has the same bytes, and SQLite is told
-//! of an error where it commits. Everything else (the database, locks, shared memory, flushes) is left to the VFS behind.
+//! of an error where it commits. Everything else (the database, locks, shared memory, flushes) is left to the VFS behind;
+//! of the locks it sees the one that lets a connection write, since nothing may stay gathered for longer than that is held.
 //!
 //! For the connection that writes; others read the same file with any VFS.
 //!
@@ -37,8 +38,10 @@ use std::{
 };
 
 use rusqlite::ffi::{
-    self, SQLITE_IOERR_READ, SQLITE_IOERR_WRITE, SQLITE_OK, SQLITE_OPEN_WAL, sqlite3_file,
-    sqlite3_filename, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs,
+    self, SQLITE_IOERR_READ, SQLITE_IOERR_SHMLOCK, SQLITE_IOERR_SHMMAP, SQLITE_IOERR_WRITE,
+    SQLITE_OK, SQLITE_OPEN_MAIN_DB, SQLITE_OPEN_WAL, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK,
+    SQLITE_SHM_UNLOCK, sqlite3_file, sqlite3_filename, sqlite3_int64, sqlite3_io_methods,
+    sqlite3_vfs,
 };
 
 use gather::Gather;
@@ -46,8 +49,8 @@ use gather::Gather;
 const NAME: &CStr = c"axum-taskflow-wal";
 
 /// The name of the VFS, for [`Connection::open_with_flags_and_vfs`](rusqlite::Connection::open_with_flags_and_vfs). It
-/// stands before the one that is SQLite's default when this is called for the first time. None if there is no such VFS, or
-/// an old one (of a version below 3): then a connection does without.
+/// stands before the one that is SQLite's default when this is called for the first time. None if that is not one of
+/// SQLite's own for files: then a connection does without.
 pub fn vfs() -> Option<&'static CStr> {
     static IS_THERE: OnceLock<bool> = OnceLock::new();
     IS_THERE.get_or_init(register).then_some(NAME)
@@ -66,15 +69,22 @@ unsafe impl Sync for Behind {}
 fn register() -> bool {
     // SAFETY: no name asks for the default; SQLite starts itself if need be.
     let behind = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
-    // SAFETY: a VFS that SQLite names is there, and stays.
-    let Some(found) = (unsafe { behind.as_ref() }) else {
-        return false;
-    };
-    if found.iVersion < 3 || found.xOpen.is_none() {
+    // SAFETY: a VFS that SQLite names is there, and stays; every version begins with its number.
+    if behind.is_null() || unsafe { (*behind).iVersion } < 3 {
         return false; // a structure that ends earlier cannot be copied
+    }
+    // SAFETY: it is as long as ours, or longer.
+    let found = unsafe { &*behind };
+    // SAFETY: each has a name, which ends with a zero.
+    let name = unsafe { CStr::from_ptr(found.zName) };
+    // What others have behind the structure is not copied, and their functions may look for it.
+    let is_sqlites = [c"unix", c"unix-excl", c"win32", c"win32-longpath"].contains(&name);
+    if !is_sqlites || found.xOpen.is_none() {
+        return false;
     }
     // A copy, with what its functions look for in it; they get ours and do not know the difference. `xOpen` gets its own.
     let ours = sqlite3_vfs {
+        iVersion: 3, // what a later one has behind is not copied
         szOsFile: found.szOsFile + BEHIND_AT as c_int,
         pNext: ptr::null_mut(),
         zName: NAME.as_ptr(),
@@ -88,24 +98,29 @@ fn register() -> bool {
     unsafe { ffi::sqlite3_vfs_register(Box::into_raw(Box::new(ours)), 0) == SQLITE_OK }
 }
 
-/// A log, in the memory that SQLite gives for a file. The file of the VFS behind follows in the same.
+/// A database or its log, in the memory that SQLite gives for a file. The file of the VFS behind follows in the same.
 #[repr(C)]
-struct Log {
+struct Ours {
     base: sqlite3_file,
-    /// From [`open`] to [`close`].
+    /// What is gathered for the log. The database has it, from [`open`] to [`close_database`]; its log borrows it, since
+    /// SQLite opens that after the database and closes it before.
     gather: *mut Gather,
 }
 
 /// Where in that memory the file behind begins: at a multiple of 8, as SQLite's.
-const BEHIND_AT: usize = size_of::<Log>().next_multiple_of(8);
+const BEHIND_AT: usize = size_of::<Ours>().next_multiple_of(8);
 
-/// Bytes that go with one call // more: the VFS of Unix writes only what is left of the length after 128 KiB, which is what
-/// SQLite's pages never reach
+/// Bytes that go with one call: the VFS of Unix writes only what is left of the length after 128 KiB, which is what
+/// SQLite's pages never reach.
 const WRITE_MAX: usize = 124 * 1024;
 
-static METHODS: sqlite3_io_methods = sqlite3_io_methods {
+/// The first of the locks in the shared memory: who has it may write to the log.
+/// <https://www.sqlite.org/walformat.html#wal_locks>
+const WRITE_LOCK: c_int = 0;
+
+static LOG: sqlite3_io_methods = sqlite3_io_methods {
     iVersion: 1, // a log has neither locks nor shared memory of its own, and is not mapped
-    xClose: Some(close),
+    xClose: Some(close_log),
     xRead: Some(read),
     xWrite: Some(write),
     xTruncate: Some(truncate),
@@ -125,8 +140,35 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnfetch: None,
 };
 
+/// By their version, which says what there is: from 2 on a shared memory, from 3 on a mapped file.
+static DATABASES: [sqlite3_io_methods; 3] = [database(1), database(2), database(3)];
+
+const fn database(version: c_int) -> sqlite3_io_methods {
+    sqlite3_io_methods {
+        iVersion: version,
+        xClose: Some(close_database),
+        xRead: Some(read_database),
+        xWrite: Some(write_database),
+        xTruncate: Some(truncate_database),
+        xSync: Some(sync_database),
+        xFileSize: Some(file_size_of_database),
+        xLock: Some(lock),
+        xUnlock: Some(unlock),
+        xCheckReservedLock: Some(check_reserved_lock),
+        xFileControl: Some(file_control_of_database),
+        xSectorSize: Some(sector_size),
+        xDeviceCharacteristics: Some(device_characteristics),
+        xShmMap: Some(shm_map),
+        xShmLock: Some(shm_lock),
+        xShmBarrier: Some(shm_barrier),
+        xShmUnmap: Some(shm_unmap),
+        xFetch: Some(fetch),
+        xUnfetch: Some(unfetch),
+    }
+}
+
 /// # Safety
-/// As SQLite calls it: `file` has room for `szOsFile` bytes.
+/// As SQLite calls it: `file` has room for `szOsFile` bytes, and `name` is SQLite's.
 unsafe extern "C" fn open(
     _: *mut sqlite3_vfs,
     name: sqlite3_filename,
@@ -142,7 +184,12 @@ unsafe extern "C" fn open(
     let Some(open_behind) = (unsafe { (*vfs).xOpen }) else {
         return SQLITE_IOERR_READ;
     };
-    if flags & SQLITE_OPEN_WAL == 0 {
+    let borrowed = match flags & SQLITE_OPEN_WAL {
+        0 => ptr::null_mut(),
+        // SAFETY: it is a log, and the name is SQLite's.
+        _ => unsafe { gather_of_database(name) },
+    };
+    if flags & SQLITE_OPEN_MAIN_DB == 0 && borrowed.is_null() {
         // SAFETY: the arguments are SQLite's, and there is more room than the VFS behind has asked for.
         return unsafe { open_behind(vfs, name, file, flags, flags_out) };
     }
@@ -153,22 +200,64 @@ unsafe extern "C" fn open(
     // SAFETY: the other arguments are SQLite's.
     let outcome = unsafe { open_behind(vfs, name, behind, flags, flags_out) };
     // SAFETY: `open_behind` has set it, or we have.
-    let is_open = unsafe { !(*behind).pMethods.is_null() };
-    let log = match is_open {
-        true => Log {
-            base: sqlite3_file { pMethods: &METHODS },
-            gather: Box::into_raw(Box::default()),
-        },
-        false => Log {
-            base: sqlite3_file {
-                pMethods: ptr::null(), // then SQLite does not close it
-            },
-            gather: ptr::null_mut(),
-        },
+    let methods = unsafe { (*behind).pMethods };
+    let (methods, gather) = if methods.is_null() {
+        (ptr::null(), ptr::null_mut()) // then SQLite does not close it
+    } else if !borrowed.is_null() {
+        (&raw const LOG, borrowed)
+    } else {
+        // SAFETY: they are of a file that is open.
+        let ours = unsafe { for_database(methods) };
+        (ours, Box::into_raw(Box::default()))
+    };
+    let ours = Ours {
+        base: sqlite3_file { pMethods: methods },
+        gather,
     };
     // SAFETY: there is room, and nothing in it yet that would have to be dropped.
-    unsafe { file.cast::<Log>().write(log) };
+    unsafe { file.cast::<Ours>().write(ours) };
     outcome
+}
+
+/// Ours for a file that has these: without a shared memory, it must not seem that there is one.
+///
+/// # Safety
+/// The methods are there, as far as their version says.
+unsafe fn for_database(methods: *const sqlite3_io_methods) -> *const sqlite3_io_methods {
+    // SAFETY: every version has it.
+    let version = unsafe { (*methods).iVersion };
+    // SAFETY: versions from 2 on have it.
+    let has_memory = version >= 2 && unsafe { (*methods).xShmMap }.is_some();
+    // SAFETY: versions from 3 on have it.
+    let is_mapped = version >= 3 && unsafe { (*methods).xFetch }.is_some();
+    let [first, second, third] = &DATABASES;
+    match (has_memory, is_mapped) {
+        (false, _) => first,
+        (true, false) => second,
+        (true, true) => third,
+    }
+}
+
+/// What is gathered for the log of a database that [`open`] has opened; null for one that it has not.
+///
+/// # Safety
+/// `name` is what SQLite gives to open a log.
+unsafe fn gather_of_database(name: sqlite3_filename) -> *mut Gather {
+    if name.is_null() {
+        return ptr::null_mut();
+    }
+    // SAFETY: by the caller.
+    let database = unsafe { ffi::sqlite3_database_file_object(name) };
+    if database.is_null() {
+        return ptr::null_mut();
+    }
+    // SAFETY: SQLite has opened it, and has not closed it before its log.
+    let methods = unsafe { (*database).pMethods };
+    match DATABASES.iter().any(|ours| ptr::eq(ours, methods)) {
+        // SAFETY: who has these methods was opened by `open`.
+        true => unsafe { (*database.cast::<Ours>()).gather },
+        false => ptr::null_mut(), // of a VFS that stands before ours
+    }
 }
 
 /// The file of the VFS behind.
@@ -183,7 +272,7 @@ unsafe fn behind(file: *mut sqlite3_file) -> *mut sqlite3_file {
 /// Calls a method of the file behind.
 macro_rules! call_behind {
     ($file:expr, $method:ident ( $($argument:expr),* ), else $missing:expr) => {{
-        // SAFETY: it is a log that `open` has opened, and SQLite has not closed.
+        // SAFETY: `open` has opened it, and SQLite has not closed it.
         let file = unsafe { behind($file) };
         // SAFETY: an open file has methods.
         let method = unsafe { (*(*file).pMethods).$method };
@@ -195,15 +284,13 @@ macro_rules! call_behind {
     }};
 }
 
-/// Of an open log.
-///
 /// # Safety
-/// `file` is a log that [`open`] has opened; nothing else has what it gathers, since SQLite uses a file from one thread at
-/// a time.
+/// `file` was opened by [`open`], and nobody has what this has given before: SQLite uses a database and its log from one
+/// thread at a time, and no call to one of them goes on within one to the other.
 unsafe fn gathered<'a>(file: *mut sqlite3_file) -> &'a mut Gather {
     // SAFETY: by the caller.
-    let gather = unsafe { (*file.cast::<Log>()).gather };
-    // SAFETY: it lives until `close`.
+    let gather = unsafe { (*file.cast::<Ours>()).gather };
+    // SAFETY: it lives until `close_database`.
     unsafe { &mut *gather }
 }
 
@@ -260,18 +347,53 @@ unsafe extern "C" fn write(
 
 /// # Safety
 /// As SQLite calls it.
-unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
+unsafe extern "C" fn close_database(file: *mut sqlite3_file) -> c_int {
     let outcome = call_behind!(file, xClose(), else SQLITE_OK);
-    // SAFETY: it is a log that `open` has opened, and SQLite closes it once.
-    let log = unsafe { &mut *file.cast::<Log>() };
-    log.base.pMethods = ptr::null();
-    let gather = mem::replace(&mut log.gather, ptr::null_mut());
+    // SAFETY: `open` has opened it, and SQLite closes it once.
+    let ours = unsafe { &mut *file.cast::<Ours>() };
+    ours.base.pMethods = ptr::null();
+    let gather = mem::replace(&mut ours.gather, ptr::null_mut());
     if !gather.is_null() {
-        // What is still gathered belongs to a transaction that has not committed.
-        // SAFETY: it was made by `Box::into_raw`, and is not used from here on.
+        // SAFETY: it was made by `Box::into_raw`; the log, which had borrowed it, is closed.
         drop(unsafe { Box::from_raw(gather) });
     }
     outcome
+}
+
+/// # Safety
+/// As SQLite calls it.
+unsafe extern "C" fn shm_lock(
+    file: *mut sqlite3_file,
+    first: c_int,
+    n: c_int,
+    flags: c_int,
+) -> c_int {
+    let is_of_writer = first == WRITE_LOCK && flags & SQLITE_SHM_EXCLUSIVE != 0;
+    if is_of_writer && flags & SQLITE_SHM_UNLOCK != 0 {
+        // Before anybody else can have it.
+        // SAFETY: SQLite unlocks what it has opened.
+        unsafe { gathered(file).unlocked() };
+    }
+    let outcome = call_behind!(file, xShmLock(first, n, flags), else SQLITE_IOERR_SHMLOCK);
+    if is_of_writer && flags & SQLITE_SHM_LOCK != 0 && outcome == SQLITE_OK {
+        // SAFETY: as above.
+        unsafe { gathered(file).locked() };
+    }
+    outcome
+}
+
+/// # Safety
+/// As SQLite calls it.
+unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
+    // SAFETY: SQLite has opened it.
+    unsafe { gathered(file).unlocked() };
+    call_behind!(file, xShmUnmap(delete), else SQLITE_OK)
+}
+
+/// # Safety
+/// As SQLite calls it.
+unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
+    call_behind!(file, xShmBarrier(), else ());
 }
 
 /// A method of a log that first writes what was gathered.
@@ -289,7 +411,7 @@ macro_rules! behind_what_was_gathered {
     )*};
 }
 
-/// A method of a log that has nothing to do with what is in it.
+/// A method that is left to the file behind.
 macro_rules! as_behind {
     ($($name:ident => $method:ident ( $($argument:ident : $of:ty),* ), else $missing:expr;)*) => {$(
         /// # Safety
@@ -309,9 +431,20 @@ behind_what_was_gathered! {
 }
 
 as_behind! {
+    close_log => xClose(), else SQLITE_OK; // what it has borrowed goes with its database
     lock => xLock(level: c_int), else SQLITE_OK;
     unlock => xUnlock(level: c_int), else SQLITE_OK;
     check_reserved_lock => xCheckReservedLock(is_taken: *mut c_int), else SQLITE_OK;
     sector_size => xSectorSize(), else 0;
     device_characteristics => xDeviceCharacteristics(), else 0;
+
+    read_database => xRead(bytes: *mut c_void, len: c_int, at: sqlite3_int64), else SQLITE_IOERR_READ;
+    write_database => xWrite(bytes: *const c_void, len: c_int, at: sqlite3_int64), else SQLITE_IOERR_WRITE;
+    truncate_database => xTruncate(size: sqlite3_int64), else SQLITE_IOERR_WRITE;
+    sync_database => xSync(flags: c_int), else SQLITE_IOERR_WRITE;
+    file_size_of_database => xFileSize(size: *mut sqlite3_int64), else SQLITE_IOERR_READ;
+    file_control_of_database => xFileControl(op: c_int, argument: *mut c_void), else ffi::SQLITE_NOTFOUND;
+    shm_map => xShmMap(region: c_int, size: c_int, extend: c_int, memory: *mut *mut c_void), else SQLITE_IOERR_SHMMAP;
+    fetch => xFetch(at: sqlite3_int64, len: c_int, memory: *mut *mut c_void), else SQLITE_IOERR_READ;
+    unfetch => xUnfetch(at: sqlite3_int64, memory: *mut c_void), else SQLITE_OK;
 }
