@@ -623,8 +623,16 @@ impl Journal {
 
     /// Asks the store to take the next batch once it can begin with it: by then more will wait. Not before something does.
     fn next_late(&self, mut queue: MutexGuard<'_, Queue>) -> Option<Going> {
-        if queue.is_awaited || queue.is_empty() {
-            queue.wakes_at = if queue.is_awaited { usize::MAX } else { 1 };
+        if queue.is_awaited {
+            queue.wakes_at = usize::MAX;
+            return None;
+        }
+        // What can only follow from a batch on its way waits for that, and what was said with it.
+        let has_some = !queue.adds.is_empty()
+            || !queue.audit.is_empty()
+            || queue.changes_free(&queue.in_flight()) > 0;
+        if !has_some {
+            queue.wakes_at = queue.len() + 1;
             return None;
         }
         queue.is_awaited = true;
@@ -689,23 +697,24 @@ impl Journal {
             thens,
             audits,
         } = flight;
-        self.intake.has_landed(&batch, adds.len());
-        let (changes, notes) = match Arc::try_unwrap(batch) {
-            Ok(batch) => (batch.changes, batch.notes),
-            Err(shared) => (shared.changes.clone(), shared.notes.clone()),
-        };
         panics::say(|| {
             error!(
                 error = %failure,
                 store = %self.backend.describe(),
                 tasks_refused = adds.len(),
-                changes_kept = changes.len(),
+                changes_kept = batch.changes.len(),
                 again_in_ms = again_in.as_millis(),
                 "cannot write to the task store"
             );
         });
         {
+            // All at once: the store may take a batch at any moment, and what follows from this one may not be in it.
             let mut queue = self.queue();
+            queue.has_landed(&batch, adds.len());
+            let (changes, notes) = match Arc::try_unwrap(batch) {
+                Ok(batch) => (batch.changes, batch.notes),
+                Err(shared) => (shared.changes.clone(), shared.notes.clone()),
+            };
             for (change, then) in changes.into_iter().zip(thens).rev() {
                 queue.changes.push_front(Entry { change, then });
             }

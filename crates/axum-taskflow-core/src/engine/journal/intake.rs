@@ -158,13 +158,8 @@ impl Intake {
 
     /// What came of a batch is known: what else is said of its tasks may be written.
     pub(super) fn has_landed(&self, batch: &Arc<Batch>, n_adds: usize) {
-        if !self.several {
-            return;
-        }
-        let mut queue = self.queue();
-        if let Some(at) = queue.aloft.iter().position(|it| Arc::ptr_eq(it, batch)) {
-            queue.aloft.swap_remove(at);
-            queue.adds_aloft -= n_adds;
+        if self.several {
+            self.queue().has_landed(batch, n_adds);
         }
     }
 }

@@ -130,6 +130,14 @@ impl Queue {
         changes.take_while(fits).count()
     }
 
+    /// A batch is on its way no more.
+    pub(super) fn has_landed(&mut self, batch: &Arc<Batch>, n_adds: usize) {
+        if let Some(at) = self.aloft.iter().position(|it| Arc::ptr_eq(it, batch)) {
+            self.aloft.swap_remove(at);
+            self.adds_aloft -= n_adds;
+        }
+    }
+
     /// The tasks of which something is on its way.
     pub(super) fn in_flight(&self) -> HashSet<TaskId> {
         self.aloft.iter().flat_map(|it| ids_of(it)).collect()

@@ -846,6 +846,85 @@ async fn a_batch_that_is_taken_late_has_nothing_of_tasks_of_which_the_journal_ha
     assert!(bench.journal.is_idle());
 }
 
+/// Calls this for each log line.
+struct OnLine(Box<dyn Fn() + Send + Sync>);
+
+impl tracing::Subscriber for OnLine {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0();
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn what_follows_from_a_batch_that_failed_is_not_taken_before_that_waits_again() {
+    let mut bench = Bench::new().await;
+    let (change, first) = bench.end();
+    bench.look().await;
+    let (other, _) = bench.end();
+    bench.change(change.clone(), &Arc::default());
+    bench.look().await;
+    let (_, failed) = bench.store.begin();
+    assert!(
+        failed
+            .send(Err(BackendError::unavailable("on demand")))
+            .is_ok()
+    );
+    let begun = Arc::new(Mutex::new(None));
+    let on_line = {
+        let (store, begun) = (bench.store.clone(), begun.clone());
+        move || *begun.lock().unwrap() = Some(store.begin())
+    };
+
+    {
+        let _guard = tracing::subscriber::set_default(OnLine(Box::new(on_line)));
+        bench.look().await;
+    }
+
+    let (taken, _answer) = begun.lock().unwrap().take().expect("it is said");
+    let ids: Vec<TaskId> = taken.unwrap().changes.iter().map(|it| it.id).collect();
+    assert_eq!(ids, [other.id]);
+    assert_eq!(first.load(Ordering::SeqCst), 0);
+    assert_eq!(bench.journal.changes_waiting(), 2);
+}
+
+#[tokio::test]
+async fn the_store_is_not_asked_for_what_can_only_follow_from_a_batch_on_its_way() {
+    let mut bench = Bench::new().await;
+    let (change, _) = bench.end();
+    bench.look().await;
+    let again = Arc::default();
+    bench.change(change, &again);
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 1, "it would find nothing to take");
+
+    bench.end();
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 2);
+    bench.store.work_off().await;
+    bench.look().await;
+    bench.store.work_off().await;
+    bench.look().await;
+
+    assert_eq!(again.load(Ordering::SeqCst), 1);
+    assert!(bench.journal.is_idle());
+}
+
 #[tokio::test]
 async fn if_nothing_is_left_when_the_store_comes_to_it_the_journal_rests_and_begins_anew() {
     let mut bench = Bench::new().await;
