@@ -349,3 +349,41 @@ impl Backend for Sqlite {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum_taskflow_core::{Enqueued, IdSource};
+
+    use super::*;
+    use crate::fault::Fault;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_000_000);
+
+    #[tokio::test]
+    async fn a_batch_that_was_taken_late_is_written_once_though_what_shares_its_transaction_fails()
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(folder.path().join("tasks.db")).unwrap();
+        let mut batch = Batch::at(NOW);
+        let task = Task::new(IdSource::default().task(NOW), "f", "[]");
+        let id = task.id;
+        batch.tasks.push(Arc::new(task));
+        let (open_gate, gate) = std::sync::mpsc::channel::<()>();
+        let held_up = store.writer.call(move |_| Ok(gate.recv().is_ok()));
+        let taken = store.pull(Box::new(|| Some(Arc::new(batch))));
+        let mut n_tries = 0;
+        let fails = store.writer.call(move |_| -> Result<(), Fault> {
+            n_tries += 1;
+            Err(Fault::unreadable(n_tries.to_string()))
+        });
+        // When all three are asked.
+        let open = async { open_gate.send(()) };
+
+        let (_, taken, failed, _) = tokio::join!(biased; held_up, taken, fails, open);
+
+        let failed = failed.unwrap_err().to_string();
+        assert!(failed.ends_with(": 2"), "together and alone: {failed}");
+        assert_eq!(taken.unwrap().tasks, [Enqueued::Created]);
+        assert!(store.get(id).await.unwrap().is_some());
+    }
+}

@@ -980,6 +980,9 @@ async fn a_batch_that_the_store_could_not_begin_with_is_asked_for_again_and_lose
     assert_eq!(heard.load(Ordering::SeqCst), 1);
     assert!(added.try_recv().expect("it is stored").is_ok());
     assert!(bench.journal.is_idle());
+    let _answers = [bench.add(), bench.add()];
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 2, "and ahead, as before");
 }
 
 #[tokio::test]
@@ -1021,7 +1024,8 @@ async fn a_store_takes_nothing_for_a_journal_that_has_ended_or_is_forsaken() {
     assert_eq!(bench.journal.changes_waiting(), 1);
     bench.journal.forsake();
     assert_eq!(Arc::strong_count(&heard), 1);
-    bench.journal.queue().is_awaited = true;
+    let late = end(&bench.ids, 2);
+    bench.journal.queue().changes.push_back(late); // what comes back
     assert!(Late::default().take(&bench.journal.intake).is_none());
 }
 
