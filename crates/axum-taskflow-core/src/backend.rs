@@ -133,7 +133,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// nothing in it.
     ///
     /// A `next` that is not called loses nothing: what waits goes into another batch. So a store that is closed, or fails
-    /// before it can begin, drops it and answers with an error.
+    /// before it can begin, drops it and answers with an error. Without one, it is called before the answer is sent. Two are
+    /// never called at once.
     fn pull(&self, next: NextBatch) -> BackendFuture<'_, Written> {
         match next() {
             Some(batch) => self.write(batch),
