@@ -393,7 +393,7 @@ impl Journal {
         let mut queue = self.queue();
         let adds = std::mem::take(&mut queue.adds);
         let changes = std::mem::take(&mut queue.changes);
-        (queue.aloft, queue.adds_aloft) = (Vec::new(), 0);
+        queue.aloft = Vec::new();
         let audit = std::mem::take(&mut queue.audit);
         queue.notes = Vec::new();
         queue.progress = HashMap::new();
@@ -659,7 +659,7 @@ impl Journal {
             audits,
         } = flight;
         self.intake.fails.store(false, Ordering::Relaxed);
-        self.intake.has_landed(&batch, adds.len());
+        self.intake.has_landed(&batch);
         self.stored_or_dropped(&batch);
         let places = adds.iter().map(|(n, ..)| self.place_size(*n) as usize);
         self.places.add_permits(places.sum());
@@ -710,7 +710,7 @@ impl Journal {
         {
             // All at once: the store may take a batch at any moment, and what follows from this one may not be in it.
             let mut queue = self.queue();
-            queue.has_landed(&batch, adds.len());
+            queue.has_landed(&batch);
             let (changes, notes) = match Arc::try_unwrap(batch) {
                 Ok(batch) => (batch.changes, batch.notes),
                 Err(shared) => (shared.changes.clone(), shared.notes.clone()),
@@ -753,7 +753,7 @@ impl Journal {
     /// The only change in a batch can never be stored as it is: what it says may be at fault, and is left out. One that is
     /// refused all the same is dropped as if it were stale.
     fn drop_refused(&self, flight: Flight, failure: &BackendError) {
-        self.intake.has_landed(&flight.batch, flight.adds.len());
+        self.intake.has_landed(&flight.batch);
         self.stored_or_dropped(&flight.batch);
         for (change, then) in flight.batch.changes.iter().zip(flight.thens) {
             if let Some(plain) = change.without_words() {

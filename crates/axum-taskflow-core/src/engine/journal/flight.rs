@@ -95,16 +95,13 @@ impl Late {
         Some(batch)
     }
 
-    /// The store takes nothing from now on. What it has taken, if anything.
-    fn close(&self, intake: &Intake) -> Option<Flight> {
-        match std::mem::replace(&mut *self.hold(), Hold::Closed) {
-            Hold::Taken(flight) => Some(flight),
-            Hold::Closed => None,
-            Hold::Open => {
-                intake.queue().is_awaited = false;
-                None
-            }
+    /// The store takes nothing from now on. What it has taken, and nothing if it was not even asked for.
+    fn close(&self, intake: &Intake) -> Hold {
+        let hold = std::mem::replace(&mut *self.hold(), Hold::Closed);
+        if matches!(hold, Hold::Open) {
+            intake.queue().is_awaited = false;
         }
+        hold
     }
 
     /// Held while a batch is made up: who closes it finds it there, or it is never made.
@@ -142,7 +139,7 @@ impl Flight {
         })
     }
 
-    fn empty(now: Timestamp) -> Self {
+    pub(super) fn empty(now: Timestamp) -> Self {
         Self {
             batch: Arc::new(Batch::at(now)),
             adds: Vec::new(),
@@ -217,13 +214,20 @@ impl Going {
     /// Lets go of the store. What was in the batch, and what came of it, if that is known.
     pub(super) fn unload(self, intake: &Intake) -> (Flight, Option<Result<Written, BackendError>>) {
         panics::contain(|| drop(self.writing)); // it is the store's
-        let flight = match self.cargo {
-            Cargo::Loaded(flight) => flight,
-            Cargo::Late(late) => late
-                .close(intake)
-                .unwrap_or_else(|| Flight::empty(self.asked_at)),
+        let hold = match self.cargo {
+            Cargo::Loaded(flight) => Hold::Taken(flight),
+            Cargo::Late(late) => late.close(intake),
         };
-        (flight, self.outcome)
+        let nothing = || Flight::empty(self.asked_at);
+        match (hold, self.outcome) {
+            (Hold::Taken(flight), outcome) => (flight, outcome),
+            // It would be asked again and again.
+            (Hold::Open, Some(Ok(_))) => {
+                let why = "the store answered without having taken a batch";
+                (nothing(), Some(Err(BackendError::unavailable(why))))
+            }
+            (Hold::Open | Hold::Closed, outcome) => (nothing(), outcome),
+        }
     }
 
     /// Asks the store.

@@ -65,7 +65,7 @@ impl Intake {
         }
         let flight = self.take_from(queue, BATCH_MAX, Writer::Journal);
         if flight.is_empty() {
-            self.has_landed(&flight.batch, 0); // all that waits is of tasks in flight
+            self.has_landed(&flight.batch); // all that waits is of tasks in flight
             return None;
         }
         Some(flight)
@@ -82,12 +82,7 @@ impl Intake {
         queue.writer = writer;
         queue.wakes_at = if self.pulls { 1 } else { usize::MAX };
         let mut batch = Batch::at(self.clock.now());
-        let mut flight = Flight {
-            batch: Arc::default(),
-            adds: Vec::new(),
-            thens: Vec::new(),
-            audits: Vec::new(),
-        };
+        let mut flight = Flight::empty(batch.now);
         let in_flight = queue.in_flight();
         let only_changes = changes_max < BATCH_MAX && !queue.changes.is_empty();
         // Not few while the store fails: whoever adds is told so at once.
@@ -97,9 +92,7 @@ impl Intake {
             false => self.ready.adds_max(executor),
         };
         let calls_max = match self.pulls {
-            true => (queue.adds.len() + queue.adds_aloft)
-                .div_ceil(2)
-                .max(CALLS_MIN),
+            true => queue.n_adding().div_ceil(2).max(CALLS_MIN),
             false => usize::MAX,
         };
         let adds = match only_changes {
@@ -149,17 +142,16 @@ impl Intake {
         }
         flight.batch = Arc::new(batch);
         if self.several {
-            let mut queue = self.queue();
-            queue.aloft.push(flight.batch.clone());
-            queue.adds_aloft += flight.adds.len();
+            let aloft = (flight.batch.clone(), flight.adds.len());
+            self.queue().aloft.push(aloft);
         }
         flight
     }
 
     /// What came of a batch is known: what else is said of its tasks may be written.
-    pub(super) fn has_landed(&self, batch: &Arc<Batch>, n_adds: usize) {
+    pub(super) fn has_landed(&self, batch: &Arc<Batch>) {
         if self.several {
-            self.queue().has_landed(batch, n_adds);
+            self.queue().has_landed(batch);
         }
     }
 }

@@ -36,10 +36,8 @@ pub(super) struct Queue {
     pub(super) wakes_at: usize,
     /// What a caller has begun to write, to be waited for by the journal.
     pub(super) begun: Option<Begun>,
-    /// The batches on their way, if there can be several.
-    pub(super) aloft: Vec<Arc<Batch>>,
-    /// Calls that add in those.
-    pub(super) adds_aloft: usize,
+    /// The batches on their way, if there can be several, each with how many calls add what is in it.
+    pub(super) aloft: Vec<(Arc<Batch>, usize)>,
     /// The store was asked to take the next batch, and has not taken it.
     pub(super) is_awaited: bool,
     /// No new tasks any more.
@@ -131,16 +129,19 @@ impl Queue {
     }
 
     /// A batch is on its way no more.
-    pub(super) fn has_landed(&mut self, batch: &Arc<Batch>, n_adds: usize) {
-        if let Some(at) = self.aloft.iter().position(|it| Arc::ptr_eq(it, batch)) {
-            self.aloft.swap_remove(at);
-            self.adds_aloft -= n_adds;
-        }
+    pub(super) fn has_landed(&mut self, batch: &Arc<Batch>) {
+        self.aloft.retain(|(it, _)| !Arc::ptr_eq(it, batch));
+    }
+
+    /// Calls that add and are not answered: those that wait, and those on their way.
+    pub(super) fn n_adding(&self) -> usize {
+        let aloft: usize = self.aloft.iter().map(|(_, n_adds)| n_adds).sum();
+        self.adds.len() + aloft
     }
 
     /// The tasks of which something is on its way.
     pub(super) fn in_flight(&self) -> HashSet<TaskId> {
-        self.aloft.iter().flat_map(|it| ids_of(it)).collect()
+        self.aloft.iter().flat_map(|(it, _)| ids_of(it)).collect()
     }
 
     /// How many of the next changes are of tasks that are not in flight.

@@ -381,6 +381,33 @@ macro_rules! never_asked {
     };
 }
 
+/// The other verbs.
+macro_rules! nothing_else {
+    () => {
+        never_asked! {
+            join(Instance) -> ();
+            beat(InstanceId, Timestamp) -> Standing;
+            instances() -> Vec<Peer>;
+            supersede(InstanceId, Timestamp) -> ();
+            leave(InstanceId) -> ();
+            step(Arc<Step>) -> Stepped;
+            records(RecordQuery) -> Vec<Record>;
+            claim(Claim) -> Claimed;
+            orphans(usize) -> Vec<Task>;
+            held(InstanceId) -> Vec<TaskId>;
+            get(TaskId) -> Option<Task>;
+            list(ListQuery) -> Page;
+            ahead(AheadQuery) -> AheadPage;
+            logs(TaskId, usize, usize) -> Vec<LogLine>;
+            counts() -> Vec<Count>;
+            series(Timestamp) -> Vec<Minute>;
+            audit(Option<TaskId>, usize) -> Vec<AuditEntry>;
+            prune(Prune) -> Pruned;
+            close() -> ();
+        }
+    };
+}
+
 impl Backend for Hasty {
     fn describe(&self) -> String {
         "a store for tests".to_owned()
@@ -408,27 +435,7 @@ impl Backend for Hasty {
         })
     }
 
-    never_asked! {
-        join(Instance) -> ();
-        beat(InstanceId, Timestamp) -> Standing;
-        instances() -> Vec<Peer>;
-        supersede(InstanceId, Timestamp) -> ();
-        leave(InstanceId) -> ();
-        step(Arc<Step>) -> Stepped;
-        records(RecordQuery) -> Vec<Record>;
-        claim(Claim) -> Claimed;
-        orphans(usize) -> Vec<Task>;
-        held(InstanceId) -> Vec<TaskId>;
-        get(TaskId) -> Option<Task>;
-        list(ListQuery) -> Page;
-        ahead(AheadQuery) -> AheadPage;
-        logs(TaskId, usize, usize) -> Vec<LogLine>;
-        counts() -> Vec<Count>;
-        series(Timestamp) -> Vec<Minute>;
-        audit(Option<TaskId>, usize) -> Vec<AuditEntry>;
-        prune(Prune) -> Pruned;
-        close() -> ();
-    }
+    nothing_else!();
 }
 
 /// Adds a task; its answer comes by the channel.
@@ -704,27 +711,7 @@ impl Backend for Patient {
         })
     }
 
-    never_asked! {
-        join(Instance) -> ();
-        beat(InstanceId, Timestamp) -> Standing;
-        instances() -> Vec<Peer>;
-        supersede(InstanceId, Timestamp) -> ();
-        leave(InstanceId) -> ();
-        step(Arc<Step>) -> Stepped;
-        records(RecordQuery) -> Vec<Record>;
-        claim(Claim) -> Claimed;
-        orphans(usize) -> Vec<Task>;
-        held(InstanceId) -> Vec<TaskId>;
-        get(TaskId) -> Option<Task>;
-        list(ListQuery) -> Page;
-        ahead(AheadQuery) -> AheadPage;
-        logs(TaskId, usize, usize) -> Vec<LogLine>;
-        counts() -> Vec<Count>;
-        series(Timestamp) -> Vec<Minute>;
-        audit(Option<TaskId>, usize) -> Vec<AuditEntry>;
-        prune(Prune) -> Pruned;
-        close() -> ();
-    }
+    nothing_else!();
 }
 
 /// A journal on such a store, and a run of it that goes on when it is looked at.
@@ -983,6 +970,30 @@ async fn a_batch_that_the_store_could_not_begin_with_is_asked_for_again_and_lose
     let _answers = [bench.add(), bench.add()];
     bench.look().await;
     assert_eq!(bench.store.n_asked(), 2, "and ahead, as before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_says_it_has_written_what_it_never_took_has_failed() {
+    let mut bench = Bench::new().await;
+    let _first = bench.add();
+    bench.look().await;
+    let (_, heard) = bench.end();
+    bench.look().await;
+    let Asked { next, answer } = bench.store.asked.lock().unwrap().pop_back().unwrap();
+    drop(next);
+    assert!(answer.send(Ok(Written::default())).is_ok());
+
+    bench.look().await;
+    bench.store.work_off().await;
+    bench.look().await;
+    assert_eq!(bench.store.n_asked(), 0, "it is not asked again at once");
+    tokio::time::sleep(RETRY_MAX).await;
+    bench.look().await;
+    bench.store.work_off().await;
+    bench.look().await;
+
+    assert_eq!(heard.load(Ordering::SeqCst), 1);
+    assert!(bench.journal.is_idle());
 }
 
 #[tokio::test]
