@@ -23,8 +23,7 @@ use tracing::error;
 pub(crate) use self::flight::{Answers, Tasks, ThenAdded};
 use self::{
     flight::{
-        ALONE, BATCH_MAX, Begun, Caller, Flight, Going, Late, Then, bytes_of, enough_beside,
-        one_has_landed,
+        ALONE, BATCH_MAX, Begun, Caller, Flight, Going, Late, Then, bytes_of, one_has_landed,
     },
     intake::Intake,
     queue::{Add, Entry, Queue, Writer},
@@ -273,7 +272,7 @@ impl Journal {
                 self.troubles.asked(Duty::Write, flight.batch.now);
                 let mut queue = self.queue();
                 if self.writes_at_once > 1 && flight.is_small() {
-                    queue.wakes_at = enough_beside(&flight);
+                    queue.wakes_at = queue.len() + queue.lacks_beside(&flight);
                 }
                 self.has_begun(queue, (flight, writing));
                 if !self.bell.has_rung.load(Ordering::SeqCst) {
@@ -605,10 +604,9 @@ impl Journal {
             if self.intake.pulls {
                 return self.next_late(queue);
             }
-            let enough = last.flight().map_or(1, enough_beside);
-            let free = queue.adds.len() + queue.changes_free(&queue.in_flight());
-            if free < enough {
-                queue.wakes_at = queue.len() + enough - free;
+            let lacks = last.flight().map_or(0, |it| queue.lacks_beside(it));
+            if lacks > 0 {
+                queue.wakes_at = queue.len() + lacks;
                 return None;
             }
         }

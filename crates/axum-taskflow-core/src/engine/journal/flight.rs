@@ -249,11 +249,6 @@ impl Going {
     }
 }
 
-/// What has to wait before a second batch goes beside this one.
-pub(super) fn enough_beside(flight: &Flight) -> usize {
-    (flight.len() / 2).max(1)
-}
-
 /// Returns when a batch has its answer.
 pub(super) async fn one_has_landed(going: &mut VecDeque<Going>) {
     poll_fn(|cx| {

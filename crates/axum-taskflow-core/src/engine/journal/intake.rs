@@ -16,10 +16,6 @@ use super::{
 };
 use crate::{backend::Batch, clock::Clock, engine::Ready, panics};
 
-/// A store that takes batches when it can gets no more than half of those who add and wait for it, but for so few: while
-/// it writes, the other half is told, and comes back. All of them in one batch would leave it nothing to do meanwhile.
-const CALLS_MIN: usize = 16;
-
 /// What waits, and what has to be known to take a batch of it. Apart from the journal: a store that takes a batch when it
 /// can begin with it does so on a thread of its own, and must not be what keeps itself alive.
 pub(super) struct Intake {
@@ -91,8 +87,8 @@ impl Intake {
             true => usize::MAX,
             false => self.ready.adds_max(executor),
         };
-        let calls_max = match self.pulls {
-            true => queue.n_adding().div_ceil(2).max(CALLS_MIN),
+        let calls_max = match self.several {
+            true => queue.calls_max(),
             false => usize::MAX,
         };
         let adds = match only_changes {

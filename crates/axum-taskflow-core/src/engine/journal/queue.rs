@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::flight::{
-    BATCH_BYTES_MAX, BATCH_MAX, Begun, Caller, Tasks, Then, ThenAdded, bytes_of, ids_of,
+    BATCH_BYTES_MAX, BATCH_MAX, Begun, Caller, Flight, Tasks, Then, ThenAdded, bytes_of, ids_of,
 };
 use crate::{
     backend::{AuditEntry, Batch, Note, Said},
@@ -17,6 +17,10 @@ use crate::{
     id::{Epoch, TaskId},
     task::{Executor, Progress, Task},
 };
+
+/// Of those who add and wait for it no more than half go into one batch, unless they are so few: while the store works at
+/// it, the other half is told, and comes back. All of them in one would leave the store nothing to do meanwhile.
+const CALLS_MIN: usize = 16;
 
 /// Log lines in one batch, each of at most 8 KiB.
 const NOTES_OF_A_BATCH: usize = 2_000;
@@ -133,10 +137,29 @@ impl Queue {
         self.aloft.retain(|(it, _)| !Arc::ptr_eq(it, batch));
     }
 
-    /// Calls that add and are not answered: those that wait, and those on their way.
-    pub(super) fn n_adding(&self) -> usize {
-        let aloft: usize = self.aloft.iter().map(|(_, n_adds)| n_adds).sum();
-        self.adds.len() + aloft
+    /// Calls that add and are on their way.
+    fn adds_aloft(&self) -> usize {
+        self.aloft.iter().map(|(_, n_adds)| n_adds).sum()
+    }
+
+    /// How many calls that add go into one batch, if several can be on their way.
+    pub(super) fn calls_max(&self) -> usize {
+        let n_adding = self.adds.len() + self.adds_aloft();
+        n_adding.div_ceil(2).max(CALLS_MIN)
+    }
+
+    /// How much has to come before a batch goes beside `last`: until as many add again as are on their way, or half as much
+    /// waits as is in that one, if those who add are few.
+    pub(super) fn lacks_beside(&self, last: &Flight) -> usize {
+        let aloft = self.adds_aloft();
+        let (enough, free) = match self.adds.len() + aloft >= CALLS_MIN {
+            true => (aloft, self.adds.len()),
+            false => {
+                let changes = self.changes_free(&self.in_flight());
+                ((last.len() / 2).max(1), self.adds.len() + changes)
+            }
+        };
+        enough.saturating_sub(free)
     }
 
     /// The tasks of which something is on its way.

@@ -1043,8 +1043,6 @@ async fn a_store_takes_nothing_for_a_journal_that_has_ended_or_is_forsaken() {
 #[tokio::test]
 async fn of_many_who_add_half_are_written_while_the_others_are_told() {
     let mut bench = Bench::new().await;
-    let ready = Ready::new(1_000, 1_000, 3);
-    assert!(ready.stop().is_empty());
     let add = |n: usize| {
         let adds = (0..n).map(|_| add(&bench.ids, 40));
         bench.journal.queue().adds.extend(adds);
@@ -1061,4 +1059,57 @@ async fn of_many_who_add_half_are_written_while_the_others_are_told() {
     assert_eq!(taken(&bench.journal).adds.len(), 16, "so few go together");
     assert_eq!(taken(&bench.journal).adds.len(), 4);
     bench.look().await;
+}
+
+#[tokio::test]
+async fn a_second_batch_goes_once_as_many_add_again_as_are_on_their_way() {
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let mut journal = journal_on(Arc::new(Memory::default()), clock);
+    journal.writes_at_once = 2;
+    Arc::get_mut(&mut journal.intake).unwrap().several = true;
+    let add = |n: usize| {
+        let adds = (0..n).map(|_| add(&ids, 40));
+        journal.queue().adds.extend(adds);
+    };
+    let end = |n: usize| {
+        for Entry { change, then } in (0..n).map(|_| end(&ids, 2)) {
+            journal.change(change, then);
+        }
+    };
+    let mut going = VecDeque::new();
+    let sizes = |next: &Going| next.flight().map(|it| (it.adds.len(), it.thens.len()));
+    let mut next = |lands: bool| {
+        if lands {
+            let landed: Going = going.pop_front().unwrap();
+            let (flight, _) = landed.unload(&journal.intake);
+            journal.intake.has_landed(&flight.batch);
+        }
+        let next = journal.next(BATCH_MAX, &going)?;
+        let sizes = sizes(&next);
+        going.push_back(next);
+        sizes
+    };
+
+    add(64);
+    assert_eq!(next(false), Some((32, 0)));
+    assert_eq!(next(false), Some((32, 0)), "the other half");
+    add(31);
+    end(40);
+    assert_eq!(next(true), None, "however many have ended");
+    let to_come = {
+        let queue = journal.queue();
+        queue.wakes_at - queue.len()
+    };
+    assert_eq!(to_come, 1);
+    add(1);
+    assert_eq!(next(false), Some((32, 40)));
+
+    assert_eq!(next(true), None, "nothing waits");
+    add(1);
+    end(30);
+    assert_eq!(next(true), Some((1, 30)), "beside none");
+    end(14);
+    assert_eq!(next(false), None);
+    end(1);
+    assert_eq!(next(false), Some((0, 15)), "half as much, if few add");
 }
