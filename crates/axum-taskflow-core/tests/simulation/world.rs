@@ -173,7 +173,11 @@ impl World {
         Arc::new(Self {
             memory: Memory::default(),
             liveness,
-            writes_at_once: 1 + (seed % 3 == 1) as usize,
+            writes_at_once: if seed % 3 == 1 {
+                2 + seed as usize % 4
+            } else {
+                1
+            },
             pulls: seed % 3 == 2,
             checker: Mutex::new(Checker::new(seed, deeds.clone(), &timetables)),
             deeds,
