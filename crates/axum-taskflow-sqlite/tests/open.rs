@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Arc, Barrier},
     time::Duration,
 };
@@ -75,7 +74,7 @@ fn a_file_that_is_mounted_by_itself_is_refused() {
     );
     Sqlite::open(&outside).unwrap();
     fs::write(&path, "").unwrap();
-    let mounted = Command::new("mount")
+    let mounted = std::process::Command::new("mount")
         .arg("--bind")
         .args([&outside, &path])
         .output();
@@ -85,7 +84,8 @@ fn a_file_that_is_mounted_by_itself_is_refused() {
     }
 
     let refused = Sqlite::open(&path).map(drop); // closed, or it could not be unmounted
-    let unmounted = Command::new("umount").arg(&path).status().unwrap();
+    let mut unmount = std::process::Command::new("umount");
+    let unmounted = unmount.arg(&path).status().unwrap();
 
     assert!(unmounted.success());
     assert_says(&refused.unwrap_err(), &path, "mount the folder");
@@ -249,7 +249,7 @@ fn what_must_not_be_written_says_so() {
     allow(&at("read-only.db"), 0o444);
     allow(&at("sealed"), 0o555);
     allow(&at("unreadable"), 0o000);
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     let is_root = fs::metadata(folder.path()).unwrap().uid() == 0;
     if is_root {
         const NOBODY: u32 = 65_534;
@@ -259,7 +259,7 @@ fn what_must_not_be_written_says_so() {
         allow(&program, 0o755);
         allow(folder.path(), 0o755);
         chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        command = Command::new(program);
+        command = std::process::Command::new(program);
         command.uid(NOBODY).gid(NOBODY).current_dir(folder.path());
     }
 
@@ -320,6 +320,7 @@ async fn many_may_open_a_new_file_at_once() {
     }
 }
 
+#[cfg(unix)] // such names can be given
 #[tokio::test]
 async fn a_name_is_a_name_whatever_it_looks_like() {
     let folder = tempdir().unwrap();

@@ -4,8 +4,7 @@
 mod support;
 
 use std::{
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
+    fs,
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
@@ -71,6 +70,7 @@ async fn a_killed_instance_leaves_orphans_and_a_living_one_does_not() {
     assert_eq!(lock_files(&path), 1, "the dead one owns nothing any more");
 }
 
+#[cfg(unix)] // there is `sleep`
 #[tokio::test]
 #[allow(
     clippy::zombie_processes,
@@ -319,6 +319,7 @@ async fn an_instance_that_was_cleared_away_and_writes_is_not_forgotten_before_wh
 }
 
 /// This test's program, without the right to open whatever it likes if it has that.
+#[cfg(unix)]
 fn this_test_as_a_plain_user() -> Command {
     if Command::new("id").arg("-u").output().unwrap().stdout != b"0\n" {
         return this_test();
@@ -329,6 +330,7 @@ fn this_test_as_a_plain_user() -> Command {
     command
 }
 
+#[cfg(unix)] // there are rights
 #[tokio::test]
 async fn a_lock_of_another_user_is_looked_at_or_counts_as_held() {
     if let Some(path) = support::role() {
@@ -346,7 +348,8 @@ async fn a_lock_of_another_user_is_looked_at_or_counts_as_held() {
     let locks = format!("{}-instances", path.display());
     let lock = fs::read_dir(locks).unwrap().next().unwrap().unwrap().path();
     let found_with = |mode: u32| {
-        fs::set_permissions(&lock, Permissions::from_mode(mode)).unwrap();
+        let rights = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(&lock, rights).unwrap();
         let name = "a_lock_of_another_user_is_looked_at_or_counts_as_held";
         let path = path.to_str().unwrap();
         let mut child = Played::start(this_test_as_a_plain_user(), name, path);
@@ -465,6 +468,7 @@ fn delete_locks(path: &Path) {
     fs::remove_dir_all(format!("{}-instances", path.display())).unwrap();
 }
 
+#[cfg(unix)] // a file can be deleted that is in use
 #[tokio::test]
 async fn an_instance_whose_lock_somebody_deleted_is_alive_and_makes_it_again() {
     let folder = tempdir().unwrap();
@@ -487,6 +491,7 @@ async fn an_instance_whose_lock_somebody_deleted_is_alive_and_makes_it_again() {
     assert_eq!(of_the_dead, [task], "the new lock says so at once");
 }
 
+#[cfg(unix)] // a file can be deleted that is in use
 #[tokio::test]
 async fn a_dead_instance_whose_lock_somebody_deleted_is_found_dead_when_it_was_silent_for_long() {
     let folder = tempdir().unwrap();
@@ -530,6 +535,7 @@ async fn a_lock_of_a_process_that_died_before_others_knew_of_it_is_cleared_away(
     );
 }
 
+#[cfg(unix)] // a file can be deleted that is in use
 #[tokio::test]
 async fn a_file_whose_log_was_deleted_takes_no_new_task_and_goes_on_with_the_others() {
     let folder = tempdir().unwrap();
