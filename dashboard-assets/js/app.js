@@ -531,7 +531,10 @@
       $("#q").focus();
     } else if (event.key === "p") pauseButton?.click();
     else if (event.key === "n" && $("#pill")?.hidden === false) $("#pill").click();
-    else if (event.key === "Escape") closeMenus(null);
+    else if (event.key === "Escape") {
+      event.target.closest?.(".menu[open]")?.firstElementChild.focus();
+      closeMenus(null);
+    }
   });
 
   // Browsers open six connections to a host under HTTP/1.1: a tab that nobody sees gives its own back.
@@ -561,8 +564,6 @@
   }
 
   dress();
-  const tab = $(".tabs [aria-current]"); // on a phone it may be out of sight
-  if (tab) tab.parentNode.scrollLeft = tab.offsetLeft - 60;
   if (body.dataset.stream && $("#log")) $("#log").scrollTop = 1e9; // to be followed
   setInterval(() => {
     if (document.hidden) return;

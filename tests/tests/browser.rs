@@ -981,6 +981,102 @@ async fn a_phone_shows_everything_without_scrolling_sideways() {
     scene.ends_clean().await;
 }
 
+/// Letters that are smaller than this many CSS pixels are hard to read.
+const SMALL: &str = "[...document.querySelectorAll('body *')].filter((it) =>
+    [...it.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())
+    && it.offsetParent !== null && parseFloat(getComputedStyle(it).fontSize) < 12)
+    .map((it) => `${it.tagName} ${it.className} ${getComputedStyle(it).fontSize}`)";
+
+#[tokio::test]
+async fn letters_are_as_large_as_they_are_meant_to_be_and_follow_the_readers_choice() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("fails", "no route").await;
+    service.seen_as(&id, &["failed"]).await;
+
+    for path in ["/dashboard", &format!("/dashboard/t/{id}")] {
+        scene.open(path).await;
+        browser.text("h1").await;
+        assert_eq!(browser.eval(SMALL).await, json!([]), "{path}");
+        let sizes = "['html', 'body', 'h1'].map((it) => getComputedStyle(document.querySelector(it)).fontSize)";
+        assert_eq!(browser.eval(sizes).await, json!(["16px", "14px", "20px"]));
+    }
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_phone_shows_all_tabs_at_once_wraps_what_is_long_and_has_large_buttons() {
+    let scene = Scene::signed_in(Settings::default().leads("mailer")).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let wanted =
+        json!({ "name": "first", "func_name": "effect", "args": ["x"], "cron": "0 9 * * *" });
+    let made = service.rest(Method::POST, "/schedules").json(&wanted);
+    answer(made, 200).await;
+    let long = "no route to the host of the customer ".repeat(3);
+    let fails = service.add("fails", long.clone()).await;
+    service.seen_as(&fails, &["failed"]).await;
+    let talks = service.add("talks", json!([long.repeat(3), "door"])).await;
+    until("it talks", async || {
+        let task = service.task(&talks).await;
+        (!task["progress"].is_null()).then_some(())
+    })
+    .await;
+
+    for width in [320, 390, 880, 961] {
+        browser.width(width).await;
+        for path in [
+            "/dashboard?status=failed&func_name=fails",
+            "/dashboard/schedules",
+            "/dashboard/holders",
+            &format!("/dashboard/t/{talks}"),
+        ] {
+            scene.open_live(path).await;
+            let fits = format!("document.documentElement.scrollWidth <= {width}");
+            assert_eq!(browser.eval(&fits).await, true, "{path} at {width}");
+            let wrapped = match width < 600 {
+                true => ".tabs, .tabs a, .top, .log, .rows .err",
+                false => ".tabs, .tabs a, .top, .log", // a row is short there
+            };
+            let wide = format!(
+                "[...document.querySelectorAll('{wrapped}')].filter((it) => it.scrollWidth > it.clientWidth || it.getBoundingClientRect().right > innerWidth).map((it) => it.className || it.innerText)"
+            );
+            assert_eq!(browser.eval(&wide).await, json!([]), "{path} at {width}");
+            let low = "[...document.querySelectorAll('.btn, .chip a')].filter((it) => it.offsetParent && it.offsetHeight < 40).map((it) => it.innerText)";
+            if width < 600 {
+                assert_eq!(browser.eval(low).await, json!([]), "{path} at {width}");
+            }
+        }
+    }
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn escape_closes_a_menu_and_gives_the_focus_back_to_what_opened_it() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let browser = &scene.browser;
+    scene.open_live("/dashboard").await;
+    browser.click("#menu summary").await;
+    browser
+        .eval("document.querySelector('#menu [value=dark]').focus()")
+        .await;
+
+    browser
+        .run(
+            "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }))",
+            json!([]),
+        )
+        .await;
+    browser.run(DRAWN, json!([])).await;
+
+    let is_back = "!document.querySelector('#menu').open && document.activeElement === document.querySelector('#menu summary')";
+    assert_eq!(browser.eval(is_back).await, true);
+    scene.ends_clean().await;
+}
+
 #[tokio::test]
 async fn a_log_that_goes_on_is_shown_from_its_end_and_one_that_ended_from_its_beginning() {
     let scene = Scene::signed_in(Settings::default()).await;
@@ -1113,7 +1209,7 @@ async fn a_page_of_schedules_follows_them_and_leaves_open_what_is_open() {
         "[...document.querySelectorAll('main [open]')].map((it) => it.closest('li').dataset.name)";
     assert_eq!(browser.eval(open).await, json!(["second"]));
     let focused = "document.activeElement.getAttribute('aria-label')";
-    assert_eq!(browser.eval(focused).await, "Run second now");
+    assert_eq!(browser.eval(focused).await, "Run now: second");
 
     scene.open("/dashboard/holders").await;
     let epoch = browser.text("[data-kind=leader] .mono").await;

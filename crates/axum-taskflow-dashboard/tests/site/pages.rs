@@ -1,10 +1,13 @@
 //! The pages as browsers without a script meet them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use axum::{Router, http::Method};
 use axum_taskflow_core::{
-    FailureKind, FailureReport, Progress, Task, TaskId, TaskStatus, Timestamp,
+    FailureKind, FailureReport, Progress, Schedule, Task, TaskId, TaskStatus, Timestamp,
 };
 use axum_taskflow_dashboard::TaskAdmin;
 
@@ -278,6 +281,51 @@ async fn a_task_page_tells_everything() {
     let page = site.page(request).await;
     assert_eq!(page.body.matches("<tr id=").count(), 1);
     row_of(&page, ok);
+}
+
+#[tokio::test]
+async fn what_has_a_name_for_ears_is_called_what_it_shows_and_no_two_parts_are_called_alike() {
+    let site = Site::open().await;
+    let schedule = Schedule::new(greet, "ada".to_owned()).name("morning");
+    let schedule = schedule.cron("@daily");
+    site.manager.schedule(schedule).await.unwrap();
+    let failed = site.ended(TaskStatus::Failed).await;
+    let ok = site.ended(TaskStatus::Success).await;
+    let paths = [
+        "",
+        "/schedules",
+        &format!("/t/{failed}"),
+        &format!("/t/{ok}"),
+    ];
+    let mut n = 0;
+    for path in paths {
+        let page = site.page(&format!("/tasks/dashboard{path}")).await;
+        let main = page.body.split_once("<main").unwrap().1;
+        // WCAG 2.5.3: who says what is written on a button presses it.
+        for button in main.split("<button ").skip(1) {
+            let (attributes, rest) = button.split_once('>').unwrap();
+            let shown = rest.split('<').next().unwrap();
+            if let Some((_, name)) = attributes.split_once("aria-label=\"") {
+                let name = name.split('"').next().unwrap();
+                assert!(name.contains(shown), "{shown:?} is called {name:?}");
+                n += 1;
+            }
+        }
+        let mut names = BTreeSet::new();
+        for part in main
+            .split(['<', '\n'])
+            .filter(|tag| tag.starts_with("section") || tag.contains("role=\"region\""))
+        {
+            let name = part.split_once(" aria-label").unwrap().1;
+            let name = name.split_once('=').unwrap().1.split('"').nth(1).unwrap();
+            assert!(
+                names.insert(name.to_owned()),
+                "two parts are called {name} at {path}"
+            );
+        }
+        assert!(!names.is_empty());
+    }
+    assert!(n >= 3, "only {n} buttons were looked at");
 }
 
 #[tokio::test]
