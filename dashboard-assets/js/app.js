@@ -259,8 +259,9 @@
         changed.push(row);
       } else if ($("#task")?.dataset.id === id) {
         renewTask = taskChanged(delta) || renewTask;
-      } else if (body.dataset.status && delta.s && statusOf(delta.s) === body.dataset.status) {
-        strangers.add(id);
+      } else if (body.dataset.status && delta.s) {
+        if (statusOf(delta.s) === body.dataset.status) strangers.add(id);
+        else strangers.delete(id);
       }
     }
     waiting.clear();

@@ -1055,6 +1055,27 @@ async fn a_phone_shows_all_tabs_at_once_wraps_what_is_long_and_has_large_buttons
 }
 
 #[tokio::test]
+async fn a_page_of_failed_tasks_that_has_none_shows_the_one_that_was_there_before_it() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("fails_behind", json!(["door", 2])).await;
+    service.seen_as(&id, &["running"]).await;
+    scene.open_live("/dashboard?status=failed").await;
+    browser.text("#empty").await;
+
+    service.open("door").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    browser.click("#pill").await;
+
+    scene.row_shows(&id, "failed").await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn escape_closes_a_menu_and_gives_the_focus_back_to_what_opened_it() {
     let scene = Scene::signed_in(Settings::default()).await;
     let browser = &scene.browser;

@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use axum_taskflow_core::{Count, Error, ListQuery, Page, TaskId, TaskManager, TaskStatus};
+use axum_taskflow_core::{Count, Error, ListQuery, Page, Task, TaskId, TaskManager, TaskStatus};
 use axum_taskflow_dashboard_assets as assets;
 
 use crate::{
@@ -244,12 +244,7 @@ async fn list_page(
         limit,
     };
     if proposals.is_none() {
-        let range = page
-            .tasks
-            .last()
-            .map(|task| task.id)
-            .zip(page.tasks.first().map(|task| task.id));
-        frame.stream = stream_of_list(call, &filter, range, rows.len(), is_top);
+        frame.stream = stream_of_list(call, &filter, &page, is_top);
     }
     let older = page.next.map(|next| links.between(&filter, after, next));
     let looked_back_to = match (&page.next, rows.is_empty()) {
@@ -335,25 +330,23 @@ impl Links {
     }
 }
 
-fn stream_of_list(
-    call: &Call,
-    filter: &Filter,
-    range: Option<(TaskId, TaskId)>,
-    n: usize,
-    is_top: bool,
-) -> String {
+fn stream_of_list(call: &Call, filter: &Filter, page: &Page, is_top: bool) -> String {
     let now = call.visit.now;
     // Without rows everything is new that comes from now on.
-    let (lo, hi) = range.unwrap_or((TaskId::floor(now), TaskId::floor(now)));
+    let end = |task: Option<&Task>| task.map_or(TaskId::floor(now), |task| task.id);
+    let (lo, hi) = (end(page.tasks.last()), end(page.tasks.first()));
     let mut query = form_urlencoded::Serializer::new(String::new());
     filter.write(&mut query);
     query
         .append_pair("lo", &lo.to_string())
         .append_pair("hi", &hi.to_string())
-        .append_pair("n", &n.to_string())
+        .append_pair("n", &page.tasks.len().to_string())
         .append_pair("since", &now.as_unix_ms().to_string());
     if is_top {
         query.append_pair("top", "1");
+    }
+    if is_top && page.next.is_none() {
+        query.append_pair("all", "1");
     }
     format!("{}/stream?{}", call.visit.dashboard(), query.finish())
 }

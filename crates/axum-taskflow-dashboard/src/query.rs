@@ -232,6 +232,14 @@ impl Filter {
         }
     }
 
+    /// Few tasks have the status, and a store finds them without looking at others.
+    pub(crate) fn is_rare(&self) -> bool {
+        let is_rare = |status| !matches!(status, TaskStatus::Success);
+        matches!(self.status, Wanted::Only(status) if is_rare(status))
+            && self.func_name.is_none()
+            && !self.is_uncounted()
+    }
+
     /// The query that finds them.
     pub(crate) fn query(&self) -> ListQuery {
         let mut query = ListQuery::default();
