@@ -382,7 +382,7 @@
 
   let partTimer = 0;
 
-  /** Reads one part of the page again; the rest stays where it is. */
+  /** Reads these parts of the page again; the rest stays where it is. */
   async function renewPart(name) {
     clearTimeout(partTimer);
     try {
@@ -391,8 +391,10 @@
       if (!answer.ok) throw answer;
       const copy = await read(answer);
       await isLetGo();
-      const [part, other] = [document, copy].map((page) => $(`[data-part="${name}"]`, page));
-      if (part && other) replace(part, other);
+      for (const part of document.querySelectorAll(`[data-part^="${name}"]`)) {
+        const other = $(`[data-part="${part.dataset.part}"]`, copy);
+        if (other) replace(part, other);
+      }
       dress();
     } catch {
       partTimer = setTimeout(renewPart, 5000, name); // the stream does not tell it again

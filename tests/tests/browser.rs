@@ -1099,6 +1099,33 @@ async fn escape_closes_a_menu_and_gives_the_focus_back_to_what_opened_it() {
 }
 
 #[tokio::test]
+async fn an_instance_that_is_not_well_is_told_at_the_head_of_an_open_page() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, folder, ..
+    } = &scene;
+    let other = tempdir().unwrap();
+    let file = folder.path().join("tasks.db");
+    let beside = Settings::default().database(&file).start(other.path());
+    let beside = beside.await;
+    scene.open_live("/dashboard").await;
+    assert_eq!(
+        browser.eval("document.querySelector('#unwell')").await,
+        Value::Null
+    );
+
+    beside.signal(Signal::STOP);
+    browser
+        .becomes("document.querySelector('#unwell').innerText.trim() === '1 instance unresponsive'")
+        .await;
+    beside.signal(Signal::CONT);
+    browser
+        .becomes("document.querySelector('#unwell') === null")
+        .await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn a_log_that_goes_on_is_shown_from_its_end_and_one_that_ended_from_its_beginning() {
     let scene = Scene::signed_in(Settings::default()).await;
     let Scene {

@@ -19,7 +19,7 @@ use axum_taskflow_dashboard_assets as assets;
 use crate::{
     auth::Rights,
     guard::{Call, Flash, redirect},
-    instances::Instances,
+    instances::{Instances, Runner},
     problem::Problem,
     query::{Filter, Tag, Wanted},
     runners::Runners,
@@ -534,6 +534,7 @@ fn ids_with_head(q: &str) -> Option<(TaskId, TaskId)> {
 struct TaskPage {
     frame: Frame,
     task: Detail,
+    runner: Option<Runner>,
     may_operate: bool,
 }
 
@@ -552,7 +553,19 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
         0 => Logs::default(),
         _ => last_lines(manager, id).await?,
     };
-    let runners = Runners::of_tasks(manager, std::slice::from_ref(&task)).await?;
+    // Here it is known who this is; who another one is, the store is asked.
+    let runs_at = task.life.instance;
+    let (runners, peers) = match runs_at.filter(|id| *id != manager.instance().id) {
+        Some(_) => {
+            let peers = manager.instances().await?;
+            (Runners::of(&peers), peers)
+        }
+        None => {
+            let tasks = std::slice::from_ref(&task);
+            (Runners::of_tasks(manager, tasks).await?, Vec::new())
+        }
+    };
+    let now = call.visit.now;
     let mut frame = Frame::of(call);
     frame.page = "tasks";
     if !task.life.status.is_terminal() {
@@ -564,11 +577,12 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
             .finish();
         frame.stream = format!("{}/stream?{query}", call.visit.dashboard());
     }
-    let detail = Detail::of(&task, logs, manager, &runners, call.visit.now);
+    let detail = Detail::of(&task, logs, manager, &runners, now);
     Ok(print(
         StatusCode::OK,
         &TaskPage {
             frame,
+            runner: runs_at.map(|id| Runner::of(id, &peers, manager, now)),
             may_operate: call.visit.may_operate(),
             task: detail,
         },

@@ -444,8 +444,6 @@ pub(crate) struct Detail {
     pub(crate) executor: &'static str,
     pub(crate) source: &'static str,
     pub(crate) requeue: bool,
-    pub(crate) instance: Option<String>,
-    pub(crate) is_here: bool,
     pub(crate) retry_of: Option<TaskId>,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) tracking_id: Option<Sought>,
@@ -453,6 +451,8 @@ pub(crate) struct Detail {
     /// Attempts that are not listed.
     pub(crate) attempts_left_out: usize,
     pub(crate) attempts: Vec<AttemptText>,
+    /// When it will run, if it waits for a time.
+    pub(crate) due: Option<At>,
     pub(crate) finished: Option<At>,
 }
 
@@ -564,8 +564,6 @@ impl Detail {
             executor: task.executor.as_str(),
             source: task.source.as_str(),
             requeue: task.requeue_on_interrupt,
-            instance: life.instance.map(|instance| instance.to_string()),
-            is_here: life.instance == Some(manager.instance().id),
             retry_of: task.retry_of,
             idempotency_key: task
                 .idempotency_key
@@ -585,6 +583,7 @@ impl Detail {
                 .collect(),
             attempts_left_out: task.past_attempts.len().saturating_sub(ATTEMPTS_MAX),
             attempts: attempts(task, now),
+            due: wait(life, now).map(|at| At::of(at, now)),
             finished: life
                 .finished_at
                 .filter(|_| life.status.is_terminal())

@@ -284,6 +284,25 @@ async fn a_task_page_tells_everything() {
 }
 
 #[tokio::test]
+async fn a_task_page_has_its_times_in_full() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let waiting = site.waiting().await;
+    site.clock.advance(Duration::from_secs(90));
+
+    let page = site.page(&format!("/tasks/dashboard/t/{failed}")).await;
+    // Without what only a pointer brings up.
+    let shown = page.body.replace("title=\"2026-11-21 22:26:40 UTC\"", "");
+    let n = shown
+        .matches("2026-11-21 22:26:40 UTC, <span class=\"muted\"><time")
+        .count();
+    assert_eq!(n, 4, "created, finished, added and begun");
+    let page = site.page(&format!("/tasks/dashboard/t/{waiting}")).await;
+    let (_, due) = page.body.split_once("<dt>Due</dt><dd>").unwrap();
+    assert!(due.starts_with("2026-11-21 23:26:40 UTC, "), "{due}");
+}
+
+#[tokio::test]
 async fn what_has_a_name_for_ears_is_called_what_it_shows_and_no_two_parts_are_called_alike() {
     let site = Site::open().await;
     let schedule = Schedule::new(greet, "ada".to_owned()).name("morning");
