@@ -996,7 +996,11 @@ async fn letters_are_as_large_as_they_are_meant_to_be_and_follow_the_readers_cho
     let id = service.add("fails", "no route").await;
     service.seen_as(&id, &["failed"]).await;
 
-    for path in ["/dashboard", &format!("/dashboard/t/{id}")] {
+    for path in [
+        "/dashboard",
+        "/dashboard/audit",
+        &format!("/dashboard/t/{id}"),
+    ] {
         scene.open(path).await;
         browser.text("h1").await;
         assert_eq!(browser.eval(SMALL).await, json!([]), "{path}");
@@ -1032,6 +1036,7 @@ async fn a_phone_shows_all_tabs_at_once_wraps_what_is_long_and_has_large_buttons
             "/dashboard?status=failed&func_name=fails",
             "/dashboard/schedules",
             "/dashboard/holders",
+            "/dashboard/audit",
             &format!("/dashboard/t/{talks}"),
         ] {
             scene.open_live(path).await;

@@ -1,5 +1,6 @@
 //! The pages for people, printed by the server: each works without a script.
 
+pub(crate) mod audit;
 pub(crate) mod duties;
 
 use std::{
