@@ -1081,6 +1081,37 @@ async fn a_page_of_failed_tasks_that_has_none_shows_the_one_that_was_there_befor
 }
 
 #[tokio::test]
+async fn all_that_failed_is_retried_by_one_button_once_it_has_said_what_it_does() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    for message in ["one", "two"] {
+        let id = service.add("fails", message).await;
+        service.seen_as(&id, &["failed"]).await;
+    }
+    scene.open_live("/dashboard?status=failed").await;
+
+    browser.click("#retry-all summary").await;
+    let says = browser.text("#retry-all p").await;
+    assert!(says.contains("2 failed tasks"), "{says}");
+    browser.click("#retry-all button").await;
+
+    let told = browser.text("#notice").await;
+    assert_eq!(told, "Retried 2 tasks as new ones.");
+    let list = service.rest_get("").await;
+    let retries = list.as_array().unwrap().iter();
+    assert_eq!(retries.filter(|task| task["source"] == "retry").count(), 2);
+    browser.click(".nav [href$='/audit']").await;
+    let entry = browser.text("#audit li").await;
+    assert!(
+        entry.contains("bulk retry") && entry.contains("ada"),
+        "{entry}"
+    );
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn escape_closes_a_menu_and_gives_the_focus_back_to_what_opened_it() {
     let scene = Scene::signed_in(Settings::default()).await;
     let browser = &scene.browser;

@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod duties;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -18,6 +19,7 @@ use axum_taskflow_core::{Count, Error, ListQuery, Page, Task, TaskId, TaskManage
 use axum_taskflow_dashboard_assets as assets;
 
 use crate::{
+    api::RETRY_MANY_MAX,
     auth::Rights,
     guard::{Call, Flash, redirect},
     instances::{Instances, Runner},
@@ -78,7 +80,7 @@ struct Frame {
 
 /// What the last action came to.
 struct Notice {
-    text: &'static str,
+    text: Cow<'static, str>,
     href: Option<String>,
 }
 
@@ -153,9 +155,15 @@ fn notice(flash: Flash, dashboard: &str) -> Notice {
             "Released: whoever waits for it has it next, perhaps the same process again.",
             None,
         ),
+        Flash::Many(many) => {
+            return Notice {
+                text: many.to_string().into(),
+                href: None,
+            };
+        }
     };
     Notice {
-        text,
+        text: text.into(),
         href: id.map(|id| format!("{dashboard}/t/{id}")),
     }
 }
@@ -193,7 +201,46 @@ struct ListPage {
     looked_back_to: Option<String>,
     /// Nothing has this name: these sound like it.
     proposals: Option<Vec<Chip>>,
+    retry_all: Option<RetryAll>,
     instances: Instances,
+}
+
+/// The button that retries everything that fits.
+struct RetryAll {
+    what: String,
+    /// What it means, for the form.
+    fields: Vec<(&'static str, String)>,
+}
+
+impl RetryAll {
+    /// Offered only of what ended badly, and only while there is something of it.
+    fn of(
+        call: &Call,
+        filter: &Filter,
+        before: Option<TaskId>,
+        totals: Option<&BTreeMap<&'static str, u64>>,
+    ) -> Option<Self> {
+        let status = filter.ended_badly()?.as_str();
+        if !call.visit.may_operate() {
+            return None;
+        }
+        let n = totals.and_then(|totals| totals.get(status)).copied();
+        let those = match (before, n) {
+            (Some(_), _) => format!("the {status} tasks on this page and all older ones"),
+            (None, Some(1)) => format!("1 {status} task"),
+            (None, Some(n)) => format!("{} {status} tasks", text::count(n)),
+            (None, None) => format!("all {status} tasks that fit"),
+        };
+        let mut fields = filter.fields();
+        fields.extend(before.map(|id| ("before", id.to_string())));
+        Some(Self {
+            what: format!(
+                "Retries {those}, at most {} at once. What has been retried already is left out.",
+                text::count(RETRY_MANY_MAX as u64)
+            ),
+            fields,
+        })
+    }
 }
 
 /// `GET /dashboard`: the tasks, newest first.
@@ -268,10 +315,17 @@ async fn list_page(
             })
             .collect()
     });
+    let totals = totals(&filter, &counts);
+    // A page between two places is a part that its button could not name.
+    let retry_all = match rows.is_empty() || after.is_some() {
+        true => None,
+        false => RetryAll::of(call, &filter, before, totals.as_ref()),
+    };
     Ok(print(
         StatusCode::OK,
         &ListPage {
-            tabs: tabs(&filter, &counts, &links),
+            retry_all,
+            tabs: tabs(&filter, totals.as_ref(), &links),
             chips: chips(&filter, &links),
             may_operate: call.visit.may_operate(),
             is_all: filter.is_all() && is_top,
@@ -331,6 +385,15 @@ impl Links {
     }
 }
 
+/// The page of these tasks, or of those older than a place.
+pub(crate) fn address(call: &Call, filter: &Filter, before: Option<TaskId>) -> String {
+    let links = Links {
+        dashboard: call.visit.dashboard(),
+        limit: None,
+    };
+    links.with(filter, [("after", None), ("before", before)])
+}
+
 fn stream_of_list(call: &Call, filter: &Filter, page: &Page, is_top: bool) -> String {
     let now = call.visit.now;
     // Without rows everything is new that comes from now on.
@@ -362,8 +425,7 @@ const TABS: [(&str, &str); 7] = [
     ("cancelled", "Cancelled"),
 ];
 
-fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
-    let totals = totals(filter, counts);
+fn tabs(filter: &Filter, totals: Option<&BTreeMap<&'static str, u64>>, links: &Links) -> Vec<Tab> {
     let tab = |(word, title): (&'static str, &'static str)| {
         let status = word.parse::<TaskStatus>().map_or(Wanted::All, Wanted::Only);
         let to = Filter {
@@ -375,9 +437,7 @@ fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
             title,
             href: links.to(&to),
             is_here: status == filter.status,
-            count: totals
-                .as_ref()
-                .map(|totals| text::count(totals.get(word).copied().unwrap_or(0))),
+            count: totals.map(|totals| text::count(totals.get(word).copied().unwrap_or(0))),
         }
     };
     TABS.into_iter().map(tab).collect()

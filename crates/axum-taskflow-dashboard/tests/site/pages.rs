@@ -584,6 +584,190 @@ async fn a_form_acts_comes_back_and_tells_once_what_it_did() {
     assert!(again.body.contains("Not possible any more") && again.body.contains("is cancelled"));
 }
 
+/// The fields of the form that retries all, as a browser sends them.
+fn retry_all_of(page: &Answer) -> Vec<(String, String)> {
+    let (_, form) = page
+        .body
+        .split_once("action=\"/tasks/dashboard/retry-all\"")
+        .expect("a button for all");
+    let form = form.split("</form>").next().unwrap();
+    let inputs = form.split("<input type=\"hidden\" name=\"").skip(1);
+    let fields = inputs.map(|input| {
+        let (name, rest) = input.split_once("\" value=\"").unwrap();
+        let value = unescape(rest.split('"').next().unwrap());
+        (name.to_owned(), value)
+    });
+    fields.collect()
+}
+
+async fn send_all(site: &Site, fields: &[(String, String)]) -> Answer {
+    let fields = fields.iter().map(|(name, value)| (&**name, &**value));
+    let fields: Vec<(&str, &str)> = fields.collect();
+    site.post_form("/tasks/dashboard/retry-all", &[], &fields)
+        .await
+}
+
+/// What the page says after this answer.
+async fn told_after(site: &Site, answer: &Answer) -> String {
+    assert_eq!(answer.status, 303, "{}", answer.body);
+    let flash = answer.header("set-cookie").split(';').next().unwrap();
+    let headers = [("cookie", flash), ("accept", "text/html")];
+    let next = answer.header("location");
+    let page = site.ask(Method::GET, next, &headers).await;
+    let (_, notice) = page.body.split_once("id=\"notice\">").unwrap();
+    notice.split('<').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn one_button_retries_all_that_fit_the_filter_and_nothing_else() {
+    let site = Site::open().await;
+    let ended = async |status: TaskStatus, plan: &str| {
+        let end = |task: &mut Task| {
+            task.life.status = status;
+            task.life.finished_at = Some(START);
+            task.tags.insert("plan".to_owned(), plan.to_owned());
+        };
+        site.stored("stays", end).await
+    };
+    let fitting = [
+        ended(TaskStatus::Failed, "a&b").await,
+        ended(TaskStatus::Failed, "a&b").await,
+    ];
+    ended(TaskStatus::Failed, "other").await;
+    ended(TaskStatus::Interrupted, "a&b").await;
+    let path = "/tasks/dashboard?status=failed&func_name=stays&tag=plan%3Da%26b";
+    let page = site.page(path).await;
+    let fields = retry_all_of(&page);
+
+    let answer = send_all(&site, &fields).await;
+
+    assert_eq!(unescape(answer.header("location")), path);
+    assert_eq!(
+        told_after(&site, &answer).await,
+        "Retried 2 tasks as new ones."
+    );
+    let tasks = site.get("/tasks").await.json();
+    let tasks = tasks.as_array().unwrap().iter();
+    let retries = tasks.filter(|task| task["source"] == "retry").count();
+    assert_eq!(retries, 2);
+    let audit = site.manager.audit(None, 10).await.unwrap();
+    assert_eq!((audit.len(), &*audit[0].action), (1, "bulk_retry"));
+    assert_eq!(audit[0].detail["tag"], "plan=a&b");
+    assert_eq!(audit[0].detail["dispatched"], 2);
+    let again = send_all(&site, &fields).await;
+    assert_eq!(
+        told_after(&site, &again).await,
+        "Retried 0 tasks as new ones, and left out 2 that cannot be retried or have been."
+    );
+    for id in fitting {
+        row_of(&page, id);
+    }
+}
+
+#[tokio::test]
+async fn the_button_for_all_says_how_many_and_stands_only_where_it_can_be_used() {
+    let site = Site::open().await;
+    for path in ["?status=failed", "?status=interrupted"] {
+        let page = site.page(&format!("/tasks/dashboard{path}")).await;
+        assert!(!page.body.contains("retry-all"), "{path}: there is nothing");
+    }
+    for _ in 0..2 {
+        site.ended(TaskStatus::Failed).await;
+        site.ended(TaskStatus::Success).await;
+        site.ended(TaskStatus::Cancelled).await;
+    }
+    let page = site.page("/tasks/dashboard?status=failed").await;
+    assert!(
+        page.body
+            .contains("Retries 2 failed tasks, at most 10,000 at once.")
+    );
+    let some = site.page("/tasks/dashboard?status=failed&limit=1").await;
+    let (_, rest) = some.body.split_once("id=\"older\"").unwrap();
+    let (_, rest) = rest.split_once("href=\"").unwrap();
+    let older = site.page(&unescape(rest.split('"').next().unwrap())).await;
+    assert!(
+        older
+            .body
+            .contains("the failed tasks on this page and all older ones")
+    );
+    let fields = retry_all_of(&older);
+    assert!(
+        fields.iter().any(|(name, _)| name == "before"),
+        "{fields:?}"
+    );
+    for path in [
+        "",
+        "?status=success",
+        "?status=cancelled",
+        "?status=pending",
+    ] {
+        let page = site.page(&format!("/tasks/dashboard{path}")).await;
+        assert!(!page.body.contains("retry-all"), "{path}");
+    }
+    let csrf = page.csrf();
+    for status in ["", "success", "cancelled", "running", "nonsense"] {
+        let form = [("csrf", &*csrf), ("status", status)];
+        let path = "/tasks/dashboard/retry-all";
+        let answer = site.post_form(path, &[], &form).await;
+        assert_eq!(answer.status, 422, "{status}: {}", answer.body);
+    }
+    let form = [("status", "failed")];
+    let forged = site.post_form("/tasks/dashboard/retry-all", &[], &form);
+    assert_eq!(forged.await.status, 403);
+    assert!(site.actors().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_retry_of_all_leads_on_to_what_is_beyond_its_bound() {
+    let site = Site::open().await;
+    let mut ids = Vec::new();
+    for _ in 0..10_003 {
+        // Of a function that nobody knows: each is looked at and left out, which is quick.
+        let id = site.stored("gone", |task| {
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        });
+        ids.push(id.await);
+    }
+    let page = site.page("/tasks/dashboard?status=failed").await;
+
+    let answer = send_all(&site, &retry_all_of(&page)).await;
+
+    let next = unescape(answer.header("location"));
+    assert_eq!(
+        next,
+        format!("/tasks/dashboard?status=failed&before={}", ids[3])
+    );
+    let told = told_after(&site, &answer).await;
+    assert!(told.contains("left out 10000"), "{told}");
+    assert!(
+        told.ends_with("Older ones are left: here they are."),
+        "{told}"
+    );
+    let rest = site.page(&next).await;
+    let answer = send_all(&site, &retry_all_of(&rest)).await;
+    let told = told_after(&site, &answer).await;
+    assert!(
+        told.contains("left out 3 ") && !told.contains("left:"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_retry_of_all_that_the_store_ends_says_how_far_it_came() {
+    let site = Site::open().await;
+    site.ended(TaskStatus::Failed).await;
+    let fields = retry_all_of(&site.page("/tasks/dashboard?status=failed").await);
+    site.backend
+        .lists_left
+        .store(0, std::sync::atomic::Ordering::SeqCst);
+
+    let answer = send_all(&site, &fields).await;
+
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("0 were retried by then"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_page_says_so_if_the_instance_that_runs_a_task_does_not_answer() {
     let site = Site::open().await;
