@@ -440,6 +440,8 @@ pub(crate) struct Detail {
     pub(crate) args_bytes: String,
     pub(crate) result: Option<text::Json>,
     pub(crate) waited: String,
+    /// Of each attempt; nothing if only another instance can tell.
+    pub(crate) timeout: Option<String>,
     pub(crate) priority: i32,
     pub(crate) executor: &'static str,
     pub(crate) source: &'static str,
@@ -560,6 +562,10 @@ impl Detail {
                 text::pretty_json(result, PAYLOAD_MAX)
             }),
             waited: text::duration(waited),
+            timeout: match manager.timeout(task) {
+                Some(timeout) => Some(text::duration(timeout)),
+                None => manager.knows(&task.name).then(|| "none".to_owned()),
+            },
             priority: task.priority,
             executor: task.executor.as_str(),
             source: task.source.as_str(),

@@ -11,7 +11,7 @@ use axum_taskflow_core::{
 };
 use axum_taskflow_dashboard::TaskAdmin;
 
-use crate::site::{Answer, START, Site, flaky, greet, people, soon, unescape};
+use crate::site::{Answer, START, Site, flaky, greet, people, soon, stays, unescape};
 
 pub(crate) fn row_of(page: &Answer, id: TaskId) -> String {
     let start = format!("<tr id=\"t-{id}\"");
@@ -281,6 +281,25 @@ async fn a_task_page_tells_everything() {
     let page = site.page(request).await;
     assert_eq!(page.body.matches("<tr id=").count(), 1);
     row_of(&page, ok);
+}
+
+#[tokio::test]
+async fn a_task_page_says_how_long_an_attempt_may_take() {
+    let site = Site::open().await;
+    let without = site.running().await;
+    let limit = Duration::from_secs(90);
+    let with = site.manager.add_task(stays, ()).timeout(limit);
+    let with = with.await.unwrap();
+    let unknown = site.stored("gone", |_| ()).await;
+    let said = async |id: TaskId| {
+        let page = site.page(&format!("/tasks/dashboard/t/{id}")).await;
+        let (_, rest) = page.body.split_once("<dt>Timeout</dt><dd>")?;
+        rest.split('<').next().map(str::to_owned)
+    };
+
+    assert_eq!(said(without).await.as_deref(), Some("none"));
+    assert_eq!(said(with).await.as_deref(), Some("1 m 30 s"));
+    assert_eq!(said(unknown).await, None, "its function is not known here");
 }
 
 #[tokio::test]
