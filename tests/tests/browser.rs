@@ -1081,6 +1081,36 @@ async fn a_page_of_failed_tasks_that_has_none_shows_the_one_that_was_there_befor
 }
 
 #[tokio::test]
+async fn the_pill_goes_when_what_it_counts_has_left_the_status_of_the_page_again() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let first = service.add("waits", "first").await;
+    let soon = json!({ "delay_by_ms": 4_000 });
+    let between = service.add_with("waits", "between".into(), soon).await;
+    let last = service.add("waits", "last").await;
+    for id in [&first, &last] {
+        service.effect(id, "began").await;
+    }
+    scene.open_live("/dashboard?status=running").await;
+    let rows = "document.querySelectorAll('#rows tr').length";
+    assert_eq!(browser.eval(rows).await, 2);
+
+    service.effect(&between, "began").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    service.open("between").await;
+
+    browser
+        .becomes("document.querySelector('#pill').hidden")
+        .await;
+    assert_eq!(browser.eval(rows).await, 2);
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
 async fn all_that_failed_is_retried_by_one_button_once_it_has_said_what_it_does() {
     let scene = Scene::signed_in(Settings::default()).await;
     let Scene {

@@ -293,6 +293,19 @@ async fn what_has_left_the_status_again_is_not_counted_as_new_any_more() {
     assert_eq!(live.until("tasks").await.data, json!({ "n": 0 }));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_has_left_the_status_again_at_another_instance_is_not_counted_as_new_either() {
+    let site = Site::open().await;
+    let mut live = Live::of_page(&site, "/tasks/dashboard?status=running").await;
+    live.until("counts").await;
+
+    let id = site.running_elsewhere().await;
+    assert_eq!(live.until("tasks").await.data, json!({ "n": 1 }));
+    site.taken(id).await;
+
+    assert_eq!(live.until("tasks").await.data, json!({ "n": 0 }));
+}
+
 #[tokio::test]
 async fn what_happened_between_the_page_and_the_stream_is_told() {
     let site = Site::open().await;
