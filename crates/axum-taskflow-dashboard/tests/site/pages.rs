@@ -737,6 +737,27 @@ async fn the_button_for_all_says_how_many_and_stands_only_where_it_can_be_used()
 }
 
 #[tokio::test]
+async fn who_may_only_look_has_no_button_for_all_and_cannot_press_it() {
+    let site = Site::closed().await;
+    site.ended(TaskStatus::Failed).await;
+    let (ada, bob) = (site.sign_in("ada").await, site.sign_in("bob").await);
+    let page = async |cookie: &str| {
+        let headers = [("cookie", cookie), ("accept", "text/html")];
+        let path = "/tasks/dashboard?status=failed";
+        site.ask(Method::GET, path, &headers).await
+    };
+
+    let (hers, his) = (page(&ada).await, page(&bob).await);
+    assert!(hers.body.contains("retry-all") && !his.body.contains("retry-all"));
+    let form = [("csrf", &*his.csrf()), ("status", "failed")];
+    let headers = [("cookie", &*bob), ("sec-fetch-site", "same-origin")];
+    let path = "/tasks/dashboard/retry-all";
+    let refused = site.post_form(path, &headers, &form).await;
+    assert_eq!(refused.status, 403);
+    assert!(site.actors().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_retry_of_all_leads_on_to_what_is_beyond_its_bound() {
     let site = Site::open().await;
     let mut ids = Vec::new();
