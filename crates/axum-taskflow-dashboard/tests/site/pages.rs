@@ -303,6 +303,36 @@ async fn a_task_page_says_how_long_an_attempt_may_take() {
 }
 
 #[tokio::test]
+async fn who_copies_what_is_shown_in_part_is_told_that_it_is_the_beginning() {
+    let site = Site::open().await;
+    let with = async |n: usize| {
+        let json = format!("[\"{}\"]", "x".repeat(n));
+        let end = |task: &mut Task| {
+            task.args = json.as_str().into();
+            task.life.status = TaskStatus::Success;
+            task.life.result = Some(json.as_str().into());
+        };
+        let id = site.stored("greet", end).await;
+        site.page(&format!("/tasks/dashboard/t/{id}")).await
+    };
+    let button = |page: &Answer, from: &str| {
+        let (_, rest) = page
+            .body
+            .split_once(&format!("data-from=\"#{from}\""))
+            .unwrap();
+        let (_, label) = rest.split_once('>').unwrap();
+        label.split('<').next().unwrap().to_owned()
+    };
+
+    let (short, long) = (with(10).await, with(100_000).await);
+
+    for from in ["args", "result"] {
+        assert_eq!(button(&short, from), "Copy");
+        assert_eq!(button(&long, from), "Copy the beginning");
+    }
+}
+
+#[tokio::test]
 async fn a_task_page_has_its_times_in_full() {
     let site = Site::open().await;
     let failed = site.ended(TaskStatus::Failed).await;
