@@ -259,8 +259,9 @@
         changed.push(row);
       } else if ($("#task")?.dataset.id === id) {
         renewTask = taskChanged(delta) || renewTask;
-      } else if (body.dataset.status && delta.s && statusOf(delta.s) === body.dataset.status) {
-        strangers.add(id);
+      } else if (body.dataset.status && delta.s) {
+        if (statusOf(delta.s) === body.dataset.status) strangers.add(id);
+        else strangers.delete(id);
       }
     }
     waiting.clear();
@@ -381,7 +382,7 @@
 
   let partTimer = 0;
 
-  /** Reads one part of the page again; the rest stays where it is. */
+  /** Reads these parts of the page again; the rest stays where it is. */
   async function renewPart(name) {
     clearTimeout(partTimer);
     try {
@@ -390,8 +391,10 @@
       if (!answer.ok) throw answer;
       const copy = await read(answer);
       await isLetGo();
-      const [part, other] = [document, copy].map((page) => $(`[data-part="${name}"]`, page));
-      if (part && other) replace(part, other);
+      for (const part of document.querySelectorAll(`[data-part^="${name}"]`)) {
+        const other = $(`[data-part="${part.dataset.part}"]`, copy);
+        if (other) replace(part, other);
+      }
       dress();
     } catch {
       partTimer = setTimeout(renewPart, 5000, name); // the stream does not tell it again
@@ -531,7 +534,10 @@
       $("#q").focus();
     } else if (event.key === "p") pauseButton?.click();
     else if (event.key === "n" && $("#pill")?.hidden === false) $("#pill").click();
-    else if (event.key === "Escape") closeMenus(null);
+    else if (event.key === "Escape") {
+      event.target.closest?.(".menu[open]")?.firstElementChild.focus();
+      closeMenus(null);
+    }
   });
 
   // Browsers open six connections to a host under HTTP/1.1: a tab that nobody sees gives its own back.
@@ -561,8 +567,6 @@
   }
 
   dress();
-  const tab = $(".tabs [aria-current]"); // on a phone it may be out of sight
-  if (tab) tab.parentNode.scrollLeft = tab.offsetLeft - 60;
   if (body.dataset.stream && $("#log")) $("#log").scrollTop = 1e9; // to be followed
   setInterval(() => {
     if (document.hidden) return;

@@ -981,6 +981,216 @@ async fn a_phone_shows_everything_without_scrolling_sideways() {
     scene.ends_clean().await;
 }
 
+/// Letters that are smaller than this many CSS pixels are hard to read.
+const SMALL: &str = "[...document.querySelectorAll('body *')].filter((it) =>
+    [...it.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())
+    && it.offsetParent !== null && parseFloat(getComputedStyle(it).fontSize) < 12)
+    .map((it) => `${it.tagName} ${it.className} ${getComputedStyle(it).fontSize}`)";
+
+#[tokio::test]
+async fn letters_are_as_large_as_they_are_meant_to_be_and_follow_the_readers_choice() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("fails", "no route").await;
+    service.seen_as(&id, &["failed"]).await;
+
+    for path in [
+        "/dashboard",
+        "/dashboard/audit",
+        &format!("/dashboard/t/{id}"),
+    ] {
+        scene.open(path).await;
+        browser.text("h1").await;
+        assert_eq!(browser.eval(SMALL).await, json!([]), "{path}");
+        let sizes = "['html', 'body', 'h1'].map((it) => getComputedStyle(document.querySelector(it)).fontSize)";
+        assert_eq!(browser.eval(sizes).await, json!(["16px", "14px", "20px"]));
+    }
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_phone_shows_all_tabs_at_once_wraps_what_is_long_and_has_large_buttons() {
+    let scene = Scene::signed_in(Settings::default().leads("mailer")).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let wanted =
+        json!({ "name": "first", "func_name": "effect", "args": ["x"], "cron": "0 9 * * *" });
+    let made = service.rest(Method::POST, "/schedules").json(&wanted);
+    answer(made, 200).await;
+    let long = "no route to the host of the customer ".repeat(3);
+    let fails = service.add("fails", long.clone()).await;
+    service.seen_as(&fails, &["failed"]).await;
+    let talks = service.add("talks", json!([long.repeat(3), "door"])).await;
+    until("it talks", async || {
+        let task = service.task(&talks).await;
+        (!task["progress"].is_null()).then_some(())
+    })
+    .await;
+
+    for width in [320, 390, 880, 961] {
+        browser.width(width).await;
+        for path in [
+            "/dashboard?status=failed&func_name=fails",
+            "/dashboard/schedules",
+            "/dashboard/holders",
+            "/dashboard/audit",
+            &format!("/dashboard/t/{talks}"),
+        ] {
+            scene.open_live(path).await;
+            let fits = format!("document.documentElement.scrollWidth <= {width}");
+            assert_eq!(browser.eval(&fits).await, true, "{path} at {width}");
+            let wrapped = match width < 600 {
+                true => ".tabs, .tabs a, .top, .log, .rows .err",
+                false => ".tabs, .tabs a, .top, .log", // a row is short there
+            };
+            let wide = format!(
+                "[...document.querySelectorAll('{wrapped}')].filter((it) => it.scrollWidth > it.clientWidth || it.getBoundingClientRect().right > innerWidth).map((it) => it.className || it.innerText)"
+            );
+            assert_eq!(browser.eval(&wide).await, json!([]), "{path} at {width}");
+            let low = "[...document.querySelectorAll('.btn, .chip a')].filter((it) => it.offsetParent && it.offsetHeight < 40).map((it) => it.innerText)";
+            if width < 600 {
+                assert_eq!(browser.eval(low).await, json!([]), "{path} at {width}");
+            }
+        }
+    }
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn a_page_of_failed_tasks_that_has_none_shows_the_one_that_was_there_before_it() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let id = service.add("fails_behind", json!(["door", 2])).await;
+    service.seen_as(&id, &["running"]).await;
+    scene.open_live("/dashboard?status=failed").await;
+    browser.text("#empty").await;
+
+    service.open("door").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    browser.click("#pill").await;
+
+    scene.row_shows(&id, "failed").await;
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn the_pill_goes_when_what_it_counts_has_left_the_status_of_the_page_again() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    let first = service.add("waits", "first").await;
+    let soon = json!({ "delay_by_ms": 4_000 });
+    let between = service.add_with("waits", "between".into(), soon).await;
+    let last = service.add("waits", "last").await;
+    for id in [&first, &last] {
+        service.effect(id, "began").await;
+    }
+    scene.open_live("/dashboard?status=running").await;
+    let rows = "document.querySelectorAll('#rows tr').length";
+    assert_eq!(browser.eval(rows).await, 2);
+
+    service.effect(&between, "began").await;
+    browser
+        .becomes("document.querySelector('#pill').innerText === '1 new task, show'")
+        .await;
+    service.open("between").await;
+
+    browser
+        .becomes("document.querySelector('#pill').hidden")
+        .await;
+    assert_eq!(browser.eval(rows).await, 2);
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn all_that_failed_is_retried_by_one_button_once_it_has_said_what_it_does() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, service, ..
+    } = &scene;
+    for message in ["one", "two"] {
+        let id = service.add("fails", message).await;
+        service.seen_as(&id, &["failed"]).await;
+    }
+    scene.open_live("/dashboard?status=failed").await;
+
+    browser.click("#retry-all summary").await;
+    let says = browser.text("#retry-all p").await;
+    assert!(says.contains("2 failed tasks"), "{says}");
+    browser.click("#retry-all button").await;
+
+    let told = browser.text("#notice").await;
+    assert_eq!(told, "Retried 2 tasks as new ones.");
+    let list = service.rest_get("").await;
+    let retries = list.as_array().unwrap().iter();
+    assert_eq!(retries.filter(|task| task["source"] == "retry").count(), 2);
+    browser.click(".nav [href$='/audit']").await;
+    let entry = browser.text("#audit li").await;
+    assert!(
+        entry.contains("bulk retry") && entry.contains("ada"),
+        "{entry}"
+    );
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn escape_closes_a_menu_and_gives_the_focus_back_to_what_opened_it() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let browser = &scene.browser;
+    scene.open_live("/dashboard").await;
+    browser.click("#menu summary").await;
+    browser
+        .eval("document.querySelector('#menu [value=dark]').focus()")
+        .await;
+
+    browser
+        .run(
+            "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }))",
+            json!([]),
+        )
+        .await;
+    browser.run(DRAWN, json!([])).await;
+
+    let is_back = "!document.querySelector('#menu').open && document.activeElement === document.querySelector('#menu summary')";
+    assert_eq!(browser.eval(is_back).await, true);
+    scene.ends_clean().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_not_well_is_told_at_the_head_of_an_open_page() {
+    let scene = Scene::signed_in(Settings::default()).await;
+    let Scene {
+        browser, folder, ..
+    } = &scene;
+    let other = tempdir().unwrap();
+    let file = folder.path().join("tasks.db");
+    let beside = Settings::default().database(&file).start(other.path());
+    let beside = beside.await;
+    scene.open_live("/dashboard").await;
+    assert_eq!(
+        browser.eval("document.querySelector('#unwell')").await,
+        Value::Null
+    );
+
+    beside.signal(Signal::STOP);
+    browser
+        .becomes("document.querySelector('#unwell').innerText.trim() === '1 instance unresponsive'")
+        .await;
+    beside.signal(Signal::CONT);
+    browser
+        .becomes("document.querySelector('#unwell') === null")
+        .await;
+    scene.ends_clean().await;
+}
+
 #[tokio::test]
 async fn a_log_that_goes_on_is_shown_from_its_end_and_one_that_ended_from_its_beginning() {
     let scene = Scene::signed_in(Settings::default()).await;
@@ -1113,7 +1323,7 @@ async fn a_page_of_schedules_follows_them_and_leaves_open_what_is_open() {
         "[...document.querySelectorAll('main [open]')].map((it) => it.closest('li').dataset.name)";
     assert_eq!(browser.eval(open).await, json!(["second"]));
     let focused = "document.activeElement.getAttribute('aria-label')";
-    assert_eq!(browser.eval(focused).await, "Run second now");
+    assert_eq!(browser.eval(focused).await, "Run now: second");
 
     scene.open("/dashboard/holders").await;
     let epoch = browser.text("[data-kind=leader] .mono").await;

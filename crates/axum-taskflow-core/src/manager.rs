@@ -28,7 +28,7 @@ use crate::{
     registry::FunctionInfo,
     schedule::{Definition, Origin, Schedule, ScheduleInfo},
     status::TaskStatus,
-    task::{IdempotencyKey, LogLine, Task},
+    task::{IdempotencyKey, LogLine, Task, TaskOptions},
 };
 
 /// Adds tasks, runs them, and tells about them. A cheap handle: clone it freely.
@@ -744,11 +744,20 @@ impl TaskManager {
     /// How many attempts after the first one a task has: by its call, its function or the defaults.
     #[must_use]
     pub fn retries(&self, task: &Task) -> u32 {
-        let options = match self.engine.registry.by_name(&task.name) {
+        self.options(task).retry_policy().retries
+    }
+
+    /// How long one attempt of a task may take: by its call, its function or the defaults. Without any of them, for ever.
+    #[must_use]
+    pub fn timeout(&self, task: &Task) -> Option<Duration> {
+        self.options(task).timeout
+    }
+
+    fn options(&self, task: &Task) -> TaskOptions {
+        match self.engine.registry.by_name(&task.name) {
             Some(def) => self.engine.options(task, &def),
             None => task.options.or(&self.engine.defaults),
-        };
-        options.retry_policy().retries
+        }
     }
 
     /// This boot of this process. Goes on under a new id after others took it for dead.

@@ -10,12 +10,12 @@ use axum_taskflow_core::Cancelled;
 use serde::Serialize;
 
 use crate::{
-    api::{cancel_one, read_body, retry_one},
+    api::{cancel_one, read_body, retry_filtered, retry_one},
     auth::is_form_token,
     guard::{Call, Flash, Theme, redirect, theme_cookie},
     pages,
     problem::{Problem, json},
-    query::Params,
+    query::{Filter, Params},
     sign_in::bad_form,
 };
 
@@ -72,6 +72,32 @@ pub(crate) async fn cancel(
         Ok((id, _)) => {
             let text = "Asked to stop, but the process that runs it has not answered yet.";
             done_with(&headers, &form.back, Flash::Sent(id), text, None)
+        }
+        Err(problem) => failed(&call, &headers, problem),
+    }
+}
+
+/// `POST /dashboard/retry-all`: everything that fits a filter with the status failed or interrupted.
+pub(crate) async fn retry_all(
+    call: Call,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let done = async {
+        let form = Form::read(&call, body)?;
+        let filter = Filter::of(&form.fields)?;
+        let before = form.fields.place("before")?;
+        let (many, next) = retry_filtered(&call, &filter, before).await?;
+        let back = match next {
+            Some(next) => pages::address(&call, &filter, Some(next)),
+            None => form.back,
+        };
+        Ok((many, back))
+    };
+    match done.await {
+        Ok((many, back)) => {
+            let text = many.to_string();
+            done_with(&headers, &back, Flash::Many(many), &text, None)
         }
         Err(problem) => failed(&call, &headers, problem),
     }

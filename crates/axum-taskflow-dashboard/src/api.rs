@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    guard::{Call, redirect},
+    guard::{Call, Many, redirect},
     pages,
     problem::{Problem, json},
     query::{Filter, Params},
@@ -38,8 +38,8 @@ const READS_AT_ONCE: usize = 16;
 const LOGS_PAGE: usize = 100;
 /// Ids in one bulk retry.
 const BULK_MAX: usize = 1_000;
-/// Tasks that one call of retry-failed looks at.
-const RETRY_FAILED_MAX: usize = 10_000;
+/// Tasks that one retry of many looks at.
+pub(crate) const RETRY_MANY_MAX: usize = 10_000;
 /// Tasks that are read at once on the way there.
 const RETRY_FAILED_PAGE: usize = 500;
 /// Short pages of each status on the way there. A store gives one when it has looked at as much as it may for a page and
@@ -462,14 +462,64 @@ pub(crate) async fn retry_failed(call: Call) -> Result<Response, Problem> {
     let after = after(since, call.visit.now)?;
     let func_name = call.params.func_name()?;
     let before = call.params.place("before")?;
-    let manager = &call.shared.manager;
-    let mut failed = Failed::new(&func_name, before, after);
+    let mut query = axum_taskflow_core::ListQuery::default();
+    query.name.clone_from(&func_name);
+    (query.before, query.after) = (before, after);
+    let failed = Failed::new(&query, &[TaskStatus::Failed, TaskStatus::Interrupted]);
+    let (outcome, retried) = retry_found(&call.shared.manager, failed).await;
+    let detail = serde_json::json!({
+        "since": since, "func_name": func_name, "dispatched": retried.dispatched, "skipped": retried.skipped,
+    });
+    record(&call, "bulk_retry", None, detail).await;
+    Ok(retried_many(outcome, &retried))
+}
+
+/// For the page: retries what fits a filter, from a place on and older, and keeps a record of it. Tells where to go on,
+/// if there is more.
+pub(crate) async fn retry_filtered(
+    call: &Call,
+    filter: &Filter,
+    before: Option<TaskId>,
+) -> Result<(Many, Option<TaskId>), Problem> {
+    let status = filter.ended_badly().ok_or_else(|| {
+        Problem::unprocessable("status must be failed or interrupted to retry all of it")
+    })?;
+    let mut query = filter.query();
+    query.before = before;
+    let failed = Failed::new(&query, &[status]);
+    let (outcome, retried) = retry_found(&call.shared.manager, failed).await;
+    let mut detail: serde_json::Map<String, serde_json::Value> = filter
+        .fields()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    detail.insert("dispatched".to_owned(), retried.dispatched.into());
+    detail.insert("skipped".to_owned(), retried.skipped.into());
+    record(call, "bulk_retry", None, detail.into()).await;
+    if let Err(error) = outcome {
+        let mut problem = Problem::from(error);
+        problem.detail = format!(
+            "{}; {} were retried by then",
+            problem.detail, retried.dispatched
+        );
+        return Err(problem);
+    }
+    let many = Many {
+        retried: retried.dispatched,
+        skipped: retried.skipped,
+        has_more: retried.next_before.is_some(),
+    };
+    Ok((many, retried.next_before))
+}
+
+/// Retries what is found, page by page and up to a bound, and tells where to go on.
+async fn retry_found(manager: &TaskManager, mut failed: Failed) -> (Result<(), Error>, Retried) {
     let mut retried = Retried::default();
     let mut looked_at = 0;
     let mut last = None;
     let mut outcome = Ok(());
-    while looked_at < RETRY_FAILED_MAX {
-        let limit = RETRY_FAILED_PAGE.min(RETRY_FAILED_MAX - looked_at);
+    while looked_at < RETRY_MANY_MAX {
+        let limit = RETRY_FAILED_PAGE.min(RETRY_MANY_MAX - looked_at);
         match failed.next(manager, limit).await {
             Ok(ids) if ids.is_empty() => break,
             Ok(ids) => {
@@ -498,11 +548,7 @@ pub(crate) async fn retry_failed(call: Call) -> Result<Response, Problem> {
             outcome = Err(error);
         }
     }
-    let detail = serde_json::json!({
-        "since": since, "func_name": func_name, "dispatched": retried.dispatched, "skipped": retried.skipped,
-    });
-    record(&call, "bulk_retry", None, detail).await;
-    Ok(retried_many(outcome, &retried))
+    (outcome, retried)
 }
 
 /// The smallest id of the tasks that are meant: `6h`, `7d`, `all`.
@@ -530,8 +576,8 @@ fn after(since: &str, now: Timestamp) -> Result<Option<TaskId>, Problem> {
     }
 }
 
-/// Failed and interrupted tasks together, newest first. A list has one status, so two are merged.
-struct Failed([Lane; 2]);
+/// Tasks of some statuses together, newest first. A list has one status, so theirs are merged.
+struct Failed(Vec<Lane>);
 
 struct Lane {
     query: axum_taskflow_core::ListQuery,
@@ -543,13 +589,10 @@ struct Lane {
 }
 
 impl Failed {
-    fn new(name: &Option<String>, before: Option<TaskId>, after: Option<TaskId>) -> Self {
-        let lane = |status| {
-            let mut query = axum_taskflow_core::ListQuery::default();
-            query.status = Some(status);
-            query.name.clone_from(name);
-            query.before = before;
-            query.after = after;
+    fn new(query: &axum_taskflow_core::ListQuery, statuses: &[TaskStatus]) -> Self {
+        let lane = |status: &TaskStatus| {
+            let mut query = query.clone();
+            query.status = Some(*status);
             query.limit = RETRY_FAILED_PAGE;
             query.payload_max = 0;
             Lane {
@@ -559,7 +602,7 @@ impl Failed {
                 short_pages_left: SHORT_PAGES_MAX,
             }
         };
-        Self([TaskStatus::Failed, TaskStatus::Interrupted].map(lane))
+        Self(statuses.iter().map(lane).collect())
     }
 
     /// At most `limit` further ids; none if there are no more, or if looking on would take too long.

@@ -1,6 +1,7 @@
 //! The one layer around everything: who asks, may they, is it their own page that asks, and what every answer says.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -123,12 +124,58 @@ pub(crate) enum Flash {
     Sent(TaskId),
     /// A lead, a lock or a run.
     Released,
+    Many(Many),
+}
+
+/// What a retry of many came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Many {
+    pub(crate) retried: usize,
+    pub(crate) skipped: usize,
+    /// Those that are left stand on the page.
+    pub(crate) has_more: bool,
+}
+
+impl Many {
+    /// `many.12.3.1`, as [`Flash::cookie`] writes it.
+    fn of(text: &str) -> Option<Self> {
+        let mut numbers = text.split('.').map(|n| n.parse().ok());
+        let (retried, skipped, more) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        Some(Self {
+            retried,
+            skipped,
+            has_more: more > 0,
+        })
+    }
+}
+
+impl fmt::Display for Many {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.retried {
+            1 => write!(f, "Retried 1 task as a new one")?,
+            n => write!(f, "Retried {n} tasks as new ones")?,
+        }
+        if self.skipped > 0 {
+            write!(
+                f,
+                ", and left out {} that cannot be retried or have been",
+                self.skipped
+            )?;
+        }
+        f.write_str(match self.has_more {
+            true => ". Older ones are left: here they are.",
+            false => ".",
+        })
+    }
 }
 
 impl Flash {
     fn of(text: &str) -> Option<Self> {
         if text == "released" {
             return Some(Self::Released);
+        }
+        if let Some(many) = text.strip_prefix("many.") {
+            return Many::of(many).map(Self::Many);
         }
         let (word, id) = text.split_once('.')?;
         let id = id.parse().ok()?;
@@ -150,9 +197,16 @@ impl Flash {
             Self::Asked(id) => format!("asked.{id}"),
             Self::Sent(id) => format!("sent.{id}"),
             Self::Released => "released".to_owned(),
+            Self::Many(many) => format!(
+                "many.{}.{}.{}",
+                many.retried,
+                many.skipped,
+                u8::from(many.has_more)
+            ),
         };
         let text = format!("{FLASH_COOKIE}={value}; Path=/; Max-Age=20; HttpOnly; SameSite=Lax");
-        text.parse().expect("a word and an id are visible ASCII")
+        text.parse()
+            .expect("words, ids and numbers are visible ASCII")
     }
 }
 

@@ -89,6 +89,10 @@ pub(crate) struct Instances {
     pub(crate) left_out: usize,
     /// How many are doing how.
     pub(crate) summary: String,
+    /// How those are doing that are worst, unless all are well.
+    pub(crate) worst: Option<&'static str>,
+    /// How many are not well, for the head of the page.
+    pub(crate) unwell: String,
     pub(crate) rows: Vec<InstanceRow>,
 }
 
@@ -125,6 +129,11 @@ impl Instances {
             n: peers.len(),
             left_out: peers.len().saturating_sub(ROWS_MAX),
             summary: summary(peers, now),
+            worst: [Doing::Dead, Doing::Unresponsive]
+                .into_iter()
+                .find(|doing| n_of(peers, *doing, now) > 0)
+                .map(Doing::word),
+            unwell: unwell(peers, now),
             rows: rows.collect(),
         }
     }
@@ -140,14 +149,73 @@ fn shown(peers: &[Peer], now: Timestamp) -> impl Iterator<Item = (Doing, &Peer)>
     all.into_iter().take(ROWS_MAX)
 }
 
+fn n_of(peers: &[Peer], doing: Doing, now: Timestamp) -> usize {
+    let those = peers.iter().filter(|peer| Doing::of(peer, now) == doing);
+    those.count()
+}
+
 fn summary(peers: &[Peer], now: Timestamp) -> String {
-    let parts = [Doing::Alive, Doing::Unresponsive, Doing::Dead].map(|doing| {
-        let n = peers.iter().filter(|peer| Doing::of(peer, now) == doing);
-        (n.count(), doing.word())
-    });
+    let parts = [Doing::Alive, Doing::Unresponsive, Doing::Dead]
+        .map(|doing| (n_of(peers, doing, now), doing.word()));
     let parts = parts.iter().filter(|(n, _)| *n > 0);
     let parts: Vec<String> = parts.map(|(n, word)| format!("{n} {word}")).collect();
     parts.join(", ")
+}
+
+fn unwell(peers: &[Peer], now: Timestamp) -> String {
+    let parts = [Doing::Dead, Doing::Unresponsive].map(|doing| (n_of(peers, doing, now), doing));
+    let parts = parts.iter().filter(|(n, _)| *n > 0);
+    let parts: Vec<String> = parts
+        .map(|(n, doing)| match n {
+            1 => format!("1 instance {}", doing.word()),
+            n => format!("{n} instances {}", doing.word()),
+        })
+        .collect();
+    parts.join(", ")
+}
+
+/// The process that runs a task, or ran it last.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) id: InstanceId,
+    /// Nothing if the store knows it no more.
+    pub(crate) place: String,
+    /// How it is doing, unless it is well.
+    pub(crate) unwell: Option<&'static str>,
+}
+
+impl Runner {
+    pub(crate) fn of(
+        id: InstanceId,
+        peers: &[Peer],
+        manager: &TaskManager,
+        now: Timestamp,
+    ) -> Self {
+        let place = |host: &str, pid: u32| match host {
+            "" => format!("unnamed host, process {pid}"),
+            host => format!("{}, process {pid}", text::clean(host)),
+        };
+        let me = manager.instance();
+        if me.id == id {
+            let place = format!("{} (this one)", place(&me.host, me.pid));
+            let unwell = None;
+            return Self { id, place, unwell };
+        }
+        match peers.iter().find(|peer| peer.instance.id == id) {
+            Some(peer) => Self {
+                id,
+                place: place(&peer.instance.host, peer.instance.pid),
+                unwell: Some(Doing::of(peer, now))
+                    .filter(|doing| *doing != Doing::Alive)
+                    .map(Doing::word),
+            },
+            None => Self {
+                id,
+                place: String::new(),
+                unwell: None,
+            },
+        }
+    }
 }
 
 /// What it does, in which version.

@@ -126,6 +126,12 @@ const ROUTES: &[Route] = &[
         Right::Operate,
         || post(actions::cancel),
     ),
+    Route::new(Verb::Post, "/dashboard/retry-all", Right::Operate, || {
+        post(actions::retry_all)
+    }),
+    Route::new(Verb::Get, "/dashboard/audit", Right::Read, || {
+        get(pages::audit::page)
+    }),
     Route::new(Verb::Get, "/dashboard/schedules", Right::Read, || {
         get(pages::duties::schedules)
     }),

@@ -1,8 +1,10 @@
 //! The pages for people, printed by the server: each works without a script.
 
+pub(crate) mod audit;
 pub(crate) mod duties;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -13,13 +15,14 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use axum_taskflow_core::{Count, Error, ListQuery, Page, TaskId, TaskManager, TaskStatus};
+use axum_taskflow_core::{Count, Error, ListQuery, Page, Task, TaskId, TaskManager, TaskStatus};
 use axum_taskflow_dashboard_assets as assets;
 
 use crate::{
+    api::RETRY_MANY_MAX,
     auth::Rights,
     guard::{Call, Flash, redirect},
-    instances::Instances,
+    instances::{Instances, Runner},
     problem::Problem,
     query::{Filter, Tag, Wanted},
     runners::Runners,
@@ -77,7 +80,7 @@ struct Frame {
 
 /// What the last action came to.
 struct Notice {
-    text: &'static str,
+    text: Cow<'static, str>,
     href: Option<String>,
 }
 
@@ -152,9 +155,15 @@ fn notice(flash: Flash, dashboard: &str) -> Notice {
             "Released: whoever waits for it has it next, perhaps the same process again.",
             None,
         ),
+        Flash::Many(many) => {
+            return Notice {
+                text: many.to_string().into(),
+                href: None,
+            };
+        }
     };
     Notice {
-        text,
+        text: text.into(),
         href: id.map(|id| format!("{dashboard}/t/{id}")),
     }
 }
@@ -192,7 +201,46 @@ struct ListPage {
     looked_back_to: Option<String>,
     /// Nothing has this name: these sound like it.
     proposals: Option<Vec<Chip>>,
+    retry_all: Option<RetryAll>,
     instances: Instances,
+}
+
+/// The button that retries everything that fits.
+struct RetryAll {
+    what: String,
+    /// What it means, for the form.
+    fields: Vec<(&'static str, String)>,
+}
+
+impl RetryAll {
+    /// Offered only of what ended badly, and only while there is something of it.
+    fn of(
+        call: &Call,
+        filter: &Filter,
+        before: Option<TaskId>,
+        totals: Option<&BTreeMap<&'static str, u64>>,
+    ) -> Option<Self> {
+        let status = filter.ended_badly()?.as_str();
+        if !call.visit.may_operate() {
+            return None;
+        }
+        let n = totals.and_then(|totals| totals.get(status)).copied();
+        let those = match (before, n) {
+            (Some(_), _) => format!("the {status} tasks on this page and all older ones"),
+            (None, Some(1)) => format!("1 {status} task"),
+            (None, Some(n)) => format!("{} {status} tasks", text::count(n)),
+            (None, None) => format!("all {status} tasks that fit"),
+        };
+        let mut fields = filter.fields();
+        fields.extend(before.map(|id| ("before", id.to_string())));
+        Some(Self {
+            what: format!(
+                "Retries {those}, at most {} at once. What has been retried already is left out.",
+                text::count(RETRY_MANY_MAX as u64)
+            ),
+            fields,
+        })
+    }
 }
 
 /// `GET /dashboard`: the tasks, newest first.
@@ -244,12 +292,7 @@ async fn list_page(
         limit,
     };
     if proposals.is_none() {
-        let range = page
-            .tasks
-            .last()
-            .map(|task| task.id)
-            .zip(page.tasks.first().map(|task| task.id));
-        frame.stream = stream_of_list(call, &filter, range, rows.len(), is_top);
+        frame.stream = stream_of_list(call, &filter, &page, is_top);
     }
     let older = page.next.map(|next| links.between(&filter, after, next));
     let looked_back_to = match (&page.next, rows.is_empty()) {
@@ -272,10 +315,17 @@ async fn list_page(
             })
             .collect()
     });
+    let totals = totals(&filter, &counts);
+    // A page between two places is a part that its button could not name.
+    let retry_all = match rows.is_empty() || after.is_some() {
+        true => None,
+        false => RetryAll::of(call, &filter, before, totals.as_ref()),
+    };
     Ok(print(
         StatusCode::OK,
         &ListPage {
-            tabs: tabs(&filter, &counts, &links),
+            retry_all,
+            tabs: tabs(&filter, totals.as_ref(), &links),
             chips: chips(&filter, &links),
             may_operate: call.visit.may_operate(),
             is_all: filter.is_all() && is_top,
@@ -335,25 +385,32 @@ impl Links {
     }
 }
 
-fn stream_of_list(
-    call: &Call,
-    filter: &Filter,
-    range: Option<(TaskId, TaskId)>,
-    n: usize,
-    is_top: bool,
-) -> String {
+/// The page of these tasks, or of those older than a place.
+pub(crate) fn address(call: &Call, filter: &Filter, before: Option<TaskId>) -> String {
+    let links = Links {
+        dashboard: call.visit.dashboard(),
+        limit: None,
+    };
+    links.with(filter, [("after", None), ("before", before)])
+}
+
+fn stream_of_list(call: &Call, filter: &Filter, page: &Page, is_top: bool) -> String {
     let now = call.visit.now;
     // Without rows everything is new that comes from now on.
-    let (lo, hi) = range.unwrap_or((TaskId::floor(now), TaskId::floor(now)));
+    let end = |task: Option<&Task>| task.map_or(TaskId::floor(now), |task| task.id);
+    let (lo, hi) = (end(page.tasks.last()), end(page.tasks.first()));
     let mut query = form_urlencoded::Serializer::new(String::new());
     filter.write(&mut query);
     query
         .append_pair("lo", &lo.to_string())
         .append_pair("hi", &hi.to_string())
-        .append_pair("n", &n.to_string())
+        .append_pair("n", &page.tasks.len().to_string())
         .append_pair("since", &now.as_unix_ms().to_string());
     if is_top {
         query.append_pair("top", "1");
+    }
+    if is_top && page.next.is_none() {
+        query.append_pair("all", "1");
     }
     format!("{}/stream?{}", call.visit.dashboard(), query.finish())
 }
@@ -368,8 +425,7 @@ const TABS: [(&str, &str); 7] = [
     ("cancelled", "Cancelled"),
 ];
 
-fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
-    let totals = totals(filter, counts);
+fn tabs(filter: &Filter, totals: Option<&BTreeMap<&'static str, u64>>, links: &Links) -> Vec<Tab> {
     let tab = |(word, title): (&'static str, &'static str)| {
         let status = word.parse::<TaskStatus>().map_or(Wanted::All, Wanted::Only);
         let to = Filter {
@@ -381,9 +437,7 @@ fn tabs(filter: &Filter, counts: &[Count], links: &Links) -> Vec<Tab> {
             title,
             href: links.to(&to),
             is_here: status == filter.status,
-            count: totals
-                .as_ref()
-                .map(|totals| text::count(totals.get(word).copied().unwrap_or(0))),
+            count: totals.map(|totals| text::count(totals.get(word).copied().unwrap_or(0))),
         }
     };
     TABS.into_iter().map(tab).collect()
@@ -541,6 +595,7 @@ fn ids_with_head(q: &str) -> Option<(TaskId, TaskId)> {
 struct TaskPage {
     frame: Frame,
     task: Detail,
+    runner: Option<Runner>,
     may_operate: bool,
 }
 
@@ -559,7 +614,19 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
         0 => Logs::default(),
         _ => last_lines(manager, id).await?,
     };
-    let runners = Runners::of_tasks(manager, std::slice::from_ref(&task)).await?;
+    // Here it is known who this is; who another one is, the store is asked.
+    let runs_at = task.life.instance;
+    let (runners, peers) = match runs_at.filter(|id| *id != manager.instance().id) {
+        Some(_) => {
+            let peers = manager.instances().await?;
+            (Runners::of(&peers), peers)
+        }
+        None => {
+            let tasks = std::slice::from_ref(&task);
+            (Runners::of_tasks(manager, tasks).await?, Vec::new())
+        }
+    };
+    let now = call.visit.now;
     let mut frame = Frame::of(call);
     frame.page = "tasks";
     if !task.life.status.is_terminal() {
@@ -571,11 +638,12 @@ async fn task_page(call: &Call) -> Result<Response, Problem> {
             .finish();
         frame.stream = format!("{}/stream?{query}", call.visit.dashboard());
     }
-    let detail = Detail::of(&task, logs, manager, &runners, call.visit.now);
+    let detail = Detail::of(&task, logs, manager, &runners, now);
     Ok(print(
         StatusCode::OK,
         &TaskPage {
             frame,
+            runner: runs_at.map(|id| Runner::of(id, &peers, manager, now)),
             may_operate: call.visit.may_operate(),
             task: detail,
         },

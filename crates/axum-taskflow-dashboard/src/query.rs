@@ -232,6 +232,22 @@ impl Filter {
         }
     }
 
+    /// Few tasks have the status, and a store finds them without looking at others.
+    pub(crate) fn is_rare(&self) -> bool {
+        let is_rare = |status| !matches!(status, TaskStatus::Success);
+        matches!(self.status, Wanted::Only(status) if is_rare(status))
+            && self.func_name.is_none()
+            && !self.is_uncounted()
+    }
+
+    /// The status, if it is one of those whose tasks are retried many at a time.
+    pub(crate) fn ended_badly(&self) -> Option<TaskStatus> {
+        match self.status {
+            Wanted::Only(status @ (TaskStatus::Failed | TaskStatus::Interrupted)) => Some(status),
+            _ => None,
+        }
+    }
+
     /// The query that finds them.
     pub(crate) fn query(&self) -> ListQuery {
         let mut query = ListQuery::default();
@@ -245,20 +261,22 @@ impl Filter {
         query
     }
 
-    /// These parameters, percent-encoded.
-    pub(crate) fn write(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
-        let tag = self.tag.as_ref().map(Tag::to_string);
+    /// Its parameters.
+    pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let parts = [
-            ("status", Some(self.status_word())),
-            ("func_name", self.func_name.as_deref()),
-            ("tag", tag.as_deref()),
-            ("tracking_id", self.tracking_id.as_deref()),
+            ("status", Some(self.status_word().to_owned())),
+            ("func_name", self.func_name.clone()),
+            ("tag", self.tag.as_ref().map(Tag::to_string)),
+            ("tracking_id", self.tracking_id.clone()),
         ];
-        for (name, value) in parts {
-            if let Some(value) = value.filter(|value| !value.is_empty()) {
-                query.append_pair(name, value);
-            }
-        }
+        let parts = parts.into_iter();
+        let given = parts.filter_map(|(name, value)| Some((name, value?)));
+        given.filter(|(_, value)| !value.is_empty()).collect()
+    }
+
+    /// The same, percent-encoded.
+    pub(crate) fn write(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
+        query.extend_pairs(self.fields());
     }
 
     /// A page of them: short only if there are no more, or if those that fit are so rare that looking on would take

@@ -440,12 +440,12 @@ pub(crate) struct Detail {
     pub(crate) args_bytes: String,
     pub(crate) result: Option<text::Json>,
     pub(crate) waited: String,
+    /// Of each attempt; nothing if only another instance can tell.
+    pub(crate) timeout: Option<String>,
     pub(crate) priority: i32,
     pub(crate) executor: &'static str,
     pub(crate) source: &'static str,
     pub(crate) requeue: bool,
-    pub(crate) instance: Option<String>,
-    pub(crate) is_here: bool,
     pub(crate) retry_of: Option<TaskId>,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) tracking_id: Option<Sought>,
@@ -453,6 +453,8 @@ pub(crate) struct Detail {
     /// Attempts that are not listed.
     pub(crate) attempts_left_out: usize,
     pub(crate) attempts: Vec<AttemptText>,
+    /// When it will run, if it waits for a time.
+    pub(crate) due: Option<At>,
     pub(crate) finished: Option<At>,
 }
 
@@ -560,12 +562,14 @@ impl Detail {
                 text::pretty_json(result, PAYLOAD_MAX)
             }),
             waited: text::duration(waited),
+            timeout: match manager.timeout(task) {
+                Some(timeout) => Some(text::duration(timeout)),
+                None => manager.knows(&task.name).then(|| "none".to_owned()),
+            },
             priority: task.priority,
             executor: task.executor.as_str(),
             source: task.source.as_str(),
             requeue: task.requeue_on_interrupt,
-            instance: life.instance.map(|instance| instance.to_string()),
-            is_here: life.instance == Some(manager.instance().id),
             retry_of: task.retry_of,
             idempotency_key: task
                 .idempotency_key
@@ -585,6 +589,7 @@ impl Detail {
                 .collect(),
             attempts_left_out: task.past_attempts.len().saturating_sub(ATTEMPTS_MAX),
             attempts: attempts(task, now),
+            due: wait(life, now).map(|at| At::of(at, now)),
             finished: life
                 .finished_at
                 .filter(|_| life.status.is_terminal())

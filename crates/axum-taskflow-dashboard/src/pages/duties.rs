@@ -37,20 +37,22 @@ const ARGS_CHARS: usize = 200;
 pub(crate) enum Duties {
     Schedules,
     Holders,
+    Audit,
 }
 
 impl Duties {
     pub(crate) fn of(word: &str) -> Result<Self, Problem> {
-        [Self::Schedules, Self::Holders]
+        [Self::Schedules, Self::Holders, Self::Audit]
             .into_iter()
             .find(|page| page.word() == word)
-            .ok_or_else(|| Problem::unprocessable("page is schedules or holders"))
+            .ok_or_else(|| Problem::unprocessable("page is schedules, holders or audit"))
     }
 
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Schedules => "schedules",
             Self::Holders => "holders",
+            Self::Audit => "audit",
         }
     }
 
@@ -59,11 +61,15 @@ impl Duties {
         Ok(match self {
             Self::Schedules => mark_of(&for_all(&manager.schedules().await?)),
             Self::Holders => mark_of(&manager.holders().await?),
+            Self::Audit => {
+                let last = manager.audit(None, 1).await?;
+                mark_of(&last.first().map(|entry| entry.id))
+            }
         })
     }
 
     /// Around the page that shows this.
-    fn frame(self, call: &Call, shown: &impl Serialize) -> Frame {
+    pub(super) fn frame(self, call: &Call, shown: &impl Serialize) -> Frame {
         let mut frame = Frame::of_page(call, self.word());
         let (dashboard, word, mark) = (call.visit.dashboard(), self.word(), mark_of(shown));
         frame.stream = format!("{dashboard}/stream?page={word}&mark={mark}");

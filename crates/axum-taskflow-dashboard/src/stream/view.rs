@@ -18,6 +18,8 @@ pub(super) enum View {
         n: usize,
         /// What is newer belongs on top of it.
         is_top: bool,
+        /// What is older belongs below it: the page shows all there is.
+        is_all: bool,
     },
     Task {
         id: TaskId,
@@ -57,6 +59,7 @@ impl View {
             hi: params.place("hi")?.unwrap_or(now),
             n: n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             is_top: params.get("top").is_some(),
+            is_all: params.get("all").is_some(),
         })
     }
 }

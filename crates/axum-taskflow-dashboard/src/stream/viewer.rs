@@ -324,19 +324,25 @@ impl Viewer {
                         lo,
                         hi,
                         is_top,
+                        is_all,
                         ..
                     } => {
                         let fits = fits(filter, &name, None);
-                        // It has come to the status that the page shows. Whether it has the page's tag or
-                        // tracking id is not told.
-                        let comes = from != life.status
-                            && filter.status == Wanted::Only(life.status)
-                            && !filter.is_uncounted();
-                        if fits && comes && *is_top && id > *hi {
+                        // It has come to the status that the page shows, or left it. Whether it has the page's tag
+                        // or tracking id is not told.
+                        let is_counted = fits && from != life.status && !filter.is_uncounted();
+                        let comes = is_counted && filter.status == Wanted::Only(life.status);
+                        let leaves = is_counted && filter.status == Wanted::Only(from);
+                        if comes && *is_top && id > *hi {
                             self.is_fresh(id);
                             return;
                         }
-                        fits && (*lo..=*hi).contains(&id)
+                        if leaves && self.fresh.remove(&id) {
+                            self.frame_soon();
+                            return;
+                        }
+                        let is_below = *is_all && id < *lo && (comes || leaves);
+                        fits && (*lo..=*hi).contains(&id) || is_below
                     }
                     View::Duties { .. } => false,
                 };
@@ -510,13 +516,19 @@ impl Viewer {
                 hi,
                 n,
                 is_top,
+                is_all,
             } => {
                 let mut query = filter.query();
                 // The ends of the page belong to it, those of a query do not.
                 (query.after, query.before) = (id_before(*lo), id_after(*hi));
                 (query.limit, query.payload_max) = (ROWS_ON_PAGE_MAX, 0);
+                // What other instances did may have come below the last row.
+                let looks_below = *is_all && filter.is_rare();
+                if looks_below {
+                    query.after = None;
+                }
                 let page = match *n {
-                    0 => axum_taskflow_core::Page::default(),
+                    0 if !looks_below => axum_taskflow_core::Page::default(),
                     _ => filter.page(manager, query.clone()).await?,
                 };
                 // Only a page of one status loses rows by their changes, and then it has to be read again as a whole.
@@ -535,6 +547,9 @@ impl Viewer {
                 if *is_top && self.fresh.len() < FRESH_MAX {
                     (query.after, query.before) = (Some(*hi), None);
                     let newer = filter.page(manager, query).await?;
+                    if newer.next.is_none() && matches!(filter.status, Wanted::Only(_)) {
+                        self.fresh.clear(); // some may have another status by now
+                    }
                     let room = FRESH_MAX - self.fresh.len();
                     self.fresh
                         .extend(newer.tasks.iter().take(room).map(|task| task.id));

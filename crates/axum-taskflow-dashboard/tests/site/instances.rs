@@ -3,7 +3,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use axum::http::Method;
-use axum_taskflow_core::{FailureKind, FailureReport, Instance, InstanceId, Role, Timestamp};
+use axum_taskflow_core::{
+    FailureKind, FailureReport, IdSource, Instance, InstanceId, Role, TaskId, TaskStatus, Timestamp,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -136,6 +138,68 @@ async fn the_page_shows_the_instances_with_those_first_that_are_not_well() {
     assert!(page.body.contains("62 alive, 1 unresponsive, 1 dead"));
     assert_eq!(page.body.matches("<li data-id=").count(), 50);
     assert!(page.body.contains("and 14 more"));
+}
+
+#[tokio::test]
+async fn the_head_of_the_list_says_which_instances_are_not_well_and_nothing_while_all_are() {
+    let site = Site::open().await;
+    let page = site.page("/tasks/dashboard").await;
+    assert!(!page.body.contains("id=\"unwell\""));
+
+    site.clock.advance(Duration::from_secs(6));
+    site.backend
+        .beat_now(site.manager.instance().id, LATER)
+        .await;
+    site.joined(START, |_| ()).await;
+    let page = site.page("/tasks/dashboard").await;
+    let said = |page: &Answer| {
+        let (_, rest) = page.body.split_once("id=\"unwell\"").unwrap();
+        assert!(rest.starts_with(" href=\"#instances\""));
+        let rest = rest.split_once("</svg>").unwrap().1;
+        rest.split('<').next().unwrap().to_owned()
+    };
+    assert_eq!(said(&page), "1 instance unresponsive");
+    for _ in 0..2 {
+        let dead = site.joined(LATER, |_| ()).await;
+        site.backend.supersede_now(dead).await;
+    }
+    let page = site.page("/tasks/dashboard").await;
+    assert_eq!(said(&page), "2 instances dead, 1 instance unresponsive");
+    assert!(page.body.contains("class=\"state s-dead\" id=\"unwell\""));
+}
+
+#[tokio::test]
+async fn a_task_page_says_which_process_ran_it_and_how_that_one_is() {
+    let site = Site::open().await;
+    let here = site.running().await;
+    let elsewhere = site.running_elsewhere().await;
+    let gone = site
+        .stored("greet", |task| {
+            task.life.status = TaskStatus::Interrupted;
+            task.life.instance = Some(IdSource::default().instance(START));
+        })
+        .await;
+    let runner = async |id: TaskId| {
+        let page = site.page(&format!("/tasks/dashboard/t/{id}")).await;
+        let (_, rest) = page.body.split_once("<dt>Instance</dt>").unwrap();
+        unescape(rest.split("</dd>").next().unwrap())
+    };
+
+    let me = site.manager.instance();
+    let said = runner(here).await;
+    let wanted = format!("process {} (this one)", me.pid);
+    assert!(
+        said.contains(&wanted) && said.contains(&me.id.to_string()),
+        "{said}"
+    );
+    let said = runner(elsewhere).await;
+    assert!(said.contains("host-b, process"), "{said}");
+    assert!(!said.contains("data-s="), "it is well: {said}");
+    site.clock.advance(Duration::from_secs(6));
+    let said = runner(elsewhere).await;
+    assert!(said.contains("data-s=\"unresponsive\""), "{said}");
+    let said = runner(gone).await;
+    assert!(said.contains("mono") && !said.contains("process"), "{said}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,4 +366,6 @@ async fn a_request_asks_for_the_instances_once_and_only_if_it_needs_to() {
     assert_eq!(asked("/tasks").await, 1);
     assert_eq!(asked("/tasks?func_name=greet").await, 0);
     assert_eq!(asked("/tasks/dashboard").await, 1);
+    let elsewhere = site.running_elsewhere().await;
+    assert_eq!(asked(&format!("/tasks/dashboard/t/{elsewhere}")).await, 1);
 }

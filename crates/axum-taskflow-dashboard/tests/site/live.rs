@@ -252,6 +252,61 @@ async fn only_new_tasks_that_fit_the_page_are_counted() {
 }
 
 #[tokio::test]
+async fn an_older_task_that_comes_to_the_status_of_a_page_is_told_if_the_page_shows_all_there_is() {
+    let site = Site::open().await;
+    let [first, second] = [site.running().await, site.running().await];
+    site.clock.advance(Duration::from_secs(1));
+    let mut empty = Live::of_page(&site, "/tasks/dashboard?status=cancelled").await;
+    empty.until("counts").await;
+    site.manager.cancel(second).await.unwrap();
+    assert_eq!(empty.change_of(second).await.0["s"], "cancelled");
+
+    let mut of_one = Live::of_page(&site, "/tasks/dashboard?status=cancelled").await;
+    of_one.until("counts").await;
+    site.manager.cancel(first).await.unwrap();
+    assert_eq!(of_one.change_of(first).await.0["s"], "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_task_that_another_instance_ends_makes_a_page_of_its_status_be_read_again() {
+    let site = Site::open().await;
+    let running = site.running_elsewhere().await;
+    site.clock.advance(Duration::from_secs(1));
+    let mut live = Live::of_page(&site, "/tasks/dashboard?status=interrupted").await;
+    live.until("counts").await;
+
+    site.taken(running).await;
+
+    assert_eq!(live.until("reset").await.data, json!({ "why": "gap" }));
+}
+
+#[tokio::test]
+async fn what_has_left_the_status_again_is_not_counted_as_new_any_more() {
+    let site = Site::open().await;
+    let mut live = Live::of_page(&site, "/tasks/dashboard?status=running").await;
+    live.until("counts").await;
+
+    let id = site.running().await;
+    assert_eq!(live.until("tasks").await.data, json!({ "n": 1 }));
+    site.manager.cancel(id).await.unwrap();
+
+    assert_eq!(live.until("tasks").await.data, json!({ "n": 0 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_left_the_status_again_at_another_instance_is_not_counted_as_new_either() {
+    let site = Site::open().await;
+    let mut live = Live::of_page(&site, "/tasks/dashboard?status=running").await;
+    live.until("counts").await;
+
+    let id = site.running_elsewhere().await;
+    assert_eq!(live.until("tasks").await.data, json!({ "n": 1 }));
+    site.taken(id).await;
+
+    assert_eq!(live.until("tasks").await.data, json!({ "n": 0 }));
+}
+
+#[tokio::test]
 async fn what_happened_between_the_page_and_the_stream_is_told() {
     let site = Site::open().await;
     let id = site.waiting().await;

@@ -8,4 +8,5 @@ mod instances;
 mod doors;
 mod pages;
 mod duties;
+mod audit;
 mod live;

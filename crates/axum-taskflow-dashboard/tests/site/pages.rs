@@ -1,14 +1,17 @@
 //! The pages as browsers without a script meet them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use axum::{Router, http::Method};
 use axum_taskflow_core::{
-    FailureKind, FailureReport, Progress, Task, TaskId, TaskStatus, Timestamp,
+    FailureKind, FailureReport, Progress, Schedule, Task, TaskId, TaskStatus, Timestamp,
 };
 use axum_taskflow_dashboard::TaskAdmin;
 
-use crate::site::{Answer, START, Site, flaky, greet, people, soon, unescape};
+use crate::site::{Answer, START, Site, flaky, greet, people, soon, stays, unescape};
 
 pub(crate) fn row_of(page: &Answer, id: TaskId) -> String {
     let start = format!("<tr id=\"t-{id}\"");
@@ -281,6 +284,119 @@ async fn a_task_page_tells_everything() {
 }
 
 #[tokio::test]
+async fn a_task_page_says_how_long_an_attempt_may_take() {
+    let site = Site::open().await;
+    let without = site.running().await;
+    let limit = Duration::from_secs(90);
+    let with = site.manager.add_task(stays, ()).timeout(limit);
+    let with = with.await.unwrap();
+    let unknown = site.stored("gone", |_| ()).await;
+    let said = async |id: TaskId| {
+        let page = site.page(&format!("/tasks/dashboard/t/{id}")).await;
+        let (_, rest) = page.body.split_once("<dt>Timeout</dt><dd>")?;
+        rest.split('<').next().map(str::to_owned)
+    };
+
+    assert_eq!(said(without).await.as_deref(), Some("none"));
+    assert_eq!(said(with).await.as_deref(), Some("1 m 30 s"));
+    assert_eq!(said(unknown).await, None, "its function is not known here");
+}
+
+#[tokio::test]
+async fn who_copies_what_is_shown_in_part_is_told_that_it_is_the_beginning() {
+    let site = Site::open().await;
+    let with = async |n: usize| {
+        let json = format!("[\"{}\"]", "x".repeat(n));
+        let end = |task: &mut Task| {
+            task.args = json.as_str().into();
+            task.life.status = TaskStatus::Success;
+            task.life.result = Some(json.as_str().into());
+        };
+        let id = site.stored("greet", end).await;
+        site.page(&format!("/tasks/dashboard/t/{id}")).await
+    };
+    let button = |page: &Answer, from: &str| {
+        let (_, rest) = page
+            .body
+            .split_once(&format!("data-from=\"#{from}\""))
+            .unwrap();
+        let (_, label) = rest.split_once('>').unwrap();
+        label.split('<').next().unwrap().to_owned()
+    };
+
+    let (short, long) = (with(10).await, with(100_000).await);
+
+    for from in ["args", "result"] {
+        assert_eq!(button(&short, from), "Copy");
+        assert_eq!(button(&long, from), "Copy the beginning");
+    }
+}
+
+#[tokio::test]
+async fn a_task_page_has_its_times_in_full() {
+    let site = Site::open().await;
+    let failed = site.ended(TaskStatus::Failed).await;
+    let waiting = site.waiting().await;
+    site.clock.advance(Duration::from_secs(90));
+
+    let page = site.page(&format!("/tasks/dashboard/t/{failed}")).await;
+    // Without what only a pointer brings up.
+    let shown = page.body.replace("title=\"2026-11-21 22:26:40 UTC\"", "");
+    let n = shown
+        .matches("2026-11-21 22:26:40 UTC, <span class=\"muted\"><time")
+        .count();
+    assert_eq!(n, 4, "created, finished, added and begun");
+    let page = site.page(&format!("/tasks/dashboard/t/{waiting}")).await;
+    let (_, due) = page.body.split_once("<dt>Due</dt><dd>").unwrap();
+    assert!(due.starts_with("2026-11-21 23:26:40 UTC, "), "{due}");
+}
+
+#[tokio::test]
+async fn what_has_a_name_for_ears_is_called_what_it_shows_and_no_two_parts_are_called_alike() {
+    let site = Site::open().await;
+    let schedule = Schedule::new(greet, "ada".to_owned()).name("morning");
+    let schedule = schedule.cron("@daily");
+    site.manager.schedule(schedule).await.unwrap();
+    let failed = site.ended(TaskStatus::Failed).await;
+    let ok = site.ended(TaskStatus::Success).await;
+    let paths = [
+        "",
+        "/schedules",
+        &format!("/t/{failed}"),
+        &format!("/t/{ok}"),
+    ];
+    let mut n = 0;
+    for path in paths {
+        let page = site.page(&format!("/tasks/dashboard{path}")).await;
+        let main = page.body.split_once("<main").unwrap().1;
+        // WCAG 2.5.3: who says what is written on a button presses it.
+        for button in main.split("<button ").skip(1) {
+            let (attributes, rest) = button.split_once('>').unwrap();
+            let shown = rest.split('<').next().unwrap();
+            if let Some((_, name)) = attributes.split_once("aria-label=\"") {
+                let name = name.split('"').next().unwrap();
+                assert!(name.contains(shown), "{shown:?} is called {name:?}");
+                n += 1;
+            }
+        }
+        let mut names = BTreeSet::new();
+        for part in main
+            .split(['<', '\n'])
+            .filter(|tag| tag.starts_with("section") || tag.contains("role=\"region\""))
+        {
+            let name = part.split_once(" aria-label").unwrap().1;
+            let name = name.split_once('=').unwrap().1.split('"').nth(1).unwrap();
+            assert!(
+                names.insert(name.to_owned()),
+                "two parts are called {name} at {path}"
+            );
+        }
+        assert!(!names.is_empty());
+    }
+    assert!(n >= 3, "only {n} buttons were looked at");
+}
+
+#[tokio::test]
 async fn the_links_of_a_task_lead_to_all_that_have_its_tag_or_tracking_id() {
     let site = Site::open().await;
     for odd in ["a=b", r"a\", "\u{1b}[31mred", "a\u{202e}b", "\0", " a\n"] {
@@ -515,6 +631,211 @@ async fn a_form_acts_comes_back_and_tells_once_what_it_did() {
     let again = site.post_form(&format!("{back}/cancel"), &[], &form).await;
     assert_eq!(again.status, 400);
     assert!(again.body.contains("Not possible any more") && again.body.contains("is cancelled"));
+}
+
+/// The fields of the form that retries all, as a browser sends them.
+fn retry_all_of(page: &Answer) -> Vec<(String, String)> {
+    let (_, form) = page
+        .body
+        .split_once("action=\"/tasks/dashboard/retry-all\"")
+        .expect("a button for all");
+    let form = form.split("</form>").next().unwrap();
+    let inputs = form.split("<input type=\"hidden\" name=\"").skip(1);
+    let fields = inputs.map(|input| {
+        let (name, rest) = input.split_once("\" value=\"").unwrap();
+        let value = unescape(rest.split('"').next().unwrap());
+        (name.to_owned(), value)
+    });
+    fields.collect()
+}
+
+async fn send_all(site: &Site, fields: &[(String, String)]) -> Answer {
+    let fields = fields.iter().map(|(name, value)| (&**name, &**value));
+    let fields: Vec<(&str, &str)> = fields.collect();
+    site.post_form("/tasks/dashboard/retry-all", &[], &fields)
+        .await
+}
+
+/// What the page says after this answer.
+async fn told_after(site: &Site, answer: &Answer) -> String {
+    assert_eq!(answer.status, 303, "{}", answer.body);
+    let flash = answer.header("set-cookie").split(';').next().unwrap();
+    let headers = [("cookie", flash), ("accept", "text/html")];
+    let next = answer.header("location");
+    let page = site.ask(Method::GET, next, &headers).await;
+    let (_, notice) = page.body.split_once("id=\"notice\">").unwrap();
+    notice.split('<').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn one_button_retries_all_that_fit_the_filter_and_nothing_else() {
+    let site = Site::open().await;
+    let ended = async |status: TaskStatus, plan: &str| {
+        let end = |task: &mut Task| {
+            task.life.status = status;
+            task.life.finished_at = Some(START);
+            task.tags.insert("plan".to_owned(), plan.to_owned());
+        };
+        site.stored("stays", end).await
+    };
+    let fitting = [
+        ended(TaskStatus::Failed, "a&b").await,
+        ended(TaskStatus::Failed, "a&b").await,
+    ];
+    ended(TaskStatus::Failed, "other").await;
+    ended(TaskStatus::Interrupted, "a&b").await;
+    let path = "/tasks/dashboard?status=failed&func_name=stays&tag=plan%3Da%26b";
+    let page = site.page(path).await;
+    let fields = retry_all_of(&page);
+
+    let answer = send_all(&site, &fields).await;
+
+    assert_eq!(unescape(answer.header("location")), path);
+    assert_eq!(
+        told_after(&site, &answer).await,
+        "Retried 2 tasks as new ones."
+    );
+    let tasks = site.get("/tasks").await.json();
+    let tasks = tasks.as_array().unwrap().iter();
+    let retries = tasks.filter(|task| task["source"] == "retry").count();
+    assert_eq!(retries, 2);
+    let audit = site.manager.audit(None, 10).await.unwrap();
+    assert_eq!((audit.len(), &*audit[0].action), (1, "bulk_retry"));
+    assert_eq!(audit[0].detail["tag"], "plan=a&b");
+    assert_eq!(audit[0].detail["dispatched"], 2);
+    let again = send_all(&site, &fields).await;
+    assert_eq!(
+        told_after(&site, &again).await,
+        "Retried 0 tasks as new ones, and left out 2 that cannot be retried or have been."
+    );
+    for id in fitting {
+        row_of(&page, id);
+    }
+}
+
+#[tokio::test]
+async fn the_button_for_all_says_how_many_and_stands_only_where_it_can_be_used() {
+    let site = Site::open().await;
+    for path in ["?status=failed", "?status=interrupted"] {
+        let page = site.page(&format!("/tasks/dashboard{path}")).await;
+        assert!(!page.body.contains("retry-all"), "{path}: there is nothing");
+    }
+    for _ in 0..2 {
+        site.ended(TaskStatus::Failed).await;
+        site.ended(TaskStatus::Success).await;
+        site.ended(TaskStatus::Cancelled).await;
+    }
+    let page = site.page("/tasks/dashboard?status=failed").await;
+    assert!(
+        page.body
+            .contains("Retries 2 failed tasks, at most 10,000 at once.")
+    );
+    let some = site.page("/tasks/dashboard?status=failed&limit=1").await;
+    let (_, rest) = some.body.split_once("id=\"older\"").unwrap();
+    let (_, rest) = rest.split_once("href=\"").unwrap();
+    let older = site.page(&unescape(rest.split('"').next().unwrap())).await;
+    assert!(
+        older
+            .body
+            .contains("the failed tasks on this page and all older ones")
+    );
+    let fields = retry_all_of(&older);
+    assert!(
+        fields.iter().any(|(name, _)| name == "before"),
+        "{fields:?}"
+    );
+    for path in [
+        "",
+        "?status=success",
+        "?status=cancelled",
+        "?status=pending",
+    ] {
+        let page = site.page(&format!("/tasks/dashboard{path}")).await;
+        assert!(!page.body.contains("retry-all"), "{path}");
+    }
+    let csrf = page.csrf();
+    for status in ["", "success", "cancelled", "running", "nonsense"] {
+        let form = [("csrf", &*csrf), ("status", status)];
+        let path = "/tasks/dashboard/retry-all";
+        let answer = site.post_form(path, &[], &form).await;
+        assert_eq!(answer.status, 422, "{status}: {}", answer.body);
+    }
+    let form = [("status", "failed")];
+    let forged = site.post_form("/tasks/dashboard/retry-all", &[], &form);
+    assert_eq!(forged.await.status, 403);
+    assert!(site.actors().await.is_empty());
+}
+
+#[tokio::test]
+async fn who_may_only_look_has_no_button_for_all_and_cannot_press_it() {
+    let site = Site::closed().await;
+    site.ended(TaskStatus::Failed).await;
+    let (ada, bob) = (site.sign_in("ada").await, site.sign_in("bob").await);
+    let page = async |cookie: &str| {
+        let headers = [("cookie", cookie), ("accept", "text/html")];
+        let path = "/tasks/dashboard?status=failed";
+        site.ask(Method::GET, path, &headers).await
+    };
+
+    let (hers, his) = (page(&ada).await, page(&bob).await);
+    assert!(hers.body.contains("retry-all") && !his.body.contains("retry-all"));
+    let form = [("csrf", &*his.csrf()), ("status", "failed")];
+    let headers = [("cookie", &*bob), ("sec-fetch-site", "same-origin")];
+    let path = "/tasks/dashboard/retry-all";
+    let refused = site.post_form(path, &headers, &form).await;
+    assert_eq!(refused.status, 403);
+    assert!(site.actors().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_retry_of_all_leads_on_to_what_is_beyond_its_bound() {
+    let site = Site::open().await;
+    let mut ids = Vec::new();
+    for _ in 0..10_003 {
+        // Of a function that nobody knows: each is looked at and left out, which is quick.
+        let id = site.stored("gone", |task| {
+            task.life.status = TaskStatus::Failed;
+            task.life.finished_at = Some(START);
+        });
+        ids.push(id.await);
+    }
+    let page = site.page("/tasks/dashboard?status=failed").await;
+
+    let answer = send_all(&site, &retry_all_of(&page)).await;
+
+    let next = unescape(answer.header("location"));
+    assert_eq!(
+        next,
+        format!("/tasks/dashboard?status=failed&before={}", ids[3])
+    );
+    let told = told_after(&site, &answer).await;
+    assert!(told.contains("left out 10000"), "{told}");
+    assert!(
+        told.ends_with("Older ones are left: here they are."),
+        "{told}"
+    );
+    let rest = site.page(&next).await;
+    let answer = send_all(&site, &retry_all_of(&rest)).await;
+    let told = told_after(&site, &answer).await;
+    assert!(
+        told.contains("left out 3 ") && !told.contains("left:"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_retry_of_all_that_the_store_ends_says_how_far_it_came() {
+    let site = Site::open().await;
+    site.ended(TaskStatus::Failed).await;
+    let fields = retry_all_of(&site.page("/tasks/dashboard?status=failed").await);
+    site.backend
+        .lists_left
+        .store(0, std::sync::atomic::Ordering::SeqCst);
+
+    let answer = send_all(&site, &fields).await;
+
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("0 were retried by then"));
 }
 
 #[tokio::test(start_paused = true)]
