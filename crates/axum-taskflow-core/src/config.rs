@@ -48,7 +48,7 @@ pub struct Config {
     pub states: States,
     /// Async functions that run at once. 100 unless set.
     pub concurrency: usize,
-    /// Plain functions that run at once, each on a thread. At least 4, or the number of cores, unless set.
+    /// Plain functions that run at once, each on a thread. The number of cores, but at least 4, unless set.
     pub blocking_threads: usize,
     /// What tasks do unless their function or the caller says otherwise.
     pub defaults: TaskOptions,

@@ -174,8 +174,9 @@ impl RedisOptions {
     /// # Errors
     /// If an option cannot be used, the server cannot be reached, is too old, or evicts keys.
     pub async fn open(self) -> Result<Redis, BackendError> {
-        if let Some(complaint) = self.complaint() {
-            return Err(BackendError::refused(complaint));
+        let complaints = self.complaints();
+        if !complaints.is_empty() {
+            return Err(BackendError::refused(complaints.join("; ")));
         }
         // Each link has a way of its own, as far as that is more than addresses: one asks sentinels at a time.
         let sources = self.sources(&self.way()?)?;
@@ -215,36 +216,58 @@ impl RedisOptions {
         })
     }
 
-    fn complaint(&self) -> Option<String> {
+    /// Everything that is wrong with what was said, which [`open`](RedisOptions::open) refuses; no server is asked. No
+    /// password is in it.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
         if self.prefix.is_empty() || self.prefix.contains(['{', '}']) {
-            return Some(format!(
+            complaints.push(format!(
                 "{:?} is no prefix: it must have at least one character, and no braces",
                 self.prefix
             ));
         }
         if self.lease < Duration::from_secs(1) {
-            return Some(format!(
+            complaints.push(format!(
                 "a lease of {:?} is too short: one second at least",
                 self.lease
             ));
         }
-        if self.deadline.is_zero() || self.deadline * 2 > self.lease {
-            return Some(format!(
+        if self.deadline.is_zero() || self.deadline.saturating_mul(2) > self.lease {
+            complaints.push(format!(
                 "a deadline of {:?} does not fit a lease of {:?}: at most half of it",
                 self.deadline, self.lease
             ));
         }
         if self.cluster && self.sentinel.is_some() {
-            return Some("a cluster has no sentinels".to_owned());
+            complaints.push("a cluster has no sentinels".to_owned());
         }
         if (self.sentinel_user.is_some() || self.sentinel_tls.is_some()) && self.sentinel.is_none()
         {
-            return Some("how to speak to sentinels was said, and not `sentinel(name)`".to_owned());
+            let what = "how to speak to sentinels was said, and not `sentinel(name)`";
+            complaints.push(what.to_owned());
         }
         if self.urls.len() > 1 && !self.cluster && self.sentinel.is_none() {
-            return Some("several urls need `cluster()` or `sentinel(name)`".to_owned());
+            complaints.push("several urls need `cluster()` or `sentinel(name)`".to_owned());
         }
-        None
+        let wrong: Vec<String> = self
+            .urls
+            .iter()
+            .filter_map(|url| wrong_address(url))
+            .collect();
+        let can_be_read = wrong.is_empty();
+        complaints.extend(wrong);
+        if can_be_read && self.root_certificate.is_some() && !self.speaks_tls() {
+            let what = "root_certificate is for TLS: write rediss:// in front of the address";
+            complaints.push(what.to_owned());
+        }
+        // What only the client knows, such as a certificate that is none.
+        if complaints.is_empty()
+            && let Err(error) = self.way()
+        {
+            complaints.push(error.to_string());
+        }
+        complaints
     }
 
     fn way(&self) -> Result<Way, BackendError> {
@@ -261,11 +284,11 @@ impl RedisOptions {
             if let Some(certificates) = self.certificates() {
                 client = client.certs(certificates);
             }
-            let client = client.build().map_err(|e| self.wrong_url(e))?;
+            let client = client.build().map_err(|e| self.unusable(e))?;
             return Ok(Way::Cluster(Box::new(client)));
         }
         if let Some(name) = &self.sentinel {
-            let client = self.sentinel_client(name).map_err(|e| self.wrong_url(e))?;
+            let client = self.sentinel_client(name).map_err(|e| self.unusable(e))?;
             return Ok(Way::Sentinel(Arc::new(tokio::sync::Mutex::new(client))));
         }
         Ok(Way::Single(Box::new(self.client(&self.urls[0])?)))
@@ -287,7 +310,7 @@ impl RedisOptions {
                 Some(certificates) => Client::build_with_tls(info, certificates),
                 None => Client::open(info),
             });
-        client.map_err(|error| self.wrong_url(error))
+        client.map_err(|error| self.unusable(error))
     }
 
     fn certificates(&self) -> Option<TlsCertificates> {
@@ -384,11 +407,8 @@ impl RedisOptions {
         settings
     }
 
-    fn wrong_url(&self, error: redis::RedisError) -> BackendError {
-        // What was wrong may be what `place` leaves out.
-        let place = self.place();
-        let message =
-            format!("{place} is no address of Redis, as redis://10.0.0.5:6379 is: {error}");
+    fn unusable(&self, error: redis::RedisError) -> BackendError {
+        let message = format!("cannot use {}: {error}", self.place());
         BackendError::refused(message).with_source(error)
     }
 
@@ -399,15 +419,39 @@ impl RedisOptions {
     }
 }
 
-/// An address without user, password and what else is said of the connection.
+/// What is wrong with an address, if anything is.
+fn wrong_address(url: &str) -> Option<String> {
+    let error = url.into_connection_info().err()?.to_string();
+    // Behind it stands the client's name for such errors.
+    let why = error.split("- ").next().unwrap_or(&error);
+    Some(format!(
+        "{:?} is no address of Redis ({why}): write redis://10.0.0.5:6379, rediss://user:password@redis.example.org:6380/2 \
+         or unix:///run/redis.sock?pass=password, and in a password %23 for #, %2F for /, %3F for ? and %40 for @",
+        shown(url)
+    ))
+}
+
+/// An address without user, password and what else is said of the connection, also if it cannot be read: then it is not
+/// known what is what, and nothing is shown that may be a password.
 fn shown(url: &str) -> &str {
     let (scheme, _) = url.split_once(':').unwrap_or_default();
     let place = url.split_once("://").map_or(url, |(_, place)| place);
-    let place = match scheme.to_ascii_lowercase().ends_with("unix") {
-        true => place, // user and password stand behind it
-        false => place.rsplit_once('@').map_or(place, |(_, host)| host),
-    };
-    place.split_once('?').map_or(place, |(place, _)| place)
+    if scheme.to_ascii_lowercase().ends_with("unix") && place.starts_with('/') {
+        // User and password stand behind it.
+        return place.split_once('?').map_or(place, |(path, _)| path);
+    }
+    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+    let place = place.split_once('?').map_or(place, |(place, _)| place);
+    let host = place.split_once('/').map_or(place, |(host, _)| host);
+    match host.rsplit_once(':') {
+        // A password whose host was forgotten. What ends with a bracket is an address of IPv6.
+        Some((host, port))
+            if !port.ends_with(']') && !port.bytes().all(|it| it.is_ascii_digit()) =>
+        {
+            host
+        }
+        _ => place,
+    }
 }
 
 /// True if what is there is spoken to in TLS.

@@ -17,6 +17,19 @@ use crate::{
     schema::{self, Found},
 };
 
+/// What is wrong with a path that names no file, wherever it is looked for.
+pub(crate) fn complaint(path: &Path) -> Option<String> {
+    let why = if path.as_os_str().is_empty() {
+        "the path of the database is empty; name a file, such as \"tasks.db\""
+    } else if path.as_os_str() == ":memory:" {
+        "a database in memory cannot be shared by several connections and loses its tasks with the process; \
+         name a file, or use the memory backend"
+    } else {
+        return None;
+    };
+    Some(format!("cannot open {path:?}: {why}"))
+}
+
 /// Where the file would lie, if there can be one.
 pub(crate) fn place(path: &Path) -> Result<PathBuf, BackendError> {
     let cannot = |why: String| {
@@ -24,17 +37,8 @@ pub(crate) fn place(path: &Path) -> Result<PathBuf, BackendError> {
             "cannot open {path:?}: {why}"
         )))
     };
-    if path.as_os_str().is_empty() {
-        return cannot(
-            "the path of the database is empty; name a file, such as \"tasks.db\"".into(),
-        );
-    }
-    if path.as_os_str() == ":memory:" {
-        return cannot(
-            "a database in memory cannot be shared by several connections and loses its tasks with the process; \
-             name a file, or use the memory backend"
-                .into(),
-        );
+    if let Some(complaint) = complaint(path) {
+        return Err(BackendError::refused(complaint));
     }
     if path.is_dir() {
         return cannot("it is a folder; name a file inside it, such as \"tasks.db\"".into());

@@ -74,6 +74,7 @@ use crate::{lock::LockFolder, orphans::Told, readers::Readers, writer::Writer};
 
 /// What an accepted task survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Durability {
     /// The death of the process, however it dies. After a loss of power the last moments may be missing; the file
     /// is whole. SQLite calls it `synchronous=NORMAL`.
@@ -113,6 +114,12 @@ impl SqliteOptions {
     pub fn lock_wait(mut self, lock_wait: Duration) -> Self {
         self.lock_wait = lock_wait;
         self
+    }
+
+    /// Everything that is wrong with what was said, which [`open`](SqliteOptions::open) refuses; no file is looked for.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        connection::complaint(&self.path).into_iter().collect()
     }
 
     /// Opens the file, and brings it to the newest schema.

@@ -123,7 +123,7 @@ impl Builder {
         self
     }
 
-    /// Plain functions that run at once, each on a thread; at least 4, or the number of cores, unless set.
+    /// Plain functions that run at once, each on a thread; the number of cores, but at least 4, unless set.
     pub fn blocking_threads(mut self, blocking_threads: usize) -> Self {
         self.config.blocking_threads = blocking_threads;
         self
@@ -245,7 +245,11 @@ impl Builder {
     /// Opens the store, takes over what a former process left, and starts to run tasks.
     ///
     /// # Errors
-    /// Everything that is wrong with the settings, in one message; or why the store cannot be used.
+    /// Everything that is wrong with the settings, in one message (`Invalid`); or why the store cannot be used
+    /// (`Unavailable`).
+    ///
+    /// # Cancel safety
+    /// Dropped while it is awaited, what it has begun is ended.
     pub async fn build(mut self) -> Result<TaskManager, Error> {
         match self.role.map_or_else(role_of_environment, Ok) {
             Ok(role) => self.config.role = role,
@@ -256,6 +260,14 @@ impl Builder {
             let complaint = "durability is for tasks in an SQLite file: add .sqlite(path)";
             self.config.complaints.push(complaint.to_owned());
         }
+        let of_store = match &self.store {
+            Store::Configured => Vec::new(),
+            #[cfg(feature = "sqlite")]
+            Store::Sqlite(options) => options.complaints(),
+            #[cfg(feature = "redis")]
+            Store::Redis(options) => options.complaints(),
+        };
+        self.config.complaints.extend(of_store);
         let configured = self.config.backend.clone();
         let store = async {
             let backend: Arc<dyn Backend> = match self.store {
@@ -331,6 +343,45 @@ mod tests {
             "concurrency must be at least 1",
         ] {
             assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn what_is_wrong_with_the_options_of_redis_is_said_with_the_other_settings_and_without_passwords()
+     {
+        let options = RedisOptions::new("redis://ada:secret")
+            .prefix("")
+            .lease(Duration::ZERO);
+        let builder = Builder::default().collect(false).concurrency(0);
+
+        let error = builder.redis_with(options).build().await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let text = format!("{error} {error:?}");
+        for part in [
+            "concurrency must be at least 1",
+            "is no prefix",
+            "lease",
+            "\"ada\" is no address of Redis",
+            "write redis://10.0.0.5:6379",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+        assert!(!text.contains("secret"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_names_no_file_is_said_with_the_other_settings() {
+        for path in ["", ":memory:"] {
+            let builder = Builder::default().collect(false).concurrency(0);
+
+            let error = builder.sqlite(path).build().await.unwrap_err();
+
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("concurrency must be at least 1"), "{text}");
+            assert!(text.contains(&format!("cannot open {path:?}: ")), "{text}");
         }
     }
 

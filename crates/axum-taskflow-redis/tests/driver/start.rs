@@ -85,16 +85,11 @@ async fn of_an_address_no_password_is_shown_wherever_it_stands() {
             "redis://ada:se@cret@127.0.0.1:1/?protocol=resp3",
             "127.0.0.1:1/",
         ),
-        ("redis://ada:secret?@127.0.0.1:1/", "127.0.0.1:1/"),
         (
             "unix:///nowhere.sock?db=1&user=ada&pass=secret",
             "/nowhere.sock",
         ),
         ("Redis+Unix:///nowhere.sock?pass=x@secret", "/nowhere.sock"),
-        (
-            "valkey+unix:///nowhere.sock?pass=secret&db=x",
-            "/nowhere.sock",
-        ),
     ] {
         let options = format!("{:?}", RedisOptions::new(url));
         let error = refused(RedisOptions::new(url)).await;
@@ -105,6 +100,34 @@ async fn of_an_address_no_password_is_shown_wherever_it_stands() {
                 "{said}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_read_is_told_without_what_may_be_a_password() {
+    for (url, shown) in [
+        ("10.0.0.5:6379", "10.0.0.5:6379"),
+        ("redis:ada:secret@10.0.0.5", "10.0.0.5"),
+        ("redis://ada:secret", "ada"),
+        ("redis://ada:secret/2", "ada"),
+        ("redis://:secret", ""),
+        ("redis://ada:secret?@127.0.0.1:1/", "127.0.0.1:1/"),
+        ("redis://ada:se/cret@10.0.0.5:x6379/", "10.0.0.5"),
+        ("redis://ada:secret@[::1]:6379/two", "[::1]:6379/two"),
+        ("http://ada:secret@[::1]/", "[::1]/"),
+        ("unix://ada:secret@/nowhere.sock", "/nowhere.sock"),
+        ("unix://ada:secret/nowhere.sock", "ada"),
+        (
+            "valkey+unix:///nowhere.sock?pass=secret&db=x",
+            "/nowhere.sock",
+        ),
+    ] {
+        let error = refused(RedisOptions::new(url)).await;
+
+        let said = format!("{shown:?} is no address of Redis (");
+        assert!(error.starts_with(&said), "{url}: {error}");
+        assert!(!error.contains("InvalidClientConfig"), "{error}");
+        assert!(error.contains("write redis://10.0.0.5:6379"), "{error}");
     }
 }
 
@@ -273,13 +296,15 @@ async fn another_format_is_left_alone() {
 async fn options_that_do_not_fit_are_refused() {
     let ms = Duration::from_millis;
     let options = || RedisOptions::new("redis://127.0.0.1:1/");
-    let no_address = "is no address of Redis, as redis://10.0.0.5:6379 is";
+    let no_address = "is no address of Redis (";
+    let tls = || RedisOptions::new("rediss://127.0.0.1:1/");
     for (options, word) in [
         (options().prefix(""), "prefix"),
         (options().prefix("a{b}"), "braces"),
         (options().lease(ms(10)), "lease"),
         (options().deadline(ms(0)), "deadline"),
         (options().deadline(ms(9_000)), "deadline"),
+        (options().deadline(Duration::MAX), "deadline"),
         (options().node("redis://127.0.0.1:2/"), "cluster()"),
         (options().cluster().sentinel("m"), "sentinels"),
         (options().sentinel_user("ada", "secret"), "sentinel(name)"),
@@ -287,10 +312,27 @@ async fn options_that_do_not_fit_are_refused() {
         (RedisOptions::new("http://example.org"), no_address),
         (RedisOptions::new("10.0.0.5:6379"), no_address),
         (RedisOptions::new("nonsense"), no_address),
+        (options().root_certificate("x"), "rediss://"),
+        (tls().cluster().node("redis://127.0.0.1:2/"), "TLS"),
     ] {
-        let error = options.open().await.unwrap_err();
+        let error = options.clone().open().await.unwrap_err();
         assert!(error.is_refused());
         assert!(error.to_string().contains(word), "{word}: {error}");
+        assert_eq!(options.complaints().join("; "), error.to_string());
+    }
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_with_the_options_is_said_at_once() {
+    let options = RedisOptions::new("nonsense")
+        .node("redis://127.0.0.1:1/")
+        .prefix("")
+        .lease(Duration::ZERO);
+
+    let error = options.open().await.unwrap_err().to_string();
+
+    for part in ["prefix", "lease", "cluster()", "\"nonsense\" is no address"] {
+        assert!(error.contains(part), "{part:?} is missing in {error}");
     }
 }
 
