@@ -7,7 +7,7 @@ use std::{
 
 use axum_taskflow_core::BackendError;
 use redis::Value;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{answer, link::Link};
 
@@ -42,8 +42,11 @@ pub(crate) async fn check(
     {
         info.insert("appendfsync".to_owned(), answer::text(value)?);
     }
-    for warning in judge(&info, as_cluster, allow_eviction).map_err(BackendError::refused)? {
-        warn!("{warning}");
+    for remark in judge(&info, as_cluster, allow_eviction).map_err(BackendError::refused)? {
+        match remark {
+            Remark::Warning(text) => warn!("{text}"),
+            Remark::Note(text) => info!("{text}"),
+        }
     }
     let mut compares_bytes = redis::cmd("EVAL");
     compares_bytes.arg(COMPARES_BYTES).arg(1).arg(link.prefix());
@@ -55,14 +58,22 @@ pub(crate) async fn check(
     warn_of_clocks(link).await
 }
 
-/// What a server is to be warned of, or why it cannot be used.
+/// What is said of a server that can be used.
+#[derive(Debug, PartialEq, Eq)]
+enum Remark {
+    Warning(String),
+    /// It is as recommended, and all the same to be known.
+    Note(String),
+}
+
+/// What there is to say of a server, or why it cannot be used.
 fn judge(
     info: &HashMap<String, String>,
     as_cluster: bool,
     allow_eviction: bool,
-) -> Result<Vec<String>, String> {
+) -> Result<Vec<Remark>, String> {
     let word = |name: &str| info.get(name).map_or("", String::as_str);
-    let mut warnings = Vec::new();
+    let mut remarks = Vec::new();
     let version = word("redis_version");
     let mut numbers = version.split('.').map(|n| n.parse::<u64>().unwrap_or(0));
     let major_minor = (
@@ -91,27 +102,27 @@ fn judge(
                 "{what}; set it to noeviction, or say `allow_eviction(true)` if losing tasks is all right"
             ));
         }
-        warnings.push(format!("{what}, and that was allowed"));
+        remarks.push(Remark::Warning(format!("{what}, and that was allowed")));
     }
     match (word("aof_enabled"), word("appendfsync")) {
-        ("0", _) => warnings.push(
+        ("0", _) => remarks.push(Remark::Warning(
             "Redis writes no append-only file (appendonly no): when it is restarted, tasks are as they were at the last \
              snapshot, or gone"
                 .to_owned(),
-        ),
-        ("1", "everysec") => warnings.push(
+        )),
+        ("1", "everysec") => remarks.push(Remark::Note(
             "Redis flushes its append-only file every second (appendfsync everysec): what was accepted in the last second or \
              two before its host fails may be gone"
                 .to_owned(),
-        ),
-        ("1", "no") => warnings.push(
+        )),
+        ("1", "no") => remarks.push(Remark::Warning(
             "Redis leaves it to the system when its append-only file is written (appendfsync no): what was accepted in the \
              last half minute before its host fails may be gone"
                 .to_owned(),
-        ),
+        )),
         _ => {}
     }
-    Ok(warnings)
+    Ok(remarks)
 }
 
 /// True if a server with this `maxmemory-policy` deletes keys when it is full. Nothing is known of one that does not say it.
@@ -216,20 +227,24 @@ mod tests {
     }
 
     #[test]
-    fn of_what_a_server_may_lose_it_is_warned() {
-        let warnings = |changed: &[(&str, &str)]| judge(&info(changed), false, true).unwrap();
+    fn of_what_a_server_may_lose_it_is_warned_unless_it_is_as_recommended() {
         for (changed, said) in [
             ([("aof_enabled", "0")], "appendonly no"),
-            ([("appendfsync", "everysec")], "the last second"),
             ([("appendfsync", "no")], "the last half minute"),
             ([("maxmemory_policy", "allkeys-lru")], "that was allowed"),
         ] {
-            let warnings = warnings(&changed);
-            assert!(
-                warnings.len() == 1 && warnings[0].contains(said),
-                "{changed:?}: {warnings:?}"
-            );
+            let remarks = judge(&info(&changed), false, true).unwrap();
+            let [Remark::Warning(warning)] = &remarks[..] else {
+                panic!("{changed:?}: {remarks:?}");
+            };
+            assert!(warning.contains(said), "{warning}");
         }
+        let recommended = [("appendfsync", "everysec")];
+        let remarks = judge(&info(&recommended), false, false).unwrap();
+        let [Remark::Note(note)] = &remarks[..] else {
+            panic!("{remarks:?}");
+        };
+        assert!(note.contains("the last second"), "{note}");
     }
 
     #[test]
