@@ -12,7 +12,8 @@ impl TaskManager {
     /// done by then it ends all the same, with the exit code 130 (Ctrl-C) or 143 (SIGTERM).
     ///
     /// The server goes on answering while tasks come to their end, and closes when they have: what handlers add
-    /// meanwhile is safe in the store and waits for another process or the next start.
+    /// meanwhile is safe in the store and waits for another process or the next start. Afterwards
+    /// [`shutdown`](axum_taskflow_core::TaskManager::shutdown) closes the store.
     ///
     /// ```no_run
     /// # use axum::Router;
@@ -26,6 +27,7 @@ impl TaskManager {
     /// axum::serve(listener, app)
     ///     .with_graceful_shutdown(manager.shutdown_on_signal())
     ///     .await?;
+    /// manager.shutdown().await?; // closes the store
     /// # Ok(())
     /// # }
     /// ```

@@ -31,5 +31,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     axum::serve(listener, app)
         .with_graceful_shutdown(manager.shutdown_on_signal())
         .await?;
+    manager.shutdown().await?;
     Ok(())
 }

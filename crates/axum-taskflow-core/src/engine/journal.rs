@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tracing::error;
+use tracing::{error, warn};
 
 pub(crate) use self::flight::{Answers, Tasks, ThenAdded};
 use self::{
@@ -406,10 +406,20 @@ impl Journal {
         panics::contain(|| drop((adds, changes, audit))); // without the lock: what was promised looks into the queue
     }
 
-    /// Nobody waits any more for what the store says of a batch.
+    /// Nobody waits any more for what the store says of a batch, mostly since the runtime has ended: that is no fault of the
+    /// store.
     fn give_up(&self, flight: Flight) {
         let why = "the task manager ended before the store answered";
-        self.give_back(flight, BackendError::unavailable(why), Duration::ZERO);
+        if !flight.is_empty() {
+            panics::say(|| {
+                warn!(
+                    tasks = flight.batch.tasks.len(),
+                    changes = flight.batch.changes.len(),
+                    "what was on its way to the task store may be stored or not: {why}"
+                );
+            });
+        }
+        self.put_back(flight, BackendError::unavailable(why));
     }
 
     /// True if nothing is written any more, or soon.
@@ -694,8 +704,23 @@ impl Journal {
         }
     }
 
-    /// New tasks are refused, everything else is kept for the next try.
+    /// The store has failed.
     fn give_back(&self, flight: Flight, failure: BackendError, again_in: Duration) {
+        panics::say(|| {
+            error!(
+                error = %failure,
+                store = %self.backend.describe(),
+                tasks_refused = flight.adds.len(),
+                changes_kept = flight.batch.changes.len(),
+                again_in_ms = again_in.as_millis(),
+                "cannot write to the task store"
+            );
+        });
+        self.put_back(flight, failure);
+    }
+
+    /// New tasks are refused, everything else is kept for the next try.
+    fn put_back(&self, flight: Flight, failure: BackendError) {
         self.intake.fails.store(true, Ordering::Relaxed);
         let failure = Arc::new(failure);
         let Flight {
@@ -704,16 +729,6 @@ impl Journal {
             thens,
             audits,
         } = flight;
-        panics::say(|| {
-            error!(
-                error = %failure,
-                store = %self.backend.describe(),
-                tasks_refused = adds.len(),
-                changes_kept = batch.changes.len(),
-                again_in_ms = again_in.as_millis(),
-                "cannot write to the task store"
-            );
-        });
         {
             // All at once: the store may take a batch at any moment, and what follows from this one may not be in it.
             let mut queue = self.queue();

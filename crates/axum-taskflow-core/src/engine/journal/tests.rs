@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fmt, future::poll_fn, pin::Pin, sync::Mutex};
 
+use tracing::Level;
+
 use super::{
     queue::tests::{add, end},
     *,
@@ -832,7 +834,7 @@ async fn a_batch_that_is_taken_late_has_nothing_of_tasks_of_which_the_journal_ha
 }
 
 /// Calls this for each log line.
-struct OnLine(Box<dyn Fn() + Send + Sync>);
+struct OnLine(Box<dyn Fn(Level) + Send + Sync>);
 
 impl tracing::Subscriber for OnLine {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
@@ -847,8 +849,8 @@ impl tracing::Subscriber for OnLine {
 
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.0();
+    fn event(&self, event: &tracing::Event<'_>) {
+        self.0(*event.metadata().level());
     }
 
     fn enter(&self, _: &tracing::span::Id) {}
@@ -873,7 +875,7 @@ async fn what_follows_from_a_batch_that_failed_is_not_taken_before_that_waits_ag
     let begun = Arc::new(Mutex::new(None));
     let on_line = {
         let (store, begun) = (bench.store.clone(), begun.clone());
-        move || *begun.lock().unwrap() = Some(store.begin())
+        move |_| *begun.lock().unwrap() = Some(store.begin())
     };
 
     {
@@ -1016,6 +1018,36 @@ async fn what_the_store_has_taken_late_when_the_journal_ends_is_told_and_kept() 
     bench.look().await;
     assert_eq!(heard.load(Ordering::SeqCst), 1);
     assert!(bench.journal.is_idle());
+}
+
+/// How what is said is meant when the journal ends.
+fn said_at_the_end(bench: &mut Bench) -> Vec<Level> {
+    let said = Arc::<Mutex<Vec<Level>>>::default();
+    let on_line = {
+        let said = said.clone();
+        move |level| said.lock().unwrap().push(level)
+    };
+    let _guard = tracing::subscriber::set_default(OnLine(Box::new(on_line)));
+    bench.running = None;
+    std::mem::take(&mut *said.lock().unwrap())
+}
+
+#[tokio::test]
+async fn that_the_journal_ends_before_the_store_has_answered_is_no_error_of_the_store() {
+    let mut on_its_way = Bench::new().await;
+    let _added = on_its_way.add();
+    on_its_way.look().await;
+    let mut only_asked = Bench::new().await;
+    let _added = only_asked.add();
+    only_asked.end();
+    only_asked.look().await;
+    only_asked.store.work_off().await;
+    only_asked.look().await;
+    assert_eq!(only_asked.store.n_asked(), 1);
+
+    assert_eq!(said_at_the_end(&mut on_its_way), [Level::WARN]);
+    let nothing = said_at_the_end(&mut only_asked);
+    assert!(nothing.is_empty(), "{nothing:?}");
 }
 
 #[tokio::test]
