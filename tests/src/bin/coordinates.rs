@@ -12,6 +12,7 @@ use axum_taskflow::{
 use tests::lab::{
     LabError,
     coordination::{self, Turns},
+    process::end_if_worth_another_try,
 };
 use tokio::time::sleep;
 
@@ -83,7 +84,10 @@ async fn start(folder: &std::path::Path) -> Result<TaskManager, LabError> {
         }
         Err(_) => builder.sqlite(folder.join("tasks.db")),
     };
-    Ok(builder.build().await?)
+    Ok(builder
+        .build()
+        .await
+        .inspect_err(end_if_worth_another_try)?)
 }
 
 async fn lead(manager: &TaskManager, turns: &Arc<Turns>) -> Result<(), LabError> {

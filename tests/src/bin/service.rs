@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tests::lab::{
     effects::{Call, Effects},
     errand::{Cancel, Errand},
+    process::end_if_worth_another_try,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -452,7 +453,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(ms) = setting("SHUTDOWN_TIMEOUT_MS")? {
         builder = builder.shutdown_timeout(Duration::from_millis(ms));
     }
-    let tasks = builder.build().await?;
+    let tasks = builder
+        .build()
+        .await
+        .inspect_err(end_if_worth_another_try)?;
     let lead = env::var("LEADS").map(|name| tasks.leader(name).watch());
     let _lead = lead.ok().transpose()?; // it leads as long as this lives
     let mut admin = TaskAdmin::new(&tasks)

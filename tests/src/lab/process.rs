@@ -1,6 +1,12 @@
 //! One process of the service.
 
-use std::{os::unix::process::ExitStatusExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    fmt,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,6 +15,8 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
+
+use axum_taskflow::{BackendError, ErrorKind};
 
 use super::{
     LabError,
@@ -20,6 +28,37 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often a service is started whose server does not answer.
 const STARTS_MAX: usize = 5;
+
+/// What a service ends with if its store did not answer at the start, and may do so later (`EX_TEMPFAIL` of sysexits).
+pub const TRY_AGAIN: u8 = 75;
+
+/// Ends the process if it is worth while to start it again: the store was asked, and may answer later.
+pub fn end_if_worth_another_try(error: &axum_taskflow::Error) {
+    let source = std::error::Error::source(error);
+    let store = source.and_then(|source| source.downcast_ref::<BackendError>());
+    let is_refused = store.is_some_and(BackendError::is_refused);
+    if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) && !is_refused {
+        eprintln!("Error: {error:?}"); // as `main` would
+        std::process::exit(TRY_AGAIN.into());
+    }
+}
+
+/// A service that has ended before it listened.
+#[derive(Debug)]
+struct Ended(ExitStatus);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the service ended before it listened: {}", self.0)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+fn is_worth_another_try(error: &LabError) -> bool {
+    let ended = error.downcast_ref::<Ended>();
+    ended.is_some_and(|Ended(status)| status.code() == Some(TRY_AGAIN.into()))
+}
 
 /// A service that runs. Killed when it is dropped.
 #[derive(Debug)]
@@ -65,19 +104,24 @@ impl Process {
         let listening = async {
             while let Some(line) = lines.next_line().await? {
                 if let Some(url) = line.strip_prefix("listening on ") {
-                    return Ok(url.to_owned());
+                    return Ok(Some(url.to_owned()));
                 }
             }
-            Err(LabError::from("the service ended before it listened"))
+            Ok(None)
         };
-        let url = tokio::time::timeout(DEADLINE, listening).await??;
+        let url: Result<Option<String>, LabError> =
+            tokio::time::timeout(DEADLINE, listening).await?;
+        let Some(url) = url? else {
+            let status = tokio::time::timeout(DEADLINE, child.wait()).await??;
+            return Err(Ended(status).into());
+        };
         // Read on, so that the service never waits for us.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self { child, url, pid })
     }
 
-    /// The same, without a crash point. On Redis several times: others may keep the server from its processor, so that it
-    /// does not answer in time, and who starts does not wait for longer.
+    /// The same, without a crash point. On Redis again if the server did not answer: others may keep it from its processor,
+    /// and who starts does not wait for longer.
     ///
     /// # Errors
     /// The same.
@@ -87,12 +131,14 @@ impl Process {
         folder: &Path,
         settings: Settings,
     ) -> Result<Self, LabError> {
-        if matches!(store, Store::Redis { .. }) {
-            for _ in 1..STARTS_MAX {
-                match Self::start(service, folder, settings.clone(), None).await {
-                    Ok(process) => return Ok(process),
-                    Err(error) => eprintln!("lab: {error}"),
-                }
+        let starts_max = match store {
+            Store::Redis { .. } => STARTS_MAX,
+            Store::File { .. } => 1,
+        };
+        for _ in 1..starts_max {
+            match Self::start(service, folder, settings.clone(), None).await {
+                Err(error) if is_worth_another_try(&error) => eprintln!("lab: {error}"),
+                started => return started,
             }
         }
         Self::start(service, folder, settings, None).await
@@ -133,4 +179,56 @@ impl Process {
 pub async fn ask(http: &Client, url: &str, path: &str) -> Result<Value, LabError> {
     let response = http.get(format!("{url}{path}")).send().await?;
     Ok(response.error_for_status()?.json().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "this is test code")]
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    /// Starts a program that does this at its n-th start, and counts how often it was started.
+    async fn start(store: Store, program: &str) -> (Result<Process, LabError>, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let service = folder.path().join("service");
+        let text =
+            format!("#!/bin/sh\necho >>\"$1\"/starts\nn=$(wc -l <\"$1\"/starts)\n{program}\n");
+        fs::write(&service, text).unwrap();
+        fs::set_permissions(&service, fs::Permissions::from_mode(0o700)).unwrap();
+        let started = Process::start_on(store, &service, folder.path(), Vec::new()).await;
+        let starts = fs::read_to_string(folder.path().join("starts")).unwrap();
+        (started, starts.lines().count())
+    }
+
+    const FILE: Store = Store::File {
+        takeover_after: None,
+    };
+    const REDIS: Store = Store::Redis {
+        lease: Duration::from_secs(2),
+    };
+
+    #[tokio::test]
+    async fn a_service_whose_server_did_not_answer_is_started_again_and_no_other() {
+        let (started, n) = start(
+            REDIS,
+            "[ $n -lt 3 ] && exit 75; echo listening on nothing; cat",
+        )
+        .await;
+        assert_eq!((started.unwrap().url.as_str(), n), ("nothing", 3));
+
+        let (started, n) = start(REDIS, "exit 75").await;
+        assert_eq!(n, STARTS_MAX);
+        assert!(started.unwrap_err().to_string().contains("75"));
+
+        for (store, other) in [
+            (REDIS, "exit 1"),
+            (REDIS, "exit 101"),
+            (REDIS, "kill -9 $$"),
+            (FILE, "exit 75"),
+        ] {
+            let (started, n) = start(store, other).await;
+            assert_eq!((started.is_err(), n), (true, 1), "{other}");
+        }
+    }
 }
