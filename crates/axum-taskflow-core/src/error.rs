@@ -23,17 +23,19 @@ pub struct Error {
 pub enum ErrorKind {
     /// An argument, option or setting that cannot be used. HTTP 422.
     Invalid,
-    /// There is no task with this id. HTTP 404.
+    /// There is no task with this id, no schedule of this name, or nobody holds it. HTTP 404.
     NotFound,
-    /// The task is not in a state that allows it, or a key belongs to another function's task. HTTP 409.
+    /// What is stored does not allow it: the task's status, a key of another function's task, a lead or lock that is not
+    /// held any more, a schedule of the program. HTTP 409.
     Conflict,
-    /// Too much waits to be written already; try again later. HTTP 503 with `Retry-After`.
+    /// Too much waits to be written already, and nothing was done; try again later. HTTP 503 with `Retry-After`.
     Overloaded,
-    /// The backend cannot be reached or refuses to write. HTTP 503.
+    /// The store cannot be reached, or does not do what it is asked for. HTTP 503 with `Retry-After`.
     Unavailable,
-    /// The manager is shutting down. HTTP 503.
+    /// The manager is shutting down. HTTP 503 with `Retry-After`.
     ShuttingDown,
-    /// A deadline given by the caller passed first. HTTP 504.
+    /// The store did not answer within [`Config::add_timeout`](crate::Config::add_timeout): what was asked for may be done
+    /// or not. HTTP 504.
     TimedOut,
 }
 
