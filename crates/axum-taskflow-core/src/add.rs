@@ -248,7 +248,7 @@ impl<'a> AddTask<'a> {
 /// # Errors
 /// The future answers with the ids in the order of the arguments, or with an [`Error`] and then nothing was added,
 /// unless its kind is [`ErrorKind::TimedOut`], or [`ErrorKind::Unavailable`] and the store did it without being able to
-/// say so. With an idempotency key it is safe to add it again.
+/// say so. Then all were added or none, and to add them again may add them twice: there is no key for many.
 ///
 /// # Cancel safety
 /// As for [`AddTask`]: all are added or none.
@@ -530,8 +530,8 @@ async fn replace(
 async fn store_under(engine: &Arc<Engine>, tasks: Tasks, fence: Fence) -> Result<Answers, Error> {
     let mut step = Step::at(engine.clock.now());
     step.tasks = tasks.into_vec();
-    let key = fence.record.key.clone();
-    step.records.push(fence.record);
+    let Fence { name, record } = fence;
+    step.records.push(record);
     let step = Arc::new(step);
     let stepping = engine.backend.step(step.clone());
     let stepped = match tokio::time::timeout(engine.add_timeout, stepping).await {
@@ -540,7 +540,7 @@ async fn store_under(engine: &Arc<Engine>, tasks: Tasks, fence: Fence) -> Result
     };
     let Stepped::Done { tasks: written, .. } = stepped else {
         return Err(Error::conflict(format!(
-            "{key} is not held any more: nothing was added"
+            "{name} is not held here any more: nothing was added"
         )));
     };
     for (task, enqueued) in step.tasks.iter().zip(&written) {

@@ -38,6 +38,7 @@ pub(crate) fn name(kind: HoldKind, name: String) -> Result<HoldName, Error> {
 /// [`AddTask::under`](crate::AddTask::under).
 #[derive(Clone, Debug)]
 pub struct Fence {
+    pub(crate) name: HoldName,
     pub(crate) record: RecordChange,
 }
 
@@ -78,6 +79,7 @@ macro_rules! of_hold {
         #[must_use]
         pub fn fence(&self) -> Fence {
             Fence {
+                name: self.hold.name.clone(),
                 record: self.hold.fence(),
             }
         }

@@ -41,6 +41,24 @@ async fn works() -> Result<(), std::io::Error> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_added_under_a_lock_that_was_given_back_is_refused_by_the_name_of_the_lock() {
+    async fn opens() {}
+    let manager = start(config()).await;
+    let guard = manager.lock("door").acquire().await.unwrap();
+    let fence = guard.fence();
+    assert!(guard.release().await.unwrap());
+
+    let added = manager.add_task(opens, ()).under(fence).await;
+
+    let error = added.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(
+        error.to_string(),
+        "lock \"door\" is not held here any more: nothing was added"
+    );
+}
+
 // ---- what a lost answer leaves -------------------------------------------------------------------------------
 
 #[tokio::test]
