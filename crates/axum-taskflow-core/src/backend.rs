@@ -727,7 +727,7 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// Who.
     pub actor: String,
-    /// What: `retry`, `cancel`, `bulk_retry`, `delete_history`.
+    /// What: `retry`, `cancel`, `pause_schedule` and so on.
     pub action: String,
     /// To which task; nothing if to many.
     pub task: Option<TaskId>,

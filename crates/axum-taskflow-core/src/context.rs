@@ -235,6 +235,32 @@ impl fmt::Debug for TaskContext {
 pub struct Data<T>(pub T);
 
 /// What a function can take before its arguments: [`TaskContext`], [`Data`], or your own.
+///
+/// ```
+/// use axum_taskflow_core::{Data, FromTask, Need, States, TaskContext, TaskDef};
+///
+/// #[derive(Clone)]
+/// struct Pool;
+///
+/// /// A connection of the pool that the manager was given.
+/// struct Connection(Pool);
+///
+/// impl FromTask for Connection {
+///     fn needs() -> Option<Need> {
+///         Data::<Pool>::needs()
+///     }
+///
+///     fn from_task(ctx: &TaskContext, states: &States) -> Self {
+///         let Data(pool) = Data::from_task(ctx, states);
+///         Self(pool)
+///     }
+/// }
+///
+/// async fn import(connection: Connection, rows: u32) {}
+///
+/// let import = TaskDef::new(import);
+/// # let _ = import;
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is neither an argument nor something that a task provides",
     note = "a task function takes `TaskContext` and `Data<T>` first, then its arguments"

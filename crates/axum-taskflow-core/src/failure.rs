@@ -137,6 +137,7 @@ impl From<Failure> for BoxError {
 
 /// What is kept of a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FailureReport {
     /// What kind of end it was.
     pub kind: FailureKind,

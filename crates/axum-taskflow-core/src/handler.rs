@@ -1,6 +1,6 @@
 //! A function becomes a task: `fn(extras…, args…)` by one tuple macro, erased once.
 
-use std::{pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -17,11 +17,21 @@ use crate::{
 pub type Returned = Result<Option<Arc<str>>, Failure>;
 
 /// A call that is ready to be made, within the [`TaskContext`] of an attempt.
+#[non_exhaustive]
 pub enum Invocation {
     /// Of an `async fn`.
     Async(Pin<Box<dyn Future<Output = Returned> + Send>>),
     /// Of a plain `fn`, which may block.
     Thread(Box<dyn FnOnce() -> Returned + Send>),
+}
+
+impl fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Async(_) => "Async",
+            Self::Thread(_) => "Thread",
+        })
+    }
 }
 
 /// A function that can be a task: an `async fn`, a plain `fn` (which may block) or a closure.
@@ -168,6 +178,7 @@ pub trait Args: Sized + Send + 'static {
 
 /// What is wrong with stored or given arguments.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum ArgError {
     /// This one, counted from 0.
     At(usize, serde_json::Error),

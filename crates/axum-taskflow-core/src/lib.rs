@@ -18,6 +18,9 @@
 //!
 //! The modules below stand in the order in which they are best read, and each uses only those above it.
 
+// docs.rs says beside each item which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod error;
 mod clock;
 mod id;

@@ -36,7 +36,8 @@ pub enum Scope {
 }
 
 /// How [`TaskManager::run_once`](crate::TaskManager::run_once) came to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum OnceOutcome {
     /// It was run here.
     Ran,

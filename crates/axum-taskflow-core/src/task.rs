@@ -371,6 +371,7 @@ pub struct Progress {
 /// How serious a log line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LogLevel {
     /// For whoever looks closely.
     Debug,
@@ -383,7 +384,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// The word on the wire.
+    /// The word for people, as on the page. Stored as JSON, [`LogLevel::Warn`] is `warn`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -46,3 +46,34 @@ fn t() {
         5,
     );
 }
+
+/// Compiled, or not.
+#[test]
+fn what_services_hold_can_be_shared_and_printed_and_what_they_await_can_be_spawned() {
+    fn shared<T: Send + Sync + std::fmt::Debug + 'static>() {}
+    fn error<T: std::error::Error + Send + Sync + 'static>() {}
+    fn spawned<T: Send + std::fmt::Debug>() {}
+
+    shared::<TaskManager>();
+    shared::<Config>();
+    shared::<TaskDef>();
+    shared::<Schedule>();
+    shared::<TaskContext>();
+    shared::<Tracking>();
+    shared::<Lead>();
+    shared::<LockGuard>();
+    shared::<LeaderWatch>();
+    shared::<Fence>();
+    shared::<Failure>();
+    shared::<TaskEvent>();
+    error::<Error>();
+    error::<BackendError>();
+    error::<WaitError>();
+    error::<OnceError>();
+    spawned::<EventStream>();
+    spawned::<Invocation>();
+    spawned::<AddTask<'_>>();
+    spawned::<AddTasks<'_>>();
+    spawned::<Leader>();
+    spawned::<Lock<'_>>();
+}

@@ -73,6 +73,9 @@
 //!
 //! What the library promises and what it does not, and the guides, are in the folder `docs` of the repository.
 
+// docs.rs says beside each item which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod manager;
 mod builder;
 mod extract;

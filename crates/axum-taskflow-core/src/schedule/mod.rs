@@ -367,6 +367,7 @@ pub enum Origin {
 
 /// Who has paused a schedule, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Paused {
     /// Who.
     pub by: String,
