@@ -31,5 +31,8 @@ guides! {
     life_of_a_task: "docs/internals/life-of-a-task.md",
     statuses: "docs/internals/statuses.md",
     decisions: "docs/internals/decisions.md",
+    simulation: "docs/internals/simulation.md",
+    crash_lab: "docs/crash-lab.md",
+    benchmarks: "docs/benchmarks.md",
     contributing: "CONTRIBUTING.md",
 }
