@@ -83,7 +83,7 @@ fn a_task_costs_no_more_instructions_than_it_should() {
         [total.expect("a profile has a sum").trim().parse().unwrap()]
     });
 
-    for ((name, [is]), bound) in counted.into_iter().zip([56_000.0, 95_000.0]) {
+    for ((name, [is]), bound) in counted.into_iter().zip([56_000.0, 84_000.0]) {
         println!("{name}: {is} instructions per task");
         assert!(is <= bound, "{name}: {is} per task, and {bound} at most");
     }
