@@ -117,8 +117,6 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// How many batches of tasks that run here may be on their way at once; 1 unless said. More keep a store at work that
     /// is far away. They change different tasks, so the store may do them in any order, and one without the other; each is
     /// atomic all the same, beside these as beside any other call.
-    ///
-    /// Asked before each batch, on any thread: it may have become another one, but for a store that took one at first.
     fn writes_at_once(&self) -> usize {
         1
     }

@@ -19,7 +19,6 @@
 mod answer;
 mod claim;
 mod damage;
-mod distance;
 mod link;
 mod news;
 mod options;
@@ -38,7 +37,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum_taskflow_core::{
@@ -52,7 +51,6 @@ pub use self::options::RedisOptions;
 use crate::{
     claim::Claims,
     damage::Damage,
-    distance::Distance,
     link::{BEAT, INSTANCES, JOIN, LEAVE, Link, PRUNE_REST, SUPERSEDE},
     news::News,
     orphans::Orphans,
@@ -61,8 +59,6 @@ use crate::{
 
 /// How many tasks one claim or one look for orphans brings at most: the server does nothing else meanwhile.
 const TASKS_MAX: usize = 1_000;
-/// So many batches are on their way at once to a server that is far: it has done one long before the next answer is here.
-const WRITES_FAR: usize = 8;
 /// How many minutes and audit entries are deleted by one call.
 const REST_MAX: usize = 1_000;
 
@@ -82,8 +78,6 @@ pub struct Redis {
     claims: Claims,
     orphans: Orphans,
     damage: Damage,
-    /// As far as the beats know.
-    distance: Distance,
     /// Nobody is told of a server that deletes keys when it is full.
     allow_eviction: bool,
     /// Who answered the last beat. A std mutex: held for one look.
@@ -175,9 +169,7 @@ impl Redis {
         call.arg(id.to_string())
             .arg(now.as_unix_ms())
             .arg(self.lease_ms());
-        let asked_at = Instant::now();
         let answers = answer::list(self.beats.send(&call).await?)?;
-        self.distance.answered_after(asked_at.elapsed());
         let Some([standing, run, policy]) = answer::groups::<3>(answers).next() else {
             return Err(answer::strange());
         };
@@ -370,9 +362,8 @@ impl Backend for Redis {
 
     fn writes_at_once(&self) -> usize {
         match self.tasks.waits_for_replicas() {
-            true => 1, // a second one would wait for the replicas of the first, too
-            false if self.distance.is_far() => WRITES_FAR,
             false => 2, // one that the server works at, and one that it need not wait for
+            true => 1,  // a second one would wait for the replicas of the first, too
         }
     }
 

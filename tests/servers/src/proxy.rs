@@ -4,7 +4,6 @@ use std::{
     io,
     net::TcpListener as StdListener,
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use tokio::{
@@ -61,18 +60,13 @@ struct Order {
 impl Proxy {
     /// Starts a proxy to an address such as `127.0.0.1:20123`.
     pub fn to(address: &str) -> Self {
-        Self::far(address, Duration::ZERO)
-    }
-
-    /// One that holds up what it passes on for so long each way: milliseconds.
-    pub fn far(address: &str, delay: Duration) -> Self {
         let (port, listener) = listen();
         let target = address.to_owned();
         let (orders, received) = mpsc::unbounded_channel();
         let thread = thread::spawn(move || {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime::Builder::new_current_thread().enable_io().build();
             let runtime = runtime.expect("the proxy's runtime starts");
-            runtime.block_on(serve(listener, target, delay, received));
+            runtime.block_on(serve(listener, target, received));
         });
         Self {
             port,
@@ -165,7 +159,6 @@ fn listen() -> (Port, StdListener) {
 async fn serve(
     listener: StdListener,
     mut target: String,
-    delay: Duration,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
     let address = listener.local_addr().expect("it is bound");
@@ -206,7 +199,7 @@ async fn serve(
             client = accept(&listener) => {
                 // An error is that of one connection, which its client sees as well.
                 if let Ok(client) = client {
-                    connections.spawn(connect(client, target.clone(), delay, flow.subscribe()));
+                    connections.spawn(connect(client, target.clone(), flow.subscribe()));
                 }
             }
             _ = connections.join_next(), if !connections.is_empty() => {}
@@ -222,12 +215,7 @@ async fn accept(listener: &Option<TcpListener>) -> io::Result<TcpStream> {
 }
 
 /// One client's connection. It ends when one of its sides does, and both are closed then.
-async fn connect(
-    client: TcpStream,
-    target: String,
-    delay: Duration,
-    flow: watch::Receiver<Flow>,
-) -> io::Result<()> {
+async fn connect(client: TcpStream, target: String, flow: watch::Receiver<Flow>) -> io::Result<()> {
     is_open(&mut flow.clone()).await?;
     let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
@@ -235,23 +223,19 @@ async fn connect(
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        ended = pass(from_client, to_server, delay, flow.clone()) => ended,
-        ended = pass(from_server, to_client, delay, flow) => ended,
+        ended = pass(from_client, to_server, flow.clone()) => ended,
+        ended = pass(from_server, to_client, flow) => ended,
     }
 }
 
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    delay: Duration,
     mut flow: watch::Receiver<Flow>,
 ) -> io::Result<()> {
     let mut buffer = [0; 8 * 1024];
     loop {
         let n_bytes = from.read(&mut buffer).await;
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
         is_open(&mut flow).await?; // also before an end is passed on
         match n_bytes? {
             0 => return Ok(()),

@@ -23,8 +23,7 @@ use tracing::{error, warn};
 pub(crate) use self::flight::{Answers, Tasks, ThenAdded};
 use self::{
     flight::{
-        ALONE, BATCH_MAX, Begun, Caller, Flight, Going, Late, Then, are_small, bytes_of,
-        one_has_landed,
+        ALONE, BATCH_MAX, Begun, Caller, Flight, Going, Late, Then, bytes_of, one_has_landed,
     },
     intake::Intake,
     queue::{Add, Entry, Queue, Writer},
@@ -55,6 +54,7 @@ const OUTCOME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 pub(crate) struct Journal {
     backend: Arc<dyn Backend>,
+    writes_at_once: usize,
     intake: Arc<Intake>,
     bell: Arc<Bell>,
     /// Rings it.
@@ -151,13 +151,14 @@ impl Journal {
         ready: Arc<Ready>,
     ) -> Self {
         let bell = Arc::<Bell>::default();
-        let pulls = backend.pulls();
-        let several = pulls || backend.writes_at_once() > 1;
+        let (pulls, writes_at_once) = (backend.pulls(), backend.writes_at_once());
+        let several = pulls || writes_at_once > 1;
         Self {
             intake: Arc::new(Intake::new(clock, ready, pulls, several)),
             ringer: bell.clone().into(),
             bell,
             troubles,
+            writes_at_once,
             backend,
             idle: Notify::new(),
             places: Semaphore::new(places_max),
@@ -270,7 +271,7 @@ impl Journal {
             Poll::Pending => {
                 self.troubles.asked(Duty::Write, flight.batch.now);
                 let mut queue = self.queue();
-                if self.writes_at_once() > 1 && flight.is_small() {
+                if self.writes_at_once > 1 && flight.is_small() {
                     queue.wakes_at = queue.len() + queue.lacks_beside(&flight);
                 }
                 self.has_begun(queue, (flight, writing));
@@ -467,7 +468,7 @@ impl Journal {
                 let sent = next.sent().await;
                 let is_asked = sent.outcome.is_none();
                 going.push_back(sent);
-                if is_asked && self.writes_at_once() > 1 {
+                if is_asked && self.writes_at_once > 1 {
                     // Its connection has a task of its own, which tokio keeps for this thread: it is to run now.
                     tokio::task::yield_now().await;
                 }
@@ -536,20 +537,12 @@ impl Journal {
         if going.is_empty() {
             return true;
         }
+        let is_small = |it: &Going| it.flight().is_some_and(Flight::is_small);
         changes_max == BATCH_MAX
             && match self.intake.pulls {
                 true => going.len() < 2,
-                false => going.len() < self.writes_at_once() && are_small(going),
+                false => going.len() < self.writes_at_once && going.iter().all(is_small),
             }
-    }
-
-    /// How many batches the store takes at once now. One if it has not been several from the beginning: then nobody knows
-    /// what is on its way.
-    fn writes_at_once(&self) -> usize {
-        match self.intake.several {
-            true => self.backend.writes_at_once(),
-            false => 1,
-        }
     }
 
     /// What came of a batch. Nothing if there is `room` for another one, and by now enough for it.
@@ -612,9 +605,7 @@ impl Journal {
         if !self.has_room(changes_max, going) {
             return None;
         }
-        let at_once = self.writes_at_once();
         let mut queue = self.queue();
-        queue.at_once = at_once;
         if let Some(begun) = queue.begun.take() {
             queue.writer = Writer::Journal;
             return Some(Going::loaded(begun));

@@ -199,31 +199,3 @@ async fn the_system_gives_up_a_connection_on_which_nothing_is_acknowledged_for_a
 fn other_servers_do_the_same() {
     servers::test_with_others("links::", &["other_servers_do_the_same"]);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_far_gets_more_batches_at_once_than_one_that_is_near() {
-    let server = RedisServer::start();
-    let proxy = Proxy::far(&server.address(), Duration::from_millis(1));
-    let near = Store::open(RedisOptions::new(server.url())).await;
-    let far = Store::open(RedisOptions::new(proxy.url(&server.url()))).await;
-    let replicated = RedisOptions::new(proxy.url(&server.url())).min_replicas(1);
-    let replicated = Store::open(replicated).await;
-    for store in [&near, &far] {
-        assert_eq!(store.backend.writes_at_once(), 2, "it is not known yet");
-    }
-
-    for _ in 0..12 {
-        for store in [&near, &far, &replicated] {
-            store.backend.beat(store.me, NOW).await.unwrap();
-        }
-    }
-
-    assert_eq!(far.backend.writes_at_once(), 8);
-    assert_eq!(replicated.backend.writes_at_once(), 1);
-    // On a busy machine it may look far for a while.
-    until("the near one is known", async || {
-        near.backend.beat(near.me, NOW).await.unwrap();
-        near.backend.writes_at_once() == 2
-    })
-    .await;
-}

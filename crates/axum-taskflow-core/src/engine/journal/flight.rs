@@ -39,7 +39,7 @@ pub(super) const BATCH_MAX: usize = 512;
 pub(super) const ALONE: usize = BATCH_MAX - 1;
 /// And about so many bytes of arguments, or of results and errors: a link to a store has to carry them in time.
 pub(super) const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Batches of at most so many bytes leave a link room for others.
+/// A batch of at most so many bytes leaves a link room for another one.
 const SMALL_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
 
 /// A batch, and the store's answer to come.
@@ -158,16 +158,12 @@ impl Flight {
         self.adds.len() + self.thens.len()
     }
 
-    /// True if others may share its time.
+    /// True if another one may share its time.
     pub(super) fn is_small(&self) -> bool {
-        self.batch.tasks.len() <= BATCH_MAX && self.bytes() <= SMALL_BYTES_MAX
-    }
-
-    /// What can be large in it.
-    fn bytes(&self) -> usize {
         let Batch { tasks, changes, .. } = &*self.batch;
         let of_tasks: usize = tasks.iter().map(|task| task.args.len()).sum();
-        of_tasks + changes.iter().map(bytes_of).sum::<usize>()
+        let of_changes: usize = changes.iter().map(bytes_of).sum();
+        tasks.len() <= BATCH_MAX && of_tasks + of_changes <= SMALL_BYTES_MAX
     }
 }
 
@@ -251,13 +247,6 @@ impl Going {
             self.outcome = Some(outcome);
         }
     }
-}
-
-/// True if one more batch may share the time of these.
-pub(super) fn are_small(going: &VecDeque<Going>) -> bool {
-    let flights = || going.iter().filter_map(Going::flight);
-    flights().all(Flight::is_small)
-        && flights().map(Flight::bytes).sum::<usize>() <= SMALL_BYTES_MAX
 }
 
 /// Returns when a batch has its answer.

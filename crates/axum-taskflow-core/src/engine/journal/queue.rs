@@ -18,9 +18,8 @@ use crate::{
     task::{Executor, Progress, Task},
 };
 
-/// Of those who add and wait for it no more than their share of the batches go into one, half of them if there can be two,
-/// unless they are so few: while the store works at it, the others are told, and come back. All of them in one would leave
-/// the store nothing to do meanwhile.
+/// Of those who add and wait for it no more than half go into one batch, unless they are so few: while the store works at
+/// it, the other half is told, and comes back. All of them in one would leave the store nothing to do meanwhile.
 const CALLS_MIN: usize = 16;
 
 /// Log lines in one batch, each of at most 8 KiB.
@@ -41,9 +40,7 @@ pub(super) struct Queue {
     pub(super) wakes_at: usize,
     /// What a caller has begun to write, to be waited for by the journal.
     pub(super) begun: Option<Begun>,
-    /// How many batches can be on their way, if it can be several.
-    pub(super) at_once: usize,
-    /// Those that are, with how many calls add what is in each.
+    /// The batches on their way, if there can be several, each with how many calls add what is in it.
     pub(super) aloft: Vec<(Arc<Batch>, usize)>,
     /// The store was asked to take the next batch, and has not taken it.
     pub(super) is_awaited: bool,
@@ -148,15 +145,15 @@ impl Queue {
     /// How many calls that add go into one batch, if several can be on their way.
     pub(super) fn calls_max(&self) -> usize {
         let n_adding = self.adds.len() + self.adds_aloft();
-        n_adding.div_ceil(self.at_once.max(2)).max(CALLS_MIN)
+        n_adding.div_ceil(2).max(CALLS_MIN)
     }
 
-    /// How much has to come before a batch goes beside `last`: until as many add again as are in one of those on their way
-    /// if all of them are, or half as much waits as is in the last one, if those who add are few.
+    /// How much has to come before a batch goes beside `last`: until as many add again as are on their way, or half as much
+    /// waits as is in that one, if those who add are few.
     pub(super) fn lacks_beside(&self, last: &Flight) -> usize {
         let aloft = self.adds_aloft();
         let (enough, free) = match self.adds.len() + aloft >= CALLS_MIN {
-            true => (aloft.div_ceil(self.at_once.max(2) - 1), self.adds.len()),
+            true => (aloft, self.adds.len()),
             false => {
                 let changes = self.changes_free(&self.in_flight());
                 ((last.len() / 2).max(1), self.adds.len() + changes)

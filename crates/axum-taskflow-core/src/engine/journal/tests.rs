@@ -335,7 +335,9 @@ async fn what_a_caller_takes_back_is_not_written_and_makes_room() {
 #[tokio::test]
 async fn when_the_journal_ends_whoever_was_answered_by_the_store_hears_it() {
     let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
-    let journal = journal_on(Distant::taking(2), clock);
+    let mut journal = journal_on(Arc::new(Memory::default()), clock);
+    journal.writes_at_once = 2;
+    Arc::get_mut(&mut journal.intake).unwrap().several = true;
     let heard = Arc::new(AtomicUsize::new(0));
     for n_polls in 1..8 {
         let mut running = Box::pin(journal.run(|_| ()));
@@ -1091,159 +1093,55 @@ async fn of_many_who_add_half_are_written_while_the_others_are_told() {
     bench.look().await;
 }
 
-/// A store that takes so many batches at once.
-#[derive(Debug)]
-struct Distant(Memory, AtomicUsize);
-
-impl Distant {
-    fn taking(n: usize) -> Arc<Self> {
-        Arc::new(Self(Memory::default(), AtomicUsize::new(n)))
-    }
-}
-
-impl Backend for Distant {
-    fn describe(&self) -> String {
-        "a store for tests".to_owned()
-    }
-
-    fn writes_at_once(&self) -> usize {
-        self.1.load(Ordering::SeqCst)
-    }
-
-    fn write(&self, batch: Arc<Batch>) -> BackendFuture<'_, Written> {
-        self.0.write(batch)
-    }
-
-    nothing_else!();
-}
-
-/// A journal on a store that takes several batches, and those on their way.
-struct Pipe {
-    ids: IdSource,
-    store: Arc<Distant>,
-    journal: Journal,
-    going: VecDeque<Going>,
-}
-
-impl Pipe {
-    fn of(n: usize) -> Self {
-        let store = Distant::taking(n);
-        Self {
-            ids: IdSource::default(),
-            journal: journal_on(store.clone(), Clock::manual(NOW)),
-            store,
-            going: VecDeque::new(),
-        }
-    }
-
-    fn add(&self, n: usize) {
-        let adds = (0..n).map(|_| add(&self.ids, 40));
-        self.journal.queue().adds.extend(adds);
-    }
-
-    fn end(&self, n: usize) {
-        for Entry { change, then } in (0..n).map(|_| end(&self.ids, 2)) {
-            self.journal.change(change, then);
-        }
-    }
-
-    /// Sends one more, if it may; how many calls and changes it has.
-    fn next(&mut self) -> Option<(usize, usize)> {
-        let next = self.journal.next(BATCH_MAX, &self.going)?;
-        let flight = next.flight()?;
-        let sizes = (flight.adds.len(), flight.thens.len());
-        self.going.push_back(next);
-        Some(sizes)
-    }
-
-    /// The first one has its answer.
-    fn land(&mut self) {
-        let landed = self.going.pop_front().unwrap();
-        let (flight, _) = landed.unload(&self.journal.intake);
-        self.journal.intake.has_landed(&flight.batch);
-    }
-
-    /// What has to come before it is looked for a batch again.
-    fn to_come(&self) -> usize {
-        let queue = self.journal.queue();
-        queue.wakes_at - queue.len()
-    }
-}
-
 #[tokio::test]
 async fn a_second_batch_goes_once_as_many_add_again_as_are_on_their_way() {
-    let mut pipe = Pipe::of(2);
-    pipe.add(64);
-    assert_eq!(pipe.next(), Some((32, 0)));
-    assert_eq!(pipe.next(), Some((32, 0)), "the other half");
+    let (ids, clock) = (IdSource::default(), Clock::manual(NOW));
+    let mut journal = journal_on(Arc::new(Memory::default()), clock);
+    journal.writes_at_once = 2;
+    Arc::get_mut(&mut journal.intake).unwrap().several = true;
+    let add = |n: usize| {
+        let adds = (0..n).map(|_| add(&ids, 40));
+        journal.queue().adds.extend(adds);
+    };
+    let end = |n: usize| {
+        for Entry { change, then } in (0..n).map(|_| end(&ids, 2)) {
+            journal.change(change, then);
+        }
+    };
+    let mut going = VecDeque::new();
+    let sizes = |next: &Going| next.flight().map(|it| (it.adds.len(), it.thens.len()));
+    let mut next = |lands: bool| {
+        if lands {
+            let landed: Going = going.pop_front().unwrap();
+            let (flight, _) = landed.unload(&journal.intake);
+            journal.intake.has_landed(&flight.batch);
+        }
+        let next = journal.next(BATCH_MAX, &going)?;
+        let sizes = sizes(&next);
+        going.push_back(next);
+        sizes
+    };
 
-    pipe.land();
-    pipe.add(31);
-    pipe.end(40);
-    assert_eq!(pipe.next(), None, "however many have ended");
-    assert_eq!(pipe.to_come(), 1);
-    pipe.add(1);
-    assert_eq!(pipe.next(), Some((32, 40)));
-}
+    add(64);
+    assert_eq!(next(false), Some((32, 0)));
+    assert_eq!(next(false), Some((32, 0)), "the other half");
+    add(31);
+    end(40);
+    assert_eq!(next(true), None, "however many have ended");
+    let to_come = {
+        let queue = journal.queue();
+        queue.wakes_at - queue.len()
+    };
+    assert_eq!(to_come, 1);
+    add(1);
+    assert_eq!(next(false), Some((32, 40)));
 
-#[tokio::test]
-async fn if_few_add_a_second_batch_goes_once_half_as_much_waits_as_is_in_the_first() {
-    let mut pipe = Pipe::of(2);
-    pipe.add(1);
-    pipe.end(30);
-    assert_eq!(pipe.next(), Some((1, 30)));
-
-    pipe.end(14);
-    assert_eq!(pipe.next(), None);
-    assert_eq!(pipe.to_come(), 1);
-    pipe.end(1);
-    assert_eq!(pipe.next(), Some((0, 15)));
-}
-
-#[tokio::test]
-async fn to_a_store_that_is_far_more_batches_go_and_smaller_ones() {
-    let mut pipe = Pipe::of(8);
-    pipe.add(256);
-    for n in 0..8 {
-        assert_eq!(pipe.next(), Some((32, 0)), "batch {n}");
-    }
-    pipe.add(1);
-    assert_eq!(pipe.next(), None, "there are as many as it takes");
-
-    pipe.land();
-    pipe.add(30);
-    assert_eq!(pipe.next(), None);
-    assert_eq!(pipe.to_come(), 1);
-    pipe.add(1);
-    assert_eq!(pipe.next(), Some((32, 0)));
-
-    pipe.store.1.store(2, Ordering::SeqCst); // it has come nearer
-    pipe.land();
-    pipe.add(200);
-    assert_eq!(pipe.next(), None, "more than two are still on their way");
-}
-
-#[tokio::test]
-async fn batches_that_are_large_together_have_no_other_beside_them() {
-    let mut pipe = Pipe::of(8);
-    for _ in 0..2 {
-        let large = add(&pipe.ids, 600_000);
-        pipe.journal.queue().adds.push_back(large);
-        assert_eq!(pipe.next(), Some((1, 0)), "either is small");
-    }
-    pipe.add(1);
-    assert_eq!(pipe.next(), None);
-    pipe.land();
-    assert_eq!(pipe.next(), Some((1, 0)));
-}
-
-#[tokio::test]
-async fn a_store_that_took_one_batch_at_first_gets_one_for_ever() {
-    let mut pipe = Pipe::of(1);
-    pipe.store.1.store(2, Ordering::SeqCst);
-    pipe.add(1);
-    assert_eq!(pipe.next(), Some((1, 0)));
-
-    pipe.add(1);
-    assert_eq!(pipe.next(), None, "nobody knows what is on its way");
+    assert_eq!(next(true), None, "nothing waits");
+    add(1);
+    end(30);
+    assert_eq!(next(true), Some((1, 30)), "beside none");
+    end(14);
+    assert_eq!(next(false), None);
+    end(1);
+    assert_eq!(next(false), Some((0, 15)), "half as much, if few add");
 }
