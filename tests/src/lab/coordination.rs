@@ -254,10 +254,7 @@ async fn drive(plan: &Plan, store: &Opened) -> Result<History, LabError> {
         }
     }
     if let Some((n, since, _)) = stopped {
-        processes[n].signal(Signal::CONT)?;
-        history
-            .stops
-            .push((processes[n].pid, since, Moment::now().mono_us));
+        history.goes_on(&processes[n], since)?;
     }
     sleep(CALM).await;
     for mut process in processes {
@@ -307,6 +304,7 @@ fn read(folder: &Path) -> Result<Vec<Turn>, LabError> {
 }
 
 impl History {
+    /// The time is from before: the process may be faster than we.
     fn goes_on(&mut self, process: &Process, since: u64) -> Result<(), LabError> {
         self.stops.push((process.pid, since, Moment::now().mono_us));
         process.signal(Signal::CONT)
