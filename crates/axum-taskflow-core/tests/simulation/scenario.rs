@@ -239,7 +239,11 @@ async fn add_all(world: &Arc<World>) {
         // At least a millisecond apart: ids of one millisecond, made by two processes, sort by chance.
         world.wait(1..800).await;
         let n_callers = match &world.deeds[deed].key {
-            Some(_) => world.draw(|rng| rng.usize(1..4)),
+            // Sometimes more than go into one batch.
+            Some(_) => world.draw(|rng| match rng.usize(0..8) {
+                0 => rng.usize(20..60),
+                _ => rng.usize(1..4),
+            }),
             None => 1,
         };
         for _ in 0..n_callers {
