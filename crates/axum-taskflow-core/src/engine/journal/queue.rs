@@ -148,17 +148,10 @@ impl Queue {
         n_adding.div_ceil(2).max(CALLS_MIN)
     }
 
-    /// How much has to come before a batch goes beside `last`: until as many add again as are on their way, or half as much
-    /// waits as is in that one, if those who add are few.
+    /// How much has to come before a batch goes beside `last`: half as much has to wait as is in that one.
     pub(super) fn lacks_beside(&self, last: &Flight) -> usize {
-        let aloft = self.adds_aloft();
-        let (enough, free) = match self.adds.len() + aloft >= CALLS_MIN {
-            true => (aloft, self.adds.len()),
-            false => {
-                let changes = self.changes_free(&self.in_flight());
-                ((last.len() / 2).max(1), self.adds.len() + changes)
-            }
-        };
+        let enough = (last.len() / 2).max(1);
+        let free = self.adds.len() + self.changes_free(&self.in_flight());
         enough.saturating_sub(free)
     }
 
