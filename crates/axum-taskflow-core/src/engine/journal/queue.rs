@@ -137,14 +137,10 @@ impl Queue {
         self.aloft.retain(|(it, _)| !Arc::ptr_eq(it, batch));
     }
 
-    /// Calls that add and are on their way.
-    fn adds_aloft(&self) -> usize {
-        self.aloft.iter().map(|(_, n_adds)| n_adds).sum()
-    }
-
-    /// How many calls that add go into one batch, if several can be on their way.
+    /// How many calls that add go into one batch, if several can be on their way: half of those that wait or are.
     pub(super) fn calls_max(&self) -> usize {
-        let n_adding = self.adds.len() + self.adds_aloft();
+        let aloft: usize = self.aloft.iter().map(|(_, n_adds)| n_adds).sum();
+        let n_adding = self.adds.len() + aloft;
         n_adding.div_ceil(2).max(CALLS_MIN)
     }
 
